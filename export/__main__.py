@@ -1,0 +1,132 @@
+"""`python -m export`: a checkpoint to a bundle."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from export.checkpoint import load_model, read_checkpoint
+from export.model.sam2 import Sam2
+from export.random_weights import random_state
+from export.to_onnx import SPELLINGS
+from export.variants import VARIANTS
+from export.write_bundle import check_target, write_bundle
+from runtime.bundle import CAUTIONS
+from runtime.command import run_command
+from runtime.contract import GRAPHS
+from runtime.errors import InputError
+
+EXAMPLES = """examples:
+  python -m export --checkpoint MedSAM2_latest.pt -o medsam2
+  python -m export --checkpoint hf:wanglab/MedSAM2/MedSAM2_latest.pt -o medsam2
+  python -m export --checkpoint sam2.1_hiera_tiny.pt --model sam2.1_hiera_t --image-size 512 -o tiny512
+  python -m export --random-weights 0 --model sam2.1_hiera_t --image-size 512 -o random512   # to benchmark
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    p = argparse.ArgumentParser(
+        prog="python -m export",
+        description="Export a SAM 2-family checkpoint to a bundle of four ONNX graphs.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    source = p.add_mutually_exclusive_group(required=True)
+    source.add_argument("--checkpoint", metavar="F.pt", help="a file, or hf:OWNER/REPOSITORY/FILE")
+    source.add_argument("--random-weights", type=int, metavar="SEED", help="seeded random weights")
+    source.add_argument("--list-models", action="store_true", help="print the models and stop")
+    p.add_argument("--model", choices=VARIANTS, help="default: found from the checkpoint's shapes")
+    p.add_argument("--image-size", type=int, help="pixels, a multiple of 32; default: the model's own")
+    p.add_argument("--attention", choices=SPELLINGS, default="fused", help="default: %(default)s")
+    p.add_argument(
+        "--weights-kind",
+        choices=[kind for kind in CAUTIONS if kind != "random"],
+        default="checkpoint",
+        help="'demonstration' makes every use of the bundle print a caution",
+    )
+    p.add_argument("--overwrite", action="store_true", help="replace a bundle that is there")
+    p.add_argument("-o", "--output", type=Path, metavar="BUNDLE", help="folder to write")
+    return p
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    p = parser()
+    args = p.parse_args(arguments)
+    if args.list_models:
+        print(json.dumps({name: _summary(name) for name in VARIANTS}, indent=1))
+        return
+    if args.output is None:
+        p.error("-o BUNDLE is needed")
+    if args.random_weights is not None and args.model is None:
+        p.error("--random-weights needs --model")
+    check_target(args.output, args.overwrite)
+    started = time.perf_counter()
+    model, weights, licence = _random(args) if args.checkpoint is None else _checkpoint(args)
+    with tqdm(total=len(GRAPHS), desc="export", unit="graph", file=sys.stderr) as bar:
+
+        def show(graph: str) -> None:
+            bar.set_postfix_str(graph)
+            bar.update(bar.n < len(GRAPHS) and bar.postfix is not None and graph != GRAPHS[0])
+
+        path = write_bundle(
+            model,
+            args.output,
+            weights,
+            licence,
+            attention=args.attention,
+            overwrite=args.overwrite,
+            progress=show,
+        )
+        bar.update(len(GRAPHS) - bar.n)
+    size = sum(file.stat().st_size for file in path.iterdir())
+    print(
+        json.dumps(
+            {
+                "bundle": str(path),
+                "model": model.numbers.name,
+                "image_size": model.numbers.image_size,
+                "size_bytes": size,
+                "seconds": round(time.perf_counter() - started, 1),
+            }
+        )
+    )
+
+
+def _summary(name: str) -> dict[str, object]:
+    variant = VARIANTS[name]
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in Sam2(variant).parameters())
+    return {"parameters": parameters, "image_size": variant.image_size, "licence": variant.licence}
+
+
+def _checkpoint(args: argparse.Namespace) -> tuple[Sam2, dict[str, object], str]:
+    checkpoint = read_checkpoint(args.checkpoint, args.model)
+    model = _sized(lambda: load_model(checkpoint, args.image_size))
+    weights = {"kind": args.weights_kind, "source": checkpoint.source, "sha256": checkpoint.sha256}
+    return model, weights, checkpoint.variant.licence
+
+
+def _random(args: argparse.Namespace) -> tuple[Sam2, dict[str, object], str]:
+    variant = VARIANTS[args.model]
+    model = _sized(lambda: Sam2(variant, args.image_size))
+    model.load_state_dict(random_state(model, args.random_weights), strict=True)
+    return model, {"kind": "random", "source": "random", "seed": args.random_weights}, variant.licence
+
+
+def _sized(make):  # type: ignore[no-untyped-def]
+    try:
+        return make()
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+if __name__ == "__main__":
+    run_command(main)

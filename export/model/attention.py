@@ -1,0 +1,74 @@
+"""Scaled dot-product attention as one operator, and the layers built on it.
+
+`attention` is opaque to the tracer, so that the exporter can spell it for each kind of engine (see
+`export.to_onnx`); run eagerly it is PyTorch's own.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@torch.library.custom_op("sam2_runtime::attention", mutates_args=())
+def attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
+    """softmax(q k^T / sqrt(head dim)) v, unmasked.
+
+    Shapes: query (b, s, heads * d), key (b, l, heads * d), value (b, l, heads * e) to (b, s, heads * e).
+    """
+    q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).contiguous()
+
+
+@attention.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
+    return query.new_empty(*query.shape[:2], value.shape[2])
+
+
+class MLP(nn.Module):
+    """Linear layers with an activation between them."""
+
+    def __init__(self, *dims: int, activation: type[nn.Module] = nn.ReLU) -> None:
+        super().__init__()
+        pairs = zip(dims, dims[1:], strict=False)
+        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairs)
+        self.act = activation()
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = self.act(layer(x))
+        return self.layers[-1](x)
+
+
+class Attention(nn.Module):
+    """Projected attention between two token sequences (b, tokens, channels)."""
+
+    def __init__(
+        self, dim: int, num_heads: int = 1, downsample: int = 1, kv_dim: int | None = None
+    ) -> None:
+        super().__init__()
+        inner, kv_dim = dim // downsample, kv_dim or dim
+        self.num_heads = num_heads
+        self.q_proj = nn.Linear(dim, inner)
+        self.k_proj = nn.Linear(kv_dim, inner)
+        self.v_proj = nn.Linear(kv_dim, inner)
+        self.out_proj = nn.Linear(inner, dim)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        q, k, v = self.q_proj(query), self.k_proj(key), self.v_proj(value)
+        return self.out_proj(attention(q, k, v, self.num_heads))
+
+
+class LayerNorm2d(nn.Module):
+    """LayerNorm over the channels of (n, c, h, w)."""
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = F.layer_norm(x.movedim(1, -1), self.weight.shape, self.weight, self.bias, self.eps)
+        return rows.movedim(-1, 1)

@@ -1,0 +1,96 @@
+"""Memory attention as upstream defines it: the plain statement that the exported form is held to.
+
+Arithmetic and keys: sam2/modeling/memory_attention.py and sam/transformer.py (2b90b9f). What differs: rotary
+codes are real-valued, and slots may carry weights, stated here as log-weights on the attention logits.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from export.model.attention import Attention, attention
+from export.model.position import RotaryAngles, SineMap, rotate_pairs
+from export.variants import Variant
+
+POSITION_SCALE = 0.1  # share of the sine code added to the input, memory_attention.py
+
+
+class RotaryAttention(Attention):
+    """One-head attention with rotary codes on the queries and on the first `num_rotated` keys."""
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        angles: tuple[Tensor, Tensor],
+        num_rotated: int,
+        log_weight: Tensor | None = None,
+    ) -> Tensor:
+        q, k, v = self.q_proj(query), self.k_proj(key), self.v_proj(value)
+        tokens = q.shape[1]
+        q = rotate_pairs(q, *angles)
+        # The same angles repeat for every memory slot.
+        spatial = k[:, :num_rotated].unflatten(1, (-1, tokens))
+        rotated = rotate_pairs(spatial, *angles).flatten(1, 2)
+        k = k.clone()
+        k[:, :num_rotated] = rotated
+        if log_weight is None:
+            out = attention(q, k, v, 1)
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=log_weight[:, None].to(q.dtype))
+        return self.out_proj(out)
+
+
+class MemoryAttentionLayer(nn.Module):
+    """Self-attention, attention to the memories, MLP; each behind a LayerNorm, each added."""
+
+    def __init__(self, variant: Variant) -> None:
+        super().__init__()
+        dim = variant.d_model
+        self.self_attn = RotaryAttention(dim)
+        self.cross_attn_image = RotaryAttention(dim, kv_dim=variant.mem_dim)
+        self.linear1 = nn.Linear(dim, variant.memory_mlp_dim)
+        self.linear2 = nn.Linear(variant.memory_mlp_dim, dim)
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(dim) for _ in range(3))
+
+    def mlp(self, x: Tensor) -> Tensor:
+        """The feed-forward branch, without its residual."""
+        return self.linear2(F.relu(self.linear1(self.norm3(x))))
+
+
+class MemoryAttention(nn.Module):
+    """Condition a slice's tokens on memory tokens.
+
+    Shapes: tokens (b, T, C); memory and memory_pos (b, N, M), of which the last `N - num_spatial` belong to
+    object pointers; log_weight (b, N) or None where all weights are one. Returns (b, T, C).
+    """
+
+    def __init__(self, variant: Variant, grid: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            MemoryAttentionLayer(variant) for _ in range(variant.memory_layers)
+        )
+        self.norm = nn.LayerNorm(variant.d_model)
+        self.position = SineMap(variant.d_model, grid)
+        self.angles = RotaryAngles(variant.d_model, grid)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        memory: Tensor,
+        memory_pos: Tensor,
+        num_spatial: int,
+        log_weight: Tensor | None,
+    ) -> Tensor:
+        x = tokens + POSITION_SCALE * self.position.tokens()
+        angles = self.angles()
+        key = memory + memory_pos
+        for layer in self.layers:
+            n = layer.norm1(x)
+            x = x + layer.self_attn(n, n, n, angles, n.shape[1])
+            n = layer.norm2(x)
+            x = x + layer.cross_attn_image(n, key, memory, angles, num_spatial, log_weight)
+            x = x + layer.mlp(x)
+        return self.norm(x)

@@ -1,0 +1,142 @@
+"""SAM 2 and 2.1 from a row of the variants table, with the official state-dict keys.
+
+Its four methods have the signatures of the four graphs in `runtime.contract` and are the plain, eager truth
+that exported graphs are compared with. `load_state_dict(strict=True)` on an official file is the proof of shape.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from export.model.attention import MLP
+from export.model.mask_decoder import MaskDecoder, select
+from export.model.memory_attention import MemoryAttention
+from export.model.memory_encoder import MemoryEncoder
+from export.model.neck import ImageEncoder
+from export.model.position import DistanceCode, SineMap
+from export.model.prompt_encoder import PromptEncoder
+from export.variants import Variant
+from runtime.contract import LOW_RES_STRIDE, NO_OBJ_SCORE
+
+MEMORY_SCALE, MEMORY_BIAS = 20.0, -10.0  # sigmoid_scale/bias_for_mem_enc of every official config
+
+
+class Sam2(nn.Module):
+    """One model at one image size; always in inference mode."""
+
+    def __init__(self, variant: Variant, image_size: int | None = None) -> None:
+        super().__init__()
+        self.numbers = variant.numbers(image_size or variant.image_size)
+        dim, mem_dim, grid = variant.d_model, variant.mem_dim, self.numbers.grid
+        self.image_encoder = ImageEncoder(variant, self.numbers.image_size)
+        self.memory_attention = MemoryAttention(variant, grid)
+        self.memory_encoder = MemoryEncoder(variant)
+        self.sam_prompt_encoder = PromptEncoder(variant, self.numbers.image_size, grid)
+        self.sam_mask_decoder = MaskDecoder(variant)
+        self.mask_downsample = nn.Conv2d(1, 1, LOW_RES_STRIDE, stride=LOW_RES_STRIDE)
+        self.obj_ptr_proj = MLP(dim, dim, dim, dim)
+        self.maskmem_tpos_enc = nn.Parameter(torch.zeros(variant.num_maskmem, 1, 1, mem_dim))
+        self.no_mem_embed = nn.Parameter(torch.zeros(1, 1, dim))
+        self.no_mem_pos_enc = nn.Parameter(torch.zeros(1, 1, dim))
+        self.no_obj_ptr = nn.Parameter(torch.zeros(1, dim))
+        self.is_2_1 = variant.is_2_1
+        if variant.is_2_1:
+            self.no_obj_embed_spatial = nn.Parameter(torch.zeros(1, mem_dim))
+            self.obj_ptr_tpos_proj = nn.Linear(dim, mem_dim)
+            self.distance_code = DistanceCode(dim)
+        self.memory_position = SineMap(mem_dim, grid)
+        self.eval().requires_grad_(False)
+
+    def encode(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`image_encoder`: normalised slices (n, 3, S, S)."""
+        level0, level1, level2 = self.image_encoder(image)
+        decoder = self.sam_mask_decoder
+        return level2, decoder.conv_s0(level0), decoder.conv_s1(level1)
+
+    def condition(
+        self,
+        vision_features: Tensor,
+        memory: Tensor,
+        memory_time: Tensor,
+        memory_weight: Tensor,
+        obj_ptrs: Tensor,
+        obj_ptr_pos: Tensor,
+        obj_ptr_weight: Tensor,
+    ) -> Tensor:
+        """`memory_attention`, with weights as log-weights on the logits."""
+        slots, tokens = memory.shape[1:3]
+        code = self.memory_position.tokens() + self.maskmem_tpos_enc[memory_time].squeeze(-2)
+        ptrs, ptr_pos = self.pointer_tokens(obj_ptrs, obj_ptr_pos)
+        pieces = ptrs.shape[1] // obj_ptrs.shape[1]
+        weight = torch.cat(
+            [
+                memory_weight.repeat_interleave(tokens, 1),
+                obj_ptr_weight.repeat_interleave(pieces, 1),
+            ],
+            1,
+        )
+        out = self.memory_attention(
+            vision_features.flatten(2).transpose(1, 2),
+            torch.cat([memory.flatten(1, 2), ptrs], 1),
+            torch.cat([code.flatten(1, 2), ptr_pos], 1),
+            slots * tokens,
+            None if bool((weight == 1).all()) else weight.log(),
+        )
+        return out.transpose(1, 2).reshape(vision_features.shape)
+
+    def pointer_tokens(self, obj_ptrs: Tensor, obj_ptr_pos: Tensor) -> tuple[Tensor, Tensor]:
+        """Pointers (b, p, C) cut into tokens of M channels (b, p * C / M, M), and their position codes."""
+        mem_dim = self.maskmem_tpos_enc.shape[-1]
+        ptrs = obj_ptrs.unflatten(-1, (-1, mem_dim))
+        if not self.is_2_1:
+            return ptrs.flatten(1, 2), torch.zeros_like(ptrs).flatten(1, 2)
+        code = self.obj_ptr_tpos_proj(self.distance_code(obj_ptr_pos))
+        return ptrs.flatten(1, 2), code.unsqueeze(2).expand_as(ptrs).flatten(1, 2)
+
+    def decode(
+        self,
+        features: Tensor,
+        high_res_feats_0: Tensor,
+        high_res_feats_1: Tensor,
+        point_coords: Tensor,
+        point_labels: Tensor,
+        mask_input: Tensor,
+        has_mask_input: Tensor,
+        multimask: Tensor,
+        add_no_mem_embed: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`mask_decoder`: selected, gated low-resolution logits, iou, object score logit, pointer."""
+        no_memory = self.no_mem_embed.reshape(1, -1, 1, 1)
+        features = features + torch.where(add_no_mem_embed[:, None, None, None], no_memory, 0.0)
+        prompts = self.sam_prompt_encoder
+        masks, ious, tokens, score = self.sam_mask_decoder(
+            features + prompts.dense(mask_input, has_mask_input),
+            prompts.image_position(),
+            prompts.points(point_coords, point_labels),
+            high_res_feats_0,
+            high_res_feats_1,
+        )
+        mask, iou, token = select(masks.float(), ious, tokens, multimask)
+        present = score > 0
+        mask = torch.where(present[..., None, None], mask, NO_OBJ_SCORE)
+        return mask, iou, score.squeeze(1), torch.where(present, self.obj_ptr_proj(token), self.no_obj_ptr)
+
+    def memorise(
+        self,
+        vision_features: Tensor,
+        low_res_masks: Tensor,
+        object_score_logits: Tensor,
+        binarize: Tensor,
+    ) -> Tensor:
+        """`memory_encoder`: raw logits (b, 1, 4 G, 4 G) to a memory (b, T, M)."""
+        size = self.numbers.image_size
+        logits = F.interpolate(low_res_masks, (size, size), mode="bilinear", align_corners=False)
+        mask = torch.where(binarize[:, None, None, None], (logits > 0).float(), logits.sigmoid())
+        memory = self.memory_encoder(vision_features, mask * MEMORY_SCALE + MEMORY_BIAS)
+        memory = memory.flatten(2).transpose(1, 2)
+        if self.is_2_1:
+            absent = (object_score_logits <= 0)[:, None, None]
+            memory = memory + torch.where(absent, self.no_obj_embed_spatial, 0.0)
+        return memory

@@ -1,0 +1,173 @@
+"""One graph of a model to one checked ONNX model.
+
+Attention is spelled for the engine that will run it: `fused` as ONNX Runtime's `MultiHeadAttention`, whose CPU
+kernel is blocked and never writes the scores out; `decomposed` as matrix products with the scale on the query,
+for engines that fuse by themselves.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import torch
+from onnx import helper, numpy_helper
+from torch import Tensor
+
+from export.graphs import MODULES
+from export.model.sam2 import Sam2
+from runtime.contract import GraphSpec, TensorSpec, graph_specs
+from runtime.errors import Sam2Error
+
+OPSET = 20  # the newest that needs no version conversion in the tracer and that every engine of ours reads
+EXAMPLE_AXES = {"n": 2, "b": 2, "k": 3, "p": 5, "q": 4}  # distinct from 1, or the tracer fixes them
+MAX_AXIS = 4096
+TENSOR_TYPES = {"float32": onnx.TensorProto.FLOAT, "int64": onnx.TensorProto.INT64, "bool": onnx.TensorProto.BOOL}
+
+
+class ExportError(Sam2Error):
+    """A traced graph that does not fit the contract."""
+
+
+def fused(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
+    """One com.microsoft MultiHeadAttention node."""
+    shape = (*query.shape[:2], value.shape[2])
+    attributes = {"num_heads": num_heads}
+    node = "com.microsoft::MultiHeadAttention"
+    out: Tensor = torch.onnx.ops.symbolic(
+        node, (query, key, value), attributes, dtype=query.dtype, shape=shape, version=1
+    )
+    return out
+
+
+def decomposed(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
+    """Matrix product, softmax, matrix product."""
+    q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+SPELLINGS: dict[str, Callable[[Tensor, Tensor, Tensor, int], Tensor]] = {
+    "fused": fused,
+    "decomposed": decomposed,
+}
+
+
+def to_onnx(model: Sam2, graph: str, attention: str = "fused") -> onnx.ModelProto:
+    """Trace one of `contract.GRAPHS`, with the contract's names and dynamic axes.
+
+    Args:
+        model: weights loaded.
+        graph: which graph.
+        attention: a key of `SPELLINGS`.
+
+    Raises ExportError if the result does not fit the contract or fails `onnx.checker`.
+    """
+    spec = graph_specs(model.numbers)[graph]
+    traced = _trace(model, graph, spec, SPELLINGS[attention])
+    _strip(traced)
+    _name_axes(traced, spec)
+    _halve_weights(traced)
+    _check(traced, graph, spec)
+    return traced
+
+
+def _trace(
+    model: Sam2, graph: str, spec: GraphSpec, spelling: Callable[[Tensor, Tensor, Tensor, int], Tensor]
+) -> onnx.ModelProto:
+    axes = {axis: torch.export.Dim(axis, min=1, max=MAX_AXIS) for axis in EXAMPLE_AXES}
+    arguments = tuple(
+        torch.ones(t.bind(EXAMPLE_AXES), dtype=getattr(torch, t.dtype)) for t in spec.inputs.values()
+    )
+    dynamic = tuple(
+        {i: axes[side] for i, side in enumerate(t.shape) if isinstance(side, str)}
+        for t in spec.inputs.values()
+    )
+    noise = logging.getLogger("torch.onnx")
+    level = noise.level
+    noise.setLevel(logging.ERROR)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecations inside the tracer
+            program = torch.export.export(MODULES[graph](model), arguments, dynamic_shapes=dynamic)
+            program = program.run_decompositions(
+                {torch.ops.sam2_runtime.attention.default: spelling}
+            )
+            exported = torch.onnx.export(
+                program,
+                (),
+                input_names=list(spec.inputs),
+                output_names=list(spec.outputs),
+                opset_version=OPSET,
+                # Constants stay the small expressions they are; every engine folds them when it loads.
+                optimize=False,
+                verbose=False,
+            )
+    finally:
+        noise.setLevel(level)
+    if exported is None:
+        raise ExportError(f"{graph}: the tracer returned nothing")
+    return exported.model_proto
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Drop the tracer's notes, which name this machine's files and double a small graph's size."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+        part.ClearField("doc_string")
+        part.ClearField("metadata_props")
+    graph.ClearField("value_info")
+
+
+def _name_axes(model: onnx.ModelProto, spec: GraphSpec) -> None:
+    """Give the graph's dynamic axes the contract's names."""
+    for values, wanted in ((model.graph.input, spec.inputs), (model.graph.output, spec.outputs)):
+        for value in values:
+            if value.name not in wanted:
+                raise ExportError(f"unexpected graph tensor '{value.name}', contract says {list(wanted)}")
+            sides = value.type.tensor_type.shape.dim
+            for side, named in zip(sides, wanted[value.name].shape, strict=True):
+                if isinstance(named, str) and side.dim_param:
+                    side.dim_param = named
+
+
+def _halve_weights(model: onnx.ModelProto) -> None:
+    """Store a weight as float16 behind a Cast wherever that loses nothing; engines fold the Cast on loading."""
+    casts = []
+    for weight in model.graph.initializer:
+        if weight.data_type != onnx.TensorProto.FLOAT:
+            continue
+        values = numpy_helper.to_array(weight)
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if values.size < 64 or not np.array_equal(half.astype(np.float32), values):
+            continue
+        name = weight.name
+        weight.CopyFrom(numpy_helper.from_array(half, f"{name}_half"))
+        casts.append(helper.make_node("Cast", [f"{name}_half"], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _check(model: onnx.ModelProto, graph: str, spec: GraphSpec) -> None:
+    try:
+        onnx.checker.check_model(model, full_check=False)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"{graph}: onnx.checker refuses it: {error}") from error
+    for values, wanted in ((model.graph.input, spec.inputs), (model.graph.output, spec.outputs)):
+        found = {value.name: _spec_of(value) for value in values}
+        if list(found) != list(wanted):
+            raise ExportError(f"{graph}: tensors {list(found)}, contract says {list(wanted)}")
+        for name, tensor in wanted.items():
+            if found[name] != tensor:
+                raise ExportError(f"{graph}: '{name}' is {found[name]}, contract says {tensor}")
+
+
+def _spec_of(value: onnx.ValueInfoProto) -> TensorSpec:
+    tensor = value.type.tensor_type
+    dtype = {code: name for name, code in TENSOR_TYPES.items()}.get(tensor.elem_type, "?")
+    return TensorSpec(tuple(d.dim_param or d.dim_value for d in tensor.shape.dim), dtype)

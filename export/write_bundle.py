@@ -1,0 +1,101 @@
+"""A model to a bundle folder, written beside its destination and moved there when it is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from export.model.sam2 import Sam2
+from export.to_onnx import OPSET, to_onnx
+from runtime.bundle import MANIFEST, graph_file
+from runtime.contract import FORMAT_VERSION, GRAPHS
+from runtime.errors import InputError
+
+Progress = Callable[[str], None]
+
+
+def write_bundle(
+    model: Sam2,
+    path: str | Path,
+    weights: dict[str, Any],
+    licence: str,
+    *,
+    attention: str = "fused",
+    overwrite: bool = False,
+    progress: Progress = lambda graph: None,
+) -> Path:
+    """Export all four graphs and the manifest to a folder.
+
+    Args:
+        model: weights loaded.
+        path: the folder to make; its parent must exist.
+        weights: `kind` (see `runtime.bundle.CAUTIONS`), `source` and what else identifies them.
+        licence: SPDX name of the weights' licence.
+        attention: a key of `export.to_onnx.SPELLINGS`.
+        overwrite: replace a bundle that is already there; anything else is never replaced.
+        progress: called with each graph's name before it is traced.
+
+    Raises InputError if the destination cannot be used.
+    """
+    target = Path(path)
+    check_target(target, overwrite)
+    building = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        files = {}
+        for graph in GRAPHS:
+            progress(graph)
+            data = to_onnx(model, graph, attention).SerializeToString()
+            (building / graph_file(graph)).write_bytes(data)
+            files[graph_file(graph)] = {
+                "size_bytes": len(data),
+                "sha256": hashlib.sha256(data).hexdigest(),
+            }
+        manifest = _manifest(model, weights, licence, attention, files)
+        (building / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        building.chmod(0o755)
+        if target.exists():
+            shutil.rmtree(target)
+        building.rename(target)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    return target
+
+
+def check_target(target: Path, overwrite: bool) -> None:
+    """Raise InputError unless a bundle may be written to `target`."""
+    if not target.parent.is_dir():
+        raise InputError(f"{target.parent} is not a folder; make it first")
+    if not target.exists():
+        return
+    if not (target / MANIFEST).is_file():
+        raise InputError(f"{target} exists and is not a bundle; choose another place")
+    if not overwrite:
+        raise InputError(f"{target} is a bundle already; pass --overwrite or choose another place")
+
+
+def _manifest(
+    model: Sam2, weights: dict[str, Any], licence: str, attention: str, files: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "format_version": FORMAT_VERSION,
+        "model": asdict(model.numbers),
+        "weights": weights,
+        "licence": licence,
+        "precision": "fp32",
+        "attention": attention,
+        "exporter": {"torch": version("torch"), "onnx": version("onnx"), "opset": OPSET},
+        "constants": {
+            "mask_downsample_weight": model.mask_downsample.weight[0, 0].tolist(),
+            "mask_downsample_bias": model.mask_downsample.bias[0].item(),
+            "no_obj_ptr": model.no_obj_ptr[0].tolist(),
+        },
+        "files": files,
+    }

@@ -1,0 +1,28 @@
+"""Small holes in a mask are filled on its low-resolution logits."""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+HOLE_AREA = 8  # pixels, build_sam.py's fill_hole_area
+FILLED_LOGIT = 0.1  # sam2/utils/misc.py fill_holes_in_mask_scores
+
+
+def fill_holes(logits: NDArray[np.float32], max_area: int = HOLE_AREA) -> NDArray[np.float32]:
+    """Logits (h, w) with every 8-connected patch of non-positive pixels up to `max_area` set to 0.1.
+
+    Upstream does this only where its compiled extension works; here it always happens.
+    """
+    background = logits <= 0
+    if not background.any() or background.all():
+        return logits
+    image = sitk.GetImageFromArray(background.view(np.uint8))
+    labels = sitk.GetArrayViewFromImage(sitk.ConnectedComponent(image, True))
+    areas = np.bincount(labels.ravel())
+    small = areas <= max_area
+    small[0] = False
+    if not small.any():
+        return logits
+    return np.where(small[labels], np.float32(FILLED_LOGIT), logits)

@@ -1,0 +1,71 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnxruntime
+
+from runtime.backends.base import Buffer
+from runtime.bundle import Bundle
+from runtime.errors import BackendUnavailable, BundleError
+
+PROVIDER = "CPUExecutionProvider"
+WARNINGS_AND_WORSE = 2
+
+
+class OrtEngine:
+    """One inference session, fed and read through the caller's own buffers."""
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self._session = session
+
+    def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
+        binding = self._session.io_binding()
+        held = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        for name, array in held.items():
+            binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        for name, array in outputs.items():
+            binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        self._session.run_with_iobinding(binding)
+
+
+class OrtBackend:
+    """Graphs of one bundle on ONNX Runtime.
+
+    Args:
+        bundle: where the graphs come from.
+        threads: threads within an operator; None leaves it to ONNX Runtime (one for each core).
+    """
+
+    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+        self._bundle = bundle
+        self._options = onnxruntime.SessionOptions()
+        self._options.log_severity_level = WARNINGS_AND_WORSE
+        if threads is not None:
+            self._options.intra_op_num_threads = threads
+        count = "all" if threads is None else str(threads)
+        self.description = f"ONNX Runtime {onnxruntime.__version__}, {PROVIDER}, {count} threads, fp32"
+
+    def load(self, graph: str) -> OrtEngine:
+        """Raises BundleError for a graph ONNX Runtime refuses, BackendUnavailable without its provider."""
+        data = self._bundle.read_graph(graph)
+        try:
+            session = onnxruntime.InferenceSession(data, self._options, providers=[PROVIDER])
+        except Exception as error:  # ONNX Runtime's own classes share no public base
+            raise BundleError(
+                f"{self._bundle.path}: ONNX Runtime {onnxruntime.__version__} refuses {graph}: {error}"
+            ) from error
+        if session.get_providers()[0] != PROVIDER:
+            raise BackendUnavailable(f"asked for {PROVIDER}, ONNX Runtime opened {session.get_providers()}")
+        return OrtEngine(session)
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Buffer:
+        return np.empty(shape, dtype)
+
+    def synchronize(self) -> None:
+        """Nothing to wait for: runs return when they are done."""
+
+    def close(self) -> None:
+        """Nothing is held beyond the engines."""

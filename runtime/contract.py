@@ -1,0 +1,182 @@
+"""The agreement between the exporter and every runtime: graphs, tensor names, shapes, dtypes, constants.
+
+This is the only file that knows them; exporter, back ends, fake and tests read it. It does not know how a
+graph computes what it computes, nor in which order graphs run.
+
+Axes that stay dynamic are strings: `n` slices, `b` rows (an object in one direction), `k` memory slots,
+`p` object pointers, `q` points. All host arrays are (z, y, x), boxes half-open; (x, y) order exists only in
+`point_coords`, where the model wants it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+FORMAT_VERSION = 1
+STRIDE = 16  # image pixels per feature cell (SAM 2: patch stride 4, two poolings)
+LOW_RES_STRIDE = 4  # image pixels per low-resolution mask pixel
+SIZE_STEP = 32  # an image size must be a multiple: the trunk's last stage has stride 32
+
+PIXEL_MEAN = (0.485, 0.456, 0.406)  # ImageNet, sam2/utils/misc.py load_video_frames
+PIXEL_STD = (0.229, 0.224, 0.225)
+
+NO_OBJ_SCORE = -1024.0  # logit of an absent object, sam2/modeling/sam2_base.py
+MASK_PROMPT_LOGIT = 10.0  # a mask prompt becomes logits of +-10, sam2_base.py _use_mask_as_output
+PREVIOUS_LOGIT_LIMIT = 32.0  # previous logits fed back with clicks are clamped, sam2_video_predictor.py
+
+LABEL_PAD, LABEL_NEGATIVE, LABEL_POSITIVE, LABEL_BOX_START, LABEL_BOX_STOP = -1, 0, 1, 2, 3
+
+
+@dataclass(frozen=True, slots=True)
+class ModelNumbers:
+    """The numbers of a model that the runtime needs; they travel in the manifest.
+
+    Attributes:
+        name: row of the exporter's variants table.
+        image_size: side S of the square image in pixels.
+        d_model: channels C of a vision feature.
+        mem_dim: channels M of a memory token.
+        num_maskmem: memories read per step apart from further prompted ones (7 in SAM 2).
+        max_obj_ptrs: frames whose object pointers are read (16 in SAM 2).
+    """
+
+    name: str
+    image_size: int
+    d_model: int
+    mem_dim: int
+    num_maskmem: int
+    max_obj_ptrs: int
+
+    @property
+    def grid(self) -> int:
+        """Side G of the feature map in cells."""
+        return self.image_size // STRIDE
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens T of one memory: G * G."""
+        return self.grid**2
+
+    @property
+    def low_res(self) -> int:
+        """Side of a low-resolution mask in pixels: 4 G."""
+        return self.image_size // LOW_RES_STRIDE
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Shape (strings are dynamic axes) and numpy dtype name of one tensor."""
+
+    shape: tuple[int | str, ...]
+    dtype: str = "float32"
+
+    def bind(self, axes: Mapping[str, int]) -> tuple[int, ...]:
+        """Concrete shape under the given axis lengths. Raises KeyError for an axis that is missing."""
+        return tuple(axes[side] if isinstance(side, str) else side for side in self.shape)
+
+    def mismatch(self, shape: tuple[int, ...], dtype: str, axes: dict[str, int]) -> str | None:
+        """Why an array does not fit, or None; lengths of dynamic axes met are recorded in `axes`."""
+        wanted = f"{self.dtype}{self.shape}"
+        if dtype != self.dtype or len(shape) != len(self.shape):
+            return f"is {dtype}{shape}, contract says {wanted}"
+        for found, side in zip(shape, self.shape, strict=True):
+            expected = axes.setdefault(side, found) if isinstance(side, str) else side
+            if found != expected:
+                return f"is {dtype}{shape}, contract says {wanted} with {side} = {expected}"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class GraphSpec:
+    """Inputs and outputs of one graph, in order."""
+
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+
+    def check_inputs(self, graph: str, arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+        """Lengths of the dynamic axes; ValueError if a tensor is missing, unknown or misshapen."""
+        if arrays.keys() != self.inputs.keys():
+            raise ValueError(f"{graph}: inputs are {sorted(arrays)}, contract says {sorted(self.inputs)}")
+        axes: dict[str, int] = {}
+        for name, spec in self.inputs.items():
+            if why := spec.mismatch(arrays[name].shape, arrays[name].dtype.name, axes):
+                raise ValueError(f"{graph}: input '{name}' {why}")
+        return axes
+
+
+GRAPHS = ("image_encoder", "memory_attention", "mask_decoder", "memory_encoder")
+
+
+def graph_specs(model: ModelNumbers) -> dict[str, GraphSpec]:
+    """The four graphs of a model, keyed by the names in `GRAPHS`.
+
+    - `image_encoder`: normalised slices to features; run once a slice.
+    - `memory_attention`: a slice's features conditioned on memories. `memory_time` is the row of the temporal
+      code; `memory_weight` and `obj_ptr_weight` multiply each slot's attention (0 masks it exactly, 1 is SAM 2);
+      `obj_ptr_pos` is the signed distance divided by (pointers read - 1).
+    - `mask_decoder`: prompt encoder and decoder; masks come selected (best of three if `multimask`, else the
+      single mask with SAM 2's stability fallback) and gated by the object score, as raw logits.
+      `add_no_mem_embed` marks rows whose features did not pass memory attention.
+    - `memory_encoder`: raw logits to a memory; scaling happens here and nowhere else. `binarize` marks prompted
+      masks.
+    """
+    s, g, c, m = model.image_size, model.grid, model.d_model, model.mem_dim
+    low, t = model.low_res, model.num_tokens
+    features = {"vision_features": TensorSpec(("b", c, g, g))}
+    high_res = {
+        "high_res_feats_0": (c // 8, low, low),
+        "high_res_feats_1": (c // 4, low // 2, low // 2),
+    }
+    mask = TensorSpec(("b", 1, low, low))
+    flag, number = TensorSpec(("b",), "bool"), TensorSpec(("b",))
+    return {
+        "image_encoder": GraphSpec(
+            inputs={"image": TensorSpec(("n", 3, s, s))},
+            outputs={
+                "vision_features": TensorSpec(("n", c, g, g)),
+                **{name: TensorSpec(("n", *shape)) for name, shape in high_res.items()},
+            },
+        ),
+        "memory_attention": GraphSpec(
+            inputs={
+                **features,
+                "memory": TensorSpec(("b", "k", t, m)),
+                "memory_time": TensorSpec(("b", "k"), "int64"),
+                "memory_weight": TensorSpec(("b", "k")),
+                "obj_ptrs": TensorSpec(("b", "p", c)),
+                "obj_ptr_pos": TensorSpec(("b", "p")),
+                "obj_ptr_weight": TensorSpec(("b", "p")),
+            },
+            outputs={"conditioned_features": TensorSpec(("b", c, g, g))},
+        ),
+        "mask_decoder": GraphSpec(
+            inputs={
+                "features": TensorSpec(("b", c, g, g)),
+                **{name: TensorSpec(("b", *shape)) for name, shape in high_res.items()},
+                "point_coords": TensorSpec(("b", "q", 2)),
+                "point_labels": TensorSpec(("b", "q"), "int64"),
+                "mask_input": mask,
+                "has_mask_input": flag,
+                "multimask": flag,
+                "add_no_mem_embed": flag,
+            },
+            outputs={
+                "low_res_masks": mask,
+                "ious": number,
+                "object_score_logits": number,
+                "obj_ptr": TensorSpec(("b", c)),
+            },
+        ),
+        "memory_encoder": GraphSpec(
+            inputs={
+                **features,
+                "low_res_masks": mask,
+                "object_score_logits": number,
+                "binarize": flag,
+            },
+            outputs={"memory": TensorSpec(("b", t, m))},
+        ),
+    }

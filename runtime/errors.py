@@ -1,0 +1,85 @@
+"""Every error this project raises on purpose, and the exit code each one means.
+
+    Sam2Error                    1   something failed while running
+    ├── InputError               3   the data given cannot be used
+    │   ├── MissingInput             a file or folder is not there
+    │   ├── VolumeError              a file that is no 3-D scalar volume (4-D, RGB, unreadable)
+    │   ├── SeriesError              a DICOM folder that is no single regular series
+    │   └── PromptError              a point, box or mask that does not fit the volume
+    ├── CheckpointError          3   a .pt file that is not what it was said to be
+    ├── BundleError              4   a bundle that is missing, foreign or too new
+    │   ├── BundleIncomplete         files missing or cut short
+    │   └── BundleChanged            a file's bytes differ from the manifest's hash
+    ├── BackendUnavailable       5   the back end or device asked for is not usable here
+    └── OutOfMemory              6   the work does not fit
+
+Usage errors are argparse's own (2) and an interrupt is 130. Messages say what was found, what was wanted
+and how to mend it.
+"""
+
+from __future__ import annotations
+
+INTERRUPTED = 130
+
+
+class Sam2Error(Exception):
+    """Base of all errors raised on purpose; `exit_code` is what the commands leave with."""
+
+    exit_code = 1
+
+
+class InputError(Sam2Error, ValueError):
+    """The data given cannot be used."""
+
+    exit_code = 3
+
+
+class MissingInput(InputError, FileNotFoundError):
+    """A file or folder that was named is not there."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)
+
+
+class VolumeError(InputError):
+    """A file that is no 3-D scalar volume."""
+
+
+class SeriesError(InputError):
+    """A DICOM folder that is no single, evenly spaced series."""
+
+
+class PromptError(InputError):
+    """A prompt that does not fit the volume it was given for."""
+
+
+class CheckpointError(Sam2Error):
+    """A checkpoint that cannot be read safely or does not hold the model it was said to hold."""
+
+    exit_code = 3
+
+
+class BundleError(Sam2Error):
+    """A bundle that is missing, not ours, or of another format version."""
+
+    exit_code = 4
+
+
+class BundleIncomplete(BundleError):
+    """A bundle with a file missing or cut short."""
+
+
+class BundleChanged(BundleError):
+    """A bundle with a file whose bytes are not those the manifest was written for."""
+
+
+class BackendUnavailable(Sam2Error):
+    """The back end or device asked for cannot be used on this machine."""
+
+    exit_code = 5
+
+
+class OutOfMemory(Sam2Error, MemoryError):
+    """The work does not fit into memory."""
+
+    exit_code = 6

@@ -1,0 +1,45 @@
+"""How this project talks to SimpleITK's readers: quietly, and with errors people can act on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+# SimpleITK ships a py.typed marker and no annotations, so type checkers must be told to let it be.
+sitk: Any = import_module("SimpleITK")
+
+_ADDRESS = re.compile(r"\(0x[0-9a-f]+\)")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within it ITK's C++ warnings stay off stderr; the process-wide setting is put back after."""
+    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(before)
+
+
+def reason(error: RuntimeError) -> str:
+    """The part of an ITK exception's text that says what went wrong, on one line."""
+    text = re.split(r"ERROR:", str(error))[-1]
+    return _ADDRESS.sub("", " ".join(text.split()))[:300]
+
+
+def header_reader(path: str, image_io: str) -> Any:
+    """A reader that has read the header of `path` with that ITK ImageIO; RuntimeError if it cannot.
+
+    The ImageIO is named because ITK otherwise tries all of them, and one may accept bytes that
+    only look like its format.
+    """
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO(image_io)
+    reader.SetFileName(path)
+    with quiet():
+        reader.ReadImageInformation()
+    return reader

@@ -1,0 +1,137 @@
+"""Whether slices form one regular grid, and which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import SeriesError
+
+# Largest difference between two direction cosines that still counts as the same orientation;
+# scanners write five or six decimals.
+ORIENTATION_TOLERANCE = 1e-3
+# A gap may differ from the median by this share of it, or by this much, whichever is more.
+GAP_TOLERANCE = 0.01
+GAP_TOLERANCE_MM = 0.01
+# Slices nearer than this lie on top of each other.
+DUPLICATE_MM = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """Where one slice lies: DICOM's Image Position and Image Orientation (Patient), PS3.3 C.7.6.2.
+
+    position_mm: LPS (x, y, z) of the centre of the first pixel.
+    orientation: direction cosines along a row, then along a column; six numbers.
+    """
+
+    name: str
+    position_mm: tuple[float, ...]
+    orientation: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Slices as a grid.
+
+    order:      indices of the slices by increasing position along the normal.
+    spacing_mm: distance between neighbours; None for a single slice.
+    origin_mm:  (x, y, z) of the first slice in that order.
+    direction:  row-major 3 x 3, columns along a row, along a column, along the normal.
+    """
+
+    order: tuple[int, ...]
+    spacing_mm: float | None
+    origin_mm: tuple[float, float, float]
+    direction: tuple[float, ...]
+
+
+def stack_planes(planes: Sequence[Plane]) -> Stack:
+    """The grid that `planes` (at least one, in any order) form.
+
+    Raises SeriesError for mixed orientations, two slices in one place, gaps that differ by more
+    than max(1 % of the median, 0.01 mm), and slices that slide sideways (gantry tilt).
+    """
+    _check_orientations(planes)
+    axes = _axes(planes[0])
+    positions_mm = np.array([plane.position_mm for plane in planes], np.float64)
+    order = np.argsort(positions_mm @ axes[:, 2], kind="stable")
+    sorted_planes = [planes[index] for index in order]
+    steps_mm = np.diff(positions_mm[order], axis=0)
+    if len(steps_mm):
+        _check_gaps(sorted_planes, steps_mm @ axes[:, 2])
+        _check_tilt(sorted_planes, steps_mm @ axes)
+    x_mm, y_mm, z_mm = positions_mm[order[0]].tolist()
+    return Stack(
+        tuple(order.tolist()),
+        float(np.mean(steps_mm @ axes[:, 2])) if len(steps_mm) else None,
+        (x_mm, y_mm, z_mm),
+        tuple(axes.ravel().tolist()),
+    )
+
+
+def _axes(plane: Plane) -> NDArray[Any]:
+    """Columns: row direction, column direction, normal; made exactly orthonormal."""
+    along_row, along_column = np.array(plane.orientation, np.float64).reshape(2, 3)
+    lengths = np.array([np.linalg.norm(along_row), np.linalg.norm(along_column)])
+    skew = abs(float(along_row @ along_column))
+    if skew > ORIENTATION_TOLERANCE or (abs(lengths - 1) > ORIENTATION_TOLERANCE).any():
+        raise SeriesError(
+            f"{plane.name}: its orientation {plane.orientation} is not two perpendicular unit "
+            "vectors; export the series again"
+        )
+    along_row = along_row / lengths[0]
+    normal = np.cross(along_row, along_column)
+    normal /= np.linalg.norm(normal)
+    return np.stack([along_row, np.cross(normal, along_row), normal], axis=1)
+
+
+def _check_orientations(planes: Sequence[Plane]) -> None:
+    first = planes[0]
+    for plane in planes[1:]:
+        difference = float(np.abs(np.subtract(plane.orientation, first.orientation)).max())
+        if difference > ORIENTATION_TOLERANCE:
+            raise SeriesError(
+                f"{plane.name} and {first.name} lie in different directions ({plane.orientation} "
+                f"and {first.orientation}); wanted parallel slices; take localisers and other "
+                "views out of the series"
+            )
+
+
+def _check_gaps(planes: Sequence[Plane], gaps_mm: NDArray[Any]) -> None:
+    nearest = int(np.argmin(gaps_mm))
+    if gaps_mm[nearest] < DUPLICATE_MM:
+        raise SeriesError(
+            f"{planes[nearest].name} and {planes[nearest + 1].name} lie in the same place; wanted "
+            "one slice per position; keep a single time point, phase or echo of the series"
+        )
+    median_mm = float(np.median(gaps_mm))
+    errors_mm = np.abs(gaps_mm - median_mm)
+    worst = int(np.argmax(errors_mm))
+    if errors_mm[worst] > max(GAP_TOLERANCE * median_mm, GAP_TOLERANCE_MM):
+        raise SeriesError(
+            f"slices are unevenly spaced: {planes[worst].name} and {planes[worst + 1].name} are "
+            f"{gaps_mm[worst]:.4g} mm apart where {median_mm:.4g} mm is usual; a slice may be "
+            "missing; add it, or resample the series onto an even grid"
+        )
+
+
+def _check_tilt(planes: Sequence[Plane], steps_mm: NDArray[Any]) -> None:
+    """steps_mm: one row per gap, in the coordinates of the slices (along row, column, normal)."""
+    overall_mm = steps_mm.sum(axis=0)
+    for step_mm, pair in [
+        *zip(steps_mm, pairwise(planes), strict=True),
+        (overall_mm, (planes[0], planes[-1])),
+    ]:
+        drift_mm = float(np.hypot(step_mm[0], step_mm[1]))
+        if drift_mm > max(GAP_TOLERANCE * step_mm[2], GAP_TOLERANCE_MM):
+            raise SeriesError(
+                f"slices slide sideways: {pair[1].name} lies {drift_mm:.4g} mm off the normal "
+                f"through {pair[0].name}, over {step_mm[2]:.4g} mm (gantry tilt?); wanted slices "
+                "stacked straight; resample the series onto a straight grid first"
+            )

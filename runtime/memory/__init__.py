@@ -1,0 +1,6 @@
+"""The host-side memory bank: records, policies, and what each step reads."""
+
+from runtime.memory.bank import MemoryBank, Templates
+from runtime.memory.records import MemoryRead, Record
+
+__all__ = ["MemoryBank", "MemoryRead", "Record", "Templates"]

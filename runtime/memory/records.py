@@ -1,0 +1,44 @@
+"""What memory policies see: small immutable records, never tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One remembered frame of one object.
+
+    Attributes:
+        frame: slice or frame number.
+        slot: where its tensor lies in the arena.
+        confidence: predicted iou, 0 where the object is absent.
+        object_score: logit that the object is present.
+        is_prompted: a template, which no policy evicts.
+    """
+
+    frame: int
+    slot: int
+    confidence: float
+    object_score: float
+    is_prompted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRead:
+    """What one row reads in one step, memories and pointers alike as parallel tuples.
+
+    Attributes:
+        slots, times, weights: memory slots, their rows of the temporal code, their attention weights.
+        ptr_slots, ptr_positions, ptr_weights: pointer slots, signed distances in frames over (pointers read - 1),
+            and weights.
+        frames: the frames behind `slots`, for people.
+    """
+
+    slots: tuple[int, ...]
+    times: tuple[int, ...]
+    weights: tuple[float, ...]
+    ptr_slots: tuple[int, ...]
+    ptr_positions: tuple[float, ...]
+    ptr_weights: tuple[float, ...]
+    frames: tuple[int, ...]

@@ -1,0 +1,130 @@
+"""A loaded model: the four graphs as four calls on arrays, and `load`, which opens one.
+
+It knows the contract and a back end; it does not know prompts, memory policy or the order of calls.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.backends import Backend, Buffer, Engine, open_backend
+from runtime.bundle import Bundle, open_bundle
+from runtime.contract import GraphSpec, ModelNumbers, graph_specs
+
+log = logging.getLogger("runtime")
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """One slice's encoding: leading axis 1, shapes as `image_encoder`'s outputs."""
+
+    vision_features: Buffer
+    high_res_feats_0: Buffer
+    high_res_feats_1: Buffer
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes held."""
+        parts = (self.vision_features, self.high_res_feats_0, self.high_res_feats_1)
+        return sum(part.nbytes for part in parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """`mask_decoder`'s outputs for b rows: raw, selected, gated logits (b, 1, 4 G, 4 G) and scalars (b,)."""
+
+    low_res_masks: Buffer
+    ious: Buffer
+    object_score_logits: Buffer
+    obj_ptr: Buffer
+
+
+class Model:
+    """The graphs of one model on one back end; each is loaded when first called.
+
+    Args:
+        numbers: of the model.
+        backend: an opened back end.
+        constants: `mask_downsample_weight` (4, 4), `mask_downsample_bias` () and `no_obj_ptr` (C,), float32: the
+            few weights that a mask prompt needs on the host.
+    """
+
+    def __init__(
+        self, numbers: ModelNumbers, backend: Backend, constants: dict[str, NDArray[np.float32]]
+    ) -> None:
+        self.numbers = numbers
+        self.backend = backend
+        self.constants = constants
+        self._specs: dict[str, GraphSpec] = graph_specs(numbers)
+        self._engines: dict[str, Engine] = {}
+
+    def run(self, graph: str, inputs: dict[str, Buffer]) -> dict[str, Buffer]:
+        """Run one graph; ValueError if an input does not fit the contract."""
+        spec = self._specs[graph]
+        axes = spec.check_inputs(graph, inputs)
+        if graph not in self._engines:
+            self._engines[graph] = self.backend.load(graph)
+        outputs = {
+            name: self.backend.empty(out.bind(axes), out.dtype) for name, out in spec.outputs.items()
+        }
+        self._engines[graph].run(inputs, outputs)
+        self.backend.synchronize()
+        return outputs
+
+    def encode(self, image: Buffer) -> Features:
+        """Encode one normalised slice (1, 3, S, S)."""
+        return Features(**self.run("image_encoder", {"image": image}))
+
+    def condition(self, **inputs: Buffer) -> Buffer:
+        """`memory_attention`: conditioned features (b, C, G, G)."""
+        return self.run("memory_attention", inputs)["conditioned_features"]
+
+    def decode(self, **inputs: Buffer) -> Decoded:
+        """`mask_decoder`."""
+        return Decoded(**self.run("mask_decoder", inputs))
+
+    def memorise(self, **inputs: Buffer) -> Buffer:
+        """`memory_encoder`: memories (b, T, M), not yet rounded."""
+        return self.run("memory_encoder", inputs)["memory"]
+
+    def close(self) -> None:
+        """Give back engines and back end."""
+        self._engines.clear()
+        self.backend.close()
+
+
+def load(
+    bundle: str | Path | Bundle | None = None, backend: str = "auto", threads: int | None = None
+) -> Model:
+    """Open a model to hand to a predictor.
+
+    Args:
+        bundle: a bundle folder; None takes the embedded demonstration model.
+        backend: a name of `runtime.backends.BACKENDS`, or "auto".
+        threads: threads within an operator; None takes every core.
+
+    Raises:
+        BundleError, BundleIncomplete, BundleChanged: the bundle cannot be used.
+        BackendUnavailable: the back end cannot be used here.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    if opened.caution:
+        _say_once(f"{opened.model.name}: {opened.caution}")
+    chosen = open_backend(backend, opened, threads)
+    log.info("%s at %d pixels on %s", opened.model.name, opened.model.image_size, chosen.description)
+    constants = {
+        name: np.asarray(values, np.float32) for name, values in opened.manifest["constants"].items()
+    }
+    return Model(opened.model, chosen, constants)
+
+
+@cache
+def _say_once(text: str) -> None:
+    print(text, file=sys.stderr)
