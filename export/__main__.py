@@ -43,7 +43,9 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument("--random-weights", type=int, metavar="SEED", help="seeded random weights")
     source.add_argument("--list-models", action="store_true", help="print the models and stop")
     p.add_argument("--model", choices=VARIANTS, help="default: found from the checkpoint's shapes")
-    p.add_argument("--image-size", type=int, help="pixels, a multiple of 32; default: the model's own")
+    p.add_argument(
+        "--image-size", type=int, help="pixels, a multiple of 32; default: the model's own"
+    )
     p.add_argument("--attention", choices=SPELLINGS, default="fused", help="default: %(default)s")
     p.add_argument(
         "--weights-kind",
@@ -118,7 +120,11 @@ def _random(args: argparse.Namespace) -> tuple[Sam2, dict[str, object], str]:
     variant = VARIANTS[args.model]
     model = _sized(lambda: Sam2(variant, args.image_size))
     model.load_state_dict(random_state(model, args.random_weights), strict=True)
-    return model, {"kind": "random", "source": "random", "seed": args.random_weights}, variant.licence
+    return (
+        model,
+        {"kind": "random", "source": "random", "seed": args.random_weights},
+        variant.licence,
+    )
 
 
 def _sized(make):  # type: ignore[no-untyped-def]

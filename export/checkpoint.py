@@ -106,7 +106,9 @@ def _state_dict(content: object, file: Path) -> dict[str, Tensor]:
     )
     if not is_state or not state:
         keys = list(content)[:6] if isinstance(content, dict) else type(content).__name__
-        raise CheckpointError(f"{file} holds no state dict; wanted tensors by name, or under 'model', found {keys}")
+        raise CheckpointError(
+            f"{file} holds no state dict; wanted tensors by name, or under 'model', found {keys}"
+        )
     return dict(state)
 
 
@@ -123,7 +125,9 @@ def _identify(state: dict[str, Tensor], file: Path, model: str | None) -> Varian
         raise CheckpointError(f"{file} is not {model}: {_difference(shapes, model)}{instead}")
     broken = [key for key, value in state.items() if not value.isfinite().all()]
     if broken:
-        raise CheckpointError(f"{file} has non-finite numbers, first in '{broken[0]}'; the file is damaged")
+        raise CheckpointError(
+            f"{file} has non-finite numbers, first in '{broken[0]}'; the file is damaged"
+        )
     return VARIANTS[model]
 
 
@@ -145,7 +149,11 @@ def _difference(shapes: dict[str, tuple[int, ...]], model: str | None) -> str:
     other = [k for k in wanted.keys() & shapes.keys() if wanted[k] != shapes[k]]
     parts = [
         f"{len(keys)} tensors {what} (first '{keys[0]}')"
-        for what, keys in (("missing", missing), ("left over", extra), ("of another shape", sorted(other)))
+        for what, keys in (
+            ("missing", missing),
+            ("left over", extra),
+            ("of another shape", sorted(other)),
+        )
         if keys
     ]
     return ", ".join(parts)

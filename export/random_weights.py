@@ -26,6 +26,8 @@ def _draw(name: str, like: Tensor, generator: torch.Generator) -> Tensor:
         return 1 + 0.1 * noise if is_gain else 0.1 * noise
     if "embed" in name or "token" in name or name.endswith(("_enc", "_ptr")):
         return 0.3 * noise
-    if "output_upscaling" in name:  # stored (in, out, 2, 2); each output pixel sees every input channel
+    if (
+        "output_upscaling" in name
+    ):  # stored (in, out, 2, 2); each output pixel sees every input channel
         return noise / like.shape[0] ** 0.5
     return noise / like[0].numel() ** 0.5

@@ -25,7 +25,11 @@ from runtime.errors import Sam2Error
 OPSET = 20  # the newest that needs no version conversion in the tracer and that every engine of ours reads
 EXAMPLE_AXES = {"n": 2, "b": 2, "k": 3, "p": 5, "q": 4}  # distinct from 1, or the tracer fixes them
 MAX_AXIS = 4096
-TENSOR_TYPES = {"float32": onnx.TensorProto.FLOAT, "int64": onnx.TensorProto.INT64, "bool": onnx.TensorProto.BOOL}
+TENSOR_TYPES = {
+    "float32": onnx.TensorProto.FLOAT,
+    "int64": onnx.TensorProto.INT64,
+    "bool": onnx.TensorProto.BOOL,
+}
 
 
 class ExportError(Sam2Error):
@@ -76,11 +80,15 @@ def to_onnx(model: Sam2, graph: str, attention: str = "fused") -> onnx.ModelProt
 
 
 def _trace(
-    model: Sam2, graph: str, spec: GraphSpec, spelling: Callable[[Tensor, Tensor, Tensor, int], Tensor]
+    model: Sam2,
+    graph: str,
+    spec: GraphSpec,
+    spelling: Callable[[Tensor, Tensor, Tensor, int], Tensor],
 ) -> onnx.ModelProto:
     axes = {axis: torch.export.Dim(axis, min=1, max=MAX_AXIS) for axis in EXAMPLE_AXES}
     arguments = tuple(
-        torch.ones(t.bind(EXAMPLE_AXES), dtype=getattr(torch, t.dtype)) for t in spec.inputs.values()
+        torch.ones(t.bind(EXAMPLE_AXES), dtype=getattr(torch, t.dtype))
+        for t in spec.inputs.values()
     )
     dynamic = tuple(
         {i: axes[side] for i, side in enumerate(t.shape) if isinstance(side, str)}
@@ -127,7 +135,9 @@ def _name_axes(model: onnx.ModelProto, spec: GraphSpec) -> None:
     for values, wanted in ((model.graph.input, spec.inputs), (model.graph.output, spec.outputs)):
         for value in values:
             if value.name not in wanted:
-                raise ExportError(f"unexpected graph tensor '{value.name}', contract says {list(wanted)}")
+                raise ExportError(
+                    f"unexpected graph tensor '{value.name}', contract says {list(wanted)}"
+                )
             sides = value.type.tensor_type.shape.dim
             for side, named in zip(sides, wanted[value.name].shape, strict=True):
                 if isinstance(named, str) and side.dim_param:

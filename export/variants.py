@@ -59,7 +59,9 @@ class Variant:
     def numbers(self, image_size: int) -> ModelNumbers:
         """What the runtime needs to know, at one image size. Raises ValueError for a size that does not divide."""
         if image_size < SIZE_STEP * 2 or image_size % SIZE_STEP:
-            raise ValueError(f"image size {image_size} is not a multiple of {SIZE_STEP} from {SIZE_STEP * 2} up")
+            raise ValueError(
+                f"image size {image_size} is not a multiple of {SIZE_STEP} from {SIZE_STEP * 2} up"
+            )
         return ModelNumbers(
             self.name, image_size, self.d_model, self.mem_dim, self.num_maskmem, self.max_obj_ptrs
         )

@@ -23,8 +23,10 @@ HOW_TO_EXPORT = (
 )
 CAUTIONS = {
     "checkpoint": None,
-    "demonstration": "demonstration weights, trained on synthetic data, not for clinical use; " + HOW_TO_EXPORT,
-    "random": "random weights: masks are meaningless, only speed and parity mean anything; " + HOW_TO_EXPORT,
+    "demonstration": "demonstration weights, trained on synthetic data, not for clinical use; "
+    + HOW_TO_EXPORT,
+    "random": "random weights: masks are meaningless, only speed and parity mean anything; "
+    + HOW_TO_EXPORT,
 }
 
 
@@ -66,7 +68,9 @@ class Bundle:
         try:
             data = (self.path / name).read_bytes()
         except OSError as error:
-            raise BundleIncomplete(f"{self.path}: {name} cannot be read ({error}); export it again") from error
+            raise BundleIncomplete(
+                f"{self.path}: {name} cannot be read ({error}); export it again"
+            ) from error
         if len(data) < known["size_bytes"]:
             raise BundleIncomplete(
                 f"{self.path}: {name} has {len(data)} bytes, the manifest says {known['size_bytes']}; "
@@ -98,7 +102,9 @@ def open_bundle(path: str | Path | None = None) -> Bundle:
         manifest = json.loads(text)
         version = manifest["format_version"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise BundleIncomplete(f"{folder / MANIFEST} is not whole ({error}); export the bundle again") from error
+        raise BundleIncomplete(
+            f"{folder / MANIFEST} is not whole ({error}); export the bundle again"
+        ) from error
     if version != FORMAT_VERSION:
         raise BundleError(
             f"{folder} has bundle format {version}, this runtime reads {FORMAT_VERSION}; export it again"
@@ -106,7 +112,9 @@ def open_bundle(path: str | Path | None = None) -> Bundle:
     try:
         return _parsed(folder, manifest)
     except (KeyError, TypeError, AttributeError) as error:
-        raise BundleIncomplete(f"{folder / MANIFEST} lacks or misstates {error}; export the bundle again") from error
+        raise BundleIncomplete(
+            f"{folder / MANIFEST} lacks or misstates {error}; export the bundle again"
+        ) from error
 
 
 def _parsed(folder: Path, manifest: dict[str, Any]) -> Bundle:

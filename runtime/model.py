@@ -72,7 +72,8 @@ class Model:
         if graph not in self._engines:
             self._engines[graph] = self.backend.load(graph)
         outputs = {
-            name: self.backend.empty(out.bind(axes), out.dtype) for name, out in spec.outputs.items()
+            name: self.backend.empty(out.bind(axes), out.dtype)
+            for name, out in spec.outputs.items()
         }
         self._engines[graph].run(inputs, outputs)
         self.backend.synchronize()
@@ -118,9 +119,12 @@ def load(
     if opened.caution:
         _say_once(f"{opened.model.name}: {opened.caution}")
     chosen = open_backend(backend, opened, threads)
-    log.info("%s at %d pixels on %s", opened.model.name, opened.model.image_size, chosen.description)
+    log.info(
+        "%s at %d pixels on %s", opened.model.name, opened.model.image_size, chosen.description
+    )
     constants = {
-        name: np.asarray(values, np.float32) for name, values in opened.manifest["constants"].items()
+        name: np.asarray(values, np.float32)
+        for name, values in opened.manifest["constants"].items()
     }
     return Model(opened.model, chosen, constants)
 

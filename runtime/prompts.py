@@ -57,7 +57,9 @@ def check_prompt(prompt: Prompt, shape: tuple[int, int, int]) -> None:
     """Raise PromptError unless the prompt lies inside a volume of `shape` (z, y, x)."""
     depth, height, width = shape
     if not 0 <= prompt.slice < depth:
-        raise PromptError(f"slice {prompt.slice} is outside the volume: slices are 0 to {depth - 1}")
+        raise PromptError(
+            f"slice {prompt.slice} is outside the volume: slices are 0 to {depth - 1}"
+        )
     if isinstance(prompt, Mask):
         if prompt.mask.shape != (height, width):
             raise PromptError(f"mask is {prompt.mask.shape}, slices are {(height, width)}")
@@ -104,7 +106,9 @@ def to_points(
     xy += [(p.x, p.y) for p in points]
     labels += [LABEL_POSITIVE if p.positive else LABEL_NEGATIVE for p in points]
     height, width = slice_shape
-    coords = np.array(xy, np.float32) / np.array([width, height], np.float32) * np.float32(image_size)
+    coords = (
+        np.array(xy, np.float32) / np.array([width, height], np.float32) * np.float32(image_size)
+    )
     return PointPrompt(coords[None], np.array([labels], np.int64))
 
 
@@ -124,7 +128,10 @@ class MaskPrompt:
 
 
 def to_mask(
-    mask: NDArray[np.generic], image_size: int, weight: NDArray[np.float32], bias: NDArray[np.float32]
+    mask: NDArray[np.generic],
+    image_size: int,
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32],
 ) -> MaskPrompt:
     """A mask (y, x) as upstream's `add_new_mask` and `_use_mask_as_output` see it.
 

@@ -58,9 +58,7 @@ def track_step(
     slices = stack([features[row.frame] for row in rows])
     reads = [row.bank.read(row.frame) for row in rows]
     conditioned = model.condition(vision_features=slices.vision_features, **gather(arena, reads))
-    decoded = model.decode(
-        **decoder_inputs(slices, conditioned, NO_POINTS, add_no_mem_embed=False)
-    )
+    decoded = model.decode(**decoder_inputs(slices, conditioned, NO_POINTS, add_no_mem_embed=False))
     memories = model.memorise(
         vision_features=slices.vision_features,  # the raw features, not the conditioned ones
         low_res_masks=decoded.low_res_masks,  # before holes are filled, as upstream
@@ -107,7 +105,9 @@ def segment_mask(model: Model, features: Features, prompt: MaskPrompt) -> Segmen
         features, features.vision_features, NO_POINTS, prompt.decoder_input, add_no_mem_embed=False
     )
     inputs["multimask"][:] = False
-    pointer = model.constants["no_obj_ptr"] if prompt.is_empty else model.decode(**inputs).obj_ptr[0]
+    pointer = (
+        model.constants["no_obj_ptr"] if prompt.is_empty else model.decode(**inputs).obj_ptr[0]
+    )
     score = -MASK_PROMPT_LOGIT if prompt.is_empty else MASK_PROMPT_LOGIT
     return Segmented(fill_holes(prompt.low_res_logits), 1.0, score, pointer)
 

@@ -34,7 +34,11 @@ class Neck(nn.Module):
         deepest, third, second, first = (
             conv(stage) for conv, stage in zip(self.convs, reversed(stages), strict=True)
         )
-        return first, second, third + F.interpolate(deepest.float(), scale_factor=2.0, mode="nearest")
+        return (
+            first,
+            second,
+            third + F.interpolate(deepest.float(), scale_factor=2.0, mode="nearest"),
+        )
 
 
 class ImageEncoder(nn.Module):

@@ -52,7 +52,9 @@ class PromptEncoder(nn.Module):
         coords = torch.cat([coords, torch.zeros_like(coords[:, :1])], 1)
         labels = torch.cat([labels, torch.full_like(labels[:, :1], LABEL_PAD)], 1)
         code = self.pe_layer((coords + 0.5) / self.image_size)
-        kinds = torch.cat([self.not_a_point_embed.weight, *(e.weight for e in self.point_embeddings)])
+        kinds = torch.cat(
+            [self.not_a_point_embed.weight, *(e.weight for e in self.point_embeddings)]
+        )
         is_point = (labels != LABEL_PAD).unsqueeze(-1)
         return torch.where(is_point, code, 0.0) + kinds[labels - LABEL_PAD]
 

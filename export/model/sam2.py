@@ -121,7 +121,12 @@ class Sam2(nn.Module):
         mask, iou, token = select(masks.float(), ious, tokens, multimask)
         present = score > 0
         mask = torch.where(present[..., None, None], mask, NO_OBJ_SCORE)
-        return mask, iou, score.squeeze(1), torch.where(present, self.obj_ptr_proj(token), self.no_obj_ptr)
+        return (
+            mask,
+            iou,
+            score.squeeze(1),
+            torch.where(present, self.obj_ptr_proj(token), self.no_obj_ptr),
+        )
 
     def memorise(
         self,

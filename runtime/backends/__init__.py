@@ -26,5 +26,7 @@ def open_backend(name: str, bundle: Bundle, threads: int | None = None) -> Backe
     try:
         opened: Backend = getattr(import_module(module), attribute)(bundle, threads)
     except ImportError as error:
-        raise BackendUnavailable(f"back end '{chosen}' needs a package: {error}; pip install onnxruntime") from error
+        raise BackendUnavailable(
+            f"back end '{chosen}' needs a package: {error}; pip install onnxruntime"
+        ) from error
     return opened

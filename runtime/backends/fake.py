@@ -28,12 +28,16 @@ class Call:
 class FakeEngine:
     """Checks inputs and outputs against the contract, then answers."""
 
-    def __init__(self, graph: str, spec: GraphSpec, calls: list[Call], answer: Answer | None) -> None:
+    def __init__(
+        self, graph: str, spec: GraphSpec, calls: list[Call], answer: Answer | None
+    ) -> None:
         self._graph, self._spec, self._calls, self._answer = graph, spec, calls, answer
 
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         axes = self._spec.check_inputs(self._graph, inputs)
-        self._calls.append(Call(self._graph, {name: array.copy() for name, array in inputs.items()}))
+        self._calls.append(
+            Call(self._graph, {name: array.copy() for name, array in inputs.items()})
+        )
         answers = self._answer(inputs) if self._answer else {}
         for name, spec in self._spec.outputs.items():
             out = outputs[name]

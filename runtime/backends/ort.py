@@ -46,7 +46,9 @@ class OrtBackend:
         if threads is not None:
             self._options.intra_op_num_threads = threads
         count = "all" if threads is None else str(threads)
-        self.description = f"ONNX Runtime {onnxruntime.__version__}, {PROVIDER}, {count} threads, fp32"
+        self.description = (
+            f"ONNX Runtime {onnxruntime.__version__}, {PROVIDER}, {count} threads, fp32"
+        )
 
     def load(self, graph: str) -> OrtEngine:
         """Raises BundleError for a graph ONNX Runtime refuses, BackendUnavailable without its provider."""
@@ -58,7 +60,9 @@ class OrtBackend:
                 f"{self._bundle.path}: ONNX Runtime {onnxruntime.__version__} refuses {graph}: {error}"
             ) from error
         if session.get_providers()[0] != PROVIDER:
-            raise BackendUnavailable(f"asked for {PROVIDER}, ONNX Runtime opened {session.get_providers()}")
+            raise BackendUnavailable(
+                f"asked for {PROVIDER}, ONNX Runtime opened {session.get_providers()}"
+            )
         return OrtEngine(session)
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Buffer:

@@ -51,7 +51,12 @@ class MemoryBank:
     """
 
     def __init__(
-        self, arena: Arena, templates: Templates, direction: int, num_frames: int, model: ModelNumbers
+        self,
+        arena: Arena,
+        templates: Templates,
+        direction: int,
+        num_frames: int,
+        model: ModelNumbers,
     ) -> None:
         self._arena, self._templates, self._model = arena, templates, model
         self.direction, self._num_frames = direction, num_frames

@@ -1,0 +1,47 @@
+"""Shared instruments: a toy model with random weights, its bundle exported once a session, and the fake back end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runtime.backends.fake import FakeBackend
+from runtime.bundle import Bundle, open_bundle
+from runtime.contract import ModelNumbers
+from runtime.model import Model
+from tests.fakes import FAKE_NUMBERS, fake_model
+
+
+@pytest.fixture(scope="session")
+def toy():
+    """The toy model in torch, seeded random weights loaded."""
+    from export.model.sam2 import Sam2
+    from export.random_weights import random_state
+    from tests.variants import TOY
+
+    model = Sam2(TOY)
+    model.load_state_dict(random_state(model, seed=7), strict=True)
+    return model
+
+
+@pytest.fixture(scope="session")
+def toy_bundle(toy, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The toy model as a bundle."""
+    from export.write_bundle import write_bundle
+
+    path: Path = tmp_path_factory.mktemp("bundles") / "toy"
+    write_bundle(toy, path, {"kind": "random", "source": "random", "seed": 7}, "Apache-2.0")
+    return open_bundle(path)
+
+
+@pytest.fixture
+def numbers() -> ModelNumbers:
+    """Of the fake model."""
+    return FAKE_NUMBERS
+
+
+@pytest.fixture
+def fake() -> tuple[Model, FakeBackend]:
+    """A model that computes nothing, and the back end that recorded what it was asked."""
+    return fake_model()

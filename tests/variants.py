@@ -1,0 +1,19 @@
+"""Members of the family too small to be useful, for tests that need real graphs in seconds."""
+
+from __future__ import annotations
+
+from export.variants import Variant
+
+# Windows of 14 and 7 cells are larger than its maps at 128 pixels, so padding is exercised as in the large models.
+TOY = Variant(
+    "toy",
+    embed_dim=16,
+    num_heads=1,
+    stages=(1, 2, 3, 1),
+    global_att_blocks=(4,),
+    d_model=64,
+    mem_dim=16,
+    memory_layers=2,
+    memory_mlp_dim=96,
+    image_size=128,
+)
