@@ -19,7 +19,7 @@ def fill_holes(logits: NDArray[np.float32], max_area: int = HOLE_AREA) -> NDArra
     if not background.any() or background.all():
         return logits
     image = sitk.GetImageFromArray(background.view(np.uint8))
-    labels = sitk.GetArrayViewFromImage(sitk.ConnectedComponent(image, True))
+    labels = sitk.GetArrayFromImage(sitk.ConnectedComponent(image, True))
     areas = np.bincount(labels.ravel())
     small = areas <= max_area
     small[0] = False

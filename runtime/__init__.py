@@ -1,0 +1,34 @@
+"""Segment medical volumes, image sets and videos from one prompt, without torch.
+
+Example:
+    from runtime import Box, VolumePredictor, load, read_volume, write_mask
+
+    volume = read_volume("ct.nii.gz")
+    predictor = VolumePredictor(load())
+    predictor.set_volume(volume)
+    predictor.add(Box(slice=57, y=(200, 260), x=(180, 250)))
+    write_mask("lesion.nii.gz", predictor.propagate(), like=volume)
+"""
+
+from runtime.errors import Sam2Error
+from runtime.io import Volume, read_volume, write_mask
+from runtime.model import Model, load
+from runtime.predictors import ImagePredictor, VolumePredictor
+from runtime.prompts import Box, Mask, Point
+from runtime.result import Result, SliceMask
+
+__all__ = [
+    "Box",
+    "ImagePredictor",
+    "Mask",
+    "Model",
+    "Point",
+    "Result",
+    "Sam2Error",
+    "SliceMask",
+    "Volume",
+    "VolumePredictor",
+    "load",
+    "read_volume",
+    "write_mask",
+]

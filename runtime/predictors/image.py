@@ -1,0 +1,61 @@
+"""One image at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import InputError, PromptError
+from runtime.features import FeatureCache
+from runtime.model import Model
+from runtime.predictors.prompted import PromptedSlice, prompt_slice
+from runtime.prompts import Prompt, check_prompt
+from runtime.result import SliceMask
+
+
+class ImagePredictor:
+    """Segments a single 2-D image; encode it once, prompt it as often as you like.
+
+    The image goes through the same preprocessing and decoder as a slice of a volume does.
+
+    Example:
+        predictor = ImagePredictor(load())
+        predictor.set_image(pixels)                          # uint8, (y, x) or (y, x, 3)
+        mask = predictor.predict(Point(y=120, x=200)).mask()
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._features: FeatureCache | None = None
+        self._shape = (0, 0)
+        self._before: PromptedSlice | None = None
+
+    def set_image(self, image: NDArray[np.uint8]) -> None:
+        """Encode an image, uint8 (y, x) or (y, x, 3); earlier prompts are forgotten. Raises InputError."""
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
+            raise InputError(
+                f"found an image {image.dtype}{image.shape}; wanted uint8 (y, x) or (y, x, 3); "
+                "map intensities to eight bits first (see runtime.window)"
+            )
+        self._shape = image.shape[:2]
+        self._features = FeatureCache(self._model, lambda index: image)
+        self._before = None
+        self._features[0]
+
+    def predict(self, *prompts: Prompt) -> SliceMask:
+        """Segment one object: points, or a box with points, or points that correct the mask before them.
+
+        A box or mask begins a new object; so does `reset`. Raises PromptError.
+        """
+        if self._features is None:
+            raise PromptError("no image yet; call set_image first")
+        for prompt in prompts:
+            check_prompt(prompt, (1, *self._shape))
+        self._before = prompt_slice(
+            self._model, self._features[0], self._shape, prompts, self._before
+        )
+        return SliceMask(0, 1, self._before.segmented, self._shape)
+
+    def reset(self) -> None:
+        """Forget the prompts; the image stays encoded."""
+        self._before = None

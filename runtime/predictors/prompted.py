@@ -1,0 +1,79 @@
+"""Prompts of one object on one slice, and what the network makes of them without any memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from runtime.errors import PromptError
+from runtime.model import Features, Model
+from runtime.prompts import Box, Mask, Point, Prompt, to_mask, to_points
+from runtime.track import Segmented, segment_mask, segment_points
+
+
+@dataclass(frozen=True, slots=True)
+class PromptedSlice:
+    """All points (after at most one box), or the mask, given so far on a slice, and the result."""
+
+    prompts: tuple[Prompt, ...]
+    segmented: Segmented
+
+
+def prompt_slice(
+    model: Model,
+    features: Features,
+    slice_shape: tuple[int, int],
+    prompts: Sequence[Prompt],
+    before: PromptedSlice | None = None,
+    tracked: Segmented | None = None,
+) -> PromptedSlice:
+    """Segment a slice from its prompts.
+
+    Points join those given before and correct the mask that stood there, as upstream's `clear_old_points=False`
+    does; a box or a mask starts the slice anew.
+
+    Args:
+        model: runs the decoder.
+        features: of the slice.
+        slice_shape: (y, x) in pixels.
+        prompts: of one call, all on this slice.
+        before: what was prompted here earlier.
+        tracked: what tracking found here, for points to correct.
+
+    Raises PromptError for a combination that means nothing.
+    """
+    check_together(prompts)
+    first = prompts[0]
+    if isinstance(first, Mask):
+        constants = model.constants
+        mask = to_mask(
+            first.mask,
+            model.numbers.image_size,
+            constants["mask_downsample_weight"],
+            constants["mask_downsample_bias"],
+        )
+        return PromptedSlice((first,), segment_mask(model, features, mask))
+    points = [p for p in prompts if isinstance(p, Point | Box)]
+    previous = None
+    if not any(isinstance(p, Box) for p in points):
+        earlier = [p for p in before.prompts if not isinstance(p, Mask)] if before else []
+        points = [*earlier, *points]
+        previous = before.segmented if before else tracked
+    decoded = segment_points(
+        model, features, to_points(points, slice_shape, model.numbers.image_size), previous
+    )
+    return PromptedSlice(tuple(points), decoded)
+
+
+def check_together(prompts: Sequence[Prompt]) -> None:
+    """Raise PromptError unless the prompts can be given in one call: on one slice, one mask or one box or none."""
+    if not prompts:
+        raise PromptError("no prompt given; wanted a Point, a Box or a Mask")
+    if len(slices := {p.slice for p in prompts}) > 1:
+        raise PromptError(
+            f"prompts on slices {sorted(slices)} in one call; add those of each slice separately"
+        )
+    if len(prompts) > 1 and any(isinstance(p, Mask) for p in prompts):
+        raise PromptError("a mask is the whole answer for its slice; add it alone, then correct it with points")
+    if sum(isinstance(p, Box) for p in prompts) > 1:
+        raise PromptError("two boxes for one object on one slice; give each object an object_id of its own")
