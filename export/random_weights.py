@@ -7,6 +7,11 @@ from torch import Tensor
 
 from export.model.sam2 import Sam2
 
+# Matrices that are made larger: masks should follow the image rather than one constant, and memory attention should
+# tell its keys apart, else a wrong memory would go unnoticed.
+GAINS = {"conv_s": 3.0, "cross_attn_image.q_proj": 2.0, "cross_attn_image.k_proj": 2.0, "obj_ptr_tpos_proj": 3.0}
+PRESENCE_BIAS = "sam_mask_decoder.pred_obj_score_head.layers.2.bias"  # up: objects are mostly present
+
 
 def random_state(model: Sam2, seed: int) -> dict[str, Tensor]:
     """A state dict for the model: matrices scaled by fan-in, gains near one, small non-zero biases and codes.
@@ -21,13 +26,14 @@ def _draw(name: str, like: Tensor, generator: torch.Generator) -> Tensor:
     noise = torch.randn(like.shape, generator=generator)
     if "gaussian_matrix" in name:
         return noise
+    if name == PRESENCE_BIAS:
+        return 1 + 0.1 * noise
     if like.ndim == 1:
         is_gain = name.endswith(("weight", "gamma"))
         return 1 + 0.1 * noise if is_gain else 0.1 * noise
     if "embed" in name or "token" in name or name.endswith(("_enc", "_ptr")):
         return 0.3 * noise
-    if (
-        "output_upscaling" in name
-    ):  # stored (in, out, 2, 2); each output pixel sees every input channel
-        return noise / like.shape[0] ** 0.5
-    return noise / like[0].numel() ** 0.5
+    # Transposed convolutions are stored (in, out, 2, 2); each output pixel sees every input channel.
+    fan_in = like.shape[0] if "output_upscaling" in name else like[0].numel()
+    gain = next((gain for part, gain in GAINS.items() if part in name), 1.0)
+    return gain * noise / fan_in**0.5

@@ -20,23 +20,12 @@ from runtime.io.volume import Volume
 GDCM = "GDCMImageIO"
 # SOP classes of objects that are no images of a patient (PS3.4 annex B.5): presentation states,
 # waveforms, raw data and segmentations, structured reports, documents, radiotherapy.
-_SOP_CLASS = re.compile(rb"1\.2\.840\.10008\.5\.1\.4\.1\.1\.[0-9.]+")
-_NOT_IMAGES = tuple(
-    f"1.2.840.10008.5.1.4.1.1.{branch}" for branch in ("11.", "9.", "66", "88.", "104.", "481.")
-)
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+_NOT_IMAGES = tuple(_STORAGE + branch for branch in ("11.", "9.", "66", "88.", "104.", "481."))
+# The first of (0002|0002) and (0008|0016): which kind of object a file says it is.
+_SOP_CLASS = re.compile(rb"(?:\x02\0\x02\0|\x08\0\x16\0)....([0-9.]+)", re.DOTALL)
 # Pixel spacings are written with few decimals; two that differ by less are the same.
 _SPACING_TOLERANCE = 1e-4
-_PIXEL_DTYPES: dict[int, type[np.generic]] = {
-    sitk.sitkUInt8: np.uint8,
-    sitk.sitkInt8: np.int8,
-    sitk.sitkUInt16: np.uint16,
-    sitk.sitkInt16: np.int16,
-    sitk.sitkUInt32: np.uint32,
-    sitk.sitkInt32: np.int32,
-    sitk.sitkInt64: np.int64,
-    sitk.sitkFloat32: np.float32,
-    sitk.sitkFloat64: np.float64,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +57,8 @@ def read_series(folder: Path, series: str | None = None) -> Volume:
     """The one series of slices in `folder` (not below it), or the one with that UID.
 
     Slices are ordered by where they lie, never by name; the third axis points along the slices'
-    normal. Raises SeriesError unless they form one evenly spaced grid, and VolumeError for colour.
+    normal. Raises SeriesError unless they form one evenly spaced grid, and VolumeError for pixels
+    that are colour, inverted (MONOCHROME1) or cannot be decoded.
     """
     headers = [_read_header(path) for path in _series_files(folder, series)]
     if len(headers) == 1:
@@ -88,7 +78,7 @@ def read_series(folder: Path, series: str | None = None) -> Volume:
 def read_dicom_file(path: Path) -> Volume:
     """The volume in one file: the frames of an enhanced object, or a single slice (z = 1).
 
-    Raises SeriesError when its frames are no evenly spaced grid, VolumeError for colour.
+    Raises SeriesError when its frames are no evenly spaced grid, VolumeError as read_series does.
     """
     return _read_single(_read_header(path))
 
@@ -150,16 +140,25 @@ def _series_files(folder: Path, series: str | None) -> list[Path]:
 
 
 def _check_left_out(folder: Path, found: set[str]) -> None:
-    """Refuses damaged images, which GDCM's search passes over as if they were no DICOM."""
+    """Refuses damaged slices, which GDCM's search passes over as if they were no DICOM.
+
+    Files of other kinds may lie beside the slices: notes, DICOMDIR, reports, contours.
+    """
     for path in sorted(folder.iterdir()):
-        if path.name in found or not path.is_file() or not is_dicom(path):
+        if path.name in found or path.name.startswith(".") or not path.is_file():
             continue
         with path.open("rb") as stream:
-            sop_class = _SOP_CLASS.search(stream.read(1024))
-        if sop_class and not sop_class[0].decode().startswith(_NOT_IMAGES):
+            start = stream.read(1024)
+        if sop_class := _SOP_CLASS.search(start):
+            uid = sop_class[1].decode()
+            damaged = uid.startswith(_STORAGE) and not uid.startswith(_NOT_IMAGES)
+        else:
+            # Cut before it could say what it is.
+            damaged = not start or start[128:132] == b"DICM" or path.suffix.lower() == ".dcm"
+        if damaged:
             raise SeriesError(
-                f"{path} is DICOM that cannot be read: cut short or damaged; copy it again, or "
-                "take it out of the folder"
+                f"{path} cannot be read as DICOM: cut short or damaged; copy it again, or take it "
+                "out of the folder"
             )
 
 
@@ -188,6 +187,12 @@ def _read_header(path: Path) -> Header:
         raise SeriesError(f"{path} is not an image of a patient ({modality}); wanted slices")
     if reader.GetNumberOfComponents() != 1:
         raise VolumeError(f"{path}: found colour pixels; wanted one value per pixel")
+    if _text(reader, "0028|0004") == "MONOCHROME1":
+        # ITK turns such pixels over for display, so that they no longer are Hounsfield units.
+        raise VolumeError(
+            f"{path}: found pixels of which low ones are white (MONOCHROME1); wanted MONOCHROME2; "
+            "convert the series first"
+        )
     return Header(
         path,
         modality or None,
@@ -249,24 +254,17 @@ def _check_alike(headers: Sequence[Header]) -> None:
 
 def _read_slices(headers: Sequence[Header]) -> NDArray[Any]:
     """The pixels of the files in this order, (z, y, x), each rescaled as its own header says."""
-    reader = sitk.ImageSeriesReader()
-    reader.SetImageIO(GDCM)
-    reader.SetFileNames([str(header.path) for header in headers])
-    reader.MetaDataDictionaryArrayUpdateOff()
-    pixel_ids = {header.pixel_id for header in headers}
-    if len(pixel_ids) > 1:
-        # Left alone, the reader would cut every slice down to the first one's type.
-        reader.SetOutputPixelType(_common_pixel_id(pixel_ids))
+    paths = [str(header.path) for header in headers]
+    # Left alone, the reader would cut every slice down to the first one's type.
+    mixed = len({header.pixel_id for header in headers}) > 1
+    pixel_id = sitk.sitkFloat64 if mixed else headers[0].pixel_id
     try:
         with quiet():
-            array: NDArray[Any] = sitk.GetArrayFromImage(reader.Execute())
+            # A list would be read as slices, and a multi-frame file is none.
+            image = sitk.ReadImage(paths if len(paths) > 1 else paths[0], pixel_id, GDCM)
     except RuntimeError as error:
         raise VolumeError(
             f"{headers[0].path.parent}: its pixels cannot be read: {reason(error)}"
         ) from error
-    return array if array.ndim == 3 else array[None]
-
-
-def _common_pixel_id(pixel_ids: set[int]) -> int:
-    common = np.result_type(*(_PIXEL_DTYPES[pixel_id] for pixel_id in pixel_ids))
-    return next(key for key, dtype in _PIXEL_DTYPES.items() if np.dtype(dtype) == common)
+    array: NDArray[Any] = sitk.GetArrayFromImage(image)
+    return array

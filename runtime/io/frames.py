@@ -43,8 +43,8 @@ def read_frames(path: Path, frames: int) -> tuple[list[Plane], tuple[float, floa
     positions = values[POSITION]
     if len(positions) != frames:
         raise SeriesError(
-            f"{path} has {frames} frames and {len(positions)} positions (0020|0032); wanted one "
-            "per frame; frames that are time points cannot be read as a volume"
+            f"{path}: found {frames} frames and {len(positions)} positions (0020|0032); wanted "
+            "one per frame; radiographs and films, which have none, are no volume"
         )
     orientations = values[ORIENTATION]
     if len(orientations) not in (1, frames):
@@ -72,8 +72,8 @@ def _values(path: Path) -> dict[tuple[int, int], list[tuple[float, ...]]]:
         # The transfer syntax stands in the file's meta group, which is always near the beginning.
         if data[128:132] != b"DICM" or _OTHER_SYNTAX.search(data[:1024]):
             raise SeriesError(
-                f"{path} is multi-frame but not explicit little endian; convert it first, for "
-                "instance with dcmconv +te"
+                f"{path}: where its frames lie can only be read from explicit little endian; "
+                "convert it first, for instance with dcmconv +te"
             )
         try:
             for tag, text in _elements(data):

@@ -1,7 +1,7 @@
 """Whether a volume file is whole.
 
 ITK 5.4 reads a NIfTI file that was cut short as if the lost voxels were zero, and a MetaImage whose
-compressed data is damaged as whatever had been decompressed so far, both without an error. These
+compressed data is damaged or too little as whatever was in memory, both without an error. These
 checks run before it is asked. NRRD and uncompressed MetaImage need none: ITK refuses those itself.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import sys
 import zlib
 from math import isfinite, prod
 from pathlib import Path
@@ -19,6 +20,11 @@ from runtime.errors import VolumeError
 _CHUNK_BYTES = 1 << 16
 _NIFTI1_HEADER_BYTES = 348
 _NIFTI2_HEADER_BYTES = 540
+_META_BYTES = {"MET_FLOAT": 4, "MET_DOUBLE": 8} | {
+    f"MET_{sign}{name}": count
+    for name, count in (("CHAR", 1), ("SHORT", 2), ("INT", 4), ("LONG", 4), ("LONG_LONG", 8))
+    for sign in ("", "U")
+}
 
 
 def check_intact(path: Path, suffix: str) -> None:
@@ -81,13 +87,21 @@ def _check_meta(path: Path) -> None:
         fields = _meta_fields(stream)
         if fields.get("compresseddata", "").lower() != "true":
             return
+        try:
+            packed = int(fields.get("compresseddatasize", "0"))
+            wanted = prod(map(int, fields["dimsize"].split())) * _META_BYTES[fields["elementtype"]]
+        except (KeyError, ValueError) as error:
+            raise VolumeError(
+                f"{path} has a MetaImage header that means nothing: {error}"
+            ) from error
         data = fields.get("elementdatafile", "")
         if data.upper() == "LOCAL":
-            _check_zlib(stream, path)
+            _check_zlib(stream, path, packed, wanted)
             return
     if (path.parent / data).is_file():
         with (path.parent / data).open("rb") as stream:
-            _check_zlib(stream, path.parent / data)
+            # Without a size ITK takes a separate file whole.
+            _check_zlib(stream, path.parent / data, packed or sys.maxsize, wanted)
 
 
 def _meta_fields(stream: BinaryIO) -> dict[str, str]:
@@ -102,12 +116,16 @@ def _meta_fields(stream: BinaryIO) -> dict[str, str]:
     return fields
 
 
-def _check_zlib(stream: BinaryIO, path: Path) -> None:
+def _check_zlib(stream: BinaryIO, path: Path, packed: int, wanted: int) -> None:
+    """Refuses unless the next `packed` bytes hold all of a zlib stream of `wanted` bytes."""
     inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+    found = 0
     try:
-        for chunk in iter(lambda: stream.read(_CHUNK_BYTES), b""):
-            inflater.decompress(chunk)
+        while packed > 0 and not inflater.eof and (chunk := stream.read(min(packed, _CHUNK_BYTES))):
+            packed -= len(chunk)
+            found += len(inflater.decompress(chunk))
     except zlib.error as error:
         raise VolumeError(f"{path} is damaged ({error}); copy it again") from error
     if not inflater.eof:
         raise VolumeError(f"{path} is cut short: its compressed data has no end; copy it again")
+    _check_length(path, found, wanted)

@@ -43,11 +43,11 @@ def read_volume(path: str | PathLike[str], series: str | None = None) -> Volume:
     path = Path(path)
     if not path.exists():
         raise MissingInput(f"{path} does not exist; wanted a volume file or a folder of DICOM")
-    if path.is_dir():
-        return read_series(path, series)
-    if series is not None:
-        raise InputError(f"{path} is a file; a series can only be chosen from a DICOM folder")
     try:
+        if path.is_dir():
+            return read_series(path, series)
+        if series is not None:
+            raise InputError(f"{path} is a file; a series can only be chosen from a DICOM folder")
         return _read_file(path)
     except OSError as error:
         raise VolumeError(f"{path} cannot be read: {error}") from error
@@ -85,7 +85,7 @@ def _unreadable(path: Path, why: str) -> str:
             f"{path}: its axes are sheared (no orthonormal direction in its header); resample it "
             "onto an unsheared grid first, for instance with 3D Slicer's Resample Scalar Volume"
         )
-    return f"{path} cannot be read as what its name says: {why}"
+    return f"{path} cannot be read as what its name says, or is cut short: {why}"
 
 
 def _extract_3d(path: Path, reader: Any) -> None:
@@ -112,15 +112,16 @@ _COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
 
 def _read_npz(path: Path) -> Volume:
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise VolumeError(f"{path} is a bare array; wanted an .npz with the key imgs")
-        with archive:
-            arrays = {key: archive[key] for key in _NPZ_KEYS if key in archive}
+        # Opened here because numpy leaves the file open when it is no sound archive.
+        with path.open("rb") as stream:
+            archive = np.load(stream, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise VolumeError(f"{path} is a bare array; wanted an .npz with the key imgs")
+            arrays = {key: np.asarray(archive[key]) for key in _NPZ_KEYS if key in archive}
             found = ", ".join(archive.files) or "none"
     except VolumeError:
         raise
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise VolumeError(f"{path} cannot be read as .npz: {error}") from error
     if "imgs" not in arrays:
         raise VolumeError(f"{path}: found the keys {found}; wanted imgs (z, y, x) uint8")

@@ -1,0 +1,126 @@
+"""One task run by the official predictor and by this runtime, on the same weights and pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from runtime.model import Model
+from runtime.predictors import VolumePredictor
+from runtime.prompts import Box, Mask, Point, Prompt
+from tests.official import official_state
+
+Tracks = dict[tuple[int, int], np.ndarray]
+"""(object, slice) to logits."""
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Prompts by object, each inner list one call; direction +1 or -1."""
+
+    prompts: Mapping[int, Sequence[Sequence[Prompt]]]
+    direction: int = 1
+    num_slices: int = 24
+
+
+def volume(num_slices: int, height: int = 96, width: int = 112, seed: int = 0) -> np.ndarray:
+    """Blobs that drift and change size from slice to slice, uint8 (z, y, x)."""
+    rng = np.random.default_rng(seed)
+    z, y, x = np.ogrid[:num_slices, :height, :width]
+    out = 60 + 25 * np.sin(y / 7.0) * np.cos(x / 11.0 + z / 5.0)
+    for level, cy, cx, radius in ((90, 0.4, 0.4, 16), (-50, 0.6, 0.7, 12), (60, 0.7, 0.3, 9)):
+        away = (y - cy * height - 0.6 * z) ** 2 + (x - cx * width + 0.4 * z) ** 2
+        out = out + level * (away < (radius * (1 - 0.5 * z / num_slices)) ** 2)
+    out = out + rng.normal(0, 6, out.shape)
+    return out.clip(0, 255).astype(np.uint8)
+
+
+@torch.no_grad()
+def run_official(
+    predictor: torch.nn.Module, pixels: np.ndarray, task: Task
+) -> tuple[Tracks, Tracks]:
+    """Low-resolution and full-size logits of `SAM2VideoPredictor`, in one direction, from a fresh state."""
+    frames = _frames(pixels, predictor.image_size)
+    state = official_state(predictor, frames, *pixels.shape[1:])
+    for object_id, calls in task.prompts.items():
+        for prompts in calls:
+            _add(predictor, state, object_id, prompts)
+    low, full = {}, {}
+    for index, ids, masks in predictor.propagate_in_video(state, reverse=task.direction < 0):
+        for i, object_id in enumerate(ids):
+            outputs = state["output_dict_per_obj"][state["obj_id_to_idx"][object_id]]
+            found = (
+                outputs["cond_frame_outputs"].get(index) or outputs["non_cond_frame_outputs"][index]
+            )
+            low[object_id, index] = found["pred_masks"][0, 0].numpy()
+            full[object_id, index] = masks[i, 0].numpy()
+    return low, full
+
+
+def run_ours(model: Model, pixels: np.ndarray, task: Task) -> tuple[Tracks, Tracks]:
+    """The same from `VolumePredictor`."""
+    predictor = VolumePredictor(model)
+    predictor.set_volume(pixels)
+    for object_id, calls in task.prompts.items():
+        for prompts in calls:
+            predictor.add(*prompts, object_id=object_id)
+    low, full = {}, {}
+    first = min(p.slice for calls in task.prompts.values() for call in calls for p in call)
+    for found in predictor.stream(directions=(task.direction,)):
+        if (
+            found.slice - first
+        ) * task.direction >= 0:  # upstream leaves out what lies behind its start
+            low[found.object_id, found.slice] = found.segmented.logits
+            full[found.object_id, found.slice] = found.logits()
+    return low, full
+
+
+def worst_difference(ours: Tracks, official: Tracks) -> float:
+    """Largest error over all slices, each relative to the largest magnitude on its slice."""
+    assert ours.keys() == official.keys()
+    return max(
+        float(np.abs(ours[key] - official[key]).max() / np.abs(official[key]).max())
+        for key in official
+    )
+
+
+def same_masks(ours: Tracks, official: Tracks, tolerance: float) -> bool:
+    """Whether masks agree, pixels within `tolerance` of the largest magnitude from zero aside."""
+    for key, truth in official.items():
+        differ = (ours[key] > 0) != (truth > 0)
+        if np.abs(truth[differ]).max(initial=0.0) > tolerance * np.abs(truth).max():
+            return False
+    return True
+
+
+def _frames(pixels: np.ndarray, size: int) -> torch.Tensor:
+    images = [Image.fromarray(plane).convert("RGB").resize((size, size)) for plane in pixels]
+    frames = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images])
+    mean, std = (torch.tensor(v)[:, None, None] for v in (MEAN, STD))
+    return (frames / 255.0 - mean) / std
+
+
+def _add(
+    predictor: torch.nn.Module, state: dict[str, object], object_id: int, prompts: Sequence[Prompt]
+) -> None:
+    first = prompts[0]
+    if isinstance(first, Mask):
+        predictor.add_new_mask(state, first.slice, object_id, first.mask)
+        return
+    points = [p for p in prompts if isinstance(p, Point)]
+    box = next((p for p in prompts if isinstance(p, Box)), None)
+    predictor.add_new_points_or_box(
+        state,
+        first.slice,
+        object_id,
+        points=np.array([[p.x, p.y] for p in points], np.float32) if points else None,
+        labels=np.array([p.positive for p in points], np.int32) if points else None,
+        clear_old_points=box is not None,
+        box=None if box is None else np.array([box.x[0], box.y[0], box.x[1] - 1, box.y[1] - 1]),
+    )

@@ -1,0 +1,715 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import (
+    CTImageStorage,
+    EnhancedMRImageStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+    RTStructureSetStorage,
+    SegmentationStorage,
+)
+
+from runtime.errors import InputError, SeriesError, VolumeError
+from runtime.io import Volume, read_volume, write_mask
+from runtime.io.dicom import is_dicom
+
+SERIES = "1.2.826.0.1.1"
+OTHER_SERIES = "1.2.826.0.1.2"
+AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
+OBLIQUE = (2 / 3, 1 / 3, 2 / 3, 1 / 3, 2 / 3, -2 / 3)
+ORIGIN_MM = (-120.5, 33.25, 810.75)
+SPACING_ZYX_MM = (2.5, 0.7, 0.85)
+SHAPE = (5, 6, 8)
+Edit = Callable[[Dataset, int], None]
+
+
+def pixels(depth: int = SHAPE[0]) -> np.ndarray:
+    return np.random.default_rng(1).integers(-1000, 1000, (depth, *SHAPE[1:])).astype(np.int16)
+
+
+def decimals(values: Any) -> list[str]:
+    return [f"{value:.6f}" for value in values]
+
+
+def normal(orientation: tuple[float, ...]) -> np.ndarray:
+    return np.cross(orientation[:3], orientation[3:])
+
+
+def an_object(sop_class: str, series: str, transfer_syntax: str, number: int = 1) -> Dataset:
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = transfer_syntax
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = sop_class
+    dataset.SOPInstanceUID = f"{series}.{number}"
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.StudyInstanceUID = "1.2.826.0.1"
+    dataset.SeriesInstanceUID = series
+    dataset.Modality = "CT"
+    dataset.SeriesDescription = "thin"
+    return dataset
+
+
+def an_image(array: np.ndarray, *identity: Any) -> Dataset:
+    """identity: the arguments of an_object."""
+    dataset = an_object(*identity)
+    dataset.SamplesPerPixel = 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.BitsAllocated = dataset.BitsStored = 16
+    dataset.HighBit = 15
+    dataset.PixelRepresentation = 1
+    dataset.Rows, dataset.Columns = array.shape[-2:]
+    dataset.PixelData = array.astype("<i2").tobytes()
+    return dataset
+
+
+def save_series(
+    folder: Path,
+    edit: Edit | None = None,
+    *,
+    names: list[str] | None = None,
+    depth: int = SHAPE[0],
+    orientation: tuple[float, ...] = AXIAL,
+    series: str = SERIES,
+    transfer_syntax: str = ExplicitVRLittleEndian,
+) -> np.ndarray:
+    """Slices 000.dcm, 001.dcm... along their normal; `edit` changes each before it is saved."""
+    folder.mkdir(exist_ok=True)
+    array = pixels(depth)
+    for index, plane in enumerate(array):
+        dataset = an_image(plane, CTImageStorage, series, transfer_syntax, index + 1)
+        position_mm = ORIGIN_MM + index * SPACING_ZYX_MM[0] * normal(orientation)
+        dataset.ImagePositionPatient = decimals(position_mm)
+        dataset.ImageOrientationPatient = decimals(orientation)
+        dataset.PixelSpacing = decimals(SPACING_ZYX_MM[1:])
+        dataset.SliceThickness = "2.5"
+        dataset.RescaleSlope, dataset.RescaleIntercept = "1", "0"
+        if edit:
+            edit(dataset, index)
+        name = names[index] if names else f"{index:03}.dcm"
+        dataset.save_as(folder / name, enforce_file_format=True)
+    return array
+
+
+def group(**sequences: dict[str, Any]) -> Dataset:
+    """A functional group: each sequence with one item."""
+    dataset = Dataset()
+    for name, values in sequences.items():
+        item = Dataset()
+        for key, value in values.items():
+            setattr(item, key, value)
+        setattr(dataset, name, [item])
+    return dataset
+
+
+def rescaling(slope: float, intercept: float) -> dict[str, Any]:
+    values = {"RescaleSlope": slope, "RescaleIntercept": intercept, "RescaleType": "US"}
+    return {"PixelValueTransformationSequence": values}
+
+
+def save_frames(
+    path: Path,
+    edit: Callable[[Dataset], None] | None = None,
+    *,
+    steps: tuple[float, ...] = (0, 1, 2, 3),
+    orientation: tuple[float, ...] = AXIAL,
+    transfer_syntax: str = ExplicitVRLittleEndian,
+) -> np.ndarray:
+    """An enhanced MR object, whose frames lie so many slice spacings along the normal."""
+    array = pixels(len(steps))
+    dataset = an_image(array, EnhancedMRImageStorage, SERIES, transfer_syntax)
+    dataset.Modality = "MR"
+    dataset.NumberOfFrames = len(steps)
+    dataset.SharedFunctionalGroupsSequence = [
+        group(
+            PixelMeasuresSequence={"PixelSpacing": decimals(SPACING_ZYX_MM[1:])},
+            PlaneOrientationSequence={"ImageOrientationPatient": decimals(orientation)},
+        )
+    ]
+    dataset.PerFrameFunctionalGroupsSequence = [
+        group(
+            PlanePositionSequence={
+                "ImagePositionPatient": decimals(
+                    ORIGIN_MM + step * SPACING_ZYX_MM[0] * normal(orientation)
+                )
+            }
+        )
+        for step in steps
+    ]
+    if edit:
+        edit(dataset)
+    dataset.save_as(path, enforce_file_format=True)
+    return array
+
+
+def bundled(name: str) -> Path:
+    """A file that comes with pydicom itself."""
+    path = get_testdata_file(name, download=False)
+    assert path is not None
+    return Path(str(path))
+
+
+def assert_grid(volume: Volume, orientation: tuple[float, ...] = AXIAL) -> None:
+    axes = np.stack([orientation[:3], orientation[3:], normal(orientation)], axis=1)
+    assert volume.spacing_mm == pytest.approx(SPACING_ZYX_MM, rel=1e-6)
+    assert volume.origin_mm == pytest.approx(ORIGIN_MM)
+    assert volume.direction == pytest.approx(axes.ravel(), abs=2e-6)
+
+
+@pytest.mark.parametrize("transfer_syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize("orientation", [AXIAL, SAGITTAL, OBLIQUE])
+def test_a_series_is_read_where_it_lies(
+    tmp_path: Path, orientation: tuple[float, ...], transfer_syntax: str
+) -> None:
+    array = save_series(tmp_path, orientation=orientation, transfer_syntax=transfer_syntax)
+    volume = read_volume(str(tmp_path))
+    assert volume.array.dtype == np.int16
+    assert np.array_equal(volume.array, array)
+    assert_grid(volume, orientation)
+    assert (volume.modality, volume.source) == ("CT", str(tmp_path))
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_a_mask_lies_where_its_series_lies(tmp_path: Path, suffix: str) -> None:
+    save_series(tmp_path / "series", orientation=OBLIQUE)
+    series = read_volume(tmp_path / "series")
+    labels = (series.array > 0).astype(np.uint8)
+    write_mask(tmp_path / f"mask{suffix}", labels, series)
+    mask = read_volume(tmp_path / f"mask{suffix}")
+    assert np.array_equal(mask.array, labels)
+    assert_grid(mask, OBLIQUE)
+
+
+@settings(max_examples=10, deadline=None)
+@given(order=st.permutations(range(SHAPE[0])))
+def test_names_and_numbers_do_not_order_slices(
+    tmp_path_factory: pytest.TempPathFactory, order: list[int]
+) -> None:
+    def number(dataset: Dataset, index: int) -> None:
+        dataset.InstanceNumber = SHAPE[0] - order[index]
+
+    folder = tmp_path_factory.mktemp("series")
+    array = save_series(folder, number, names=[f"IM{place}" for place in order])
+    volume = read_volume(folder)
+    assert np.array_equal(volume.array, array)
+    assert_grid(volume)
+
+
+def test_slices_listed_downwards_are_stacked_upwards(tmp_path: Path) -> None:
+    array = save_series(tmp_path, names=[f"{9 - index}.dcm" for index in range(SHAPE[0])])
+    assert np.array_equal(read_volume(tmp_path).array, array)
+
+
+def test_each_slice_is_rescaled_by_its_own_header(tmp_path: Path) -> None:
+    slopes, intercepts = (1, 0.5, 2, 1, 0.25), (0, -10, 3, -1024, 40000)
+
+    def rescale(dataset: Dataset, index: int) -> None:
+        dataset.RescaleSlope, dataset.RescaleIntercept = slopes[index], intercepts[index]
+
+    array = save_series(tmp_path, rescale)
+    expected = array * np.reshape(slopes, (-1, 1, 1)) + np.reshape(intercepts, (-1, 1, 1))
+    assert np.array_equal(read_volume(tmp_path).array, expected)
+
+
+def test_hounsfield_units_come_from_unsigned_pixels(tmp_path: Path) -> None:
+    def shift(dataset: Dataset, index: int) -> None:
+        stored = np.frombuffer(dataset.PixelData, "<i2") + 1024
+        dataset.PixelData = stored.astype("<u2").tobytes()
+        dataset.PixelRepresentation, dataset.RescaleIntercept = 0, "-1024"
+
+    array = save_series(tmp_path, shift)
+    assert np.array_equal(read_volume(tmp_path).array, array)
+
+
+def test_slices_of_several_pixel_types_keep_their_values(tmp_path: Path) -> None:
+    small = np.arange(48).reshape(6, 8)
+
+    def shrink(dataset: Dataset, index: int) -> None:
+        if index == 0:
+            dataset.BitsAllocated = dataset.BitsStored = 8
+            dataset.HighBit, dataset.PixelRepresentation = 7, 0
+            dataset.PixelData = small.astype(np.uint8).tobytes()
+
+    array = save_series(tmp_path, shrink)
+    volume = read_volume(tmp_path)
+    assert np.array_equal(volume.array[0], small)
+    assert np.array_equal(volume.array[1:], array[1:])
+
+
+def test_inverted_pixels_are_refused(tmp_path: Path) -> None:
+    def invert(dataset: Dataset, index: int) -> None:
+        dataset.PhotometricInterpretation = "MONOCHROME1"
+
+    save_series(tmp_path, invert)
+    with pytest.raises(VolumeError, match="MONOCHROME1"):
+        read_volume(tmp_path)
+
+
+@pytest.mark.parametrize("missing", [1, 2, 3])
+def test_a_gapped_series_is_refused(tmp_path: Path, missing: int) -> None:
+    save_series(tmp_path)
+    (tmp_path / f"{missing:03}.dcm").unlink()
+    with pytest.raises(SeriesError, match=r"5 mm apart where 2\.5 mm"):
+        read_volume(tmp_path)
+
+
+@pytest.mark.parametrize(("shift_mm", "accepted"), [(0.01, True), (0.02, True), (0.05, False)])
+def test_gaps_may_differ_by_one_percent(tmp_path: Path, shift_mm: float, accepted: bool) -> None:
+    def shift(dataset: Dataset, index: int) -> None:
+        if index == 2:
+            z_mm = float(dataset.ImagePositionPatient[2]) + shift_mm
+            dataset.ImagePositionPatient = [*dataset.ImagePositionPatient[:2], f"{z_mm:.6f}"]
+
+    save_series(tmp_path, shift)
+    if accepted:
+        assert_grid(read_volume(tmp_path))
+    else:
+        with pytest.raises(SeriesError, match="unevenly"):
+            read_volume(tmp_path)
+
+
+def test_two_slices_in_one_place_are_refused(tmp_path: Path) -> None:
+    save_series(tmp_path)
+    shutil.copy(tmp_path / "002.dcm", tmp_path / "again.dcm")
+    with pytest.raises(SeriesError, match="same place"):
+        read_volume(tmp_path)
+
+
+def test_mixed_orientations_are_refused(tmp_path: Path) -> None:
+    def turn(dataset: Dataset, index: int) -> None:
+        if index == 3:
+            dataset.ImageOrientationPatient = decimals(SAGITTAL)
+
+    save_series(tmp_path, turn)
+    with pytest.raises(SeriesError, match="different directions"):
+        read_volume(tmp_path)
+
+
+def test_axes_that_are_not_perpendicular_are_refused(tmp_path: Path) -> None:
+    def skew(dataset: Dataset, index: int) -> None:
+        dataset.ImageOrientationPatient = decimals((1, 0, 0, 0.1, 0.995, 0))
+
+    save_series(tmp_path, skew)
+    with pytest.raises(SeriesError, match="perpendicular"):
+        read_volume(tmp_path)
+
+
+def test_mixed_sizes_are_refused(tmp_path: Path) -> None:
+    def transpose(dataset: Dataset, index: int) -> None:
+        if index == 1:
+            dataset.Rows, dataset.Columns = dataset.Columns, dataset.Rows
+
+    save_series(tmp_path, transpose)
+    with pytest.raises(SeriesError, match="one size"):
+        read_volume(tmp_path)
+
+
+def test_mixed_pixel_spacings_are_refused(tmp_path: Path) -> None:
+    def stretch(dataset: Dataset, index: int) -> None:
+        if index == 1:
+            dataset.PixelSpacing = ["0.7", "0.86"]
+
+    save_series(tmp_path, stretch)
+    with pytest.raises(SeriesError, match="one pixel spacing"):
+        read_volume(tmp_path)
+
+
+def test_gantry_tilt_is_refused(tmp_path: Path) -> None:
+    def slide(dataset: Dataset, index: int) -> None:
+        x_mm, y_mm, z_mm = map(float, dataset.ImagePositionPatient)
+        dataset.ImagePositionPatient = decimals((x_mm, y_mm + 0.3 * index, z_mm))
+
+    save_series(tmp_path, slide)
+    with pytest.raises(SeriesError, match="tilt"):
+        read_volume(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "name"),
+    [
+        ("ImagePositionPatient", "position"),
+        ("ImageOrientationPatient", "orientation"),
+        ("PixelSpacing", "pixel spacing"),
+    ],
+)
+@pytest.mark.parametrize("depth", [1, 3])
+def test_a_slice_that_cannot_be_placed_is_refused(
+    tmp_path: Path, keyword: str, name: str, depth: int
+) -> None:
+    def forget(dataset: Dataset, index: int) -> None:
+        delattr(dataset, keyword)
+
+    save_series(tmp_path, forget, depth=depth)
+    with pytest.raises(SeriesError, match=name):
+        read_volume(tmp_path)
+
+
+def test_one_of_two_series_must_be_chosen(tmp_path: Path) -> None:
+    save_series(tmp_path)
+    other = save_series(tmp_path, depth=3, series=OTHER_SERIES, names=["x.dcm", "y.dcm", "z.dcm"])
+    with pytest.raises(SeriesError, match="2 series") as caught:
+        read_volume(tmp_path)
+    assert f"{SERIES}  CT, 'thin', 5 slices" in str(caught.value)
+    assert f"{OTHER_SERIES}  CT, 'thin', 3 slices" in str(caught.value)
+    assert np.array_equal(read_volume(tmp_path, series=OTHER_SERIES).array, other)
+    assert np.array_equal(read_volume(tmp_path, series=SERIES).array, pixels())
+    with pytest.raises(SeriesError, match=r"no series 1\.2\.3"):
+        read_volume(tmp_path, series="1.2.3")
+
+
+def test_subfolders_are_not_searched(tmp_path: Path) -> None:
+    save_series(tmp_path / "below")
+    with pytest.raises(SeriesError, match="no DICOM images"):
+        read_volume(tmp_path)
+    array = save_series(tmp_path)
+    assert np.array_equal(read_volume(tmp_path).array, array)
+
+
+def test_a_single_slice_is_as_thick_as_it_says(tmp_path: Path) -> None:
+    array = save_series(tmp_path, depth=1)
+    for path in (tmp_path, tmp_path / "000.dcm"):
+        volume = read_volume(path)
+        assert np.array_equal(volume.array, array)
+        assert_grid(volume)
+
+
+def test_dicom_is_known_by_its_bytes_whatever_its_name(tmp_path: Path) -> None:
+    array = save_series(tmp_path, depth=1, names=["IM0001"])
+    assert is_dicom(tmp_path / "IM0001")
+    assert np.array_equal(read_volume(tmp_path / "IM0001").array, array)
+    (tmp_path / "note").write_bytes(b" DICM" * 100)
+    assert not is_dicom(tmp_path / "note")
+
+
+def test_a_real_slice_is_read_as_pydicom_reads_it(tmp_path: Path) -> None:
+    path = bundled("CT_small.dcm")
+    theirs, ours = dcmread(path), read_volume(path)
+    expected = theirs.pixel_array * float(theirs.RescaleSlope) + float(theirs.RescaleIntercept)
+    assert np.array_equal(ours.array[0], expected)
+    assert ours.origin_mm == pytest.approx([float(x) for x in theirs.ImagePositionPatient])
+    assert ours.spacing_mm == pytest.approx(
+        [float(theirs.SliceThickness), *map(float, theirs.PixelSpacing)]
+    )
+
+
+@pytest.mark.parametrize("name", ["MR_small.dcm", "MR_small_RLE.dcm", "MR_small_bigendian.dcm"])
+def test_stored_encodings_give_the_same_slice(name: str) -> None:
+    expected = dcmread(bundled("MR_small.dcm")).pixel_array
+    assert np.array_equal(read_volume(bundled(name)).array[0], expected)
+
+
+def test_files_of_other_kinds_may_lie_beside_the_slices(tmp_path: Path) -> None:
+    array = save_series(tmp_path)
+    # Beside them a report, contours without a file header, a directory and things from other tools.
+    shutil.copy(bundled("test-SR.dcm"), tmp_path)
+    shutil.copy(bundled("rtstruct.dcm"), tmp_path)
+    shutil.copy(bundled("DICOMDIR"), tmp_path)
+    an_object(RTStructureSetStorage, OTHER_SERIES, ExplicitVRLittleEndian).save_as(
+        tmp_path / "rs.dcm", enforce_file_format=True
+    )
+    (tmp_path / "notes.txt").write_text("acquired on a Monday")
+    (tmp_path / "._000.dcm").write_bytes(b"finder")
+    (tmp_path / ".keep").touch()
+    assert np.array_equal(read_volume(tmp_path).array, array)
+
+
+def test_a_segmentation_beside_the_slices_is_no_choice(tmp_path: Path) -> None:
+    array = save_series(tmp_path)
+    shutil.copy(bundled("liver_1frame.dcm"), tmp_path)
+    with pytest.raises(SeriesError, match="1 slice, not an image that can be segmented"):
+        read_volume(tmp_path)
+    assert np.array_equal(read_volume(tmp_path, series=SERIES).array, array)
+
+
+@pytest.mark.parametrize("name", ["liver_1frame.dcm", "rtdose.dcm"])
+def test_an_object_that_is_no_scan_is_refused(tmp_path: Path, name: str) -> None:
+    shutil.copy(bundled(name), tmp_path / "a.dcm")
+    for path in (tmp_path, tmp_path / "a.dcm"):
+        with pytest.raises(SeriesError, match="not an image of a patient"):
+            read_volume(path)
+
+
+def test_a_segmentation_with_a_slices_geometry_is_refused(tmp_path: Path) -> None:
+    def pose(dataset: Dataset, index: int) -> None:
+        dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = SegmentationStorage
+
+    save_series(tmp_path, pose)
+    with pytest.raises(SeriesError, match="not an image of a patient"):
+        read_volume(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["rtstruct.dcm", "test-SR.dcm", "rtplan.dcm"])
+def test_an_object_without_pixels_is_refused(tmp_path: Path, name: str) -> None:
+    shutil.copy(bundled(name), tmp_path / "a.dcm")
+    with pytest.raises(SeriesError, match="no DICOM images"):
+        read_volume(tmp_path)
+    with pytest.raises(SeriesError, match="not an image"):
+        read_volume(tmp_path / "a.dcm")
+
+
+@pytest.mark.parametrize("name", ["SC_rgb_rle.dcm", "examples_palette.dcm"])
+def test_colour_is_refused(tmp_path: Path, name: str) -> None:
+    shutil.copy(bundled(name), tmp_path / "a.dcm")
+    for path in (tmp_path, tmp_path / "a.dcm"):
+        with pytest.raises(VolumeError, match="colour"):
+            read_volume(path)
+
+
+@pytest.mark.parametrize("size", [0, 60, 100, 140, 300, 600, -50, -1])
+def test_a_damaged_last_slice_is_refused_and_never_passed_over(tmp_path: Path, size: int) -> None:
+    # Without its last slice the series would still be evenly spaced.
+    save_series(tmp_path)
+    path = tmp_path / "004.dcm"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(SeriesError, match=r"004\.dcm"):
+        read_volume(tmp_path)
+
+
+def test_an_empty_slice_without_a_suffix_is_refused(tmp_path: Path) -> None:
+    save_series(tmp_path, names=[f"IM{index}" for index in range(SHAPE[0])])
+    (tmp_path / "IM4").write_bytes(b"")
+    with pytest.raises(SeriesError, match="IM4"):
+        read_volume(tmp_path)
+
+
+def test_a_damaged_slice_that_is_bundled_is_refused(tmp_path: Path) -> None:
+    shutil.copy(bundled("MR_truncated.dcm"), tmp_path / "a.dcm")
+    for path in (tmp_path, tmp_path / "a.dcm"):
+        with pytest.raises(SeriesError, match=r"a\.dcm"):
+            read_volume(path)
+
+
+def test_pixels_that_cannot_be_decoded_are_refused(tmp_path: Path) -> None:
+    content = bytearray(bundled("MR_small_RLE.dcm").read_bytes())
+    # The RLE header: two segments, the first of which begins 64 bytes on.
+    at = content.index(b"\x02\0\0\0\x40\0\0\0")
+    content[at : at + 12] = b"\xff" * 12
+    (tmp_path / "a.dcm").write_bytes(content)
+    for path in (tmp_path, tmp_path / "a.dcm"):
+        with pytest.raises(VolumeError, match="pixels cannot be read"):
+            read_volume(path)
+
+
+def test_a_folder_that_may_not_be_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbid(self: Path) -> None:
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr(Path, "iterdir", forbid)
+    with pytest.raises(VolumeError, match="not yours"):
+        read_volume(tmp_path)
+
+
+@pytest.mark.parametrize("orientation", [AXIAL, SAGITTAL, OBLIQUE])
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_an_enhanced_object_is_read_where_it_lies(
+    tmp_path: Path, orientation: tuple[float, ...], in_folder: bool
+) -> None:
+    array = save_frames(tmp_path / "a.dcm", orientation=orientation)
+    volume = read_volume(tmp_path if in_folder else tmp_path / "a.dcm")
+    assert volume.array.dtype == np.int16
+    assert np.array_equal(volume.array, array)
+    assert_grid(volume, orientation)
+    assert volume.modality == "MR"
+
+
+@pytest.mark.parametrize("steps", [(3, 2, 1, 0), (2, 0, 3, 1)])
+def test_frames_are_ordered_by_where_they_lie(tmp_path: Path, steps: tuple[float, ...]) -> None:
+    array = save_frames(tmp_path / "a.dcm", steps=steps)
+    volume = read_volume(tmp_path / "a.dcm")
+    assert np.array_equal(volume.array, array[np.argsort(steps)])
+    assert_grid(volume)
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [((0, 1, 2, 4), "unevenly"), ((0, 0, 1, 1), "same place"), ((0, 0, 0, 0), "same place")],
+)
+def test_frames_that_form_no_grid_are_refused(
+    tmp_path: Path, steps: tuple[float, ...], message: str
+) -> None:
+    save_frames(tmp_path / "a.dcm", steps=steps)
+    with pytest.raises(SeriesError, match=message):
+        read_volume(tmp_path / "a.dcm")
+
+
+def test_frames_that_slide_sideways_are_refused(tmp_path: Path) -> None:
+    def slide(dataset: Dataset) -> None:
+        for index, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+            x_mm, y_mm, z_mm = map(float, frame.PlanePositionSequence[0].ImagePositionPatient)
+            position_mm = decimals((x_mm, y_mm + 0.3 * index, z_mm))
+            frame.PlanePositionSequence[0].ImagePositionPatient = position_mm
+
+    save_frames(tmp_path / "a.dcm", slide)
+    with pytest.raises(SeriesError, match="tilt"):
+        read_volume(tmp_path / "a.dcm")
+
+
+def per_frame(dataset: Dataset, keyword: str) -> list[Dataset]:
+    """Moves a shared sequence into every frame's group, and gives those items."""
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    items = []
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        setattr(frame, keyword, [deepcopy(shared[keyword][0])])
+        items.append(frame[keyword][0])
+    delattr(shared, keyword)
+    return items
+
+
+def test_orientation_and_spacing_may_be_given_frame_by_frame(tmp_path: Path) -> None:
+    def unshare(dataset: Dataset) -> None:
+        per_frame(dataset, "PlaneOrientationSequence")
+        per_frame(dataset, "PixelMeasuresSequence")
+
+    array = save_frames(tmp_path / "a.dcm", unshare, orientation=OBLIQUE)
+    volume = read_volume(tmp_path / "a.dcm")
+    assert np.array_equal(volume.array, array)
+    assert_grid(volume, OBLIQUE)
+
+
+def test_frames_of_different_orientation_are_refused(tmp_path: Path) -> None:
+    def turn(dataset: Dataset) -> None:
+        items = per_frame(dataset, "PlaneOrientationSequence")
+        items[2].ImageOrientationPatient = decimals(SAGITTAL)
+
+    save_frames(tmp_path / "a.dcm", turn)
+    with pytest.raises(SeriesError, match="different directions"):
+        read_volume(tmp_path / "a.dcm")
+
+
+def test_frames_of_different_pixel_spacing_are_refused(tmp_path: Path) -> None:
+    def stretch(dataset: Dataset) -> None:
+        per_frame(dataset, "PixelMeasuresSequence")[2].PixelSpacing = ["1", "1"]
+
+    save_frames(tmp_path / "a.dcm", stretch)
+    with pytest.raises(SeriesError, match="more than one pixel spacing"):
+        read_volume(tmp_path / "a.dcm")
+
+
+def test_a_frame_without_a_position_is_refused(tmp_path: Path) -> None:
+    def forget(dataset: Dataset) -> None:
+        del dataset.PerFrameFunctionalGroupsSequence[1].PlanePositionSequence
+
+    save_frames(tmp_path / "a.dcm", forget)
+    with pytest.raises(SeriesError, match="4 frames and 3 positions"):
+        read_volume(tmp_path / "a.dcm")
+
+
+@pytest.mark.parametrize("keyword", ["PixelMeasuresSequence", "PlaneOrientationSequence"])
+def test_frames_without_spacing_or_orientation_are_refused(tmp_path: Path, keyword: str) -> None:
+    def forget(dataset: Dataset) -> None:
+        delattr(dataset.SharedFunctionalGroupsSequence[0], keyword)
+
+    save_frames(tmp_path / "a.dcm", forget)
+    with pytest.raises(SeriesError):
+        read_volume(tmp_path / "a.dcm")
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_frames_are_rescaled(tmp_path: Path, shared: bool) -> None:
+    def rescale(dataset: Dataset) -> None:
+        groups = (
+            dataset.SharedFunctionalGroupsSequence
+            if shared
+            else dataset.PerFrameFunctionalGroupsSequence
+        )
+        for item in groups:
+            item.update(group(**rescaling(2, -5)))
+
+    array = save_frames(tmp_path / "a.dcm", rescale)
+    expected = array.astype(int) * 2 - 5
+    assert np.array_equal(read_volume(tmp_path / "a.dcm").array, expected)
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [(3, -5), (2, 0)])
+def test_frames_of_different_rescaling_are_refused(
+    tmp_path: Path, slope: float, intercept: float
+) -> None:
+    def rescale(dataset: Dataset) -> None:
+        for item in dataset.PerFrameFunctionalGroupsSequence:
+            item.update(group(**rescaling(2, -5)))
+        item.update(group(**rescaling(slope, intercept)))
+
+    save_frames(tmp_path / "a.dcm", rescale)
+    with pytest.raises(SeriesError, match="more than one"):
+        read_volume(tmp_path / "a.dcm")
+
+
+def test_frames_may_be_compressed_and_lie_behind_sequences_of_any_length(tmp_path: Path) -> None:
+    array = save_frames(tmp_path / "a.dcm")
+    dataset = dcmread(tmp_path / "a.dcm")
+    dataset.compress(RLELossless)
+    for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        dataset[keyword].is_undefined_length = True
+        for item in dataset[keyword].value:
+            item.is_undefined_length_sequence_item = True
+    dataset.save_as(tmp_path / "a.dcm")
+    volume = read_volume(tmp_path / "a.dcm")
+    assert np.array_equal(volume.array, array)
+    assert_grid(volume)
+
+
+def test_frames_in_implicit_encoding_are_refused(tmp_path: Path) -> None:
+    save_frames(tmp_path / "a.dcm", transfer_syntax=ImplicitVRLittleEndian)
+    with pytest.raises(SeriesError, match="explicit little endian"):
+        read_volume(tmp_path / "a.dcm")
+
+
+def test_a_film_is_refused(tmp_path: Path) -> None:
+    save_series(tmp_path, depth=1)
+    dataset = dcmread(tmp_path / "000.dcm")
+    dataset.NumberOfFrames = 3
+    dataset.PixelData = dataset.PixelData * 3
+    dataset.save_as(tmp_path / "000.dcm")
+    with pytest.raises(SeriesError, match="3 frames and 1 positions"):
+        read_volume(tmp_path / "000.dcm")
+
+
+def test_an_enhanced_object_beside_others_of_its_series_is_refused(tmp_path: Path) -> None:
+    save_frames(tmp_path / "a.dcm")
+    save_frames(tmp_path / "b.dcm")
+    with pytest.raises(SeriesError, match="name that file alone"):
+        read_volume(tmp_path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_cut_enhanced_object_never_reads_as_something_else(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.mktemp("cut") / "a.dcm"
+    save_frames(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
+    with pytest.raises(InputError):
+        read_volume(path)
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_a_changed_byte_raises_nothing_but_input_errors(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.mktemp("flip") / "a.dcm"
+    save_frames(path, steps=(0, 1))
+    content = bytearray(path.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    with suppress(InputError):
+        read_volume(path)

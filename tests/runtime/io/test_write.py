@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from runtime.errors import InputError, MissingInput, Sam2Error
+from runtime.io import Volume, check_mask_path, read_volume, write_mask
+
+SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+SPACING_MM = (2.5, 0.85, 0.7)
+ORIGIN_MM = (-101.3, 33.7, 1234.1)
+
+
+def axes(determinant: int) -> np.ndarray:
+    """Oblique axes: some rotation, or a rotation and a mirror."""
+    matrix, _ = np.linalg.qr(np.random.default_rng(2).normal(size=(3, 3)))
+    return matrix * np.sign(np.linalg.det(matrix)) * determinant
+
+
+def volume(determinant: int = 1) -> Volume:
+    array = np.random.default_rng(3).integers(-900, 900, (4, 5, 6)).astype(np.int16)
+    return Volume(array, SPACING_MM, ORIGIN_MM, tuple(axes(determinant).ravel().tolist()))
+
+
+def labels(dtype: type = np.uint8, top: int = 4) -> np.ndarray:
+    return np.random.default_rng(5).integers(0, top, (4, 5, 6)).astype(dtype)
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("determinant", [1, -1])
+@pytest.mark.parametrize("target", [".nii.gz", ".nrrd", ".mha"])
+@pytest.mark.parametrize("source", [".nii", ".nii.gz", ".nrrd", ".mha"])
+def test_a_mask_lies_where_its_volume_lies(
+    tmp_path: Path, source: str, target: str, determinant: int
+) -> None:
+    sitk.WriteImage(volume(determinant).to_image(), str(tmp_path / f"scan{source}"))
+    scan = read_volume(tmp_path / f"scan{source}")
+    write_mask(tmp_path / f"mask{target}", labels(), scan)
+    mask = read_volume(tmp_path / f"mask{target}")
+    assert mask.array.dtype == np.uint8
+    assert np.array_equal(mask.array, labels())
+    # NIfTI rounds to float32; the others keep every digit.
+    near = {"rel": 1e-6, "abs": 1e-6} if ".nii" in target else {"rel": 1e-14, "abs": 1e-14}
+    # NIfTI's float32 axes are orthonormal to 1e-7, which NRRD's length times direction turns up.
+    if ".nii" in source:
+        near = {"rel": 1e-6, "abs": 1e-6}
+    assert mask.spacing_mm == pytest.approx(scan.spacing_mm, **near)
+    assert mask.origin_mm == pytest.approx(scan.origin_mm, **near)
+    assert mask.direction == pytest.approx(scan.direction, **near)
+    assert scan.origin_mm == pytest.approx(ORIGIN_MM, rel=1e-6)
+    assert scan.direction == pytest.approx(axes(determinant).ravel(), abs=1e-6)
+
+
+@pytest.mark.parametrize("determinant", [1, -1])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_nibabel_finds_a_nifti_mask_in_the_same_place(
+    tmp_path: Path, suffix: str, determinant: int
+) -> None:
+    write_mask(tmp_path / f"mask{suffix}", labels(), volume(determinant))
+    mask = nib.load(tmp_path / f"mask{suffix}")
+    expected = np.eye(4)
+    expected[:3, :3] = axes(determinant) * SPACING_MM[::-1]
+    expected[:3, 3] = ORIGIN_MM
+    expected = np.diag([-1.0, -1.0, 1.0, 1.0]) @ expected
+    assert np.array_equal(np.asarray(mask.dataobj), labels().T)
+    assert mask.get_data_dtype() == np.uint8
+    for affine in (mask.get_sform(coded=False), mask.get_qform(coded=False)):
+        assert affine == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    assert mask.header["sform_code"] > 0
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_labels_above_255_are_kept(tmp_path: Path, suffix: str) -> None:
+    write_mask(tmp_path / f"a{suffix}", labels(np.uint16, 60000), volume())
+    mask = read_volume(tmp_path / f"a{suffix}")
+    assert mask.array.dtype == np.uint16
+    assert np.array_equal(mask.array, labels(np.uint16, 60000))
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_masks_are_compressed(tmp_path: Path, suffix: str) -> None:
+    like = Volume.from_array(np.zeros((20, 50, 50), np.int16))
+    write_mask(tmp_path / f"a{suffix}", np.zeros(like.shape, np.uint8), like)
+    assert (tmp_path / f"a{suffix}").stat().st_size < 5000
+
+
+def test_a_view_that_is_not_contiguous_is_written_as_it_reads(tmp_path: Path) -> None:
+    turned = np.ascontiguousarray(labels().T).T[:, ::-1]
+    write_mask(tmp_path / "a.mha", turned, volume())
+    assert np.array_equal(read_volume(tmp_path / "a.mha").array, labels()[:, ::-1])
+
+
+def test_an_upper_case_name_is_kept(tmp_path: Path) -> None:
+    write_mask(str(tmp_path / "MASK.NII.GZ"), labels(), volume())
+    assert names_in(tmp_path) == ["MASK.NII.GZ"]
+    assert np.array_equal(read_volume(tmp_path / "MASK.NII.GZ").array, labels())
+
+
+def test_an_older_mask_is_replaced(tmp_path: Path) -> None:
+    write_mask(tmp_path / "a.nrrd", labels(), volume())
+    write_mask(tmp_path / "a.nrrd", 3 - labels(), volume())
+    assert np.array_equal(read_volume(tmp_path / "a.nrrd").array, 3 - labels())
+    assert names_in(tmp_path) == ["a.nrrd"]
+
+
+def fail_to_move(*_: Any) -> None:
+    raise OSError("no moving today")
+
+
+def fail_to_write(image: Any, path: str, **_: Any) -> None:
+    Path(path).write_bytes(b"half a file")
+    raise RuntimeError("ITK ERROR: Writer(0x12ab): no writing today")
+
+
+def write_half(image: Any, path: str, **options: Any) -> None:
+    """What ITK does on a full disk: most of a file, and no error."""
+    WRITE_IMAGE(image, path, **options)
+    os.truncate(path, os.path.getsize(path) - 40)
+
+
+WRITE_IMAGE = sitk.WriteImage
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(
+    ("target", "name", "failure", "message"),
+    [
+        (os, "replace", fail_to_move, "no moving today"),
+        (sitk, "WriteImage", fail_to_write, "Writer: no writing today"),
+    ],
+)
+def test_a_failed_write_leaves_the_folder_as_it_was(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    target: Any,
+    name: str,
+    failure: Any,
+    message: str,
+    suffix: str,
+    older: bool,
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    if older:
+        write_mask(path, labels(), volume())
+    before = path.read_bytes() if older else b""
+    monkeypatch.setattr(target, name, failure)
+    with pytest.raises(Sam2Error, match=message):
+        write_mask(path, 3 - labels(), volume())
+    assert names_in(tmp_path) == ([path.name] if older else [])
+    assert not older or path.read_bytes() == before
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".mha"])
+def test_a_mask_cut_short_without_an_error_is_not_moved_into_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    monkeypatch.setattr(sitk, "WriteImage", write_half)
+    with pytest.raises(Sam2Error, match="could not be written"):
+        write_mask(tmp_path / f"a{suffix}", labels(), volume())
+    assert names_in(tmp_path) == []
+
+
+def test_a_full_disk_is_an_error_in_every_format(tmp_path: Path) -> None:
+    # A limit on file size stands for the full disk; in a process of its own, since it binds all.
+    code = (
+        "import resource, sys\n"
+        "import numpy as np\n"
+        "from runtime.errors import Sam2Error\n"
+        "from runtime.io import Volume, write_mask\n"
+        "labels = np.random.default_rng(0).integers(0, 255, (30, 30, 30)).astype(np.uint8)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
+        "for path in sys.argv[1:]:\n"
+        "    try:\n"
+        "        write_mask(path, labels, Volume.from_array(labels))\n"
+        "    except Sam2Error:\n"
+        "        continue\n"
+        "    sys.exit(f'{path} was written')\n"
+    )
+    paths = [str(tmp_path / f"a{suffix}") for suffix in SUFFIXES]
+    subprocess.run([sys.executable, "-c", code, *paths], check=True)
+    assert names_in(tmp_path) == []
+
+
+def test_an_interrupt_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_mask(tmp_path / "a.nii.gz", labels(), volume())
+    assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int16, np.int64, np.float32, ">u2"])
+def test_labels_of_another_type_are_refused(tmp_path: Path, dtype: Any) -> None:
+    with pytest.raises(InputError, match="uint8 or uint16"):
+        write_mask(tmp_path / "a.nii.gz", labels().astype(dtype), volume())
+    assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("wrong", [labels().T, labels()[:3], labels()[0], labels()[None]])
+def test_labels_of_another_shape_are_refused(tmp_path: Path, wrong: np.ndarray) -> None:
+    with pytest.raises(InputError, match=r"wanted \(4, 5, 6\)"):
+        write_mask(tmp_path / "a.nii.gz", wrong, volume())
+    assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["a", "a.gz", "a.mhd", "a.nhdr", "a.npz", "a.dcm", "nii"])
+def test_a_suffix_that_is_not_written_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=r"wanted \.nii\.gz"):
+        check_mask_path(tmp_path / name)
+    with pytest.raises(InputError, match=r"wanted \.nii\.gz"):
+        write_mask(tmp_path / name, labels(), volume())
+    assert names_in(tmp_path) == []
+
+
+def test_a_missing_folder_is_missing_input_and_not_made(tmp_path: Path) -> None:
+    with pytest.raises(MissingInput, match="make it"):
+        write_mask(tmp_path / "no" / "a.nii.gz", labels(), volume())
+    assert names_in(tmp_path) == []
+
+
+def test_a_folder_of_that_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.nii.gz").mkdir()
+    with pytest.raises(InputError, match="is a folder"):
+        write_mask(tmp_path / "a.nii.gz", labels(), volume())
+
+
+def test_a_folder_that_may_not_be_written_to_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    with pytest.raises(InputError, match="may not be written to"):
+        check_mask_path(tmp_path / "a.nii.gz")
+
+
+def test_a_usable_path_is_handed_back(tmp_path: Path) -> None:
+    assert check_mask_path(str(tmp_path / "a.mha")) == tmp_path / "a.mha"
+    assert names_in(tmp_path) == []
