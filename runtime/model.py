@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.backends import Backend, Buffer, Engine, open_backend
+from runtime.backends.observed import ObservedBackend, Observer
 from runtime.bundle import Bundle, open_bundle
 from runtime.contract import GraphSpec, ModelNumbers, graph_specs
 
@@ -94,6 +95,10 @@ class Model:
     def memorise(self, **inputs: Buffer) -> Buffer:
         """`memory_encoder`: memories (b, T, M), not yet rounded."""
         return self.run("memory_encoder", inputs)["memory"]
+
+    def observed(self, observe: Observer) -> Model:
+        """This model with every run of a graph shown to `observe`."""
+        return Model(self.numbers, ObservedBackend(self.backend, observe), self.constants)
 
     def close(self) -> None:
         """Give back engines and back end."""

@@ -91,7 +91,8 @@ def _unreadable(path: Path, why: str) -> str:
 def _extract_3d(path: Path, reader: Any) -> None:
     """Refuses what is no 3-D scalar image, and drops further axes of length 1."""
     size = reader.GetSize()
-    if reader.GetNumberOfComponents() != 1 or reader.GetPixelID() in _COMPLEX:
+    complex_ids = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
+    if reader.GetNumberOfComponents() != 1 or reader.GetPixelID() in complex_ids:
         raise VolumeError(
             f"{path}: found several values per voxel (colour, vector or complex); wanted one; "
             "save one channel as a volume of its own"
@@ -105,9 +106,6 @@ def _extract_3d(path: Path, reader: Any) -> None:
         )
     if len(size) > 3:
         reader.SetExtractSize([*size[:3], *(0 for _ in size[3:])])
-
-
-_COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
 
 
 def _read_npz(path: Path) -> Volume:

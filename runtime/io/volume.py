@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from runtime.errors import VolumeError
+from runtime.io.itk import sitk
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
@@ -66,8 +67,6 @@ class Volume:
     @classmethod
     def from_image(cls, image: Any, modality: str | None = None, source: str = "image") -> Self:
         """A volume from a 3-D scalar SimpleITK image; the voxels are copied. Raises VolumeError."""
-        from runtime.io.itk import sitk
-
         if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
             raise VolumeError(
                 f"{source}: found a {image.GetDimension()}-D image with "
@@ -89,8 +88,6 @@ class Volume:
 
     def place(self, array: NDArray[Any]) -> Any:
         """A SimpleITK image of `array` (z, y, x), lying where this volume lies."""
-        from runtime.io.itk import sitk
-
         image = sitk.GetImageFromArray(array)
         image.SetSpacing(self.spacing_mm[::-1])
         image.SetOrigin(self.origin_mm)

@@ -74,6 +74,10 @@ def check_together(prompts: Sequence[Prompt]) -> None:
             f"prompts on slices {sorted(slices)} in one call; add those of each slice separately"
         )
     if len(prompts) > 1 and any(isinstance(p, Mask) for p in prompts):
-        raise PromptError("a mask is the whole answer for its slice; add it alone, then correct it with points")
+        raise PromptError(
+            "a mask is the whole answer for its slice; add it alone, then correct it with points"
+        )
     if sum(isinstance(p, Box) for p in prompts) > 1:
-        raise PromptError("two boxes for one object on one slice; give each object an object_id of its own")
+        raise PromptError(
+            "two boxes for one object on one slice; give each object an object_id of its own"
+        )

@@ -122,7 +122,9 @@ class VolumePredictor:
         self._cancelled.set()
 
     def num_results(
-        self, z_range: tuple[int, int] | None = None, directions: Sequence[int] = (FORWARD, BACKWARD)
+        self,
+        z_range: tuple[int, int] | None = None,
+        directions: Sequence[int] = (FORWARD, BACKWARD),
     ) -> int:
         """How many slice masks `stream` will give, for progress bars."""
         return sum(
@@ -132,7 +134,9 @@ class VolumePredictor:
         )
 
     def stream(
-        self, z_range: tuple[int, int] | None = None, directions: Sequence[int] = (FORWARD, BACKWARD)
+        self,
+        z_range: tuple[int, int] | None = None,
+        directions: Sequence[int] = (FORWARD, BACKWARD),
     ) -> Iterator[SliceMask]:
         """Masks as they are made: prompted slices first, then outwards from them.
 
@@ -172,7 +176,9 @@ class VolumePredictor:
                 own.clear()
 
     def propagate(
-        self, z_range: tuple[int, int] | None = None, directions: Sequence[int] = (FORWARD, BACKWARD)
+        self,
+        z_range: tuple[int, int] | None = None,
+        directions: Sequence[int] = (FORWARD, BACKWARD),
     ) -> Result:
         """Follow every object through the volume; arguments and errors as for `stream`."""
         slices: dict[int, dict[int, SliceMask]] = {object_id: {} for object_id in self._objects}

@@ -16,7 +16,6 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import runtime.io
 from runtime.errors import InputError, MissingInput, VolumeError
 from runtime.io import Volume, read_volume
 
@@ -521,9 +520,3 @@ def test_a_volume_and_its_image_are_the_same() -> None:
         assert (again.modality, again.source) == ("CT", "there")
     with pytest.raises(VolumeError, match="2-D"):
         Volume.from_image(sitk.Image([3, 4], sitk.sitkUInt8))
-
-
-def test_the_package_knows_its_own_names_only() -> None:
-    assert runtime.io.write_mask.__module__ == "runtime.io.write"
-    with pytest.raises(AttributeError, match="nothing"):
-        _ = runtime.io.nothing

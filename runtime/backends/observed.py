@@ -1,0 +1,44 @@
+"""Another back end, watched: every run is timed and shown to an observer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from runtime.backends.base import Backend, Buffer, Engine
+
+Observer = Callable[[str, Mapping[str, Buffer], Mapping[str, Buffer], float], None]
+"""Called with graph, inputs, outputs and milliseconds after each run has finished."""
+
+
+class ObservedEngine:
+    """An engine that reports each run."""
+
+    def __init__(self, graph: str, engine: Engine, backend: Backend, observe: Observer) -> None:
+        self._graph, self._engine, self._backend, self._observe = graph, engine, backend, observe
+
+    def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
+        started = time.perf_counter()
+        self._engine.run(inputs, outputs)
+        self._backend.synchronize()
+        self._observe(self._graph, inputs, outputs, 1e3 * (time.perf_counter() - started))
+
+
+class ObservedBackend:
+    """Wraps a back end; everything but `load` passes through."""
+
+    def __init__(self, backend: Backend, observe: Observer) -> None:
+        self._backend, self._observe = backend, observe
+        self.description = backend.description
+
+    def load(self, graph: str) -> ObservedEngine:
+        return ObservedEngine(graph, self._backend.load(graph), self._backend, self._observe)
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Buffer:
+        return self._backend.empty(shape, dtype)
+
+    def synchronize(self) -> None:
+        self._backend.synchronize()
+
+    def close(self) -> None:
+        self._backend.close()

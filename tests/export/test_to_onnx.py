@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import copy
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from export.model.sam2 import Sam2
+from export.to_onnx import OPSET, ExportError, _check, _halve_weights
+from runtime.contract import GRAPHS, NO_OBJ_SCORE, graph_specs
+from tests.graph_inputs import Arrays, graph_inputs, relative_error, torch_inputs
+
+TOLERANCE = 1e-4
+METHODS = {
+    "image_encoder": Sam2.encode,
+    "memory_attention": Sam2.condition,
+    "mask_decoder": Sam2.decode,
+    "memory_encoder": Sam2.memorise,
+}
+OUTPUTS = ("low_res_masks", "ious", "object_score_logits", "obj_ptr")
+WITH_ATTENTION = GRAPHS[:3]
+ATTENTIONS = {"image_encoder": 7, "memory_attention": 2 * 2, "mask_decoder": 2 * 3 + 1}
+LENGTHS = [
+    ("image_encoder", {"n": 1}),
+    ("image_encoder", {"n": 4}),
+    ("memory_attention", {"b": 1, "k": 1, "p": 1}),
+    ("memory_attention", {"b": 2, "k": 3, "p": 4}),
+    ("memory_attention", {"b": 3, "k": 1, "p": 2}),
+    ("memory_attention", {"b": 1, "k": 7, "p": 16}),
+    ("mask_decoder", {"b": 1, "q": 1}),
+    ("mask_decoder", {"b": 4, "q": 1}),
+    ("mask_decoder", {"b": 3, "q": 4}),
+    ("mask_decoder", {"b": 16, "q": 2}),
+    ("memory_encoder", {"b": 1}),
+    ("memory_encoder", {"b": 3}),
+]
+
+
+def ids(value: Any) -> str | None:
+    return "-".join(f"{k}{v}" for k, v in value.items()) if isinstance(value, dict) else None
+
+
+def plain(model: Sam2, graph: str, inputs: Arrays) -> list[np.ndarray]:
+    """The torch model's own method."""
+    outputs = METHODS[graph](model, **torch_inputs(inputs))
+    return [x.numpy() for x in (outputs if isinstance(outputs, tuple) else (outputs,))]
+
+
+def worst_error(graph: str, found: Arrays, wanted: list[np.ndarray]) -> float:
+    """Over a graph's outputs; masks row by row, because an absent object's -1024 would hide the others."""
+    errors = []
+    for (name, values), expected in zip(found.items(), wanted, strict=True):
+        is_mask = name == "low_res_masks"
+        rows = zip(values, expected, strict=True) if is_mask else [(values, expected)]
+        errors += [relative_error(a, b) for a, b in rows]
+    return max(errors)
+
+
+@pytest.mark.parametrize(("graph", "axes"), LENGTHS, ids=ids)
+def test_a_graph_on_onnx_runtime_is_the_torch_model(
+    graph: str, axes: dict[str, int], toy: Sam2, graphs: Any
+) -> None:
+    inputs = graph_inputs(toy.numbers, graph, axes, seed=sum(axes.values()))
+    found = graphs.run(graph, "fused", inputs)
+    assert worst_error(graph, found, plain(toy, graph, inputs)) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("graph", "axes"), [row for row in LENGTHS if row[0] in WITH_ATTENTION], ids=ids
+)
+def test_both_spellings_of_attention_agree(
+    graph: str, axes: dict[str, int], toy: Sam2, graphs: Any
+) -> None:
+    inputs = graph_inputs(toy.numbers, graph, axes, seed=sum(axes.values()))
+    fused = graphs.run(graph, "fused", inputs)
+    decomposed = graphs.run(graph, "decomposed", inputs)
+    assert worst_error(graph, decomposed, list(fused.values())) < TOLERANCE
+
+
+def test_absent_objects_and_both_kinds_of_selection_in_one_batch_are_the_torch_models(
+    toy: Sam2, graphs: Any
+) -> None:
+    rows, bias = 24, "sam_mask_decoder.pred_obj_score_head.layers.2.bias"
+    inputs = graph_inputs(toy.numbers, "mask_decoder", {"b": rows, "q": 2}, seed=1)
+    images = torch_inputs(graph_inputs(toy.numbers, "image_encoder", {"n": rows}))["image"]
+    names = ("features", "high_res_feats_0", "high_res_feats_1")
+    inputs.update(zip(names, (x.numpy() for x in toy.encode(images)), strict=True))
+    inputs["multimask"][:] = np.arange(rows) < 4
+
+    # Moved to the median score, the bias leaves half of the objects absent.
+    median = plain(toy, "mask_decoder", inputs)[2].mean()
+    model, proto = copy.deepcopy(toy), onnx.ModelProto()
+    model.get_parameter(bias).sub_(median)
+    proto.CopyFrom(graphs.proto("mask_decoder", "fused"))
+    (stored,) = (w for w in proto.graph.initializer if w.name.endswith(bias))
+    stored.CopyFrom(numpy_helper.from_array(model.get_parameter(bias).numpy(), stored.name))
+    session = onnxruntime.InferenceSession(
+        proto.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    found = dict(zip(OUTPUTS, session.run(list(OUTPUTS), inputs), strict=True))
+
+    wanted = plain(model, "mask_decoder", inputs)
+    assert worst_error("mask_decoder", found, wanted) < TOLERANCE
+    absent = found["object_score_logits"] <= 0
+    assert 0 < absent.sum() < rows
+    assert (found["low_res_masks"][absent] == NO_OBJ_SCORE).all()
+    np.testing.assert_array_equal(
+        found["obj_ptr"][absent], toy.no_obj_ptr.expand(absent.sum(), -1).numpy()
+    )
+    inputs["multimask"][:] = True
+    best = plain(model, "mask_decoder", inputs)[1]
+    fell_back = np.isclose(found["ious"], best, atol=1e-6)[4:]
+    assert 0 < fell_back.sum() < rows - 4
+
+
+@pytest.mark.parametrize("spelling", ["fused", "decomposed"])
+def test_what_a_flag_or_label_switches_off_is_not_read(
+    spelling: str, toy: Sam2, graphs: Any
+) -> None:
+    inputs = graph_inputs(toy.numbers, "mask_decoder", {"b": 2, "q": 3})
+    inputs["has_mask_input"][:] = [False, True]
+    inputs["point_labels"][:, 1] = -1
+    expected = graphs.run("mask_decoder", spelling, inputs)
+    inputs["mask_input"][0] = np.nan
+    inputs["point_coords"][:, 1] = np.nan
+    found = graphs.run("mask_decoder", spelling, inputs)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values)
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_names_axes_and_types_are_the_contracts(graph: str, toy: Sam2, graphs: Any) -> None:
+    spec = graph_specs(toy.numbers)[graph]
+    session = graphs.session(graph, "fused")
+    types = {"float32": "tensor(float)", "int64": "tensor(int64)", "bool": "tensor(bool)"}
+    for found, wanted in (
+        (session.get_inputs(), spec.inputs),
+        (session.get_outputs(), spec.outputs),
+    ):
+        assert [(x.name, tuple(x.shape), x.type) for x in found] == [
+            (name, tensor.shape, types[tensor.dtype]) for name, tensor in wanted.items()
+        ]
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_a_graph_is_valid_onnx_of_the_stated_opset(graph: str, graphs: Any) -> None:
+    spellings = ("fused", "decomposed") if graph in WITH_ATTENTION else ("fused",)
+    for spelling in spellings:
+        proto = graphs.proto(graph, spelling)
+        onnx.checker.check_model(proto, full_check=False)
+        domains = {opset.domain: opset.version for opset in proto.opset_import}
+        assert domains[""] == OPSET
+        used = {node.domain for node in proto.graph.node}
+        is_fused = spelling == "fused" and graph in WITH_ATTENTION
+        assert used == ({"", "com.microsoft"} if is_fused else {""})
+
+
+@pytest.mark.parametrize("graph", WITH_ATTENTION)
+def test_every_attention_is_one_node_when_fused_and_none_when_decomposed(
+    graph: str, graphs: Any
+) -> None:
+    counts = {
+        spelling: sum(
+            node.op_type == "MultiHeadAttention"
+            for node in graphs.proto(graph, spelling).graph.node
+        )
+        for spelling in ("fused", "decomposed")
+    }
+    assert counts == {"fused": ATTENTIONS[graph], "decomposed": 0}
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_a_graph_says_nothing_about_the_machine_it_was_made_on(graph: str, graphs: Any) -> None:
+    data = graphs.proto(graph, "fused").SerializeToString()
+    root = str(Path(__file__).parents[2])
+    for told in (root, sysconfig.get_paths()["purelib"], str(Path.home()), ".py", "site-packages"):
+        assert told.encode() not in data, told
+
+
+def identity_graph(weights: dict[str, np.ndarray]) -> onnx.ModelProto:
+    """A model whose outputs are its float32 initializers."""
+    names = list(weights)
+    return helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Identity", [name], [f"{name}_out"]) for name in names],
+            "weights",
+            [],
+            [
+                helper.make_tensor_value_info(f"{name}_out", TensorProto.FLOAT, values.shape)
+                for name, values in weights.items()
+            ],
+            [numpy_helper.from_array(values, name) for name, values in weights.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=10,
+    )
+
+
+def test_weights_are_halved_only_where_no_bit_of_them_is_lost() -> None:
+    rng = np.random.default_rng(0)
+    weights = {
+        "exact": rng.standard_normal(100).astype(np.float16).astype(np.float32),
+        "inexact": rng.standard_normal(100).astype(np.float32),
+        "too_large": np.full(100, 1e6, np.float32),
+        "too_small": np.full(100, 1e-9, np.float32),
+        "short": np.ones(8, np.float32),
+    }
+    model = identity_graph(weights)
+    _halve_weights(model)
+    onnx.checker.check_model(model)
+    stored = {w.name: w.data_type for w in model.graph.initializer}
+    assert stored == {
+        "exact_half": TensorProto.FLOAT16,
+        **{name: TensorProto.FLOAT for name in list(weights)[1:]},
+    }
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    for found, wanted in zip(session.run(None, {}), weights.values(), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def renamed(proto: onnx.ModelProto) -> None:
+    proto.graph.output[0].name = "memories"
+
+
+def retyped(proto: onnx.ModelProto) -> None:
+    proto.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+
+
+def fixed(proto: onnx.ModelProto) -> None:
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+
+
+def broken(proto: onnx.ModelProto) -> None:
+    del proto.graph.node[0]
+
+
+@pytest.mark.parametrize("damage", [renamed, retyped, fixed, broken])
+def test_a_graph_that_does_not_fit_the_contract_is_not_handed_out(
+    damage: Any, toy: Sam2, graphs: Any
+) -> None:
+    proto = onnx.ModelProto()
+    proto.CopyFrom(graphs.proto("memory_encoder", "fused"))
+    spec = graph_specs(toy.numbers)["memory_encoder"]
+    _check(proto, "memory_encoder", spec)
+    damage(proto)
+    with pytest.raises(ExportError, match="memory_encoder"):
+        _check(proto, "memory_encoder", spec)
+
+
+def test_export_leaves_the_model_as_it_was(toy: Sam2, graphs: Any) -> None:
+    before = {name: value.clone() for name, value in toy.state_dict().items()}
+    graphs.proto("memory_attention", "decomposed")
+    assert all(torch.equal(value, before[name]) for name, value in toy.state_dict().items())
