@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
@@ -210,9 +211,15 @@ def test_names_and_numbers_do_not_order_slices(
     assert_grid(volume)
 
 
-def test_slices_listed_downwards_are_stacked_upwards(tmp_path: Path) -> None:
-    array = save_series(tmp_path, names=[f"{9 - index}.dcm" for index in range(SHAPE[0])])
-    assert np.array_equal(read_volume(tmp_path).array, array)
+def test_slices_are_ordered_here_and_not_by_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = save_series(tmp_path)
+    names = [str(tmp_path / f"{index:03}.dcm") for index in (3, 0, 4, 1, 2)]
+    monkeypatch.setattr(sitk.ImageSeriesReader, "GetGDCMSeriesFileNames", lambda *_: names)
+    volume = read_volume(tmp_path)
+    assert np.array_equal(volume.array, array)
+    assert_grid(volume)
 
 
 def test_each_slice_is_rescaled_by_its_own_header(tmp_path: Path) -> None:
@@ -480,9 +487,10 @@ def test_a_damaged_last_slice_is_refused_and_never_passed_over(tmp_path: Path, s
         read_volume(tmp_path)
 
 
-def test_an_empty_slice_without_a_suffix_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [0, 140, 300, -1])
+def test_a_damaged_slice_without_a_suffix_is_refused(tmp_path: Path, size: int) -> None:
     save_series(tmp_path, names=[f"IM{index}" for index in range(SHAPE[0])])
-    (tmp_path / "IM4").write_bytes(b"")
+    (tmp_path / "IM4").write_bytes((tmp_path / "IM4").read_bytes()[:size])
     with pytest.raises(SeriesError, match="IM4"):
         read_volume(tmp_path)
 

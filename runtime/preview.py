@@ -1,0 +1,216 @@
+"""A picture of a result: contours on the prompted slice and its neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from runtime.prompts import Box, Mask, Point, Prompt
+from runtime.result import Result
+
+TILE = 360  # pixels, the longer side of one slice's picture
+COLUMNS = 4
+TILES = 8
+MARGIN = 6
+INK, PAPER, NOTE = (255, 255, 255), (18, 18, 20), (190, 190, 195)
+COLOURS = (
+    (255, 196, 0),
+    (0, 200, 255),
+    (255, 92, 138),
+    (126, 217, 87),
+    (190, 140, 255),
+    (255, 140, 60),
+)
+PROMPT_COLOUR = (255, 255, 255)
+FILL = 0.18  # opacity of a mask's inside
+
+
+def draw_preview(
+    pixels: NDArray[np.uint8],
+    result: Result,
+    prompts: Mapping[int, Sequence[Prompt]],
+    spacing_yx_mm: tuple[float, float] = (1.0, 1.0),
+    title: str = "",
+) -> Image.Image:
+    """A sheet of slices with every object's contour, cropped around the objects.
+
+    Args:
+        pixels: windowed volume, uint8 (z, y, x).
+        result: what was found.
+        prompts: object id to its prompts, drawn where they were given.
+        spacing_yx_mm: pixel size, so that shapes are true.
+        title: a line above the slices.
+    """
+    labels = {object_id: result.mask(object_id) for object_id in result.object_ids}
+    given = [p for each in prompts.values() for p in each]
+    key = given[0].slice if given else result.shape[0] // 2
+    indices = choose_slices(labels, [p.slice for p in given] or [key], result.shape[0])
+    rows, columns = _crop(labels, given, pixels.shape[1:])
+    scale_y, scale_x = _scale(rows, columns, spacing_yx_mm)
+    font, small = ImageFont.load_default(size=15), ImageFont.load_default(size=13)
+    tiles = []
+    for index in indices:
+        view = pixels[index, rows, columns]
+        size = (round(view.shape[1] * scale_x), round(view.shape[0] * scale_y))
+        tile = Image.fromarray(view).resize(size, Image.Resampling.BICUBIC).convert("RGB")
+        for i, (object_id, mask) in enumerate(labels.items()):
+            colour = COLOURS[i % len(COLOURS)]
+            tile = _outline(tile, mask[index, rows, columns], colour)
+            _draw_prompts(
+                tile, prompts.get(object_id, ()), index, rows, columns, (scale_y, scale_x)
+            )
+        scores = [result.slices[o][index].confidence for o in labels if index in result.slices[o]]
+        is_prompted = any(p.slice == index for p in given)
+        _caption(tile, index, scores, is_prompted, font, small)
+        tiles.append(tile)
+    return _sheet(tiles, title, list(labels), font)
+
+
+def write_preview(path: str | Path, picture: Image.Image) -> None:
+    """Write a picture whole or not at all; the suffix chooses the format."""
+    file = Path(path)
+    part = file.with_name(f".{file.name}.part")
+    try:
+        picture.save(part, format=Image.registered_extensions()[file.suffix.lower()])
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def choose_slices(
+    masks: Mapping[int, NDArray[np.bool_]], prompted: Sequence[int], num_slices: int
+) -> list[int]:
+    """Up to `TILES` slices: the prompted ones, and others spread evenly over where the objects are."""
+    held = [np.flatnonzero(mask.any((1, 2))) for mask in masks.values()]
+    present = np.unique(np.concatenate([np.array(prompted), *held]))
+    low, high = max(present.min() - 1, 0), min(present.max() + 1, num_slices - 1)
+    wanted = list(dict.fromkeys(prompted))[:TILES]
+    spread = np.linspace(low, high, min(TILES, high - low + 1)).round().astype(int)
+    near = sorted(set(spread.tolist()) - set(wanted), key=lambda i: min(abs(i - p) for p in wanted))
+    return sorted({*wanted, *near[: TILES - len(wanted)]})
+
+
+def _crop(
+    masks: Mapping[int, NDArray[np.bool_]], given: Sequence[Prompt], shape: tuple[int, ...]
+) -> tuple[slice, slice]:
+    """A square around everything of interest, with room to see what surrounds it."""
+    area = np.zeros(shape, bool)
+    for mask in masks.values():
+        area |= mask.any(0)
+    for prompt in given:
+        if isinstance(prompt, Box):
+            area[int(prompt.y[0]) : int(prompt.y[1]), int(prompt.x[0]) : int(prompt.x[1])] = True
+        elif isinstance(prompt, Point):
+            area[int(prompt.y), int(prompt.x)] = True
+    spans = [np.flatnonzero(area.any(axis)) for axis in (1, 0)]
+    if not len(spans[0]):
+        return slice(0, shape[0]), slice(0, shape[1])
+    side = max(int(1.8 * max(np.ptp(span) for span in spans)), 64)
+    cuts = []
+    for span, size in zip(spans, shape, strict=True):
+        middle, length = int(span.min() + span.max()) // 2, min(side, size)
+        start = min(max(middle - length // 2, 0), size - length)
+        cuts.append(slice(start, start + length))
+    return cuts[0], cuts[1]
+
+
+def _scale(rows: slice, columns: slice, spacing_yx_mm: tuple[float, float]) -> tuple[float, float]:
+    """Picture pixels per voxel in y and x, so that the longer side measures `TILE`."""
+    height_mm = (rows.stop - rows.start) * spacing_yx_mm[0]
+    width_mm = (columns.stop - columns.start) * spacing_yx_mm[1]
+    per_mm = TILE / max(height_mm, width_mm)
+    return per_mm * spacing_yx_mm[0], per_mm * spacing_yx_mm[1]
+
+
+def _outline(
+    tile: Image.Image, mask: NDArray[np.bool_], colour: tuple[int, int, int]
+) -> Image.Image:
+    """The tile with a mask's inside tinted and its border drawn, smooth at the tile's resolution."""
+    soft = Image.fromarray(mask.astype(np.uint8) * 255).resize(tile.size, Image.Resampling.BILINEAR)
+    inside = np.asarray(soft) >= 128
+    if not inside.any():
+        return tile
+    around = np.pad(inside, 2)
+    height, width = inside.shape
+    core = inside.copy()
+    for dy, dx in ((0, 2), (2, 0), (4, 2), (2, 4)):
+        core &= around[dy : dy + height, dx : dx + width]
+    out = np.asarray(tile).astype(np.float32)
+    out[inside] = (1 - FILL) * out[inside] + FILL * np.array(colour)
+    out[inside & ~core] = colour
+    return Image.fromarray(out.astype(np.uint8))
+
+
+def _draw_prompts(
+    tile: Image.Image,
+    prompts: Sequence[Prompt],
+    index: int,
+    rows: slice,
+    columns: slice,
+    scale: tuple[float, float],
+) -> None:
+    draw = ImageDraw.Draw(tile)
+    for prompt in prompts:
+        if prompt.slice != index or isinstance(prompt, Mask):
+            continue
+        if isinstance(prompt, Box):
+            y0, y1 = ((v - rows.start) * scale[0] for v in prompt.y)
+            x0, x1 = ((v - columns.start) * scale[1] for v in prompt.x)
+            draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=PROMPT_COLOUR, width=1)
+        else:
+            y = (prompt.y + 0.5 - rows.start) * scale[0]
+            x = (prompt.x + 0.5 - columns.start) * scale[1]
+            arms = ((x - 6, y, x + 6, y), (x, y - 6, x, y + 6))
+            for line in arms if prompt.positive else arms[:1]:
+                draw.line(line, fill=PROMPT_COLOUR, width=2)
+
+
+def _caption(
+    tile: Image.Image,
+    index: int,
+    scores: Sequence[float],
+    is_prompted: bool,
+    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+    small: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+) -> None:
+    draw = ImageDraw.Draw(tile)
+    draw.text((8, 6), f"z = {index}", fill=INK, font=font, stroke_width=2, stroke_fill=PAPER)
+    words = ["prompted"] if is_prompted else []
+    if scores:
+        words.append("confidence " + " ".join(f"{score:.2f}" for score in scores[:4]))
+    at = (8, tile.height - 22)
+    draw.text(at, ", ".join(words), fill=INK, font=small, stroke_width=2, stroke_fill=PAPER)
+    if is_prompted:
+        draw.rectangle((0, 0, tile.width - 1, tile.height - 1), outline=INK, width=2)
+
+
+def _sheet(
+    tiles: Sequence[Image.Image],
+    title: str,
+    object_ids: Sequence[int],
+    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+) -> Image.Image:
+    width, height = tiles[0].size
+    columns = min(COLUMNS, len(tiles))
+    rows = -(-len(tiles) // columns)
+    head = 34
+    sheet = Image.new(
+        "RGB",
+        (columns * (width + MARGIN) + MARGIN, head + rows * (height + MARGIN)),
+        PAPER,
+    )
+    draw = ImageDraw.Draw(sheet)
+    x = 8.0
+    for i, object_id in enumerate(object_ids):
+        draw.rectangle((x, 11, x + 12, 23), fill=COLOURS[i % len(COLOURS)])
+        draw.text((x + 18, 8), f"{object_id}", fill=INK, font=font)
+        x += 34 + draw.textlength(f"{object_id}", font=font)
+    draw.text((x + 6, 8), title, fill=NOTE, font=font)
+    for i, tile in enumerate(tiles):
+        row, column = divmod(i, columns)
+        sheet.paste(tile, (MARGIN + column * (width + MARGIN), head + row * (height + MARGIN)))
+    return sheet
