@@ -6,7 +6,9 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -19,8 +21,6 @@ from export.variants import VARIANTS
 from export.write_bundle import check_target, write_bundle
 from runtime.bundle import CAUTIONS
 from runtime.command import run_command
-from runtime.contract import GRAPHS
-from runtime.errors import InputError
 
 EXAMPLES = """examples:
   python -m export --checkpoint MedSAM2_latest.pt -o medsam2
@@ -42,7 +42,9 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument("--checkpoint", metavar="F.pt", help="a file, or hf:OWNER/REPOSITORY/FILE")
     source.add_argument("--random-weights", type=int, metavar="SEED", help="seeded random weights")
     source.add_argument("--list-models", action="store_true", help="print the models and stop")
-    p.add_argument("--model", choices=VARIANTS, help="default: found from the checkpoint's shapes")
+    p.add_argument(
+        "--model", choices=VARIANTS, help="default: found from the checkpoint's shapes and name"
+    )
     p.add_argument(
         "--image-size", type=int, help="pixels, a multiple of 32; default: the model's own"
     )
@@ -72,22 +74,17 @@ def main(arguments: list[str] | None = None) -> None:
     check_target(args.output, args.overwrite)
     started = time.perf_counter()
     model, weights, licence = _random(args) if args.checkpoint is None else _checkpoint(args)
-    with tqdm(total=len(GRAPHS), desc="export", unit="graph", file=sys.stderr) as bar:
-
-        def show(graph: str) -> None:
-            bar.set_postfix_str(graph)
-            bar.update(bar.n < len(GRAPHS) and bar.postfix is not None and graph != GRAPHS[0])
-
-        path = write_bundle(
-            model,
-            args.output,
-            weights,
-            licence,
-            attention=args.attention,
-            overwrite=args.overwrite,
-            progress=show,
-        )
-        bar.update(len(GRAPHS) - bar.n)
+    path = write_bundle(
+        model,
+        args.output,
+        weights,
+        licence,
+        attention=args.attention,
+        overwrite=args.overwrite,
+        progress=_bar,
+    )
+    if caution := CAUTIONS[weights["kind"]]:
+        print(f"{path}: {caution}", file=sys.stderr)
     size = sum(file.stat().st_size for file in path.iterdir())
     print(
         json.dumps(
@@ -109,16 +106,16 @@ def _summary(name: str) -> dict[str, object]:
     return {"parameters": parameters, "image_size": variant.image_size, "licence": variant.licence}
 
 
-def _checkpoint(args: argparse.Namespace) -> tuple[Sam2, dict[str, object], str]:
+def _checkpoint(args: argparse.Namespace) -> tuple[Sam2, dict[str, Any], str]:
     checkpoint = read_checkpoint(args.checkpoint, args.model)
-    model = _sized(lambda: load_model(checkpoint, args.image_size))
+    model = load_model(checkpoint, args.image_size)
     weights = {"kind": args.weights_kind, "source": checkpoint.source, "sha256": checkpoint.sha256}
     return model, weights, checkpoint.variant.licence
 
 
-def _random(args: argparse.Namespace) -> tuple[Sam2, dict[str, object], str]:
+def _random(args: argparse.Namespace) -> tuple[Sam2, dict[str, Any], str]:
     variant = VARIANTS[args.model]
-    model = _sized(lambda: Sam2(variant, args.image_size))
+    model = Sam2(variant, args.image_size)
     model.load_state_dict(random_state(model, args.random_weights), strict=True)
     return (
         model,
@@ -127,11 +124,12 @@ def _random(args: argparse.Namespace) -> tuple[Sam2, dict[str, object], str]:
     )
 
 
-def _sized(make):  # type: ignore[no-untyped-def]
-    try:
-        return make()
-    except ValueError as error:
-        raise InputError(str(error)) from error
+def _bar(graphs: Sequence[str]) -> Iterator[str]:
+    """A bar that names the graph being traced and moves on when it is done."""
+    with tqdm(graphs, unit="graph", file=sys.stderr) as bar:
+        for graph in bar:
+            bar.set_description(graph)
+            yield graph
 
 
 if __name__ == "__main__":

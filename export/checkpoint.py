@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
+import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from export.variants import VARIANTS, Variant
 from runtime.errors import CheckpointError, MissingInput
 
 HUB_PREFIX = "hf:"
+FORBIDDEN_GLOBAL = re.compile(r"GLOBAL (\S+)")  # how torch.load names what a file would run
 
 # Key prefixes that give away other networks people try to load, most telling first.
 FOREIGN = (
@@ -48,11 +50,13 @@ def read_checkpoint(path: str | Path, model: str | None = None) -> Checkpoint:
 
     Args:
         path: a file, or `hf:OWNER/REPOSITORY/FILE` for Hugging Face's hub (its offline mode is honoured).
-        model: the row it must fit; None finds the row.
+        model: the row it must fit; None finds the row by the shapes, and by the file's name among rows of one
+            network (sam2.1_hiera_t and medsam2 differ in image size alone).
 
     Raises:
         MissingInput: no such file.
-        CheckpointError: not readable with tensors alone, cut short, another network, or not the row named.
+        CheckpointError: not readable with tensors alone, cut short, another network, not the row named, or one of
+            several rows.
     """
     file = _from_hub(str(path)) if str(path).startswith(HUB_PREFIX) else Path(path)
     if not file.is_file():
@@ -75,9 +79,9 @@ def _from_hub(address: str) -> Path:
     parts = address.removeprefix(HUB_PREFIX).split("/")
     if len(parts) < 3 or not all(parts):
         raise CheckpointError(f"'{address}' is not of the form hf:OWNER/REPOSITORY/FILE")
-    from huggingface_hub import hf_hub_download
-
     try:
+        from huggingface_hub import hf_hub_download
+
         return Path(hf_hub_download("/".join(parts[:2]), "/".join(parts[2:])))
     except Exception as error:  # the hub's client raises from several libraries
         raise CheckpointError(f"{address} could not be fetched: {error}") from error
@@ -86,16 +90,15 @@ def _from_hub(address: str) -> Path:
 def _load(file: Path) -> object:
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # torch.load raises almost anything on bytes that it did not write
+        if forbidden := FORBIDDEN_GLOBAL.search(str(error)):
+            raise CheckpointError(
+                f"{file} holds more than tensors ({forbidden[1]}) and was not opened, because that could run code "
+                "from it; ask its author for a file of tensors only"
+            ) from error
         raise CheckpointError(
-            f"{file} holds more than tensors and was not opened, because that could run code from it "
-            f"({reason}). Ask its author for a file of tensors only"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{file} is not a whole PyTorch checkpoint ({reason}); it was cut short or is something else"
+            f"{file} is not a whole PyTorch checkpoint ({type(error).__name__}): it was cut short, or is "
+            "something else, such as a web page or a Git LFS pointer; download it again"
         ) from error
 
 
@@ -118,8 +121,7 @@ def _identify(state: dict[str, Tensor], file: Path, model: str | None) -> Varian
     if model is None:
         if not fitting:
             raise CheckpointError(f"{file} fits no model in the table: {_difference(shapes, None)}")
-        named = [name for name in fitting if name in file.name.lower()]
-        model = (named or fitting)[0]
+        model = _named(fitting, file)
     elif model not in fitting:
         instead = f"; it fits {fitting[0]}: use --model {fitting[0]}" if fitting else ""
         raise CheckpointError(f"{file} is not {model}: {_difference(shapes, model)}{instead}")
@@ -131,6 +133,20 @@ def _identify(state: dict[str, Tensor], file: Path, model: str | None) -> Varian
     return VARIANTS[model]
 
 
+def _named(fitting: list[str], file: Path) -> str:
+    """The one row that fits, or the one of several that the file is named after."""
+    named = [name for name in fitting if name in file.name.lower()] if len(fitting) > 1 else fitting
+    if len(named) != 1:
+        sizes = " or ".join(
+            f"--model {name} ({VARIANTS[name].image_size} pixels)" for name in fitting
+        )
+        raise CheckpointError(
+            f"{file} fits several models, and its name does not say which: pass {sizes}"
+        )
+    return named[0]
+
+
+@cache
 def _shapes(variant: Variant) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         model = Sam2(variant)

@@ -9,8 +9,15 @@ from export.model.sam2 import Sam2
 
 # Matrices that are made larger: masks should follow the image rather than one constant, and memory attention should
 # tell its keys apart, else a wrong memory would go unnoticed.
-GAINS = {"conv_s": 3.0, "cross_attn_image.q_proj": 2.0, "cross_attn_image.k_proj": 2.0, "obj_ptr_tpos_proj": 3.0}
-PRESENCE_BIAS = "sam_mask_decoder.pred_obj_score_head.layers.2.bias"  # up: objects are mostly present
+GAINS = {
+    "conv_s": 3.0,
+    "cross_attn_image.q_proj": 2.0,
+    "cross_attn_image.k_proj": 2.0,
+    "obj_ptr_tpos_proj": 3.0,
+}
+PRESENCE_BIAS = (
+    "sam_mask_decoder.pred_obj_score_head.layers.2.bias"  # up: objects are mostly present
+)
 
 
 def random_state(model: Sam2, seed: int) -> dict[str, Tensor]:

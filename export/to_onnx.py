@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import onnx
@@ -25,6 +26,7 @@ from runtime.errors import Sam2Error
 OPSET = 20  # the newest that needs no version conversion in the tracer and that every engine of ours reads
 EXAMPLE_AXES = {"n": 2, "b": 2, "k": 3, "p": 5, "q": 4}  # distinct from 1, or the tracer fixes them
 MAX_AXIS = 4096
+TRACER_LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")
 TENSOR_TYPES = {
     "float32": onnx.TensorProto.FLOAT,
     "int64": onnx.TensorProto.INT64,
@@ -94,31 +96,38 @@ def _trace(
         {i: axes[side] for i, side in enumerate(t.shape) if isinstance(side, str)}
         for t in spec.inputs.values()
     )
-    noise = logging.getLogger("torch.onnx")
-    level = noise.level
-    noise.setLevel(logging.ERROR)
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # deprecations inside the tracer
-            program = torch.export.export(MODULES[graph](model), arguments, dynamic_shapes=dynamic)
-            program = program.run_decompositions(
-                {torch.ops.sam2_runtime.attention.default: spelling}
-            )
-            exported = torch.onnx.export(
-                program,
-                (),
-                input_names=list(spec.inputs),
-                output_names=list(spec.outputs),
-                opset_version=OPSET,
-                # Constants stay the small expressions they are; every engine folds them when it loads.
-                optimize=False,
-                verbose=False,
-            )
-    finally:
-        noise.setLevel(level)
+    with torch.no_grad(), _quiet_tracer():
+        program = torch.export.export(MODULES[graph](model), arguments, dynamic_shapes=dynamic)
+        program = program.run_decompositions({torch.ops.sam2_runtime.attention.default: spelling})
+        exported = torch.onnx.export(
+            program,
+            (),
+            input_names=list(spec.inputs),
+            output_names=list(spec.outputs),
+            opset_version=OPSET,
+            # Constants stay the small expressions they are; every engine folds them when it loads.
+            optimize=False,
+            verbose=False,
+        )
     if exported is None:
         raise ExportError(f"{graph}: the tracer returned nothing")
     return exported.model_proto
+
+
+@contextmanager
+def _quiet_tracer() -> Iterator[None]:
+    """Without the tracer's deprecations and its reports of what it tidied up."""
+    loggers = [logging.getLogger(name) for name in TRACER_LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _strip(model: onnx.ModelProto) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from runtime.contract import SIZE_STEP, ModelNumbers
+from runtime.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +58,9 @@ class Variant:
         return tuple(self.embed_dim << stage for stage in range(len(self.stages)))
 
     def numbers(self, image_size: int) -> ModelNumbers:
-        """What the runtime needs to know, at one image size. Raises ValueError for a size that does not divide."""
+        """What the runtime needs to know, at one image size. Raises InputError for a size that does not divide."""
         if image_size < SIZE_STEP * 2 or image_size % SIZE_STEP:
-            raise ValueError(
+            raise InputError(
                 f"image size {image_size} is not a multiple of {SIZE_STEP} from {SIZE_STEP * 2} up"
             )
         return ModelNumbers(

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +18,7 @@ from runtime.bundle import MANIFEST, graph_file
 from runtime.contract import FORMAT_VERSION, GRAPHS
 from runtime.errors import InputError
 
-Progress = Callable[[str], None]
+Progress = Callable[[Sequence[str]], Iterable[str]]
 
 
 def write_bundle(
@@ -29,7 +29,7 @@ def write_bundle(
     *,
     attention: str = "fused",
     overwrite: bool = False,
-    progress: Progress = lambda graph: None,
+    progress: Progress = iter,
 ) -> Path:
     """Export all four graphs and the manifest to a folder.
 
@@ -40,7 +40,7 @@ def write_bundle(
         licence: SPDX name of the weights' licence.
         attention: a key of `export.to_onnx.SPELLINGS`.
         overwrite: replace a bundle that is already there; anything else is never replaced.
-        progress: called with each graph's name before it is traced.
+        progress: wraps the names of the graphs as they are worked through, like `tqdm`.
 
     Raises InputError if the destination cannot be used.
     """
@@ -49,8 +49,7 @@ def write_bundle(
     building = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         files = {}
-        for graph in GRAPHS:
-            progress(graph)
+        for graph in progress(GRAPHS):
             data = to_onnx(model, graph, attention).SerializeToString()
             (building / graph_file(graph)).write_bytes(data)
             files[graph_file(graph)] = {
@@ -75,7 +74,9 @@ def check_target(target: Path, overwrite: bool) -> None:
         raise InputError(f"{target.parent} is not a folder; make it first")
     if not target.exists():
         return
-    if not (target / MANIFEST).is_file():
+    # Web pages have a manifest.json too.
+    is_bundle = any((target / graph_file(graph)).is_file() for graph in GRAPHS)
+    if not is_bundle or not (target / MANIFEST).is_file():
         raise InputError(f"{target} exists and is not a bundle; choose another place")
     if not overwrite:
         raise InputError(f"{target} is a bundle already; pass --overwrite or choose another place")

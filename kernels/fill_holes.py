@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
+
+# SimpleITK is marked as typed and is not, so type checkers must be told to let it be.
+sitk: Any = import_module("SimpleITK")
 
 HOLE_AREA = 8  # pixels, build_sam.py's fill_hole_area
 FILLED_LOGIT = 0.1  # sam2/utils/misc.py fill_holes_in_mask_scores

@@ -29,7 +29,7 @@ def bilinear_weights(size_in: int, size_out: int, antialias: bool) -> Array:
         centres = centres.clip(0, size_in - 1)
     distance = np.abs(np.arange(size_in)[None, :] - centres[:, None]) / support
     weights = np.maximum(0.0, 1.0 - distance)
-    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    return np.asarray(weights / weights.sum(1, keepdims=True), np.float32)
 
 
 def resize(image: NDArray[np.generic], size: tuple[int, int], antialias: bool = False) -> Array:

@@ -93,7 +93,7 @@ def open_bundle(path: str | Path | None = None) -> Bundle:
     """
     folder = EMBEDDED if path is None else Path(path)
     try:
-        text = (folder / MANIFEST).read_text()
+        text = (folder / MANIFEST).read_bytes()
     except OSError as error:
         raise BundleError(
             f"{folder} is not a bundle ({MANIFEST}: {error.strerror}); make one with python -m export"
@@ -101,7 +101,7 @@ def open_bundle(path: str | Path | None = None) -> Bundle:
     try:
         manifest = json.loads(text)
         version = manifest["format_version"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:  # JSON and text encoding are ValueErrors
         raise BundleIncomplete(
             f"{folder / MANIFEST} is not whole ({error}); export the bundle again"
         ) from error
@@ -111,7 +111,7 @@ def open_bundle(path: str | Path | None = None) -> Bundle:
         )
     try:
         return _parsed(folder, manifest)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleIncomplete(
             f"{folder / MANIFEST} lacks or misstates {error}; export the bundle again"
         ) from error
@@ -119,7 +119,7 @@ def open_bundle(path: str | Path | None = None) -> Bundle:
 
 def _parsed(folder: Path, manifest: dict[str, Any]) -> Bundle:
     model = ModelNumbers(**manifest["model"])
-    weights = manifest["weights"]
+    weights, _ = manifest["weights"], manifest["constants"]
     if weights["kind"] not in CAUTIONS:
         raise KeyError(f"weights kind {weights['kind']!r}")
     for graph in GRAPHS:

@@ -85,7 +85,7 @@ class PointPrompt:
     @property
     def multimask(self) -> bool:
         """Upstream asks for three candidates only where a single click (or nothing) leaves a choice."""
-        return self.labels.shape[1] <= 1
+        return int(self.labels.shape[1]) <= 1
 
 
 NO_POINTS = PointPrompt(np.zeros((1, 1, 2), np.float32), np.full((1, 1), LABEL_PAD, np.int64))
@@ -106,9 +106,8 @@ def to_points(
     xy += [(p.x, p.y) for p in points]
     labels += [LABEL_POSITIVE if p.positive else LABEL_NEGATIVE for p in points]
     height, width = slice_shape
-    coords = (
-        np.array(xy, np.float32) / np.array([width, height], np.float32) * np.float32(image_size)
-    )
+    scale = np.array([width, height], np.float32)
+    coords = np.asarray(np.array(xy, np.float32) / scale * np.float32(image_size), np.float32)
     return PointPrompt(coords[None], np.array([labels], np.int64))
 
 

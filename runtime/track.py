@@ -114,13 +114,13 @@ def segment_mask(model: Model, features: Features, prompt: MaskPrompt) -> Segmen
 
 def memorise_prompted(model: Model, features: Features, segmented: Segmented) -> Buffer:
     """The memory (T, M) of a prompted slice: of its filled, binarised mask."""
-    memory = model.memorise(
+    memory: Buffer = model.memorise(
         vision_features=features.vision_features,
         low_res_masks=segmented.logits[None, None],
         object_score_logits=np.array([segmented.object_score], np.float32),
         binarize=np.ones(1, bool),
-    )
-    return memory[0]
+    )[0]
+    return memory
 
 
 def stack(features: Sequence[Features]) -> Features:

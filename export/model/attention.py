@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,8 +33,7 @@ class MLP(nn.Module):
 
     def __init__(self, *dims: int, activation: type[nn.Module] = nn.ReLU) -> None:
         super().__init__()
-        pairs = zip(dims, dims[1:], strict=False)
-        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairs)
+        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(dims))
         self.act = activation()
 
     def forward(self, x: Tensor) -> Tensor:

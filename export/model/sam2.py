@@ -28,7 +28,7 @@ class Sam2(nn.Module):
 
     def __init__(self, variant: Variant, image_size: int | None = None) -> None:
         super().__init__()
-        self.numbers = variant.numbers(image_size or variant.image_size)
+        self.numbers = variant.numbers(variant.image_size if image_size is None else image_size)
         dim, mem_dim, grid = variant.d_model, variant.mem_dim, self.numbers.grid
         self.image_encoder = ImageEncoder(variant, self.numbers.image_size)
         self.memory_attention = MemoryAttention(variant, grid)
