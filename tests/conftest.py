@@ -21,7 +21,7 @@ def toy():
     from tests.variants import TOY
 
     model = Sam2(TOY)
-    model.load_state_dict(random_state(model, seed=8), strict=True)
+    model.load_state_dict(random_state(model, seed=12), strict=True)
     return model
 
 
@@ -31,7 +31,7 @@ def toy_bundle(toy, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     from export.write_bundle import write_bundle
 
     path: Path = tmp_path_factory.mktemp("bundles") / "toy"
-    write_bundle(toy, path, {"kind": "random", "source": "random", "seed": 8}, "Apache-2.0")
+    write_bundle(toy, path, {"kind": "random", "source": "random", "seed": 12}, "Apache-2.0")
     return open_bundle(path)
 
 
