@@ -119,7 +119,7 @@ def main(arguments: list[str] | None = None) -> None:
     started = time.perf_counter()
     result, first_mask_s = _segment(model, study, z_range)
     seconds = time.perf_counter() - started
-    write_mask(args.output, result.labels(), like=study.volume)
+    write_mask(args.output, result, like=study.volume)
     if args.preview:
         spacing_yx_mm = study.volume.spacing_mm[1:]
         title = f"{Path(args.input).name}  {model.numbers.name}  window {study.window.describe}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 import numpy as np
@@ -37,7 +37,13 @@ def check_mask_path(path: str | PathLike[str]) -> Path:
     return path
 
 
-def write_mask(path: str | PathLike[str], labels: NDArray[Any], like: Volume) -> None:
+class HasLabels(Protocol):
+    """A result that knows its labels (z, y, x), uint8 or uint16."""
+
+    def labels(self) -> NDArray[Any]: ...
+
+
+def write_mask(path: str | PathLike[str], labels: NDArray[Any] | HasLabels, like: Volume) -> None:
     """Writes labels (z, y, x) uint8 or uint16, compressed, with exactly the geometry of `like`.
 
     NIfTI holds geometry as float32 and rounds it so. The file appears whole or not at all: it is
@@ -45,6 +51,7 @@ def write_mask(path: str | PathLike[str], labels: NDArray[Any], like: Volume) ->
     InputError for labels of another shape or dtype, Sam2Error when the writing itself fails.
     """
     path = check_mask_path(path)
+    labels = labels if isinstance(labels, np.ndarray) else labels.labels()
     _check_labels(labels, like)
     suffix = _suffix(path)
     part = path.with_name(f".{uuid4().hex}{suffix}")
