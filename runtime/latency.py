@@ -1,0 +1,126 @@
+"""Where the time of a step goes: each graph, and the rest as host."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from runtime.backends import Buffer
+from runtime.model import Model
+from runtime.phantom import NUM_OBJECTS, Phantom, make_phantom
+from runtime.predictors import VolumePredictor
+
+STAGES = {
+    "image_encoder": "encode",
+    "memory_attention": "attend",
+    "mask_decoder": "decode",
+    "memory_encoder": "memorise",
+}
+COLUMNS = (*STAGES.values(), "host", "total")
+PERCENTILE = 95
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """An observer that sums each stage's milliseconds until it is read."""
+
+    spent_ms: dict[str, float] = field(default_factory=dict)
+
+    def __call__(
+        self, graph: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer], ms: float
+    ) -> None:
+        stage = STAGES[graph]
+        self.spent_ms[stage] = self.spent_ms.get(stage, 0.0) + ms
+
+    def lap(self) -> dict[str, float]:
+        """What was spent since the last lap."""
+        spent, self.spent_ms = self.spent_ms, {}
+        return spent
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One propagation, measured.
+
+    Attributes:
+        steps_ms: for each tracked slice, milliseconds by name of `COLUMNS`.
+        first_mask_ms: from the first prompt on a new volume to its mask at the slice's size, encoding included.
+        logits: (slice, object) to low-resolution logits, to be compared with another run's.
+    """
+
+    steps_ms: Sequence[Mapping[str, float]]
+    first_mask_ms: float
+    logits: Mapping[tuple[int, int], Buffer]
+
+
+def bench_phantom(num_slices: int, image_size: int) -> Phantom:
+    """A phantom with a middle slice and `num_slices` after it."""
+    return make_phantom((2 * num_slices + 1, image_size, image_size))
+
+
+def time_propagation(model: Model, phantom: Phantom, num_objects: int) -> Run:
+    """Box each object on the middle slice and follow it to the last, taking the time.
+
+    A step brings every object's mask to the slice's size, since that is what a user waits for.
+    """
+    watch = Stopwatch()
+    predictor = VolumePredictor(model.observed(watch))
+    predictor.set_volume(phantom.pixels, "none")
+    middle = len(phantom.pixels) // 2
+    started = time.perf_counter()
+    predictor.add(phantom.box(middle, 1)).mask()
+    first_mask_ms = 1e3 * (time.perf_counter() - started)
+    for object_id in range(2, num_objects + 1):
+        predictor.add(phantom.box(middle, object_id), object_id=object_id)
+    steps: list[dict[str, float]] = []
+    logits = {}
+    tracked = 0
+    for found in predictor.stream(directions=(1,)):
+        found.mask()
+        logits[found.slice, found.object_id] = found.segmented.logits
+        if found.slice == middle:
+            watch.lap()
+            started = time.perf_counter()
+            continue
+        tracked += 1
+        if tracked % num_objects == 0:
+            now = time.perf_counter()
+            steps.append(_account(watch.lap(), 1e3 * (now - started)))
+            started = now
+    return Run(steps, first_mask_ms, logits)
+
+
+def _account(spent_ms: dict[str, float], total_ms: float) -> dict[str, float]:
+    host_ms = total_ms - sum(spent_ms.values())
+    return {**spent_ms, "host": host_ms, "total": total_ms}
+
+
+def steady(runs: Sequence[Run], num_maskmem: int) -> list[Mapping[str, float]]:
+    """The steps of all runs with a full memory; of short runs, all."""
+    full = [step for run in runs for step in run.steps_ms[num_maskmem - 1 :]]
+    return full or [step for run in runs for step in run.steps_ms]
+
+
+def summarise(runs: Sequence[Run], num_maskmem: int) -> dict[str, dict[str, float]]:
+    """Median and 95th percentile of each of `COLUMNS`, in milliseconds."""
+    steps = steady(runs, num_maskmem)
+    table = {}
+    for column in COLUMNS:
+        values = [step.get(column, 0.0) for step in steps]
+        table[column] = {
+            "median": round(float(np.median(values)), 3),
+            f"p{PERCENTILE}": round(float(np.percentile(values, PERCENTILE)), 3),
+        }
+    return table
+
+
+def check_sizes(num_slices: int, num_objects: int, image_size: int) -> str | None:
+    """Why these cannot be measured, or None."""
+    if num_slices < 1 or image_size < 32:
+        return "at least 1 slice of 32 pixels"
+    if not 1 <= num_objects <= NUM_OBJECTS:
+        return f"1 to {NUM_OBJECTS} objects"
+    return None
