@@ -24,7 +24,10 @@ def fill_holes(logits: NDArray[np.float32], max_area: int = HOLE_AREA) -> NDArra
     if not background.any() or background.all():
         return logits
     image = sitk.GetImageFromArray(background.view(np.uint8))
-    labels = sitk.GetArrayFromImage(sitk.ConnectedComponent(image, True))
+    label = sitk.ConnectedComponentImageFilter()
+    label.FullyConnectedOn()
+    label.SetNumberOfThreads(1)  # waking threads for so few pixels takes longer than the work
+    labels = sitk.GetArrayFromImage(label.Execute(image))
     areas = np.bincount(labels.ravel())
     small = areas <= max_area
     small[0] = False

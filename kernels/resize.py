@@ -1,7 +1,8 @@
 """Bilinear resizing with half-pixel centres, with and without antialiasing, as PyTorch defines it.
 
-Both are separable, so a resize is two small matrix products. The resize of image slices is another one, Pillow's
-bicubic (`kernels.preprocess`): the four kernels of the field must not be merged.
+Without antialiasing an output sees two neighbours along each axis, with edges clamped (align_corners=False), also
+when shrinking. The resize of image slices is another one, Pillow's bicubic (`kernels.preprocess`): the four kernels
+of the field must not be merged.
 """
 
 from __future__ import annotations
@@ -15,18 +16,15 @@ Array = NDArray[np.float32]
 
 
 @lru_cache(maxsize=64)
-def bilinear_weights(size_in: int, size_out: int, antialias: bool) -> Array:
-    """Weights (size_out, size_in) of a 1-D bilinear resize; rows sum to one.
+def bilinear_weights(size_in: int, size_out: int) -> Array:
+    """Weights (size_out, size_in) of a 1-D antialiased bilinear resize; rows sum to one.
 
-    Without antialiasing the support is always one input pixel and edges are clamped
-    (torch.nn.functional.interpolate, align_corners=False); with it the support grows with the scale and the weights
-    are cut off at the border and renormalised (antialias=True).
+    The support grows with the scale, and weights are cut off at the border and renormalised, as in
+    torch.nn.functional.interpolate with antialias=True.
     """
     scale = size_in / size_out
-    support = max(scale, 1.0) if antialias else 1.0
+    support = max(scale, 1.0)
     centres = (np.arange(size_out) + 0.5) * scale - 0.5
-    if not antialias:
-        centres = centres.clip(0, size_in - 1)
     distance = np.abs(np.arange(size_in)[None, :] - centres[:, None]) / support
     weights = np.maximum(0.0, 1.0 - distance)
     return np.asarray(weights / weights.sum(1, keepdims=True), np.float32)
@@ -38,6 +36,26 @@ def resize(image: NDArray[np.generic], size: tuple[int, int], antialias: bool = 
     data = np.asarray(image, np.float32)
     if (h, w) == size:
         return data
-    rows = bilinear_weights(h, size[0], antialias)
-    columns = bilinear_weights(w, size[1], antialias)
+    if not antialias:
+        return _interpolate(_interpolate(data, size[0], -2), size[1], -1)
+    rows = bilinear_weights(h, size[0])
+    columns = bilinear_weights(w, size[1])
     return np.asarray(rows @ data @ columns.T, np.float32)
+
+
+def _interpolate(data: Array, size_out: int, axis: int) -> Array:
+    """Two taps for each output: this runs every slice, and a matrix product there would wake a pool of threads."""
+    low, high, share = _taps(data.shape[axis], size_out)
+    start, stop = data.take(low, axis), data.take(high, axis)
+    stop -= start
+    stop *= share[:, None] if axis == -2 else share
+    stop += start
+    return stop
+
+
+@lru_cache(maxsize=64)
+def _taps(size_in: int, size_out: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Array]:
+    """Indices of both neighbours of each output's centre, and the second one's share."""
+    centres = ((np.arange(size_out) + 0.5) * (size_in / size_out) - 0.5).clip(0, size_in - 1)
+    low = centres.astype(np.intp)
+    return low, np.minimum(low + 1, size_in - 1), (centres - low).astype(np.float32)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from runtime.errors import Sam2Error
 from runtime.prompts import Box, Mask, Point, Prompt
 from runtime.result import Result
 
@@ -47,15 +48,16 @@ def draw_preview(
     """
     labels = {object_id: result.mask(object_id) for object_id in result.object_ids}
     given = [p for each in prompts.values() for p in each]
-    key = given[0].slice if given else result.shape[0] // 2
-    indices = choose_slices(labels, [p.slice for p in given] or [key], result.shape[0])
+    prompted = [p.slice for p in given]
+    segmented = sorted({index for masks in result.slices.values() for index in masks})
+    indices = choose_slices(labels, prompted or [result.shape[0] // 2], segmented)
     rows, columns = _crop(labels, given, pixels.shape[1:])
     scale_y, scale_x = _scale(rows, columns, spacing_yx_mm)
     font, small = ImageFont.load_default(size=15), ImageFont.load_default(size=13)
     tiles = []
     for index in indices:
         view = pixels[index, rows, columns]
-        size = (round(view.shape[1] * scale_x), round(view.shape[0] * scale_y))
+        size = (max(1, round(view.shape[1] * scale_x)), max(1, round(view.shape[0] * scale_y)))
         tile = Image.fromarray(view).resize(size, Image.Resampling.BICUBIC).convert("RGB")
         for i, (object_id, mask) in enumerate(labels.items()):
             colour = COLOURS[i % len(COLOURS)]
@@ -64,30 +66,31 @@ def draw_preview(
                 tile, prompts.get(object_id, ()), index, rows, columns, (scale_y, scale_x)
             )
         scores = [result.slices[o][index].confidence for o in labels if index in result.slices[o]]
-        is_prompted = any(p.slice == index for p in given)
-        _caption(tile, index, scores, is_prompted, font, small)
+        _caption(tile, index, scores, index in prompted, font, small)
         tiles.append(tile)
     return _sheet(tiles, title, list(labels), font)
 
 
 def write_preview(path: str | Path, picture: Image.Image) -> None:
-    """Write a picture whole or not at all; the suffix chooses the format."""
+    """Write a picture whole or not at all; the suffix chooses the format. Raises Sam2Error."""
     file = Path(path)
     part = file.with_name(f".{file.name}.part")
     try:
         picture.save(part, format=Image.registered_extensions()[file.suffix.lower()])
         part.replace(file)
+    except OSError as error:
+        raise Sam2Error(f"{file} could not be written: {error}; is the disk full?") from error
     finally:
         part.unlink(missing_ok=True)
 
 
 def choose_slices(
-    masks: Mapping[int, NDArray[np.bool_]], prompted: Sequence[int], num_slices: int
+    masks: Mapping[int, NDArray[np.bool_]], prompted: Sequence[int], segmented: Sequence[int]
 ) -> list[int]:
-    """Up to `TILES` slices: the prompted ones, and others spread evenly over where the objects are."""
+    """Up to `TILES` of the segmented slices: prompted ones, and others spread evenly over where the objects are."""
     held = [np.flatnonzero(mask.any((1, 2))) for mask in masks.values()]
     present = np.unique(np.concatenate([np.array(prompted), *held]))
-    low, high = max(present.min() - 1, 0), min(present.max() + 1, num_slices - 1)
+    low, high = max(present.min() - 1, segmented[0]), min(present.max() + 1, segmented[-1])
     wanted = list(dict.fromkeys(prompted))[:TILES]
     spread = np.linspace(low, high, min(TILES, high - low + 1)).round().astype(int)
     near = sorted(set(spread.tolist()) - set(wanted), key=lambda i: min(abs(i - p) for p in wanted))
@@ -160,7 +163,8 @@ def _draw_prompts(
         if isinstance(prompt, Box):
             y0, y1 = ((v - rows.start) * scale[0] for v in prompt.y)
             x0, x1 = ((v - columns.start) * scale[1] for v in prompt.x)
-            draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=PROMPT_COLOUR, width=1)
+            corner = (max(x0, x1 - 1), max(y0, y1 - 1))  # a voxel may be less than a pixel
+            draw.rectangle((x0, y0, *corner), outline=PROMPT_COLOUR, width=1)
         else:
             y = (prompt.y + 0.5 - rows.start) * scale[0]
             x = (prompt.x + 0.5 - columns.start) * scale[1]

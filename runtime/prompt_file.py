@@ -23,6 +23,8 @@ from PIL import Image
 from runtime.errors import MissingInput, PromptError
 from runtime.prompts import Box, Mask, Point, Prompt
 
+KEYS = ({"slice", "box"}, {"slice", "point"}, {"slice", "point", "positive"}, {"slice", "mask"})
+
 Calls = list[tuple[int, list[Prompt]]]
 """(object id, prompts of one slice), in the order in which to add them."""
 
@@ -44,7 +46,7 @@ def read_prompts(path: str | Path) -> Calls:
     """The prompts in a JSON file. Raises MissingInput or PromptError, which says where in the file."""
     file = Path(path)
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_bytes())
     except OSError as error:
         raise MissingInput(f"no prompts at {file} ({error.strerror})") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -52,20 +54,24 @@ def read_prompts(path: str | Path) -> Calls:
     objects = content.get("objects") if isinstance(content, dict) else None
     if not isinstance(objects, list) or not objects:
         raise PromptError(f'{file}: wanted {{"objects": [...]}} with at least one object')
-    calls: Calls = []
+    calls: dict[int, Calls] = {}
     for i, entry in enumerate(objects):
         where = f"{file}: objects[{i}]"
-        if not isinstance(entry, dict) or not isinstance(entry.get("prompts"), list):
-            raise PromptError(f'{where}: wanted {{"id": 1, "prompts": [...]}}, found {entry!r}')
+        given = entry.get("prompts") if isinstance(entry, dict) else None
+        if not isinstance(given, list) or not given:
+            raise PromptError(
+                f'{where}: found {entry!r}; wanted {{"id": 1, "prompts": [...]}} with at least one prompt'
+            )
         object_id = entry.get("id", i + 1)
         if not isinstance(object_id, int) or isinstance(object_id, bool):
             raise PromptError(f"{where}: id {object_id!r} is not a whole number")
+        if object_id in calls:
+            raise PromptError(f"{where}: id {object_id} is taken; list an object's prompts together")
         prompts = [
-            _prompt(given, f"{where}.prompts[{j}]", file.parent)
-            for j, given in enumerate(entry["prompts"])
+            _prompt(each, f"{where}.prompts[{j}]", file.parent) for j, each in enumerate(given)
         ]
-        calls += group(prompts, object_id)
-    return calls
+        calls[object_id] = group(prompts, object_id)
+    return [call for each in calls.values() for call in each]
 
 
 def group(prompts: Sequence[Prompt], object_id: int) -> Calls:
@@ -93,29 +99,43 @@ def _whole(value: float) -> int:
 
 
 def _prompt(given: Any, where: str, folder: Path) -> Prompt:
+    if not isinstance(given, dict) or set(given) not in KEYS:
+        raise PromptError(
+            f"{where}: found {given!r}; wanted a slice and one of box, point, mask; "
+            "a point may have positive"
+        )
     try:
-        index = given["slice"]
+        index, positive = given["slice"], given.get("positive", True)
         if not isinstance(index, int) or isinstance(index, bool):
             raise TypeError(f"slice {index!r} is not a whole number")
+        if not isinstance(positive, bool):
+            raise TypeError(f"positive {positive!r} is neither true nor false")
         if "box" in given:
             (y0, y1), (x0, x1) = given["box"]["y"], given["box"]["x"]
-            return Box(slice=index, y=(float(y0), float(y1)), x=(float(x0), float(x1)))
+            return Box(slice=index, y=(_number(y0), _number(y1)), x=(_number(x0), _number(x1)))
         if "point" in given:
-            at = given["point"]
-            positive = bool(given.get("positive", True))
-            return Point(slice=index, y=float(at["y"]), x=float(at["x"]), positive=positive)
+            y, x = _number(given["point"]["y"]), _number(given["point"]["x"])
+            return Point(slice=index, y=y, x=x, positive=positive)
         return Mask(slice=index, mask=_read_mask(folder / given["mask"]))
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, PromptError):
-            raise
-        raise PromptError(
-            f"{where}: {error} in {given!r}; wanted slice and one of box, point, mask"
-        ) from error
+    except MissingInput as error:
+        raise MissingInput(f"{where}: {error}") from error
+    except KeyError as error:
+        raise PromptError(f"{where}: {error} is missing in {given!r}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise PromptError(f"{where}: {error} in {given!r}") from error
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is not a number")
+    return float(value)
 
 
 def _read_mask(path: Path) -> NDArray[np.bool_]:
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("L")) > 0
-    except OSError as error:
+    except FileNotFoundError as error:
+        raise MissingInput(f"no mask at {path}") from error
+    except (OSError, SyntaxError) as error:  # Pillow raises either for a damaged file
         raise PromptError(f"mask {path} cannot be read as an image: {error}") from error

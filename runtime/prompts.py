@@ -56,10 +56,8 @@ Prompt = Point | Box | Mask
 def check_prompt(prompt: Prompt, shape: tuple[int, int, int]) -> None:
     """Raise PromptError unless the prompt lies inside a volume of `shape` (z, y, x)."""
     depth, height, width = shape
-    if not 0 <= prompt.slice < depth:
-        raise PromptError(
-            f"slice {prompt.slice} is outside the volume: slices are 0 to {depth - 1}"
-        )
+    if not isinstance(prompt.slice, int | np.integer) or not 0 <= prompt.slice < depth:
+        raise PromptError(f"there is no slice {prompt.slice}: slices are 0 to {depth - 1}")
     if isinstance(prompt, Mask):
         if prompt.mask.shape != (height, width):
             raise PromptError(f"mask is {prompt.mask.shape}, slices are {(height, width)}")

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from runtime.backends import BACKENDS
 from runtime.command import run_command
-from runtime.errors import InputError, PromptError
+from runtime.errors import InputError, MissingInput, PromptError
 from runtime.io import Volume, check_mask_path, read_volume, write_mask
 from runtime.model import Model, load
 from runtime.predictors import VolumePredictor
@@ -111,7 +111,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = p.parse_args(arguments)
     if not (args.box or args.point or args.prompts):
         p.error("no prompt: give --box, --point or --prompts")
-    check_mask_path(args.output)
+    if check_mask_path(args.output).resolve() == Path(args.input).resolve():
+        raise InputError(f"{args.output} is the input itself; name another file for the mask")
     _check_preview(args.preview)
     study = _read(args)
     z_range = _z_range(args.z_range)
@@ -119,11 +120,13 @@ def main(arguments: list[str] | None = None) -> None:
     started = time.perf_counter()
     result, first_mask_s = _segment(model, study, z_range)
     seconds = time.perf_counter() - started
-    write_mask(args.output, result, like=study.volume)
-    if args.preview:
+    picture = None
+    if args.preview:  # drawn before anything is written: what fails leaves nothing behind
         spacing_yx_mm = study.volume.spacing_mm[1:]
         title = f"{Path(args.input).name}  {model.numbers.name}  window {study.window.describe}"
         picture = draw_preview(study.pixels, result, study.prompts, spacing_yx_mm, title)
+    write_mask(args.output, result, like=study.volume)
+    if picture:
         write_preview(args.preview, picture)
     print(json.dumps(_report(args, model, study, result, seconds, first_mask_s)))
 
@@ -173,7 +176,9 @@ def _check_preview(path: Path | None) -> None:
             f"{path} has no suffix a preview is written as; wanted {', '.join(PREVIEW_SUFFIXES)}"
         )
     if not path.parent.is_dir():
-        raise InputError(f"{path.parent} is not a folder; make it before writing {path.name}")
+        raise MissingInput(f"{path.parent} is not a folder; make it before writing {path.name}")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; wanted the name of a file")
 
 
 def _segment(model: Model, study: Study, z_range: tuple[int, int] | None) -> tuple[Result, float]:
@@ -207,16 +212,15 @@ def _report(
     for object_id in result.object_ids:
         mask = result.mask(object_id)
         present = np.flatnonzero(mask.any((1, 2)))
+        confidence = result.confidence_of(object_id)
+        seen = np.flatnonzero(~np.isnan(confidence))
         objects.append(
             {
                 "id": object_id,
                 "voxels": int(mask.sum()),
                 "volume_ml": round(int(mask.sum()) * voxel_ml, 3),
                 "z": [int(present[0]), int(present[-1]) + 1] if len(present) else None,
-                "confidence": [
-                    None if np.isnan(v) else round(float(v), 3)
-                    for v in result.confidence_of(object_id)
-                ],
+                "confidence": {int(index): round(float(confidence[index]), 3) for index in seen},
             }
         )
     return {

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from runtime.errors import InputError, PromptError
 from runtime.features import FeatureCache
 from runtime.model import Model
-from runtime.predictors.prompted import PromptedSlice, prompt_slice
-from runtime.prompts import Prompt, check_prompt
+from runtime.predictors.prompted import PromptedSlice, check_prompts, prompt_slice
+from runtime.prompts import Prompt
 from runtime.result import SliceMask
 
 
@@ -32,7 +32,8 @@ class ImagePredictor:
 
     def set_image(self, image: NDArray[np.uint8]) -> None:
         """Encode an image, uint8 (y, x) or (y, x, 3); earlier prompts are forgotten. Raises InputError."""
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
+        is_image = image.ndim in (2, 3) and image.shape[2:] in ((), (3,)) and image.size > 0
+        if image.dtype != np.uint8 or not is_image:
             raise InputError(
                 f"found an image {image.dtype}{image.shape}; wanted uint8 (y, x) or (y, x, 3); "
                 "map intensities to eight bits first (see runtime.window)"
@@ -49,8 +50,7 @@ class ImagePredictor:
         """
         if self._features is None:
             raise PromptError("no image yet; call set_image first")
-        for prompt in prompts:
-            check_prompt(prompt, (1, *self._shape))
+        check_prompts(prompts, (1, *self._shape))
         self._before = prompt_slice(
             self._model, self._features[0], self._shape, prompts, self._before
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from runtime.errors import PromptError
 from runtime.model import Features, Model
-from runtime.prompts import Box, Mask, Point, Prompt, to_mask, to_points
+from runtime.prompts import Box, Mask, Point, Prompt, check_prompt, to_mask, to_points
 from runtime.track import Segmented, segment_mask, segment_points
 
 
@@ -36,13 +36,10 @@ def prompt_slice(
         model: runs the decoder.
         features: of the slice.
         slice_shape: (y, x) in pixels.
-        prompts: of one call, all on this slice.
+        prompts: of one call, all on this slice and checked.
         before: what was prompted here earlier.
         tracked: what tracking found here, for points to correct.
-
-    Raises PromptError for a combination that means nothing.
     """
-    check_together(prompts)
     first = prompts[0]
     if isinstance(first, Mask):
         constants = model.constants
@@ -65,10 +62,15 @@ def prompt_slice(
     return PromptedSlice(tuple(points), decoded)
 
 
-def check_together(prompts: Sequence[Prompt]) -> None:
-    """Raise PromptError unless the prompts can be given in one call: on one slice, one mask or one box or none."""
+def check_prompts(prompts: Sequence[Prompt], shape: tuple[int, int, int]) -> None:
+    """Raise PromptError unless the prompts lie inside a volume of `shape` and can be given in one call.
+
+    Together they must lie on one slice and be one mask, or points and at most one box.
+    """
     if not prompts:
         raise PromptError("no prompt given; wanted a Point, a Box or a Mask")
+    for prompt in prompts:
+        check_prompt(prompt, shape)
     if len(slices := {p.slice for p in prompts}) > 1:
         raise PromptError(
             f"prompts on slices {sorted(slices)} in one call; add those of each slice separately"

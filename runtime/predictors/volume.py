@@ -15,8 +15,8 @@ from runtime.features import FeatureCache
 from runtime.io.volume import Volume
 from runtime.memory import MemoryBank, Templates
 from runtime.model import Model
-from runtime.predictors.prompted import PromptedSlice, prompt_slice
-from runtime.prompts import Prompt, check_prompt
+from runtime.predictors.prompted import PromptedSlice, check_prompts, prompt_slice
+from runtime.prompts import Prompt
 from runtime.result import MAX_OBJECT_ID, Result, SliceMask
 from runtime.track import Row, Segmented, memorise_prompted, track_step
 from runtime.window import Window, apply_window
@@ -35,9 +35,10 @@ class TrackedObject:
 
 @dataclass(slots=True)
 class Chain:
-    """An object on its way in one direction: the slices still to come, in order."""
+    """An object on its way in one direction: the slices still to come, in order, and where results are noted."""
 
     object_id: int
+    tracked: dict[int, Segmented]
     bank: MemoryBank
     frames: list[int]
 
@@ -92,12 +93,13 @@ class VolumePredictor:
         Raises PromptError if the prompts do not fit the volume or each other.
         """
         features = self._need_volume()
-        for prompt in prompts:
-            check_prompt(prompt, self._shape)
-        if not 1 <= object_id <= MAX_OBJECT_ID:
-            raise PromptError(f"object id {object_id} is not within 1 to {MAX_OBJECT_ID}")
+        check_prompts(prompts, self._shape)
+        if not isinstance(object_id, int | np.integer) or not 1 <= object_id <= MAX_OBJECT_ID:
+            raise PromptError(
+                f"object id {object_id!r} is not a whole number from 1 to {MAX_OBJECT_ID}"
+            )
         known = self._objects.get(object_id, TrackedObject())
-        index = prompts[0].slice if prompts else 0
+        object_id, index = int(object_id), int(prompts[0].slice)
         prompted = prompt_slice(
             self._model,
             features[index],
@@ -154,7 +156,7 @@ class VolumePredictor:
         chains: list[Chain] = []
         templates: list[Templates] = []
         try:
-            for object_id, known in self._objects.items():
+            for object_id, known in list(self._objects.items()):  # the caller may add meanwhile
                 known.tracked = {}
                 own = Templates(self._arena)
                 templates.append(own)
@@ -167,7 +169,7 @@ class VolumePredictor:
                     bank = MemoryBank(
                         self._arena, own, direction, self._shape[0], self._model.numbers
                     )
-                    chains.append(Chain(object_id, bank, frames))
+                    chains.append(Chain(object_id, known.tracked, bank, frames))
             yield from self._follow(features, chains)
         finally:
             for chain in chains:
@@ -199,7 +201,7 @@ class VolumePredictor:
                 rows = [Row(chain.bank, chain.frames.pop(0)) for chain in batch]
                 found = track_step(self._model, self._arena, features, rows)
                 for chain, row, segmented in zip(batch, rows, found, strict=True):
-                    self._objects[chain.object_id].tracked[row.frame] = segmented
+                    chain.tracked[row.frame] = segmented
                     yield self._slice_mask(chain.object_id, row.frame, segmented)
             active = [chain for chain in active if chain.frames]
 

@@ -1,0 +1,36 @@
+# Everything happens in a local virtual environment; nothing but Python 3.11 needs to be there.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: bench test lint clean
+
+bench: $(VENV)/.runtime  ## set up the runtime, then measure it on the embedded model
+	$(RUN) -m runtime.bench
+
+test: $(VENV)/.test  ## set up everything, then run all tests
+	$(RUN) -m pytest -q
+
+lint: $(VENV)/.test  ## style and types
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable .
+	touch $@
+
+# The official package is a test oracle: without its CUDA extension, and without torchvision, which it needs only for
+# what is not tested here.
+$(VENV)/.test: $(VENV)/.runtime
+	$(PIP) setuptools wheel
+	$(PIP) --editable ".[export,test]"
+	SAM2_BUILD_CUDA=0 $(PIP) --no-deps --no-build-isolation sam2
+	touch $@
+
+clean:
+	rm -rf $(VENV) out build *.egg-info

@@ -1,0 +1,124 @@
+"""Rules of the house: who may import whom, a runtime without torch, files of one noun, documents that are true."""
+
+from __future__ import annotations
+
+import ast
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import runtime
+from runtime import Volume
+from runtime.io.itk import sitk
+from runtime.phantom import make_phantom
+
+ROOT = Path(__file__).resolve().parent.parent
+FLOORS = ("kernels", "runtime", "export", "benchmarks")  # low to high
+TORCH_FREE = ("kernels", "runtime")
+FILES = [path for floor in FLOORS for path in sorted((ROOT / floor).rglob("*.py"))]
+LINE_BUDGET = 300
+STEP_BUDGET = 50  # lines: the heart fits one screen
+
+
+def imported_roots(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_only_go_down(path: Path) -> None:
+    floor = path.relative_to(ROOT).parts[0]
+    roots = set(imported_roots(path))
+    assert not roots & {*FLOORS[FLOORS.index(floor) + 1 :], "tests"}
+    if floor in TORCH_FREE:
+        assert not roots & {"torch", "onnx"}
+
+
+def test_every_runtime_module_imports_without_torch() -> None:
+    names = [m.name for m in pkgutil.walk_packages(runtime.__path__, "runtime.")]
+    assert "runtime.segment" in names and "runtime.bench" in names
+    absent = "torch", "onnx", "onnxscript", "pydicom", "nibabel", "scipy"
+    code = (
+        "import sys, importlib\n"
+        f"for name in {absent}: sys.modules[name] = None\n"
+        "for name in sys.argv[1:]: importlib.import_module(name)"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code, *names], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_file_is_one_noun(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= LINE_BUDGET
+
+
+def test_the_heart_fits_one_screen() -> None:
+    tree = ast.parse((ROOT / "runtime" / "track.py").read_text())
+    step = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "track_step")
+    assert step.end_lineno is not None
+    assert step.end_lineno - step.lineno < STEP_BUDGET
+
+
+def test_public_functions_and_classes_say_what_they_do() -> None:
+    silent = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path in FILES
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        and not node.name.startswith("_")
+        and ast.get_docstring(node) is None
+    ]
+    assert not silent
+
+
+def test_the_embedded_bundle_is_small_and_says_what_it_is() -> None:
+    folder = ROOT / "runtime" / "nano"
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 9e6
+    code = "import runtime; runtime.load(); runtime.load()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout == ""
+    assert done.stderr.count("not for clinical use") == 1
+    assert "python -m export" in done.stderr
+
+
+def test_the_readmes_first_example_runs(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    volume = Volume.from_array(make_phantom((60, 300, 300)).pixels, (2.0, 0.7, 0.7))
+    sitk.WriteImage(volume.to_image(), str(tmp_path / "ct.nii.gz"))
+    run_in(tmp_path, blocks[0])
+    mask = runtime.read_volume(tmp_path / "lesion.nii.gz")
+    assert mask.shape == volume.shape
+    assert mask.spacing_mm == pytest.approx(volume.spacing_mm)
+
+
+def test_the_example_runs(tmp_path: Path) -> None:
+    run_in(tmp_path, (ROOT / "examples" / "segment_phantom.py").read_text())
+    assert {f.name for f in (tmp_path / "out").iterdir()} == {"phantom_mask.nii.gz", "phantom.png"}
+
+
+def run_in(folder: Path, code: str) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=folder, env=environment)
+
+
+def test_commands_in_the_readme_exist() -> None:
+    text = (ROOT / "README.md").read_text()
+    for module in set(re.findall(r"python -m ([\w.]+)", text)) - {"pip", "json.tool"}:
+        target = ROOT / Path(*module.split("."))
+        assert target.with_suffix(".py").is_file() or (target / "__main__.py").is_file(), module
+    for target in set(re.findall(r"\bmake (\w+)", text)):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
+
+
+def test_every_public_name_is_there() -> None:
+    assert [name for name in runtime.__all__ if not hasattr(runtime, name)] == []
