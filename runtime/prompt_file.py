@@ -66,7 +66,9 @@ def read_prompts(path: str | Path) -> Calls:
         if not isinstance(object_id, int) or isinstance(object_id, bool):
             raise PromptError(f"{where}: id {object_id!r} is not a whole number")
         if object_id in calls:
-            raise PromptError(f"{where}: id {object_id} is taken; list an object's prompts together")
+            raise PromptError(
+                f"{where}: id {object_id} is taken; list an object's prompts together"
+            )
         prompts = [
             _prompt(each, f"{where}.prompts[{j}]", file.parent) for j, each in enumerate(given)
         ]

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 import runtime.memory.bank as bank
+from export.model.sam2 import Sam2
 from export.random_weights import PRESENCE_BIAS, random_state
+from export.variants import VARIANTS
 from export.write_bundle import write_bundle
 from runtime import load
 from runtime.bundle import Bundle, open_bundle
@@ -195,8 +197,6 @@ def test_a_wrong_memory_would_be_noticed(
 def test_an_object_that_disappears_equals_upstream(
     toy, patched: None, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    from export.model.sam2 import Sam2
-
     state = random_state(toy, seed=FADING_SEED)
     state[PRESENCE_BIAS] -= FADING
     fading = Sam2(TOY)
@@ -228,3 +228,22 @@ def test_objects_first_prompted_on_different_slices_equal_upstream_one_by_one(
         truth, _ = run_official(official, pixels, Task({object_id: calls}))
         own = {key: logits for key, logits in found.items() if key in truth}
         assert worst_difference(own, truth) < TOLERANCE
+
+
+def test_a_full_size_network_equals_upstream(
+    patched: None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    variant, size, seed = VARIANTS["sam2.1_hiera_t"], 512, 2
+    tiny = Sam2(variant, size)
+    state = random_state(tiny, seed)
+    tiny.load_state_dict(state)
+    path = tmp_path_factory.mktemp("bundles") / "tiny"
+    write_bundle(tiny, path, {"kind": "random", "source": "random", "seed": seed}, "Apache-2.0")
+    predictor = official_predictor(variant, size)
+    predictor.load_state_dict(state)
+    task = Task({1: [[click(0)]], 2: [[other_box(0), outside(0)]]})
+    pixels = volume(task.num_slices)
+    truth, full_truth = run_official(predictor, pixels, task)
+    found, full = run_ours(load(open_bundle(path)), pixels, task)
+    assert worst_difference(found, truth) < TOLERANCE
+    assert same_masks(full, full_truth, TOLERANCE)

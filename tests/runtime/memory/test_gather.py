@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from runtime.arena import Arena
+from runtime.backends.fake import FakeBackend
+from runtime.contract import graph_specs
+from runtime.memory.gather import gather
+from runtime.memory.records import MemoryRead
+from tests.fakes import FAKE_NUMBERS
+
+
+@pytest.fixture
+def arena() -> Arena:
+    """Slot s holds s in its memory and 100 + s in its pointer."""
+    numbers = FAKE_NUMBERS
+    arena = Arena(FakeBackend(numbers), numbers.num_tokens, numbers.mem_dim, numbers.d_model)
+    arena.reserve(8, 8)
+    for slot in range(8):
+        arena.memories.values[slot] = slot
+        arena.pointers.values[slot] = 100 + slot
+    return arena
+
+
+LONG = MemoryRead(
+    slots=(5, 1, 2),
+    times=(6, 1, 0),
+    weights=(1.0, 0.5, 1.0),
+    ptr_slots=(3,),
+    ptr_positions=(0.25,),
+    ptr_weights=(1.0,),
+    frames=(0, 8, 9),
+)
+SHORT = MemoryRead(
+    slots=(4,),
+    times=(3,),
+    weights=(0.75,),
+    ptr_slots=(6, 7),
+    ptr_positions=(0.5, 1.0),
+    ptr_weights=(1.0, 0.25),
+    frames=(9,),
+)
+
+
+def test_a_row_is_padded_with_its_own_first_slot_at_weight_zero(arena: Arena) -> None:
+    inputs = gather(arena, [LONG, SHORT])
+    np.testing.assert_array_equal(inputs["memory"][..., 0, 0], [[5, 1, 2], [4, 4, 4]])
+    np.testing.assert_array_equal(inputs["memory_time"], [[6, 1, 0], [3, 3, 3]])
+    np.testing.assert_array_equal(inputs["memory_weight"], [[1, 0.5, 1], [0.75, 0, 0]])
+    np.testing.assert_array_equal(inputs["obj_ptrs"][..., 0], [[103, 103], [106, 107]])
+    np.testing.assert_array_equal(inputs["obj_ptr_pos"], [[0.25, 0.25], [0.5, 1]])
+    np.testing.assert_array_equal(inputs["obj_ptr_weight"], [[1, 0], [1, 0.25]])
+
+
+def test_rows_of_one_length_are_not_padded(arena: Arena) -> None:
+    inputs = gather(arena, [SHORT, SHORT, SHORT])
+    assert inputs["memory"].shape[:2] == (3, 1)
+    assert inputs["obj_ptrs"].shape[:2] == (3, 2)
+    assert inputs["memory_weight"].all()
+
+
+def test_what_is_gathered_fits_the_contract(arena: Arena) -> None:
+    spec = graph_specs(FAKE_NUMBERS)["memory_attention"]
+    features = np.zeros((2, FAKE_NUMBERS.d_model, FAKE_NUMBERS.grid, FAKE_NUMBERS.grid), np.float32)
+    axes = spec.check_inputs(
+        "memory_attention", {"vision_features": features, **gather(arena, [LONG, SHORT])}
+    )
+    assert axes == {"b": 2, "k": 3, "p": 2}
+
+
+def test_what_was_gathered_does_not_change_when_a_slot_is_used_again(arena: Arena) -> None:
+    inputs = gather(arena, [SHORT])
+    arena.memories.values[4] = -1
+    assert (inputs["memory"] == 4).all()
