@@ -40,7 +40,7 @@ class FeatureCache:
         if index not in self._features:
             self._features[index] = self._encode(index)
             size_bytes = self._features[index].size_bytes
-            while len(self._features) > max(1, self._max_bytes // size_bytes):
+            while len(self._features) > 1 and len(self._features) * size_bytes > self._max_bytes:
                 self._features.popitem(last=False)
         self._features.move_to_end(index)
         return self._features[index]

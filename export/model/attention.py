@@ -1,7 +1,7 @@
-"""Scaled dot-product attention as one operator, and the layers built on it.
+"""Scaled dot-product attention, and the layers built on it.
 
-`attention` is opaque to the tracer, so that the exporter can spell it for each kind of engine (see
-`export.to_onnx`); run eagerly it is PyTorch's own.
+Run eagerly, `attention` is PyTorch's own. The tracer meets one opaque operator instead, which the exporter spells for
+each kind of engine (see `export.to_onnx`).
 """
 
 from __future__ import annotations
@@ -13,17 +13,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-@torch.library.custom_op("sam2_runtime::attention", mutates_args=())
 def attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
     """softmax(q k^T / sqrt(head dim)) v, unmasked.
 
     Shapes: query (b, s, heads * d), key (b, l, heads * d), value (b, l, heads * e) to (b, s, heads * e).
     """
+    run = opaque_attention if torch.compiler.is_exporting() else _attention
+    return run(query, key, value, num_heads)
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
     q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).contiguous()
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
-@attention.register_fake
+@torch.library.custom_op("sam2_runtime::attention", mutates_args=())
+def opaque_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
+    """What the tracer sees of `attention`."""
+    return _attention(query, key, value, num_heads).contiguous()
+
+
+@opaque_attention.register_fake
 def _(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
     return query.new_empty(*query.shape[:2], value.shape[2])
 

@@ -156,20 +156,21 @@ class VolumePredictor:
         chains: list[Chain] = []
         templates: list[Templates] = []
         try:
-            for object_id, known in list(self._objects.items()):  # the caller may add meanwhile
+            # Copied and planned before masks come, since the caller may add prompts between them.
+            for object_id, known in list(self._objects.items()):
                 known.tracked = {}
                 own = Templates(self._arena)
                 templates.append(own)
-                for index, prompted in sorted(known.prompted.items()):
-                    found = prompted.segmented
-                    memory = memorise_prompted(self._model, features[index], found)
-                    own.add(index, memory, found.obj_ptr, found.confidence, found.object_score)
-                    yield self._slice_mask(object_id, index, found)
                 for direction, frames in self._plan(known, z_range, directions).items():
                     bank = MemoryBank(
                         self._arena, own, direction, self._shape[0], self._model.numbers
                     )
                     chains.append(Chain(object_id, known.tracked, bank, frames))
+                for index, prompted in sorted(known.prompted.items()):
+                    found = prompted.segmented
+                    memory = memorise_prompted(self._model, features[index], found)
+                    own.add(index, memory, found.obj_ptr, found.confidence, found.object_score)
+                    yield self._slice_mask(object_id, index, found)
             yield from self._follow(features, chains)
         finally:
             for chain in chains:

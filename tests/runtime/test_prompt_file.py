@@ -50,7 +50,9 @@ def test_what_is_no_point_is_refused_with_the_forms_wanted(text: str) -> None:
         parse_point(text)
 
 
-@pytest.mark.parametrize("parse", [lambda: parse_box("1.5,0,3,0,3"), lambda: parse_point("1.5,0,3")])
+@pytest.mark.parametrize(
+    "parse", [lambda: parse_box("1.5,0,3,0,3"), lambda: parse_point("1.5,0,3")]
+)
 def test_a_slice_between_two_slices_is_refused(parse: Any) -> None:
     with pytest.raises(PromptError, match=r"slice 1\.5 is not a whole number"):
         parse()

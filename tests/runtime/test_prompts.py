@@ -159,7 +159,9 @@ def test_whatever_is_not_zero_is_inside(dtype: type) -> None:
     mask[8:40, 8:40] = 1
     truth = masked(mask.astype(bool))
     for value in (1, 200):
-        np.testing.assert_array_equal(masked(mask * dtype(value)).decoder_input, truth.decoder_input)
+        np.testing.assert_array_equal(
+            masked(mask * dtype(value)).decoder_input, truth.decoder_input
+        )
 
 
 def test_a_mask_of_another_size_is_brought_to_the_models() -> None:
