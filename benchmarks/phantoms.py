@@ -83,7 +83,7 @@ def make_flow(seed: int, num_images: int = 16, size: int = 256) -> Labelled:
             alpha = _object(rng, picture.shape, radius * rng.uniform(0.5, 1.3), other.edge)
             _paint(rng, picture, marks, alpha, other, 0)
         alpha = _object(rng, picture.shape, radius * rng.uniform(0.75, 1.33), look.edge, family)
-        _paint(rng, picture, marks, alpha, look, 1)
+        _paint(rng, picture, marks, alpha, look, 1, is_shared=True)
         image[:], label[:] = picture[0], marks[0]
     return Labelled(_scan(rng, images, across_slices=False), labels)
 
@@ -177,7 +177,7 @@ def _object(
     angle = rng.uniform(0, np.pi) + rng.normal(0, 0.5) * along
     ratio = rng.uniform(0.45, 1)
     rough = {"blob": rng.uniform(0.15, 0.45), "box": 0.03}.get(family, rng.uniform(0, 0.12))
-    noise_side = max(3, int(size / radius / 1.2))
+    noise_side = max(4, int(2 * size / radius))
     noise = rough * _smooth(rng, shape, (max(1, min(depth, 5)), *(min(noise_side, 48),) * 2))
     power = 3.5 if family == "box" else 2.0
     field = _implicit(shape, centres, angle, ratio, radius, reach, power)
@@ -214,13 +214,22 @@ def _implicit(
 
 
 def _paint(
-    rng: Rng, image: Array, labels: NDArray[np.uint8], alpha: Array, look: Look, object_id: int
+    rng: Rng,
+    image: Array,
+    labels: NDArray[np.uint8],
+    alpha: Array,
+    look: Look,
+    object_id: int,
+    is_shared: bool = False,
 ) -> None:
+    """Draw an object over what is there; its grey is the look's own if it must be the same in every image."""
     present = alpha > 0
     if not present.any():
         return
     grey = look.grey
-    if rng.random() < 0.4:  # relative to what is there, so that contrast may be low
+    if (
+        not is_shared and rng.random() < 0.4
+    ):  # relative to what is there, so that contrast may be low
         contrast = np.exp(rng.uniform(np.log(0.07), np.log(0.6))) * rng.choice([-1, 1])
         grey = (
             float(np.clip(image[alpha > 0.5].mean() + contrast, 0, 1))

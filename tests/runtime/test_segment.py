@@ -32,6 +32,7 @@ from runtime.errors import (
 from runtime.io import Volume
 from runtime.model import load
 from runtime.phantom import Phantom, make_phantom
+from runtime.predictors import VolumePredictor
 from runtime.segment import main
 
 SHAPE = (5, 64, 64)
@@ -383,14 +384,17 @@ def test_an_interrupted_run_leaves_nothing_behind(
     finally:
         signal.signal(signal.SIGINT, before)
     with process:
-        assert process.stderr
-        assert process.stdout
-        seen = b""
-        while b"segment:" not in seen:  # the progress bar: it has begun
-            assert (more := process.stderr.read1())
-            seen += more
-        process.send_signal(signal.SIGINT)
-        out, error = process.communicate(timeout=30)
+        try:
+            assert process.stderr
+            seen = b""
+            while b"segment:" not in seen:  # the progress bar: it has begun
+                more = process.stderr.read1()
+                assert more, seen
+                seen += more
+            process.send_signal(signal.SIGINT)
+            out, error = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert out == b""
     assert error.decode().splitlines()[-1] == "interrupted"
@@ -399,8 +403,6 @@ def test_an_interrupted_run_leaves_nothing_behind(
 def test_the_result_is_that_of_the_predictor(
     run: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    from runtime.predictors import VolumePredictor
-
     run("--box", BOX, "--threads", "1")
     predictor = VolumePredictor(load(threads=1))
     predictor.set_volume(VOLUME)

@@ -33,21 +33,21 @@ LONG = MemoryRead(
     frames=(0, 8, 9),
 )
 SHORT = MemoryRead(
-    slots=(4,),
-    times=(3,),
-    weights=(0.75,),
+    slots=(4, 7),
+    times=(3, 2),
+    weights=(0.75, 0.5),
     ptr_slots=(6, 7),
     ptr_positions=(0.5, 1.0),
     ptr_weights=(1.0, 0.25),
-    frames=(9,),
+    frames=(8, 9),
 )
 
 
 def test_a_row_is_padded_with_its_own_first_slot_at_weight_zero(arena: Arena) -> None:
     inputs = gather(arena, [LONG, SHORT])
-    np.testing.assert_array_equal(inputs["memory"][..., 0, 0], [[5, 1, 2], [4, 4, 4]])
-    np.testing.assert_array_equal(inputs["memory_time"], [[6, 1, 0], [3, 3, 3]])
-    np.testing.assert_array_equal(inputs["memory_weight"], [[1, 0.5, 1], [0.75, 0, 0]])
+    np.testing.assert_array_equal(inputs["memory"][..., 0, 0], [[5, 1, 2], [4, 7, 4]])
+    np.testing.assert_array_equal(inputs["memory_time"], [[6, 1, 0], [3, 2, 3]])
+    np.testing.assert_array_equal(inputs["memory_weight"], [[1, 0.5, 1], [0.75, 0.5, 0]])
     np.testing.assert_array_equal(inputs["obj_ptrs"][..., 0], [[103, 103], [106, 107]])
     np.testing.assert_array_equal(inputs["obj_ptr_pos"], [[0.25, 0.25], [0.5, 1]])
     np.testing.assert_array_equal(inputs["obj_ptr_weight"], [[1, 0], [1, 0.25]])
@@ -55,7 +55,7 @@ def test_a_row_is_padded_with_its_own_first_slot_at_weight_zero(arena: Arena) ->
 
 def test_rows_of_one_length_are_not_padded(arena: Arena) -> None:
     inputs = gather(arena, [SHORT, SHORT, SHORT])
-    assert inputs["memory"].shape[:2] == (3, 1)
+    assert inputs["memory"].shape[:2] == (3, 2)
     assert inputs["obj_ptrs"].shape[:2] == (3, 2)
     assert inputs["memory_weight"].all()
 
@@ -72,4 +72,4 @@ def test_what_is_gathered_fits_the_contract(arena: Arena) -> None:
 def test_what_was_gathered_does_not_change_when_a_slot_is_used_again(arena: Arena) -> None:
     inputs = gather(arena, [SHORT])
     arena.memories.values[4] = -1
-    assert (inputs["memory"] == 4).all()
+    assert (inputs["memory"][:, 0] == 4).all()

@@ -358,6 +358,17 @@ def test_what_a_cancelled_run_found_can_be_corrected(
     assert not backend.calls[-1].inputs["has_mask_input"].any(), "the run did not come to slice 8"
 
 
+def test_only_what_the_last_run_found_is_corrected(
+    made: tuple[VolumePredictor, FakeBackend],
+) -> None:
+    predictor, backend = made
+    predictor.add(click(4))
+    predictor.propagate()
+    predictor.propagate(z_range=(3, 6))
+    predictor.add(click(8))
+    assert not backend.calls[-1].inputs["has_mask_input"].any()
+
+
 @pytest.mark.parametrize("taken", [1, 2, 5])
 def test_a_stream_that_is_closed_early_gives_its_slots_back(
     taken: int, predictor: VolumePredictor
