@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from export.checkpoint import load_model, read_checkpoint
 from export.model.sam2 import Sam2
-from export.random_weights import random_state
+from export.random_weights import fingerprint, random_state
 from export.to_onnx import SPELLINGS
 from export.variants import VARIANTS
 from export.write_bundle import check_target, write_bundle
@@ -114,14 +114,12 @@ def _checkpoint(args: argparse.Namespace) -> tuple[Sam2, dict[str, Any], str]:
 
 
 def _random(args: argparse.Namespace) -> tuple[Sam2, dict[str, Any], str]:
-    variant = VARIANTS[args.model]
+    variant, seed = VARIANTS[args.model], args.random_weights
     model = Sam2(variant, args.image_size)
-    model.load_state_dict(random_state(model, args.random_weights), strict=True)
-    return (
-        model,
-        {"kind": "random", "source": "random", "seed": args.random_weights},
-        variant.licence,
-    )
+    state = random_state(model, seed)
+    model.load_state_dict(state, strict=True)
+    weights = {"kind": "random", "source": "random", "seed": seed, "sha256": fingerprint(state)}
+    return model, weights, variant.licence
 
 
 def _bar(graphs: Sequence[str]) -> Iterator[str]:

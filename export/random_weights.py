@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
 from torch import Tensor
 
 from export.model.sam2 import Sam2
 
-# Larger than by fan-in alone, so that masks follow the image rather than one constant, and a wrong pointer position
-# shows. Attention over memory stays soft: sharp random attention is chaotic, and no two machines would agree on it.
-GAINS = {"conv_s": 3.0, "obj_ptr_tpos_proj": 6.0}
+# Where fan-in alone would not do. Masks should follow the image rather than one constant, and a wrong pointer position
+# should show. Memories stay small, so that attention over them is soft: where it is sharp, one pixel that falls on the
+# other side of zero changes everything after it, and no two machines would agree.
+GAINS = {"conv_s": 3.0, "obj_ptr_tpos_proj": 6.0, "memory_encoder.out_proj": 0.3}
 # Up, so that objects are mostly present.
 PRESENCE_BIAS = "sam_mask_decoder.pred_obj_score_head.layers.2.bias"
 
@@ -38,3 +41,12 @@ def _draw(name: str, like: Tensor, generator: torch.Generator) -> Tensor:
     fan_in = like.shape[0] if "output_upscaling" in name else like[0].numel()
     gain = next((gain for part, gain in GAINS.items() if part in name), 1.0)
     return gain * noise / fan_in**0.5
+
+
+def fingerprint(state: dict[str, Tensor]) -> str:
+    """SHA-256 over all names and values: tells whether two states are the same weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from export.checkpoint import load_model, read_checkpoint
 from export.model.sam2 import Sam2
-from export.random_weights import random_state
+from export.random_weights import fingerprint, random_state
 from export.torch_backend import torch_model
 from export.variants import VARIANTS
 from runtime import Mask, Point, SliceMask, VolumePredictor, load
@@ -215,7 +215,12 @@ def reference_for(bundle: Bundle, checkpoint: str | None) -> Sam2:
                 f"{bundle.path} was made from {weights['source']}; name it with --checkpoint"
             )
         model = Sam2(VARIANTS[bundle.model.name], size)
-        model.load_state_dict(random_state(model, weights["seed"]), strict=True)
+        state = random_state(model, weights["seed"])
+        if fingerprint(state) != weights.get("sha256"):
+            raise CheckpointError(
+                f"{bundle.path} has random weights of another version of this exporter; export it again"
+            )
+        model.load_state_dict(state, strict=True)
         return model
     read = read_checkpoint(checkpoint, bundle.model.name)
     if read.sha256 != weights.get("sha256"):

@@ -43,6 +43,8 @@ class OrtBackend:
         self._bundle = bundle
         self._options = onnxruntime.SessionOptions()
         self._options.log_severity_level = WARNINGS_AND_WORSE
+        # Each graph has threads of its own, which go on spinning after a run and slow down the next graph's.
+        self._options.add_session_config_entry("session.force_spinning_stop", "1")
         if threads is not None:
             self._options.intra_op_num_threads = threads
         count = "all" if threads is None else str(threads)
