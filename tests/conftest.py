@@ -28,10 +28,12 @@ def toy():
 @pytest.fixture(scope="session")
 def toy_bundle(toy, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The toy model as a bundle."""
+    from export.random_weights import fingerprint
     from export.write_bundle import write_bundle
 
     path: Path = tmp_path_factory.mktemp("bundles") / "toy"
-    write_bundle(toy, path, {"kind": "random", "source": "random", "seed": 12}, "Apache-2.0")
+    weights = {"kind": "random", "source": "random", "seed": 12}
+    write_bundle(toy, path, weights | {"sha256": fingerprint(toy.state_dict())}, "Apache-2.0")
     return open_bundle(path)
 
 

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from export import checkpoint as checkpoints
+from export import verify as verification
+from export.random_weights import random_state
+from export.variants import VARIANTS
+from export.verify import Mismatch, compare_tensors, compare_tracks
+from runtime.bundle import Bundle, open_bundle
+from runtime.errors import CheckpointError
+from runtime.result import SliceMask
+from runtime.track import Segmented
+from tests.variants import TOY
+
+SLICES = ["--slices", "4"]
+
+
+@pytest.fixture(autouse=True)
+def toy_is_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(VARIANTS, TOY.name, TOY)
+    checkpoints._shapes.cache_clear()
+
+
+@pytest.fixture
+def certified(toy_bundle: Bundle) -> Path:
+    """A bundle of random weights that knows its seed and what they were."""
+    return toy_bundle.path
+
+
+def test_a_true_bundle_gets_its_certificate(
+    certified: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "certificate.json"
+    verification.main([str(certified), *SLICES, "-o", str(out)])
+    certificate = json.loads(out.read_text())
+    assert certificate == json.loads(capsys.readouterr().out)
+    assert certificate["passed"]
+    assert set(certificate["graphs"]) == {
+        "image_encoder",
+        "memory_attention",
+        "mask_decoder",
+        "memory_encoder",
+    }
+    for outputs in certificate["graphs"].values():
+        assert all(0 <= row["relative_error"] <= row["tolerance"] for row in outputs.values())
+    two = certificate["propagation"]["two boxes, clicks"]
+    assert two["slices"] == 8 and two["lowest_dice"] == 1.0
+    assert two["first_different_decision"] is None
+    assert [file.name for file in tmp_path.iterdir()] == ["certificate.json"]
+
+
+def test_a_bundle_of_other_weights_fails_and_says_where(
+    toy, certified: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = {name: value.clone() for name, value in toy.state_dict().items()}
+    state["sam_mask_decoder.iou_token.weight"] += 0.05
+    toy_copy = type(toy)(TOY)
+    toy_copy.load_state_dict(state)
+    monkeypatch.setattr(verification, "reference_for", lambda *_: toy_copy)
+    with pytest.raises(Mismatch) as error:
+        verification.main([str(certified), *SLICES])
+    assert error.value.exit_code == 1
+    certificate = json.loads((certified / "certificate-auto.json").read_text())
+    assert not certificate["passed"]
+    assert all(row["passed"] for row in certificate["graphs"]["image_encoder"].values())
+    assert not all(row["passed"] for row in certificate["graphs"]["mask_decoder"].values())
+
+
+def test_random_weights_of_another_recipe_are_recognised(
+    certified: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        verification, "random_state", lambda model, seed: random_state(model, seed + 1)
+    )
+    with pytest.raises(CheckpointError, match="another version"):
+        verification.main([str(certified), *SLICES])
+
+
+def test_a_checkpoint_must_be_the_one_the_bundle_came_from(
+    toy, certified: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "toy.pt"
+    torch.save({"model": toy.state_dict()}, file)
+    with pytest.raises(CheckpointError, match="SHA-256 differs"):
+        verification.main([str(certified), "--checkpoint", str(file)])
+
+
+def test_a_bundle_of_a_checkpoint_wants_it_named() -> None:
+    bundle = open_bundle()
+    with pytest.raises(CheckpointError, match="--checkpoint"):
+        verification.reference_for(bundle, None)
+
+
+def test_an_error_is_relative_to_the_largest_magnitude() -> None:
+    truth, found = np.array([1.0, -100.0]), np.array([1.05, -100.0])
+    result = compare_tensors(found, truth, tolerance=1e-3)
+    assert result["relative_error"] == pytest.approx(5e-4)
+    assert result["passed"] and not compare_tensors(found, truth, tolerance=1e-4)["passed"]
+
+
+def track(logits: float, score: float) -> dict[tuple[int, int], SliceMask]:
+    values = np.full((4, 4), -5.0, np.float32)
+    values[0, 0], values[1, 1] = logits, 5.0
+    segmented = Segmented(values, 0.9, score, np.zeros(4, np.float32))
+    return {(1, 3): SliceMask(3, 1, segmented, (4, 4))}
+
+
+def test_the_first_decision_that_differs_is_named() -> None:
+    assert compare_tracks(track(1.0, 2.0), track(1.0, 2.0))["passed"]
+    gone = compare_tracks(track(1.0, -0.1), track(1.0, 0.1))
+    assert not gone["passed"] and "object present" in gone["first_different_decision"]["what"]
+    flipped = compare_tracks(track(-1.0, 2.0), track(1.0, 2.0))
+    assert flipped["first_different_decision"] == {
+        "object": 1,
+        "slice": 3,
+        "what": "1 pixels on the other side of zero",
+    }
+    assert flipped["lowest_dice"] == pytest.approx(2 / 3)
+
+
+def test_a_pixel_too_close_to_zero_to_call_is_no_decision() -> None:
+    near = compare_tracks(track(-0.001, 2.0), track(0.001, 2.0))
+    assert near["first_different_decision"] is None and near["passed"]
