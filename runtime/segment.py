@@ -19,6 +19,7 @@ from runtime.errors import InputError, MissingInput, PromptError
 from runtime.io import Volume, check_mask_path, read_volume, write_mask
 from runtime.model import Model, load
 from runtime.predictors import VolumePredictor
+from runtime.predictors.volume import check_z_range
 from runtime.preview import draw_preview, write_preview
 from runtime.prompt_file import Calls, group, parse_box, parse_point, read_prompts
 from runtime.prompts import Prompt, check_prompt
@@ -115,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError(f"{args.output} is the input itself; name another file for the mask")
     _check_preview(args.preview)
     study = _read(args)
-    z_range = _z_range(args.z_range)
+    z_range = _z_range(args.z_range, study.volume.shape[0])
     model = load(args.bundle, args.backend, args.threads)
     started = time.perf_counter()
     result, first_mask_s = _segment(model, study, z_range)
@@ -158,13 +159,14 @@ def _calls(args: argparse.Namespace) -> Calls:
     return group([*boxes, *points], object_id=1)
 
 
-def _z_range(text: str | None) -> tuple[int, int] | None:
+def _z_range(text: str | None, num_slices: int) -> tuple[int, int] | None:
     if text is None:
         return None
     try:
         start, stop = (int(part) for part in text.split(","))
     except ValueError as error:
         raise InputError(f"found the z-range '{text}'; wanted Z0,Z1 such as 20,60") from error
+    check_z_range((start, stop), num_slices)
     return start, stop
 
 

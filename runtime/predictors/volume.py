@@ -146,7 +146,7 @@ class VolumePredictor:
             z_range: half-open range of slices to stay within; None is the whole volume.
             directions: +1 towards higher slices, -1 towards lower ones.
 
-        Raises PromptError without prompts or with one outside `z_range`.
+        Raises PromptError without prompts or with one outside `z_range`, InputError for arguments that do not fit.
         """
         features = self._need_volume()
         if not self._objects:
@@ -211,6 +211,8 @@ class VolumePredictor:
     ) -> dict[int, list[int]]:
         """Direction to the slices to be tracked, in order; prompted ones are known already."""
         start, stop = z_range or (0, self._shape[0])
+        if unknown := set(directions) - {FORWARD, BACKWARD}:
+            raise InputError(f"no direction {unknown.pop()}; there are: {FORWARD}, {BACKWARD}")
         first = min(known.prompted)
         ways = {FORWARD: range(first + 1, stop), BACKWARD: range(first - 1, start - 1, -1)}
         return {
@@ -221,11 +223,8 @@ class VolumePredictor:
     def _check_range(self, z_range: tuple[int, int] | None) -> None:
         if z_range is None:
             return
+        check_z_range(z_range, self._shape[0])
         start, stop = z_range
-        if not 0 <= start < stop <= self._shape[0]:
-            raise InputError(
-                f"z-range [{start}, {stop}) does not fit: it must hold a slice and lie within [0, {self._shape[0]})"
-            )
         for object_id, known in self._objects.items():
             outside = [index for index in known.prompted if not start <= index < stop]
             if outside:
@@ -240,3 +239,12 @@ class VolumePredictor:
 
     def _slice_mask(self, object_id: int, index: int, segmented: Segmented) -> SliceMask:
         return SliceMask(index, object_id, segmented, self._shape[1:])
+
+
+def check_z_range(z_range: tuple[int, int], num_slices: int) -> None:
+    """Raise InputError unless a half-open range holds a slice and lies within the volume."""
+    start, stop = z_range
+    if not 0 <= start < stop <= num_slices:
+        raise InputError(
+            f"z-range [{start}, {stop}) does not fit: it must hold a slice and lie within [0, {num_slices})"
+        )

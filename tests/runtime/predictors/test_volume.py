@@ -654,3 +654,12 @@ def test_a_decoder_that_fails_leaves_no_half_added_object() -> None:
         predictor.add(click(4))
     with pytest.raises(PromptError, match="no prompt yet"):
         predictor.propagate()
+
+
+def test_an_unknown_direction_is_refused() -> None:
+    model, _ = fake_model()
+    predictor = VolumePredictor(model)
+    predictor.set_volume(np.zeros((4, 16, 16), np.uint8))
+    predictor.add(Point(slice=1, y=3, x=3))
+    with pytest.raises(InputError, match="no direction 2"):
+        predictor.propagate(directions=(1, 2))
