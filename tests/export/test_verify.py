@@ -98,10 +98,15 @@ def test_a_bundle_of_a_checkpoint_wants_it_named() -> None:
 
 
 def test_an_error_is_relative_to_the_largest_magnitude() -> None:
-    truth, found = np.array([1.0, -100.0]), np.array([1.05, -100.0])
+    truth, found = np.array([[1.0, -100.0]]), np.array([[1.05, -100.0]])
     result = compare_tensors(found, truth, tolerance=1e-3)
     assert result["relative_error"] == pytest.approx(5e-4)
     assert result["passed"] and not compare_tensors(found, truth, tolerance=1e-4)["passed"]
+
+
+def test_a_score_near_zero_is_judged_on_a_scale_of_one() -> None:
+    truth, found = np.array([4e-6]), np.array([4.1e-6])
+    assert compare_tensors(found, truth, tolerance=1e-4)["passed"]
 
 
 def track(logits: float, score: float) -> dict[tuple[int, int], SliceMask]:
