@@ -234,13 +234,18 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser().parse_args(arguments)
     if args.threads:
         torch.set_num_threads(args.threads)
-    torch.set_flush_denormal(True)
     args.output.mkdir(parents=True, exist_ok=True)
     fill_pool(args.pool, args.volumes)
     trainer = Trainer.begin(args.start)
     if args.resume:
         trainer.resume(args.output)
-    train(trainer, args.pool, args.minutes, args.output, args.seed)
+    torch.set_flush_denormal(
+        True
+    )  # a setting of the whole process: put back, or others would compute with it
+    try:
+        train(trainer, args.pool, args.minutes, args.output, args.seed)
+    finally:
+        torch.set_flush_denormal(False)
     print(json.dumps({"weights": str(args.output / "nano.pt"), "steps": trainer.step}))
 
 

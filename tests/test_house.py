@@ -27,7 +27,7 @@ STEP_BUDGET = 50  # lines: the heart fits one screen
 
 
 def imported_roots(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
@@ -57,11 +57,11 @@ def test_every_runtime_module_imports_without_torch() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_file_is_one_noun(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= LINE_BUDGET
+    assert len(path.read_text("utf-8").splitlines()) <= LINE_BUDGET
 
 
 def test_the_heart_fits_one_screen() -> None:
-    tree = ast.parse((ROOT / "runtime" / "track.py").read_text())
+    tree = ast.parse((ROOT / "runtime" / "track.py").read_text("utf-8"))
     step = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "track_step")
     assert step.end_lineno is not None
     assert step.end_lineno - step.lineno < STEP_BUDGET
@@ -71,7 +71,7 @@ def test_public_functions_and_classes_say_what_they_do() -> None:
     silent = [
         f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
         for path in FILES
-        for node in ast.parse(path.read_text()).body
+        for node in ast.parse(path.read_text("utf-8")).body
         if isinstance(node, ast.FunctionDef | ast.ClassDef)
         and not node.name.startswith("_")
         and ast.get_docstring(node) is None
@@ -92,7 +92,7 @@ def test_the_embedded_bundle_is_small_and_says_what_it_is() -> None:
 
 
 def test_the_readmes_first_example_runs(tmp_path: Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
     volume = Volume.from_array(make_phantom((60, 300, 300)).pixels, (2.0, 0.7, 0.7))
     sitk.WriteImage(volume.to_image(), str(tmp_path / "ct.nii.gz"))
     run_in(tmp_path, blocks[0])
@@ -102,7 +102,7 @@ def test_the_readmes_first_example_runs(tmp_path: Path) -> None:
 
 
 def test_the_example_runs(tmp_path: Path) -> None:
-    run_in(tmp_path, (ROOT / "examples" / "segment_phantom.py").read_text())
+    run_in(tmp_path, (ROOT / "examples" / "segment_phantom.py").read_text("utf-8"))
     assert {f.name for f in (tmp_path / "out").iterdir()} == {"phantom_mask.nii.gz", "phantom.png"}
 
 
@@ -112,12 +112,14 @@ def run_in(folder: Path, code: str) -> None:
 
 
 def test_commands_in_the_readme_exist() -> None:
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "README.md").read_text("utf-8")
     for module in set(re.findall(r"python -m ([\w.]+)", text)) - {"pip", "json.tool"}:
         target = ROOT / Path(*module.split("."))
         assert target.with_suffix(".py").is_file() or (target / "__main__.py").is_file(), module
     for target in set(re.findall(r"\bmake (\w+)", text)):
-        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE), (
+            target
+        )
 
 
 def test_every_public_name_is_there() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -28,15 +29,16 @@ def toy_is_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def certified(toy_bundle: Bundle) -> Path:
+def certified(toy_bundle: Bundle, tmp_path: Path) -> Path:
     """A bundle of random weights that knows its seed and what they were."""
-    return toy_bundle.path
+    return Path(shutil.copytree(toy_bundle.path, tmp_path / "toy"))
 
 
 def test_a_true_bundle_gets_its_certificate(
     certified: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "certificate.json"
+    out = tmp_path / "out" / "certificate.json"
+    out.parent.mkdir()
     verification.main([str(certified), *SLICES, "-o", str(out)])
     certificate = json.loads(out.read_text())
     assert certificate == json.loads(capsys.readouterr().out)
@@ -52,7 +54,7 @@ def test_a_true_bundle_gets_its_certificate(
     two = certificate["propagation"]["two boxes, clicks"]
     assert two["slices"] == 8 and two["lowest_dice"] == 1.0
     assert two["first_different_decision"] is None
-    assert [file.name for file in tmp_path.iterdir()] == ["certificate.json"]
+    assert [file.name for file in out.parent.iterdir()] == ["certificate.json"]
 
 
 def test_a_bundle_of_other_weights_fails_and_says_where(
