@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
-from benchmarks import quality, rivals
 from runtime.command import run_command
 
+# Imported only when asked for: they need different packages.
 BENCHMARKS = {
-    "rivals": (rivals.main, "a bundle's speed against PyTorch fp32 and bf16, in one run"),
-    "quality": (
-        quality.main,
-        "Dice and more on held-out phantoms or on labelled volumes in a folder",
-    ),
+    "rivals": "a bundle's speed against PyTorch fp32 and bf16, in one run",
+    "quality": "Dice and more on held-out phantoms or on labelled volumes in a folder",
 }
 
 
@@ -20,9 +18,9 @@ def main() -> None:
     """Hand over to one of `BENCHMARKS`."""
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in BENCHMARKS:
-        BENCHMARKS[name][0](arguments)
+        import_module(f"benchmarks.{name}").main(arguments)
         return
-    lines = [f"  {known:8} {what}" for known, (_, what) in BENCHMARKS.items()]
+    lines = [f"  {known:8} {what}" for known, what in BENCHMARKS.items()]
     print("usage: python -m benchmarks NAME [--help] ...\n\n" + "\n".join(lines))
     sys.exit(0 if name in ("-h", "--help") else 2)
 

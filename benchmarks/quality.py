@@ -23,7 +23,7 @@ from benchmarks.overlap import compare, dice
 from benchmarks.phantoms import HELD_OUT_SEEDS, make_flow, make_volume
 from runtime import Box, Mask, Point, Volume, VolumePredictor, load, read_volume
 from runtime.backends import BACKENDS
-from runtime.errors import MissingInput, VolumeError
+from runtime.errors import InputError, MissingInput, VolumeError
 from runtime.machine import machine_name
 from runtime.prompts import Prompt
 from runtime.window import apply_window
@@ -232,7 +232,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser().parse_args(arguments)
     kinds = args.prompts.split(",")
     if unknown := set(kinds) - set(PROMPTS):
-        raise VolumeError(f"no prompt '{unknown.pop()}'; there are: {', '.join(PROMPTS)}")
+        raise InputError(f"no prompt '{unknown.pop()}'; there are: {', '.join(PROMPTS)}")
     model = load(args.bundle, args.backend)
     cases = phantom_cases(args.phantoms) if args.folder is None else folder_cases(args.folder)
     rows = []

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +27,7 @@ from runtime.bundle import Bundle, open_bundle
 from runtime.command import run_command
 from runtime.contract import GRAPHS
 from runtime.errors import CheckpointError, Sam2Error
+from runtime.machine import machine_name
 from runtime.model import Model
 from runtime.phantom import Phantom, make_phantom
 from runtime.prompts import Prompt
@@ -193,8 +191,7 @@ def verify(
         "weights": bundle.weights,
         "backend": candidate.backend.description,
         "reference": reference.backend.description,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
-        "versions": {name: version(name) for name in ("numpy", "torch", "onnxruntime")},
+        "machine": machine_name(),
         "graphs": graphs,
         "propagation": propagation,
     }

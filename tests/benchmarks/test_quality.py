@@ -9,7 +9,7 @@ import pytest
 from benchmarks import quality
 from benchmarks.overlap import compare, dice
 from runtime import Volume, write_mask
-from runtime.errors import MissingInput, VolumeError
+from runtime.errors import InputError, MissingInput, VolumeError
 from runtime.io.itk import sitk
 from runtime.phantom import make_phantom
 
@@ -91,7 +91,7 @@ def test_an_empty_folder_an_unlabelled_archive_and_a_wrong_prompt_are_refused(
     np.savez(tmp_path / "plain.npz", imgs=np.zeros((3, 8, 8), np.uint8))
     with pytest.raises(VolumeError, match="gts"):
         list(quality.folder_cases(tmp_path))
-    with pytest.raises(VolumeError, match="scribble"):
+    with pytest.raises(InputError, match="scribble"):
         quality.main(["--prompts", "scribble"])
 
 
