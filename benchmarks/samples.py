@@ -33,7 +33,7 @@ class Batch(NamedTuple):
     """B sequences of T slices with K objects each; rows are (sequence, object).
 
     images uint8 (B, T, S, S); truth float (B * K, T, S, S); boxes (B * K, 2, 2) and clicks (B * K, 3, 2) in model
-    pixels (x, y); box_labels (B * K, 2), click_labels (B * K, 3).
+    pixels (x, y); box_labels (B * K, 2), click_labels (B * K, 3); is_flow bool (B * K,).
     """
 
     images: Tensor
@@ -42,6 +42,7 @@ class Batch(NamedTuple):
     box_labels: Tensor
     clicks: Tensor
     click_labels: Tensor
+    is_flow: Tensor
 
 
 def fill_pool(folder: Path, count: int) -> None:
@@ -92,14 +93,16 @@ class Sequences(IterableDataset[Batch]):
         while True:
             path = files[rng.integers(len(files))]
             pixels, labels = np.load(path, mmap_mode="r")
-            cut = self._cut_flow if path.name.startswith("flow") else self._cut_volume
+            is_flow = path.name.startswith("flow")
+            cut = self._cut_flow if is_flow else self._cut_volume
             if (found := cut(rng, pixels, labels)) is None:
                 continue
             images, masks = augment(rng, *found, self.size)
             if min(int(mask[0].sum()) for mask in masks) < 20:
                 continue
             prompts = [draw_prompts(rng, mask[0].numpy() > 0) for mask in masks]
-            return Batch(images[None], masks, *(torch.stack(p) for p in zip(*prompts, strict=True)))
+            drawn = (torch.stack(p) for p in zip(*prompts, strict=True))
+            return Batch(images[None], masks, *drawn, torch.full((len(masks),), is_flow))
 
     def _cut_flow(
         self, rng: Rng, pixels: NDArray[np.uint8], labels: NDArray[np.uint8]

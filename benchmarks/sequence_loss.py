@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.samples import Batch
 from export.model.sam2 import Sam2
-from runtime.contract import LABEL_PAD, NO_OBJ_SCORE, PIXEL_MEAN, PIXEL_STD
+from runtime.contract import LABEL_PAD, NO_OBJ_SCORE, PIXEL_MEAN, PIXEL_STD, ModelNumbers
 
 FOCAL_WEIGHT, ABSENT_WEIGHT = 20.0, 2.0
 REACH = 15  # pointers are normalised as in long volumes
@@ -28,21 +28,23 @@ class Memory:
 
     memories: list[Tensor]
     pointers: list[Tensor]
+    is_flow: Tensor
 
-    def read(self, step: int, num_maskmem: int) -> dict[str, Tensor]:
-        """Inputs of `Sam2.condition` for a step; the prompted slice is number 0."""
+    def read(self, step: int, numbers: ModelNumbers) -> dict[str, Tensor]:
+        """Inputs of `Sam2.condition` for a step; the prompted slice is number 0. Flows have no temporal code."""
+        num_maskmem = numbers.num_maskmem
         recent = range(max(1, step - num_maskmem + 1), step)
         times = [num_maskmem - 1, *(step - earlier - 1 for earlier in recent)]
         memory = torch.stack([self.memories[i] for i in (0, *recent)], 1)
         pointers = torch.stack(self.pointers[:step], 1)
-        rows = len(memory)
+        is_flow = self.is_flow[:, None]
         distance = torch.tensor([(step - earlier) / REACH for earlier in range(step)])
         return {
             "memory": memory,
-            "memory_time": torch.tensor(times).expand(rows, -1),
+            "memory_time": torch.where(is_flow, numbers.no_time, torch.tensor(times)),
             "memory_weight": torch.ones(memory.shape[:2]),
             "obj_ptrs": pointers,
-            "obj_ptr_pos": distance.expand(rows, -1),
+            "obj_ptr_pos": torch.where(is_flow, 0.0, distance),
             "obj_ptr_weight": torch.ones(pointers.shape[:2]),
         }
 
@@ -57,7 +59,7 @@ def sequence_loss(
     feats, high0, high1 = (
         e.unflatten(0, (num_sequences, num_slices)).repeat_interleave(per, 0) for e in encoded
     )
-    past = Memory([], [])
+    past = Memory([], [], batch.is_flow)
     total: Tensor = torch.zeros(())
     figures: dict[str, float] = {}
     for step in range(num_slices):
@@ -101,7 +103,7 @@ def _heads(
     side = features.shape[-1] * 4
     dense, has_dense = torch.zeros(rows, 1, side, side), torch.zeros(rows, dtype=torch.bool)
     if step > 0:
-        features = model.condition(features, **past.read(step, model.numbers.num_maskmem))
+        features = model.condition(features, **past.read(step, model.numbers))
     elif kind == "mask":
         dense, has_dense = (
             model.mask_downsample(batch.truth[:, :1]),

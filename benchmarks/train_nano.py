@@ -31,7 +31,7 @@ from runtime.command import run_command
 
 KINDS = ("box", "click", "clicks", "mask")
 KIND_SHARES = (0.42, 0.26, 0.14, 0.18)
-EMA_DECAY = 0.995
+EMA_DECAY = 0.997
 SAVE_EVERY_S = 120.0
 
 
@@ -56,8 +56,8 @@ class Stage:
 
 
 STAGES = (
-    Stage(0.55, 6, 192, 4, 3, (0.3, 0.1), (5e-4, 4e-4)),
-    Stage(0.45, 7, 256, 3, 3, (0.1, 0.0), (4e-4, 1e-5)),
+    Stage(0.6, 6, 192, 4, 3, (0.2, 0.1), (4e-4, 3e-4)),
+    Stage(0.4, 8, 256, 3, 3, (0.1, 0.0), (3e-4, 1e-5)),
 )
 
 EXAMPLES = """examples:

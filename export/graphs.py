@@ -160,7 +160,7 @@ class MemoryAttentionGraph(nn.Module):
         obj_ptr_weight: Tensor,
     ) -> Tensor:
         model, plain = self.model, self.model.memory_attention
-        time = F.embedding(memory_time, model.maskmem_tpos_enc.flatten(1))
+        time = F.embedding(memory_time, model.time_codes())
         spatial_key = memory + model.memory_position.tokens() + time.unsqueeze(2)
         ptrs, ptr_code = model.pointer_tokens(obj_ptrs, obj_ptr_pos)
         pieces = obj_ptrs.shape[-1] // memory.shape[-1]

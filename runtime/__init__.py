@@ -12,20 +12,24 @@ Example:
 
 from runtime.errors import Sam2Error
 from runtime.io import Volume, read_volume, write_mask
+from runtime.memory import MemoryRules
 from runtime.model import Model, load
-from runtime.predictors import ImagePredictor, VolumePredictor
+from runtime.predictors import FlowPredictor, ImagePredictor, VideoPredictor, VolumePredictor
 from runtime.prompts import Box, Mask, Point
 from runtime.result import Result, SliceMask
 
 __all__ = [
     "Box",
+    "FlowPredictor",
     "ImagePredictor",
     "Mask",
+    "MemoryRules",
     "Model",
     "Point",
     "Result",
     "Sam2Error",
     "SliceMask",
+    "VideoPredictor",
     "Volume",
     "VolumePredictor",
     "load",

@@ -11,7 +11,8 @@ from runtime.errors import OutOfMemory
 class Slots:
     """Equally shaped tensors addressed by number.
 
-    `take` never allocates: the owner reserves first, so that addresses stay fixed while a run lasts.
+    `take` never allocates: whoever will hold slots reserves them first and releases them at the end, so that
+    addresses stay fixed while a run lasts.
     """
 
     def __init__(self, backend: Backend, shape: tuple[int, ...]) -> None:
@@ -19,6 +20,7 @@ class Slots:
         self._shape = shape
         self.values: Buffer = backend.empty((0, *shape), "float32")
         self._free: list[int] = []
+        self._reserved = 0
 
     @property
     def in_use(self) -> int:
@@ -26,11 +28,15 @@ class Slots:
         return len(self.values) - len(self._free)
 
     def reserve(self, count: int) -> None:
-        """Make `count` slots free; what is stored stays. Raises OutOfMemory if they do not fit."""
-        missing = count - len(self._free)
-        if missing <= 0:
-            return
+        """Set `count` slots aside, on top of all reserved before; what is stored stays.
+
+        Raises OutOfMemory if they do not fit.
+        """
         before = len(self.values)
+        missing = self._reserved + count - before
+        if missing <= 0:
+            self._reserved += count
+            return
         try:
             grown = self._backend.empty((before + missing, *self._shape), "float32")
         except MemoryError as error:
@@ -41,6 +47,11 @@ class Slots:
         grown[:before] = self.values
         self.values = grown
         self._free.extend(range(before, before + missing))
+        self._reserved += count
+
+    def release(self, count: int) -> None:
+        """Give up slots reserved and no longer held; their room is kept for the next one to reserve."""
+        self._reserved -= count
 
     def take(self) -> int:
         """A free slot's number; IndexError if none was reserved."""
@@ -52,13 +63,21 @@ class Slots:
 
 
 class Arena:
-    """The memories (T, M) and object pointers (C,) of one predictor."""
+    """The memories (T, M), object pointers (C,) and, where compared, image embeddings (C * T,) of one predictor."""
 
     def __init__(self, backend: Backend, num_tokens: int, mem_dim: int, d_model: int) -> None:
         self.memories = Slots(backend, (num_tokens, mem_dim))
         self.pointers = Slots(backend, (d_model,))
+        self.embeddings = Slots(backend, (d_model * num_tokens,))
 
-    def reserve(self, memories: int, pointers: int) -> None:
+    def reserve(self, memories: int, pointers: int, embeddings: int = 0) -> None:
         """Make room for so many more of each."""
         self.memories.reserve(memories)
         self.pointers.reserve(pointers)
+        self.embeddings.reserve(embeddings)
+
+    def release(self, memories: int, pointers: int, embeddings: int = 0) -> None:
+        """Give up what was reserved."""
+        self.memories.release(memories)
+        self.pointers.release(pointers)
+        self.embeddings.release(embeddings)

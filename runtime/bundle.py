@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.confidence import MEASURES, Calibration
 from runtime.contract import FORMAT_VERSION, GRAPHS, ModelNumbers
 from runtime.errors import BundleChanged, BundleError, BundleIncomplete
 
@@ -50,6 +51,12 @@ class Bundle:
     model: ModelNumbers
     weights: dict[str, Any]
     manifest: dict[str, Any]
+
+    @property
+    def calibrations(self) -> dict[str, Calibration]:
+        """Measure of confidence to its calibration, as far as `export.calibrate` has been run."""
+        entries = self.manifest.get("calibration", {}).items()
+        return {measure: Calibration.parse(entry) for measure, entry in entries}
 
     @property
     def caution(self) -> str | None:
@@ -125,4 +132,7 @@ def _parsed(folder: Path, manifest: dict[str, Any]) -> Bundle:
     for graph in GRAPHS:
         entry = manifest["files"][graph_file(graph)]
         int(entry["size_bytes"]), str(entry["sha256"])
-    return Bundle(folder, model, weights, manifest)
+    bundle = Bundle(folder, model, weights, manifest)
+    if unknown := set(bundle.calibrations) - set(MEASURES):
+        raise KeyError(f"calibration {unknown.pop()!r}")
+    return bundle

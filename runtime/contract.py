@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 STRIDE = 16  # image pixels per feature cell (SAM 2: patch stride 4, two poolings)
 LOW_RES_STRIDE = 4  # image pixels per low-resolution mask pixel
 SIZE_STEP = 32  # an image size must be a multiple: the trunk's last stage has stride 32
@@ -66,6 +66,11 @@ class ModelNumbers:
     def low_res(self) -> int:
         """Side of a low-resolution mask in pixels: 4 G."""
         return self.image_size // LOW_RES_STRIDE
+
+    @property
+    def no_time(self) -> int:
+        """`memory_time` of a slot without temporal code: images of a set have no order."""
+        return self.num_maskmem
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +124,8 @@ def graph_specs(model: ModelNumbers) -> dict[str, GraphSpec]:
 
     - `image_encoder`: normalised slices to features; run once a slice.
     - `memory_attention`: a slice's features conditioned on memories. `memory_time` is the row of the temporal
-      code; `memory_weight` and `obj_ptr_weight` multiply each slot's attention (0 masks it exactly, 1 is SAM 2);
-      `obj_ptr_pos` is the signed distance divided by (pointers read - 1).
+      code, one past its end for none; `memory_weight` and `obj_ptr_weight` multiply each slot's attention (0 masks
+      it exactly, 1 is SAM 2); `obj_ptr_pos` is the signed distance divided by (pointers read - 1).
     - `mask_decoder`: prompt encoder and decoder; masks come selected (best of three if `multimask`, else the
       single mask with SAM 2's stability fallback) and gated by the object score, as raw logits.
       `add_no_mem_embed` marks rows whose features did not pass memory attention.

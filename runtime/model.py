@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from runtime.backends import Backend, Buffer, Engine, open_backend
 from runtime.backends.observed import ObservedBackend, Observer
 from runtime.bundle import Bundle, open_bundle
+from runtime.confidence import MEASURES, Calibration, Confidence
 from runtime.contract import GraphSpec, ModelNumbers, graph_specs
 
 log = logging.getLogger("runtime")
@@ -55,14 +57,20 @@ class Model:
         backend: an opened back end.
         constants: `mask_downsample_weight` (4, 4), `mask_downsample_bias` () and `no_obj_ptr` (C,), float32: the
             few weights that a mask prompt needs on the host.
+        calibrations: measure of confidence to its calibration, as far as the bundle has any.
     """
 
     def __init__(
-        self, numbers: ModelNumbers, backend: Backend, constants: dict[str, NDArray[np.float32]]
+        self,
+        numbers: ModelNumbers,
+        backend: Backend,
+        constants: dict[str, NDArray[np.float32]],
+        calibrations: Mapping[str, Calibration] | None = None,
     ) -> None:
         self.numbers = numbers
         self.backend = backend
         self.constants = constants
+        self._calibrations = calibrations or {}
         self._specs: dict[str, GraphSpec] = graph_specs(numbers)
         self._engines: dict[str, Engine] = {}
 
@@ -98,7 +106,12 @@ class Model:
 
     def observed(self, observe: Observer) -> Model:
         """This model with every run of a graph shown to `observe`."""
-        return Model(self.numbers, ObservedBackend(self.backend, observe), self.constants)
+        backend = ObservedBackend(self.backend, observe)
+        return Model(self.numbers, backend, self.constants, self._calibrations)
+
+    def confidence(self, measure: str) -> Confidence:
+        """A measure of confidence (a key of `MEASURES`), calibrated if the bundle holds a calibration of it."""
+        return Confidence(MEASURES[measure], self._calibrations.get(measure))
 
     def close(self) -> None:
         """Give back engines and back end."""
@@ -131,7 +144,7 @@ def load(
         name: np.asarray(values, np.float32)
         for name, values in opened.manifest["constants"].items()
     }
-    return Model(opened.model, chosen, constants)
+    return Model(opened.model, chosen, constants, opened.calibrations)
 
 
 @cache

@@ -15,6 +15,7 @@ from kernels.resize import resize
 from runtime.errors import InputError
 from runtime.track import Segmented
 
+Labels = NDArray[np.uint8 | np.uint16]
 MAX_OBJECT_ID = 65535  # object ids become labels of at most sixteen bits
 
 
@@ -39,6 +40,16 @@ class SliceMask:
         """The network's estimate of this mask's overlap with the truth, 0 where the object is absent."""
         return self.segmented.confidence
 
+    @property
+    def memory_frames(self) -> tuple[int, ...]:
+        """The slices that were in memory when this one was segmented; empty where it was prompted."""
+        return self.segmented.memory_frames
+
+    @property
+    def memory_weights(self) -> tuple[float, ...]:
+        """How much each of `memory_frames` weighed; 1 is SAM 2's equal merge."""
+        return self.segmented.memory_weights
+
     def logits(self) -> NDArray[np.float32]:
         """Logits (y, x) at the slice's size; above zero is inside."""
         return resize(self.segmented.logits, self.shape)
@@ -50,17 +61,28 @@ class SliceMask:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """All objects on all slices that were segmented.
+    """All objects on all slices of a volume, or images of a set, that were segmented.
 
     Attributes:
-        shape: (z, y, x) of the volume.
+        shapes: (y, x) of each slice.
         slices: object id to slice index to mask; slices that were not segmented are missing.
         is_complete: False if the run was cancelled.
+        is_ordered: False for images of a set, which have no neighbours.
     """
 
-    shape: tuple[int, int, int]
+    shapes: tuple[tuple[int, int], ...]
     slices: Mapping[int, Mapping[int, SliceMask]]
     is_complete: bool = True
+    is_ordered: bool = True
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(z, y, x) of all. Raises InputError if slices differ in size: ask for one image at a time then."""
+        if len(sizes := set(self.shapes)) != 1:
+            raise InputError(
+                f"images of {len(sizes)} sizes are no volume; ask labels_of(i) for one at a time"
+            )
+        return len(self.shapes), *self.shapes[0]
 
     @property
     def object_ids(self) -> tuple[int, ...]:
@@ -71,14 +93,33 @@ class Result:
     def confidence(self) -> NDArray[np.float32]:
         """Confidence of every slice (z,): the lowest among the objects, NaN where nothing was segmented."""
         rows = [self.confidence_of(object_id) for object_id in self.slices]
-        return np.fmin.reduce(rows) if rows else np.full(self.shape[0], np.nan, np.float32)
+        return np.fmin.reduce(rows) if rows else np.full(len(self.shapes), np.nan, np.float32)
 
     def confidence_of(self, object_id: int) -> NDArray[np.float32]:
         """Confidence of one object on every slice (z,), NaN where it was not segmented."""
-        values = np.full(self.shape[0], np.nan, np.float32)
+        values = np.full(len(self.shapes), np.nan, np.float32)
         for index, slice_mask in self._of(object_id).items():
             values[index] = slice_mask.confidence
         return values
+
+    def review(
+        self, count: int | None = None, object_id: int | None = None
+    ) -> list[tuple[int, int, float]]:
+        """(slice, object id, confidence) of the masks most worth a look, the least confident first.
+
+        Prompted slices are left out: somebody has looked at them. In a volume, slices on which the object was not
+        found come only next to one on which it was, where its end may be wrong.
+        """
+        found = []
+        for chosen in self.object_ids if object_id is None else (object_id,):
+            masks = self._of(chosen)
+            for index, slice_mask in masks.items():
+                near = [masks.get(i) for i in (index - 1, index + 1)]
+                is_end = any(other is not None and other.confidence > 0 for other in near)
+                is_doubtful = slice_mask.confidence > 0 or is_end or not self.is_ordered
+                if slice_mask.memory_frames and is_doubtful:
+                    found.append((index, chosen, slice_mask.confidence))
+        return sorted(found, key=lambda each: (each[2], each[0], each[1]))[:count]
 
     def mask(self, object_id: int | None = None) -> NDArray[np.bool_]:
         """Mask (z, y, x) of one object, or of all together; objects may overlap here."""
@@ -88,22 +129,32 @@ class Result:
                 mask[index] |= slice_mask.mask()
         return mask
 
-    def labels(self) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    def labels(self) -> Labels:
         """Object ids (z, y, x), 0 outside: uint8, or uint16 if an id is above 255.
 
         Where objects overlap the larger logit wins, and the lower id among equals.
         """
-        wide = max(self.slices, default=0) > np.iinfo(np.uint8).max
-        labels = np.zeros(self.shape, np.uint16 if wide else np.uint8)
-        for index in range(self.shape[0]):
-            best = np.zeros(self.shape[1:], np.float32)
-            for object_id in self.object_ids:
-                if slice_mask := self.slices[object_id].get(index):
-                    logits = slice_mask.logits()
-                    wins = logits > best
-                    labels[index][wins] = object_id
-                    best[wins] = logits[wins]
+        labels = np.zeros(self.shape, self._label_type)
+        for index in range(len(labels)):
+            labels[index] = self.labels_of(index)
         return labels
+
+    def labels_of(self, index: int) -> Labels:
+        """Object ids (y, x) of one slice or image, as `labels` gives them."""
+        labels = np.zeros(self.shapes[index], self._label_type)
+        best = np.zeros(self.shapes[index], np.float32)
+        for object_id in self.object_ids:
+            if slice_mask := self.slices[object_id].get(index):
+                logits = slice_mask.logits()
+                wins = logits > best
+                labels[wins] = object_id
+                best[wins] = logits[wins]
+        return labels
+
+    @property
+    def _label_type(self) -> type[np.uint8] | type[np.uint16]:
+        wide = max(self.slices, default=0) > np.iinfo(np.uint8).max
+        return np.uint16 if wide else np.uint8
 
     def _of(self, object_id: int) -> Mapping[int, SliceMask]:
         if object_id not in self.slices:

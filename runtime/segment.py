@@ -198,7 +198,8 @@ def _segment(model: Model, study: Study, z_range: tuple[int, int] | None) -> tup
         for found in predictor.stream(z_range):
             slices[found.object_id][found.slice] = found
             bar.update()
-    return Result(study.volume.shape, slices), first_mask_s
+    depth, *shape = study.volume.shape
+    return Result(((shape[0], shape[1]),) * depth, slices), first_mask_s
 
 
 def _report(

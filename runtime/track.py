@@ -11,12 +11,16 @@ from numpy.typing import NDArray
 from kernels.fill_holes import fill_holes
 from runtime.arena import Arena
 from runtime.backends import Buffer
+from runtime.confidence import Confidence
 from runtime.contract import MASK_PROMPT_LOGIT, PREVIOUS_LOGIT_LIMIT
 from runtime.features import FeatureCache
-from runtime.memory import MemoryBank
+from runtime.memory import MemoryBank, MemoryRead
 from runtime.memory.gather import gather
-from runtime.model import Features, Model
+from runtime.model import Decoded, Features, Model
 from runtime.prompts import NO_POINTS, MaskPrompt, PointPrompt
+
+IOU = Confidence()
+"""What confidence is unless somebody says otherwise: the predicted iou as the network gives it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,8 @@ class Segmented:
         object_score: logit that the object is on this slice.
         obj_ptr: object pointer (C,).
         memory_frames: slices that were in memory; empty where the slice was prompted.
+        memory_weights: how much each of them weighed; 1 is SAM 2.
+        quality: what the mask is worth if it is there, where that is not `iou` itself.
     """
 
     logits: NDArray[np.float32]
@@ -36,11 +42,14 @@ class Segmented:
     object_score: float
     obj_ptr: Buffer
     memory_frames: tuple[int, ...] = ()
+    memory_weights: tuple[float, ...] = ()
+    quality: float | None = None
 
     @property
     def confidence(self) -> float:
-        """Predicted iou, 0 where the object is absent."""
-        return self.iou if self.object_score > 0 else 0.0
+        """What the mask is worth, 0 where the object is absent."""
+        worth = self.iou if self.quality is None else self.quality
+        return worth if self.object_score > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,51 +61,57 @@ class Row:
 
 
 def track_step(
-    model: Model, arena: Arena, features: FeatureCache, rows: Sequence[Row]
+    model: Model,
+    arena: Arena,
+    features: FeatureCache,
+    rows: Sequence[Row],
+    confidence: Confidence = IOU,
 ) -> list[Segmented]:
     """Segment each row's slice from memory and remember the result: all objects and directions in one batch."""
     slices = stack([features[row.frame] for row in rows])
-    reads = [row.bank.read(row.frame) for row in rows]
-    conditioned = model.condition(vision_features=slices.vision_features, **gather(arena, reads))
+    raw = slices.vision_features
+    reads = [row.bank.read(row.frame, raw[i]) for i, row in enumerate(rows)]
+    conditioned = model.condition(vision_features=raw, **gather(arena, reads))
     decoded = model.decode(**decoder_inputs(slices, conditioned, NO_POINTS, add_no_mem_embed=False))
     memories = model.memorise(
-        vision_features=slices.vision_features,  # the raw features, not the conditioned ones
+        vision_features=raw,  # not the conditioned ones
         low_res_masks=decoded.low_res_masks,  # before holes are filled, as upstream
         object_score_logits=decoded.object_score_logits,
         binarize=np.zeros(len(rows), bool),
     )
     results = []
     for i, (row, read) in enumerate(zip(rows, reads, strict=True)):
-        segmented = Segmented(
-            fill_holes(decoded.low_res_masks[i, 0]),
-            float(decoded.ious[i]),
-            float(decoded.object_score_logits[i]),
-            decoded.obj_ptr[i],
-            read.frames,
-        )
-        row.bank.offer(
-            row.frame, memories[i], segmented.obj_ptr, segmented.confidence, segmented.object_score
-        )
-        results.append(segmented)
+        found = _segmented(decoded, i, confidence, read)
+        scores = found.confidence, found.object_score
+        row.bank.offer(row.frame, raw[i], memories[i], found.obj_ptr, *scores)
+        results.append(found)
     return results
 
 
 def segment_points(
-    model: Model, features: Features, prompt: PointPrompt, previous: Segmented | None
+    model: Model,
+    features: Features,
+    prompt: PointPrompt,
+    previous: Segmented | None,
+    confidence: Confidence = IOU,
+    conditioned: Buffer | None = None,
 ) -> Segmented:
-    """Segment a prompted slice without memory; `previous` is this slice's result so far, to be corrected."""
+    """Segment a prompted slice.
+
+    Args:
+        model, features, prompt, confidence: what to run on what.
+        previous: this slice's result so far, to be corrected.
+        conditioned: the slice's features (1, C, G, G) conditioned on memory, if tracking had reached it before it
+            was prompted; a slice prompted first is segmented without memory (sam2_base.py is_init_cond_frame).
+    """
     mask = None
     if previous is not None:
         limit = PREVIOUS_LOGIT_LIMIT
         mask = previous.logits.clip(-limit, limit)[None, None]
-    inputs = decoder_inputs(features, features.vision_features, prompt, mask, add_no_mem_embed=True)
-    decoded = model.decode(**inputs)
-    return Segmented(
-        fill_holes(decoded.low_res_masks[0, 0]),
-        float(decoded.ious[0]),
-        float(decoded.object_score_logits[0]),
-        decoded.obj_ptr[0],
-    )
+    is_first = conditioned is None
+    slice_features = features.vision_features if conditioned is None else conditioned
+    inputs = decoder_inputs(features, slice_features, prompt, mask, add_no_mem_embed=is_first)
+    return _segmented(model.decode(**inputs), 0, confidence)
 
 
 def segment_mask(model: Model, features: Features, prompt: MaskPrompt) -> Segmented:
@@ -114,13 +129,37 @@ def segment_mask(model: Model, features: Features, prompt: MaskPrompt) -> Segmen
 
 def memorise_prompted(model: Model, features: Features, segmented: Segmented) -> Buffer:
     """The memory (T, M) of a prompted slice: of its filled, binarised mask."""
+    return _memorise(model, features, segmented, binarize=True)
+
+
+def memorise_tracked(model: Model, features: Features, segmented: Segmented) -> Buffer:
+    """The memory (T, M) of a tracked slice: of its mask's probabilities."""
+    return _memorise(model, features, segmented, binarize=False)
+
+
+def _memorise(model: Model, features: Features, segmented: Segmented, binarize: bool) -> Buffer:
     memory: Buffer = model.memorise(
         vision_features=features.vision_features,
         low_res_masks=segmented.logits[None, None],
         object_score_logits=np.array([segmented.object_score], np.float32),
-        binarize=np.ones(1, bool),
+        binarize=np.full(1, binarize),
     )[0]
     return memory
+
+
+def _segmented(
+    decoded: Decoded, row: int, confidence: Confidence, read: MemoryRead | None = None
+) -> Segmented:
+    logits, iou = fill_holes(decoded.low_res_masks[row, 0]), float(decoded.ious[row])
+    return Segmented(
+        logits,
+        iou,
+        float(decoded.object_score_logits[row]),
+        decoded.obj_ptr[row],
+        read.frames if read else (),
+        read.weights if read else (),
+        confidence(logits, iou),
+    )
 
 
 def stack(features: Sequence[Features]) -> Features:

@@ -67,7 +67,7 @@ class Sam2(nn.Module):
     ) -> Tensor:
         """`memory_attention`, with weights as log-weights on the logits."""
         slots, tokens = memory.shape[1:3]
-        code = self.memory_position.tokens() + self.maskmem_tpos_enc[memory_time].squeeze(-2)
+        code = self.memory_position.tokens() + self.time_codes()[memory_time].unsqueeze(2)
         ptrs, ptr_pos = self.pointer_tokens(obj_ptrs, obj_ptr_pos)
         pieces = ptrs.shape[1] // obj_ptrs.shape[1]
         weight = torch.cat(
@@ -85,6 +85,10 @@ class Sam2(nn.Module):
             None if bool((weight == 1).all()) else weight.log(),
         )
         return out.transpose(1, 2).reshape(vision_features.shape)
+
+    def time_codes(self) -> Tensor:
+        """The temporal code of each `memory_time` (num_maskmem + 1, M); the last row is none."""
+        return F.pad(self.maskmem_tpos_enc.flatten(1), (0, 0, 0, 1))
 
     def pointer_tokens(self, obj_ptrs: Tensor, obj_ptr_pos: Tensor) -> tuple[Tensor, Tensor]:
         """Pointers (b, p, C) cut into tokens of M channels (b, p * C / M, M), and their position codes."""

@@ -2,5 +2,6 @@
 
 from runtime.memory.bank import MemoryBank, Templates
 from runtime.memory.records import MemoryRead, Record
+from runtime.memory.rules import MemoryRules
 
-__all__ = ["MemoryBank", "MemoryRead", "Record", "Templates"]
+__all__ = ["MemoryBank", "MemoryRead", "MemoryRules", "Record", "Templates"]

@@ -6,48 +6,86 @@ the pure functions beside it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 import numpy as np
+from numpy.typing import NDArray
 
 from kernels.bfloat16 import round_to_bfloat16
+from kernels.slot_similarity import slot_similarity
 from runtime.arena import Arena
 from runtime.backends import Buffer
 from runtime.contract import ModelNumbers
-from runtime.memory import fifo
+from runtime.memory.pick_up import PICK_UPS
+from runtime.memory.read import Clock, read
 from runtime.memory.records import MemoryRead, Record
+from runtime.memory.rules import MemoryRules
 
 
 class Templates:
-    """The prompted frames of one object."""
+    """The prompted frames of one object.
 
-    def __init__(self, arena: Arena) -> None:
-        self._arena = arena
+    Args:
+        arena: where tensors live.
+        rules: tell whether image embeddings are kept too.
+    """
+
+    def __init__(self, arena: Arena, rules: MemoryRules) -> None:
+        self._arena, self._rules = arena, rules
+        self._each = 1, 1, int(rules.compares_images)
         self.memories: list[Record] = []
         self.pointers: list[Record] = []
 
     def add(
-        self, frame: int, memory: Buffer, obj_ptr: Buffer, confidence: float, object_score: float
+        self,
+        frame: int,
+        vision_features: Buffer,
+        memory: Buffer,
+        obj_ptr: Buffer,
+        confidence: float,
+        object_score: float,
     ) -> None:
-        """Remember a prompted frame: memory (T, M), pointer (C,)."""
-        self._arena.reserve(1, 1)
-        slot, ptr_slot = store(self._arena, memory, obj_ptr)
-        self.memories.append(Record(frame, slot, confidence, object_score, True))
-        self.pointers.append(Record(frame, ptr_slot, confidence, object_score, True))
+        """Remember a prompted frame: features (1, C, G, G), memory (T, M), pointer (C,)."""
+        self._arena.reserve(*self._each)
+        new, new_ptr = store(
+            self._arena,
+            Record(frame, -1, confidence, object_score, True),
+            memory,
+            obj_ptr,
+            vision_features if self._rules.compares_images else None,
+        )
+        self.memories = sorted([*self.memories, new], key=lambda r: r.frame)
+        self.pointers = sorted([*self.pointers, new_ptr], key=lambda r: r.frame)
+
+    def drop(self, frame: int) -> None:
+        """Forget one frame, if it is there."""
+        self._keep([r for r in self.memories if r.frame != frame])
 
     def clear(self) -> None:
         """Forget all and give the slots back."""
-        give_back(self._arena, self.memories, self.pointers)
-        self.memories, self.pointers = [], []
+        self._keep([])
+
+    def _keep(self, kept: list[Record]) -> None:
+        frames = {r.frame for r in kept}
+        pointers = [r for r in self.pointers if r.frame in frames]
+        give_back(self._arena, self.memories, kept, self.pointers, pointers)
+        for _ in range(len(self.memories) - len(kept)):
+            self._arena.release(*self._each)
+        self.memories, self.pointers = kept, pointers
 
 
 class MemoryBank:
     """One chain: an object followed in one direction.
 
     Args:
-        arena: where tensors live; `slots_needed` must have been reserved.
+        arena: where tensors live; what the chain may need is reserved until `close`.
         templates: the object's prompted frames.
         direction: +1 forward, -1 backward.
-        num_frames: frames of the whole volume.
+        num_frames: frames of the whole volume, infinite for a stream.
         model: capacities.
+        rules: policy and pick-up.
+        is_ordered: False for images of a set, which get no temporal code.
     """
 
     def __init__(
@@ -55,22 +93,31 @@ class MemoryBank:
         arena: Arena,
         templates: Templates,
         direction: int,
-        num_frames: int,
+        num_frames: float,
         model: ModelNumbers,
+        rules: MemoryRules,
+        is_ordered: bool = True,
     ) -> None:
         self._arena, self._templates, self._model = arena, templates, model
+        self._rules, self._limits = rules, rules.limits(model)
         self.direction, self._num_frames = direction, num_frames
+        ordered: Clock = "exact" if rules.row.is_recency else "clipped"
+        self._clock: Clock = ordered if is_ordered else "none"
         self.memories: list[Record] = []
         self.pointers: list[Record] = []
+        self._known: dict[tuple[Record, Record], float] = {}
+        arena.reserve(*self.slots_needed(model, rules))
 
     @staticmethod
-    def slots_needed(model: ModelNumbers) -> tuple[int, int]:
-        """Memory and pointer slots one chain may hold at once, the newcomer beside a full bank included."""
-        return model.num_maskmem, model.max_obj_ptrs
+    def slots_needed(model: ModelNumbers, rules: MemoryRules) -> tuple[int, int, int]:
+        """Memory, pointer and embedding slots one chain may hold at once, the newcomer beside a full bank included."""
+        memories = rules.limits(model).capacity + 1
+        pointers = model.max_obj_ptrs if rules.row.is_recency else memories
+        return memories, pointers, memories if rules.compares_images else 0
 
-    def read(self, frame: int) -> MemoryRead:
-        """What a step on `frame` reads."""
-        return fifo.read(
+    def read(self, frame: int, vision_features: Buffer) -> MemoryRead:
+        """What a step on `frame` with features (C, G, G) reads."""
+        found = read(
             self._templates.memories,
             self._templates.pointers,
             self.memories,
@@ -79,41 +126,155 @@ class MemoryBank:
             self.direction,
             self._num_frames,
             self._model,
+            self._clock,
+            self._rules.row.reads_pointers,
         )
+        if self._rules.pick_up == "all":
+            return found
+        embeddings = {r.slot: r.embedding for r in (*self._templates.memories, *self.memories)}
+        slots = [e for slot in found.slots if (e := embeddings[slot]) is not None]
+        similarity = slot_similarity(self._arena.embeddings.values, slots, vision_features)
+        # Seeded by the frame, so that a slice's draw does not depend on what was computed before it.
+        rng = np.random.default_rng([self._rules.seed, frame])
+        return replace(found, weights=PICK_UPS[self._rules.pick_up](similarity, rng))
 
     def offer(
-        self, frame: int, memory: Buffer, obj_ptr: Buffer, confidence: float, object_score: float
+        self,
+        frame: int,
+        vision_features: Buffer,
+        memory: Buffer,
+        obj_ptr: Buffer,
+        confidence: float,
+        object_score: float,
     ) -> None:
-        """Offer a tracked frame: memory (T, M), pointer (C,). What the policy drops is given back."""
-        slot, ptr_slot = store(self._arena, memory, obj_ptr)
-        new = Record(frame, slot, confidence, object_score)
-        new_ptr = Record(frame, ptr_slot, confidence, object_score)
-        memories = fifo.keep_latest(self.memories, new, self._model.num_maskmem - 1)
-        pointers = fifo.keep_latest(self.pointers, new_ptr, self._model.max_obj_ptrs - 1)
-        give_back(
+        """Offer a tracked frame: features (C, G, G), memory (T, M), pointer (C,); the policy decides what stays."""
+        new, new_ptr = store(
             self._arena,
-            [r for r in (*self.memories, new) if r not in memories],
-            [r for r in (*self.pointers, new_ptr) if r not in pointers],
+            Record(frame, -1, confidence, object_score),
+            memory,
+            obj_ptr,
+            vision_features if self._rules.compares_images else None,
         )
+        records = [*self._templates.memories, *self.memories, new]
+        memories = self._rules.row.keep(records, self._similarity(records), self._limits)
+        if self._rules.row.is_recency:  # SAM 2 reads more pointers than memories
+            pointers = [*self.pointers, new_ptr][-(self._model.max_obj_ptrs - 1) :]
+        else:
+            frames = {r.frame for r in memories}
+            pointers = [r for r in (*self.pointers, new_ptr) if r.frame in frames]
+        self._keep(memories, pointers, [*self.memories, new], [*self.pointers, new_ptr])
+
+    def recall(
+        self, frame: int, vision_features: Buffer, memory: Buffer | None, obj_ptr: Buffer
+    ) -> None:
+        """Put back a tracked frame whatever the policy says; without its memory only its pointer."""
+        record = Record(frame, -1, 0.0, 0.0)
+        if memory is not None:
+            embedding = vision_features if self._rules.compares_images else None
+            self.memories = [*self.memories, store_memory(self._arena, record, memory, embedding)]
+        self.pointers = [*self.pointers, store_pointer(self._arena, record, obj_ptr)]
+
+    def drop(self, frame: int) -> None:
+        """Forget one tracked frame, if it is there: it has been prompted since."""
+        self._keep(
+            [r for r in self.memories if r.frame != frame],
+            [r for r in self.pointers if r.frame != frame],
+            self.memories,
+            self.pointers,
+        )
+
+    def close(self) -> None:
+        """Forget all tracked frames and give back every slot; to be called once."""
+        self._keep([], [], self.memories, self.pointers)
+        self._arena.release(*self.slots_needed(self._model, self._rules))
+
+    def _keep(
+        self,
+        memories: list[Record],
+        pointers: list[Record],
+        had: list[Record],
+        had_ptrs: list[Record],
+    ) -> None:
+        give_back(self._arena, had, memories, had_ptrs, pointers)
         self.memories, self.pointers = memories, pointers
 
-    def clear(self) -> None:
-        """Forget all tracked frames and give their slots back."""
-        give_back(self._arena, self.memories, self.pointers)
-        self.memories, self.pointers = [], []
+    def _similarity(self, records: list[Record]) -> NDArray[np.float32]:
+        """Cosines (n, n) among records; only pairs not known yet are computed."""
+        compares = self._rules.row.compares
+        if compares is None:
+            return np.empty((0, 0), np.float32)
+        values = (self._arena.memories if compares == "memory" else self._arena.embeddings).values
+        matrix = np.eye(len(records), dtype=np.float32)
+        known: dict[tuple[Record, Record], float] = {}
+        for i, later in enumerate(records):
+            missing = [j for j in range(i) if (records[j], later) not in self._known]
+            if missing:
+                slots = [slot_of(records[j], compares) for j in missing]
+                cosines = slot_similarity(values, slots, values[slot_of(later, compares)])
+                for j, cosine in zip(missing, cosines, strict=True):
+                    self._known[records[j], later] = float(cosine)
+            for j in range(i):
+                pair = records[j], later
+                matrix[i, j] = matrix[j, i] = known[pair] = self._known[pair]
+        self._known = known
+        return matrix
 
 
-def store(arena: Arena, memory: Buffer, obj_ptr: Buffer) -> tuple[int, int]:
-    """Write a memory, rounded to bfloat16 as upstream stores it, and its pointer; returns both slots."""
-    slot, ptr_slot = arena.memories.take(), arena.pointers.take()
+def slot_of(record: Record, compares: str) -> int:
+    """Where the tensor lies by which a policy compares a record: its "memory" or its "image"."""
+    if compares == "memory":
+        return record.slot
+    assert record.embedding is not None
+    return record.embedding
+
+
+def store(
+    arena: Arena,
+    record: Record,
+    memory: Buffer,
+    obj_ptr: Buffer,
+    vision_features: Buffer | None,
+) -> tuple[Record, Record]:
+    """Write a frame's memory, pointer and perhaps embedding; returns its record, and the twin for the pointer."""
+    return (
+        store_memory(arena, record, memory, vision_features),
+        store_pointer(arena, record, obj_ptr),
+    )
+
+
+def store_memory(
+    arena: Arena, record: Record, memory: Buffer, vision_features: Buffer | None
+) -> Record:
+    """Write a memory, rounded to bfloat16 as upstream stores it, and perhaps its image's embedding."""
+    slot, embedding = arena.memories.take(), None
     round_to_bfloat16(np.asarray(memory, np.float32), arena.memories.values[slot])
-    arena.pointers.values[ptr_slot] = obj_ptr
-    return slot, ptr_slot
+    if vision_features is not None:
+        embedding = arena.embeddings.take()
+        arena.embeddings.values[embedding] = vision_features.reshape(-1)
+    return replace(record, slot=slot, embedding=embedding)
 
 
-def give_back(arena: Arena, memories: list[Record], pointers: list[Record]) -> None:
-    """Free the slots of these records."""
-    for record in memories:
-        arena.memories.give_back(record.slot)
-    for record in pointers:
-        arena.pointers.give_back(record.slot)
+def store_pointer(arena: Arena, record: Record, obj_ptr: Buffer) -> Record:
+    """Write an object pointer."""
+    slot = arena.pointers.take()
+    arena.pointers.values[slot] = obj_ptr
+    return replace(record, slot=slot)
+
+
+def give_back(
+    arena: Arena,
+    had: Iterable[Record],
+    kept: Iterable[Record],
+    had_ptrs: Iterable[Record],
+    kept_ptrs: Iterable[Record],
+) -> None:
+    """Free the slots of the records that are not kept."""
+    staying = {*kept, *kept_ptrs}
+    for record in had:
+        if record not in staying:
+            arena.memories.give_back(record.slot)
+            if record.embedding is not None:
+                arena.embeddings.give_back(record.embedding)
+    for record in had_ptrs:
+        if record not in staying:
+            arena.pointers.give_back(record.slot)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Record:
-    """One remembered frame of one object.
+    """One remembered frame of one object. Two records are the same only if they are one.
 
     Attributes:
         frame: slice or frame number.
@@ -15,6 +15,7 @@ class Record:
         confidence: predicted iou, 0 where the object is absent.
         object_score: logit that the object is present.
         is_prompted: a template, which no policy evicts.
+        embedding: slot of its image embedding, where the bank's rules compare those.
     """
 
     frame: int
@@ -22,6 +23,7 @@ class Record:
     confidence: float
     object_score: float
     is_prompted: bool = False
+    embedding: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

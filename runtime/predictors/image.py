@@ -32,12 +32,7 @@ class ImagePredictor:
 
     def set_image(self, image: NDArray[np.uint8]) -> None:
         """Encode an image, uint8 (y, x) or (y, x, 3); earlier prompts are forgotten. Raises InputError."""
-        is_image = image.ndim in (2, 3) and image.shape[2:] in ((), (3,)) and image.size > 0
-        if image.dtype != np.uint8 or not is_image:
-            raise InputError(
-                f"found an image {image.dtype}{image.shape}; wanted uint8 (y, x) or (y, x, 3); "
-                "map intensities to eight bits first (see runtime.window)"
-            )
+        check_image(image, "image")
         self._shape = image.shape[:2]
         self._features = FeatureCache(self._model, lambda index: image)
         self._before = None
@@ -59,3 +54,13 @@ class ImagePredictor:
     def reset(self) -> None:
         """Forget the prompts; the image stays encoded."""
         self._before = None
+
+
+def check_image(image: NDArray[np.generic], name: str) -> None:
+    """Raise InputError, which says `name`, unless an image is uint8 (y, x) or (y, x, 3) and not empty."""
+    is_image = image.ndim in (2, 3) and image.shape[2:] in ((), (3,)) and image.size > 0
+    if image.dtype != np.uint8 or not is_image:
+        raise InputError(
+            f"{name} is {image.dtype}{image.shape}; wanted uint8 (y, x) or (y, x, 3); "
+            "map intensities to eight bits first (see runtime.window)"
+        )

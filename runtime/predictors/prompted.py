@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from runtime.backends import Buffer
+from runtime.confidence import Confidence
 from runtime.errors import PromptError
 from runtime.model import Features, Model
 from runtime.prompts import Box, Mask, Point, Prompt, check_prompt, to_mask, to_points
-from runtime.track import Segmented, segment_mask, segment_points
+from runtime.track import IOU, Segmented, segment_mask, segment_points
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class PromptedSlice:
-    """All points (after at most one box), or the mask, given so far on a slice, and the result."""
+    """All points (after at most one box), or the mask, given so far on a slice, and the result.
+
+    Two are equal only if they are one.
+    """
 
     prompts: tuple[Prompt, ...]
     segmented: Segmented
+    conditioned: Buffer | None = None
+    """Features (1, C, G, G) conditioned on memory, where the prompts correct what tracking had found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tracked:
+    """What tracking found on a slice, and how to condition its features (1, C, G, G) on memory again."""
+
+    segmented: Segmented
+    condition: Callable[[], Buffer]
 
 
 def prompt_slice(
@@ -25,7 +40,8 @@ def prompt_slice(
     slice_shape: tuple[int, int],
     prompts: Sequence[Prompt],
     before: PromptedSlice | None = None,
-    tracked: Segmented | None = None,
+    tracked: Tracked | None = None,
+    confidence: Confidence = IOU,
 ) -> PromptedSlice:
     """Segment a slice from its prompts.
 
@@ -39,6 +55,7 @@ def prompt_slice(
         prompts: of one call, all on this slice and checked.
         before: what was prompted here earlier.
         tracked: what tracking found here, for points to correct.
+        confidence: how the result is valued.
     """
     first = prompts[0]
     if isinstance(first, Mask):
@@ -51,15 +68,16 @@ def prompt_slice(
         )
         return PromptedSlice((first,), segment_mask(model, features, mask))
     points = [p for p in prompts if isinstance(p, Point | Box)]
-    previous = None
+    previous, conditioned = None, None
     if not any(isinstance(p, Box) for p in points):
-        earlier = [p for p in before.prompts if not isinstance(p, Mask)] if before else []
-        points = [*earlier, *points]
-        previous = before.segmented if before else tracked
-    decoded = segment_points(
-        model, features, to_points(points, slice_shape, model.numbers.image_size), previous
-    )
-    return PromptedSlice(tuple(points), decoded)
+        if before:
+            points = [*(p for p in before.prompts if not isinstance(p, Mask)), *points]
+            previous, conditioned = before.segmented, before.conditioned
+        elif tracked:
+            previous, conditioned = tracked.segmented, tracked.condition()
+    prompt = to_points(points, slice_shape, model.numbers.image_size)
+    found = segment_points(model, features, prompt, previous, confidence, conditioned)
+    return PromptedSlice(tuple(points), found, conditioned)
 
 
 def check_prompts(prompts: Sequence[Prompt], shape: tuple[int, int, int]) -> None:

@@ -18,7 +18,6 @@ from export.variants import VARIANTS
 from export.write_bundle import write_bundle
 from runtime import load
 from runtime.bundle import Bundle, open_bundle
-from runtime.memory import fifo
 from runtime.memory.records import MemoryRead
 from runtime.model import Model
 from runtime.prompts import Box, Mask, Point
@@ -188,8 +187,8 @@ def test_a_wrong_memory_would_be_noticed(
     task = TASKS["two prompted slices"]
     pixels = volume(task.num_slices)
     right, _ = run_ours(ours, pixels, task)
-    read = fifo.read
-    monkeypatch.setattr(fifo, "read", lambda *args: mistake(read(*args)))
+    read = bank.read
+    monkeypatch.setattr(bank, "read", lambda *args: mistake(read(*args)))
     wrong, _ = run_ours(ours, pixels, task)
     assert worst_difference(wrong, right) > 5 * EXACT_TOLERANCE
 

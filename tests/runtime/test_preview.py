@@ -37,7 +37,7 @@ def result_of(masks: dict[int, np.ndarray]) -> Result:
             for index, plane in enumerate(logits)
         }
     shape = next(iter(masks.values())).shape
-    return Result(shape, slices)
+    return Result((shape[1:],) * shape[0], slices)
 
 
 def grey(shape: tuple[int, int, int]) -> np.ndarray:

@@ -23,7 +23,7 @@ def result(*masks: SliceMask) -> Result:
     slices: dict[int, dict[int, SliceMask]] = {}
     for mask in masks:
         slices.setdefault(mask.object_id, {})[mask.slice] = mask
-    return Result(SHAPE, slices)
+    return Result((SHAPE[1:],) * SHAPE[0], slices)
 
 
 def columns(start: int, stop: int, level: float) -> np.ndarray:

@@ -12,7 +12,7 @@ from runtime.arena import Arena
 from runtime.backends.fake import Call, FakeBackend
 from runtime.contract import LABEL_PAD, MASK_PROMPT_LOGIT, PREVIOUS_LOGIT_LIMIT
 from runtime.features import FeatureCache
-from runtime.memory import MemoryBank, Templates
+from runtime.memory import MemoryBank, MemoryRules, Templates
 from runtime.model import Model
 from runtime.prompts import Box, Point, to_mask, to_points
 from runtime.track import (
@@ -97,14 +97,14 @@ def stage() -> Stage:
     numbers = model.numbers
     arena = Arena(backend, numbers.num_tokens, numbers.mem_dim, numbers.d_model)
     features = FeatureCache(model, lambda index: np.full((30, 30), 40 * index, np.uint8))
-    templates = Templates(arena)
+    templates = Templates(arena, MemoryRules())
     memory = np.full((numbers.num_tokens, numbers.mem_dim), 3.0, np.float32)
-    templates.add(2, memory, np.full(numbers.d_model, 4.0, np.float32), 0.9, 5.0)
+    pointer = np.full(numbers.d_model, 4.0, np.float32)
+    templates.add(2, features[2].vision_features, memory, pointer, 0.9, 5.0)
     stage = Stage(model, backend, arena, features)
-    needed = MemoryBank.slots_needed(numbers)
-    arena.reserve(2 * needed[0], 2 * needed[1])
     for direction, frame in ((1, 3), (-1, 1)):
-        stage.rows.append(Row(MemoryBank(arena, templates, direction, 5, numbers), frame))
+        bank = MemoryBank(arena, templates, direction, 5, numbers, MemoryRules())
+        stage.rows.append(Row(bank, frame))
     return stage
 
 

@@ -13,7 +13,7 @@ from runtime.contract import MASK_PROMPT_LOGIT
 from runtime.errors import InputError, OutOfMemory, PromptError, VolumeError
 from runtime.io import Volume
 from runtime.predictors import VolumePredictor
-from runtime.predictors.volume import BACKWARD, FORWARD, MAX_ROWS
+from runtime.predictors.tracker import BACKWARD, FORWARD, MAX_ROWS
 from runtime.prompts import Box, Mask, Point, Prompt
 from runtime.result import Result, SliceMask
 from tests.fakes import FAKE_NUMBERS, fake_model
@@ -439,7 +439,7 @@ def test_prompts_changed_while_masks_come_count_from_the_next_run_on(
         if i == after:
             CHANGES[change](predictor)
     assert slots_in_use(predictor) == 0
-    assert same(Result(wanted.shape, found), wanted)
+    assert same(Result(wanted.shapes, found), wanted)
 
 
 def decoder_inputs(backend: FakeBackend) -> dict[str, np.ndarray]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.contract import ModelNumbers
-from runtime.memory import fifo
+from runtime.memory.policies import Limits, keep_latest
+from runtime.memory.read import read as read_bank
 from runtime.memory.records import MemoryRead, Record
 from tests.fakes import FAKE_NUMBERS
 
@@ -53,6 +55,10 @@ def records(frames: Iterable[int], first_slot: int = 0) -> list[Record]:
     return [Record(frame, first_slot + frame, 0.9, 5.0) for frame in frames]
 
 
+def latest(kept: list[Record], capacity: int) -> list[Record]:
+    return keep_latest(kept, np.empty((0, 0), np.float32), Limits(capacity, 0.0, 1.0))
+
+
 def codes(read: MemoryRead) -> Codes:
     assert read.frames == read.slots, "the frames named must be those behind the slots"
     assert read.weights == (1.0,) * len(read.slots)
@@ -93,18 +99,18 @@ def test_every_step_of_a_chain_reads_what_upstream_reads(
     for frame in range(min(prompted) + direction, end, direction):
         if frame in cond:
             continue
-        read = fifo.read(
+        read = read_bank(
             templates, template_ptrs, tracked, tracked_ptrs, frame, direction, num_frames, model
         )
         assert codes(read) == upstream(cond, non_cond, frame, direction < 0, num_frames, model)
         non_cond[frame] = "output"
         (new,), (new_ptr,) = records([frame]), records([frame], POINTER)
-        tracked = fifo.keep_latest(tracked, new, model.num_maskmem - 1)
-        tracked_ptrs = fifo.keep_latest(tracked_ptrs, new_ptr, model.max_obj_ptrs - 1)
+        tracked = latest([*tracked, new], model.num_maskmem - 1)
+        tracked_ptrs = latest([*tracked_ptrs, new_ptr], model.max_obj_ptrs - 1)
 
 
 def test_a_prompted_frame_among_the_last_six_takes_its_distance_with_it() -> None:
-    read = fifo.read(
+    read = read_bank(
         records([2, 8]),
         records([2, 8], POINTER),
         records([3, 4, 5, 6, 7, 9]),
@@ -121,16 +127,16 @@ def test_a_prompted_frame_among_the_last_six_takes_its_distance_with_it() -> Non
 
 
 def test_templates_ahead_are_remembered_and_their_pointers_are_not_read() -> None:
-    ahead = fifo.read(records([2, 8]), records([2, 8], POINTER), [], [], 5, 1, 40, FAKE_NUMBERS)
+    ahead = read_bank(records([2, 8]), records([2, 8], POINTER), [], [], 5, 1, 40, FAKE_NUMBERS)
     assert ahead.slots == (2, 8)
     assert ahead.ptr_slots == (POINTER + 2,)
-    back = fifo.read(records([2, 8]), records([2, 8], POINTER), [], [], 1, -1, 40, FAKE_NUMBERS)
+    back = read_bank(records([2, 8]), records([2, 8], POINTER), [], [], 1, -1, 40, FAKE_NUMBERS)
     assert back.slots == (2, 8)
     assert back.ptr_positions == (1 / 15, 7 / 15)
 
 
 def test_in_a_short_volume_pointer_distances_are_divided_by_its_length() -> None:
-    short = fifo.read(records([0]), records([0], POINTER), [], [], 3, 1, 5, FAKE_NUMBERS)
+    short = read_bank(records([0]), records([0], POINTER), [], [], 3, 1, 5, FAKE_NUMBERS)
     assert short.ptr_positions == (3 / 4,)
 
 
@@ -138,5 +144,5 @@ def test_in_a_short_volume_pointer_distances_are_divided_by_its_length() -> None
 def test_the_latest_records_are_kept_in_order(count: int, capacity: int) -> None:
     kept: list[Record] = []
     for record in records(range(count)):
-        kept = fifo.keep_latest(kept, record, capacity)
+        kept = latest([*kept, record], capacity)
     assert [record.frame for record in kept] == list(range(max(0, count - capacity), count))

@@ -1,0 +1,148 @@
+"""Which tracked frames a bank keeps: four policies, each a pure function of records and their similarities.
+
+Prompted frames (templates) are seen by every policy and evicted by none. A policy is asked each time a frame has
+been tracked; it answers with the tracked records to keep, oldest first.
+
+Where the papers are silent the choice is a named constant here. Defects of the released code that are not
+reproduced: prompted frames could be evicted; similarities were taken between vectors of different layout (tokens by
+channels against channels by tokens); the capacity was checked once for each batch and overshot; the memory was
+that of features already conditioned on memory; nothing was ever forgotten between patients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.memory.records import Record
+
+Similarity = NDArray[np.float32]
+"""(n, n), of the records in the order given."""
+
+MIN_CONFIDENCE = 0.5  # neither paper gives its threshold; see the figures in README
+MAX_SIMILARITY = 0.98  # v1 asks for diversity and gives no number
+RELEASED_CAPACITY = 16  # Medical-SAM2 cfg.py memory_bank_size
+RELEASED_MARGIN = 0.1  # how much less confident a newcomer may be, func_2d/function.py
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a policy goes by.
+
+    Attributes:
+        capacity: tracked records kept, templates not counted.
+        min_confidence: a frame below it does not enter.
+        max_similarity: a frame more alike than this takes the other's place.
+    """
+
+    capacity: int
+    min_confidence: float
+    max_similarity: float
+
+
+Keep = Callable[[Sequence[Record], Similarity, Limits], list[Record]]
+
+
+def keep_latest(records: Sequence[Record], similarity: Similarity, limits: Limits) -> list[Record]:
+    """`fifo`, SAM 2's own: the latest tracked frames, whatever they are worth."""
+    return _tracked(records)[-limits.capacity :]
+
+
+def keep_confident(
+    records: Sequence[Record], similarity: Similarity, limits: Limits
+) -> list[Record]:
+    """`confidence` (MedSAM-2 v1, section 2.3): the latest of the confident frames that differ from each other.
+
+    A newcomer at or above the confidence threshold enters. One that is more alike to a tracked frame than
+    `max_similarity` takes the place of the one it is most alike to, so that the bank stays diverse and up to date.
+    """
+    *_, new = records
+    kept = _tracked(records)[:-1]
+    if new.confidence < limits.min_confidence:
+        return kept
+    index = {record: i for i, record in enumerate(records)}
+    alike = [float(similarity[index[record], -1]) for record in kept]
+    if alike and max(alike) > limits.max_similarity:
+        kept.pop(int(np.argmax(alike)))
+    return [*kept, new][-limits.capacity :]
+
+
+def keep_dissimilar(
+    records: Sequence[Record], similarity: Similarity, limits: Limits
+) -> list[Record]:
+    """`self_sorting` (MedSAM-2 v2): of bank and confident newcomer, the records of largest total dissimilarity.
+
+    D_i is the sum over all others, templates included, of 1 - similarity. Of equals the older one goes.
+    """
+    tracked = _tracked(records)
+    if records[-1].confidence < limits.min_confidence:
+        return tracked[:-1]
+    total = (1.0 - similarity).sum(1) - (1.0 - similarity.diagonal())
+    by_value = sorted(
+        (i for i, record in enumerate(records) if not record.is_prompted),
+        key=lambda i: (float(total[i]), i),
+    )
+    best = set(by_value[-limits.capacity :])
+    return [record for i, record in enumerate(records) if i in best]
+
+
+def keep_as_released(
+    records: Sequence[Record], similarity: Similarity, limits: Limits
+) -> list[Record]:
+    """`self_sorting_released` (Medical-SAM2 func_2d/function.py): all until full, then one for one.
+
+    With i the record least alike to the newcomer and j the one most alike to i, the newcomer replaces j if it is
+    less alike to i than j is and not more than RELEASED_MARGIN less confident than j.
+    """
+    tracked = _tracked(records)
+    if len(tracked) <= limits.capacity:
+        return tracked
+    *bank, new = records
+    alike = similarity[:-1, -1]
+    among = similarity[:-1, :-1].astype(np.float64)
+    np.fill_diagonal(among, -np.inf)
+    least = int(np.argmin(alike))
+    row = np.where([record.is_prompted for record in bank], -np.inf, among[least])
+    most = int(np.argmax(row))
+    out = bank[most]
+    is_worth_it = alike[least] < row[most] and new.confidence > out.confidence - RELEASED_MARGIN
+    dropped = out if is_worth_it else new
+    return [record for record in tracked if record is not dropped]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A row of the table.
+
+    Attributes:
+        keep: the rule.
+        compares: which tensors' similarity it looks at, if any.
+        is_recency: it keeps an unbroken run of frames, so that each has SAM 2's own temporal code.
+        reads_pointers: object pointers are read beside the memories.
+        capacity: default; None is one less than the model's `num_maskmem`.
+    """
+
+    keep: Keep
+    compares: Literal["memory", "image"] | None = None
+    is_recency: bool = False
+    reads_pointers: bool = True
+    capacity: int | None = None
+
+
+POLICIES = {
+    "fifo": Policy(keep_latest, is_recency=True),
+    "confidence": Policy(keep_confident, "image"),
+    # v2 does not say which embedding; the released code compares memories.
+    "self_sorting": Policy(keep_dissimilar, "memory"),
+    "self_sorting_released": Policy(
+        keep_as_released, "memory", reads_pointers=False, capacity=RELEASED_CAPACITY
+    ),
+}
+
+
+def _tracked(records: Sequence[Record]) -> list[Record]:
+    return [record for record in records if not record.is_prompted]

@@ -1,0 +1,155 @@
+"""Image sets: unrelated 2-D images of the same kind of thing, one prompt on any of them, the rest segmented."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.slot_similarity import slot_similarity
+from runtime.errors import InputError, PromptError
+from runtime.features import FeatureCache
+from runtime.memory import MemoryRules
+from runtime.model import Model
+from runtime.predictors.image import check_image
+from runtime.predictors.prompted import check_prompts
+from runtime.predictors.tracker import FORWARD, Plan, Tracker
+from runtime.prompts import Prompt
+from runtime.result import Result, SliceMask
+
+Order = Literal["given", "similar"]
+ORDERS: tuple[Order, ...] = ("given", "similar")
+
+
+class FlowPredictor:
+    """Segments a set of images from a prompt on one of them, or on several.
+
+    The images have no order: memories carry no temporal code, and what is remembered of them is decided by the
+    policy. A prompt's `slice` is the number of its image.
+
+    Example:
+        predictor = FlowPredictor(load(), MemoryRules(policy="self_sorting", pick_up="weighted"))
+        predictor.set_images(images)                              # uint8, (y, x) or (y, x, 3), of any sizes
+        predictor.add(Box(slice=3, y=(80, 160), x=(70, 150)))
+        result = predictor.propagate(order="similar")
+        masks = [result.labels_of(i) for i in range(len(images))]
+
+    Args:
+        model: what `load` gives.
+        memory: policy and pick-up; None keeps the latest images.
+
+    Raises InputError if the rules of memory do not fit the model.
+    """
+
+    def __init__(self, model: Model, memory: MemoryRules | None = None) -> None:
+        self._model = model
+        self._rules = memory or MemoryRules()
+        self._rules.limits(model.numbers)
+        self._tracker: Tracker | None = None
+        self._features: FeatureCache | None = None
+        self._shapes: tuple[tuple[int, int], ...] = ()
+
+    def set_images(self, images: Sequence[NDArray[np.uint8]]) -> None:
+        """Take images, uint8 (y, x) or (y, x, 3); objects and prompts of those before are forgotten.
+
+        Raises InputError for an empty set, for an image of another kind, and where grey and colour are mixed.
+        """
+        taken = list(images)
+        if not taken:
+            raise InputError("found no images; wanted at least one")
+        for index, image in enumerate(taken):
+            check_image(image, f"image {index}")
+            if image.ndim != taken[0].ndim:
+                kinds = {2: "grey", 3: "colour"}
+                raise InputError(
+                    f"image 0 is {kinds[taken[0].ndim]}, image {index} is {kinds[image.ndim]}; wanted all of one "
+                    "kind: convert the set to grey, or repeat the grey ones over three channels"
+                )
+        self._shapes = tuple(image.shape[:2] for image in taken)
+        self._features = FeatureCache(self._model, lambda index: taken[index])
+        self._tracker = Tracker(
+            self._model,
+            self._rules,
+            self._features,
+            lambda index: self._shapes[index],
+            len(taken),
+            is_ordered=False,
+        )
+
+    def add(self, *prompts: Prompt, object_id: int = 1) -> SliceMask:
+        """Prompt one object on one image and see the result at once; rules and errors as for volumes."""
+        tracker = self._need_images()
+        for prompt in prompts:
+            if not isinstance(prompt.slice, int | np.integer) or not (
+                0 <= prompt.slice < len(self._shapes)
+            ):
+                raise PromptError(
+                    f"there is no image {prompt.slice}: images are 0 to {len(self._shapes) - 1}"
+                )
+        shape = self._shapes[prompts[0].slice] if prompts else (0, 0)
+        check_prompts(prompts, (len(self._shapes), *shape))
+        return tracker.add(prompts, object_id)
+
+    def undo(self) -> None:
+        """Take back the last `add` or `reset`. Raises PromptError if there is none."""
+        self._need_images().undo()
+
+    def reset(self, object_id: int | None = None) -> None:
+        """Forget one object, or all; images stay encoded. Raises PromptError for an object that is not there."""
+        self._need_images().reset(object_id)
+
+    def cancel(self) -> None:
+        """Stop the running `stream` or `propagate` after the current image; may be called from another thread."""
+        if self._tracker is not None:
+            self._tracker.cancelled.set()
+
+    def num_results(self) -> int:
+        """How many masks `stream` will give, for progress bars."""
+        return len(self._shapes) * len(self._need_images().objects)
+
+    def stream(self, order: Order = "given") -> Iterator[SliceMask]:
+        """Masks as they are made: prompted images first.
+
+        Args:
+            order: of the others. "given" is theirs; "similar" begins with those most alike to a prompted image,
+                and encodes all images first.
+
+        Raises PromptError without prompts, InputError for an unknown order.
+        """
+        tracker = self._need_images()
+        if order not in ORDERS:
+            raise InputError(f"no order '{order}'; there are: {', '.join(ORDERS)}")
+        if not tracker.objects:
+            raise PromptError("no prompt yet; call add first")
+        plans: dict[int, Plan] = {}
+        for object_id, known in tracker.objects.items():
+            others = [i for i in range(len(self._shapes)) if i not in known.prompted]
+            if order == "similar":
+                others = self._by_similarity(others, sorted(known.prompted))
+            plans[object_id] = {FORWARD: others}
+        yield from tracker.run(plans)
+
+    def propagate(self, order: Order = "given") -> Result:
+        """Segment every object on all images; arguments and errors as for `stream`."""
+        tracker = self._need_images()
+        slices: dict[int, dict[int, SliceMask]] = {object_id: {} for object_id in tracker.objects}
+        for slice_mask in self.stream(order):
+            slices[slice_mask.object_id][slice_mask.slice] = slice_mask
+        return Result(self._shapes, slices, not tracker.cancelled.is_set(), is_ordered=False)
+
+    def _by_similarity(self, others: list[int], prompted: list[int]) -> list[int]:
+        """Numbers of images, those most alike to any prompted image first, equals in the order given."""
+        assert self._features is not None
+        known = np.stack([self._features[i].vision_features[0] for i in prompted])
+        best = {
+            i: slot_similarity(known, range(len(known)), self._features[i].vision_features).max()
+            for i in others
+        }
+        return sorted(others, key=lambda i: -best[i])
+
+    def _need_images(self) -> Tracker:
+        if self._tracker is None:
+            raise PromptError("no images yet; call set_images first")
+        return self._tracker

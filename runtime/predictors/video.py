@@ -1,0 +1,158 @@
+"""Videos: frames arrive one by one, without end; nothing of the past is kept but the memory bank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import inf
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.arena import Arena
+from runtime.backends import Buffer
+from runtime.errors import InputError, PromptError
+from runtime.features import FeatureCache
+from runtime.memory import MemoryBank, MemoryRules, Templates
+from runtime.memory.gather import gather
+from runtime.model import Model
+from runtime.predictors.image import check_image
+from runtime.predictors.prompted import PromptedSlice, Tracked, check_prompts, prompt_slice
+from runtime.predictors.tracker import FORWARD, MAX_ROWS
+from runtime.prompts import Prompt
+from runtime.result import MAX_OBJECT_ID, SliceMask
+from runtime.track import Row, Segmented, memorise_prompted, track_step
+
+
+@dataclass(slots=True)
+class FollowedObject:
+    """One object: its memory, and what is known of it on the current frame."""
+
+    templates: Templates
+    bank: MemoryBank
+    prompted: PromptedSlice | None = None
+    tracked: Tracked | None = None
+
+
+class VideoPredictor:
+    """Follows objects through frames as they are pushed.
+
+    Objects are prompted on the frame pushed last, at any time; a later prompt there corrects what tracking found.
+    Each prompted frame stays in memory for good, everything else is bounded, whatever the length of the video.
+
+    Example:
+        video = VideoPredictor(load())
+        for number, frame in enumerate(read_video("clip.mp4")):
+            masks = video.push(frame)                             # object id to mask
+            if number == 0:
+                masks = {1: video.add(Point(y=120, x=200))}
+
+    Args:
+        model: what `load` gives.
+        memory: policy and pick-up; None is SAM 2's own memory.
+
+    Raises InputError if the rules of memory do not fit the model.
+    """
+
+    def __init__(self, model: Model, memory: MemoryRules | None = None) -> None:
+        numbers = model.numbers
+        self._model = model
+        self._rules = memory or MemoryRules()
+        self._rules.limits(numbers)
+        self._confidence = model.confidence(self._rules.confidence)
+        self._arena = Arena(model.backend, numbers.num_tokens, numbers.mem_dim, numbers.d_model)
+        self._objects: dict[int, FollowedObject] = {}
+        self._frame: NDArray[np.uint8] | None = None
+        self._features: FeatureCache | None = None
+        self.index = -1
+        """Number of the frame pushed last, -1 before the first."""
+
+    def push(self, frame: NDArray[np.uint8]) -> dict[int, SliceMask]:
+        """Take the next frame, uint8 (y, x) or (y, x, 3), and find every object on it.
+
+        Raises InputError for a frame of another kind or size than the one before; the frame is not taken then.
+        """
+        check_image(frame, f"frame {self.index + 1}")
+        if self._frame is not None and frame.shape != self._frame.shape:
+            raise InputError(
+                f"frame {self.index + 1} is {frame.shape}, those before it are {self._frame.shape}; "
+                "a video of another size needs a predictor of its own"
+            )
+        kept = frame.copy()  # the caller may write the next frame into the same buffer
+        self._frame, self.index = kept, self.index + 1
+        self._features = FeatureCache(self._model, lambda index: kept)
+        followed = list(self._objects.items())
+        masks = {}
+        for start in range(0, len(followed), MAX_ROWS):
+            batch = followed[start : start + MAX_ROWS]
+            rows = [Row(known.bank, self.index) for _, known in batch]
+            again = [self._condition_again(known) for _, known in batch]
+            found = track_step(self._model, self._arena, self._features, rows, self._confidence)
+            for (object_id, known), segmented, condition in zip(batch, found, again, strict=True):
+                known.prompted, known.tracked = None, Tracked(segmented, condition)
+                masks[object_id] = self._slice_mask(object_id, segmented)
+        return masks
+
+    def add(self, *prompts: Prompt, object_id: int = 1) -> SliceMask:
+        """Prompt a new object, or correct one that is followed, on the frame pushed last.
+
+        The prompts' `slice` is not looked at: there is only the current frame. Rules otherwise as for volumes.
+
+        Raises PromptError if there is no frame, or the prompts do not fit it or each other.
+        """
+        if self._frame is None or self._features is None:
+            raise PromptError("no frame yet; call push first")
+        here = [replace(prompt, slice=0) for prompt in prompts]
+        shape = self._frame.shape[:2]
+        check_prompts(here, (1, *shape))
+        if not isinstance(object_id, int | np.integer) or not 1 <= object_id <= MAX_OBJECT_ID:
+            raise PromptError(
+                f"object id {object_id!r} is not a whole number from 1 to {MAX_OBJECT_ID}"
+            )
+        object_id, features = int(object_id), self._features[self.index]
+        known = self._objects.get(object_id)
+        prompted = prompt_slice(
+            self._model,
+            features,
+            shape,
+            here,
+            known.prompted if known else None,
+            known.tracked if known else None,
+            self._confidence,
+        )
+        found = prompted.segmented
+        memory = memorise_prompted(self._model, features, found)
+        known = known or self._follow(object_id)
+        known.templates.drop(self.index)
+        known.bank.drop(self.index)
+        scores = found.confidence, found.object_score
+        known.templates.add(self.index, features.vision_features, memory, found.obj_ptr, *scores)
+        known.prompted = prompted
+        return self._slice_mask(object_id, found)
+
+    def reset(self, object_id: int | None = None) -> None:
+        """Stop following one object, or all. Raises PromptError for one that is not followed."""
+        if object_id is not None and object_id not in self._objects:
+            raise PromptError(f"no object {object_id}; there are: {sorted(self._objects)}")
+        for chosen in list(self._objects) if object_id is None else [object_id]:
+            known = self._objects.pop(chosen)
+            known.bank.close()
+            known.templates.clear()
+
+    def _follow(self, object_id: int) -> FollowedObject:
+        templates = Templates(self._arena, self._rules)
+        bank = MemoryBank(self._arena, templates, FORWARD, inf, self._model.numbers, self._rules)
+        known = self._objects[object_id] = FollowedObject(templates, bank)
+        return known
+
+    def _condition_again(self, known: FollowedObject) -> Callable[[], Buffer]:
+        """What conditions the current frame once more, if a prompt asks for it; to be made before the step."""
+        assert self._features is not None
+        features = self._features[self.index].vision_features
+        inputs = gather(self._arena, [known.bank.read(self.index, features[0])])
+        return lambda: self._model.condition(vision_features=features, **inputs)
+
+    def _slice_mask(self, object_id: int, segmented: Segmented) -> SliceMask:
+        assert self._frame is not None
+        height, width = self._frame.shape[:2]
+        return SliceMask(self.index, object_id, segmented, (height, width))
