@@ -13,6 +13,7 @@ from runtime.errors import Sam2Error
 from runtime.prompts import Box, Mask, Point, Prompt
 from runtime.result import Result
 
+PREVIEW_SUFFIXES = (".png", ".jpg", ".jpeg")
 TILE = 360  # pixels, the longer side of one slice's picture
 COLUMNS = 4
 TILES = 8
@@ -66,9 +67,55 @@ def draw_preview(
                 tile, prompts.get(object_id, ()), index, rows, columns, (scale_y, scale_x)
             )
         scores = [result.slices[o][index].confidence for o in labels if index in result.slices[o]]
-        _caption(tile, index, scores, index in prompted, font, small)
+        _caption(tile, f"z = {index}", scores, index in prompted, font, small)
         tiles.append(tile)
     return _sheet(tiles, title, list(labels), font)
+
+
+def draw_gallery(
+    images: Sequence[NDArray[np.uint8]],
+    result: Result,
+    prompts: Mapping[int, Sequence[Prompt]],
+    names: Sequence[str],
+    title: str = "",
+) -> Image.Image:
+    """A sheet of whole images, of any sizes, with every object's contour.
+
+    Args:
+        images: uint8 (y, x) or (y, x, 3); of many, prompted ones and an even choice of the others are drawn.
+        result: what was found, image by image.
+        prompts: object id to its prompts.
+        names: of the images.
+        title: a line above them.
+    """
+    prompted = sorted({p.slice for each in prompts.values() for p in each})
+    font, small = ImageFont.load_default(size=15), ImageFont.load_default(size=13)
+    tiles = []
+    for index in _some(len(images), prompted):
+        image = images[index]
+        per_pixel = TILE / max(image.shape[:2])
+        size = (round(image.shape[1] * per_pixel), round(image.shape[0] * per_pixel))
+        tile = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC).convert("RGB")
+        masks = {o: result.slices[o][index] for o in result.object_ids if index in result.slices[o]}
+        for i, (object_id, found) in enumerate(masks.items()):
+            tile = _outline(tile, found.mask(), COLOURS[i % len(COLOURS)])
+            all_of_it = slice(0, image.shape[0]), slice(0, image.shape[1])
+            given = prompts.get(object_id, ())
+            _draw_prompts(tile, given, index, *all_of_it, (per_pixel, per_pixel))
+        scores = [found.confidence for found in masks.values()]
+        _caption(tile, names[index], scores, index in prompted, font, small)
+        square = Image.new("RGB", (TILE, TILE), PAPER)
+        square.paste(tile, ((TILE - tile.width) // 2, (TILE - tile.height) // 2))
+        tiles.append(square)
+    return _sheet(tiles, title, list(result.object_ids), font)
+
+
+def _some(count: int, prompted: Sequence[int]) -> list[int]:
+    """Up to `TILES` of so many images: prompted ones, and others spread evenly."""
+    wanted = list(prompted)[:TILES]
+    others = [i for i in range(count) if i not in wanted]
+    spread = np.linspace(0, len(others) - 1, min(TILES - len(wanted), len(others))).round()
+    return sorted({*wanted, *(others[int(i)] for i in spread)})
 
 
 def write_preview(path: str | Path, picture: Image.Image) -> None:
@@ -175,14 +222,14 @@ def _draw_prompts(
 
 def _caption(
     tile: Image.Image,
-    index: int,
+    name: str,
     scores: Sequence[float],
     is_prompted: bool,
     font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
     small: ImageFont.ImageFont | ImageFont.FreeTypeFont,
 ) -> None:
     draw = ImageDraw.Draw(tile)
-    draw.text((8, 6), f"z = {index}", fill=INK, font=font, stroke_width=2, stroke_fill=PAPER)
+    draw.text((8, 6), name, fill=INK, font=font, stroke_width=2, stroke_fill=PAPER)
     words = ["prompted"] if is_prompted else []
     if scores:
         words.append("confidence " + " ".join(f"{score:.2f}" for score in scores[:4]))

@@ -13,6 +13,9 @@ from runtime.model import Model
 FAKE_NUMBERS = ModelNumbers(
     "fake", image_size=64, d_model=8, mem_dim=4, num_maskmem=7, max_obj_ptrs=16
 )
+NO_EMBEDDING = 0.25  # the mark of features that did not pass memory attention
+
+Inputs = Mapping[str, np.ndarray]
 
 
 def fake_model(answers: Mapping[str, Answer] | None = None) -> tuple[Model, FakeBackend]:
@@ -24,3 +27,62 @@ def fake_model(answers: Mapping[str, Answer] | None = None) -> tuple[Model, Fake
         "no_obj_ptr": np.full(FAKE_NUMBERS.d_model, -1.0, np.float32),
     }
     return Model(FAKE_NUMBERS, backend, constants), backend
+
+
+def encode(inputs: Inputs) -> Inputs:
+    """The grey of a slice, which also turns the direction of its embedding."""
+    level = inputs["image"][:, :1, :1, :1]
+    cells = FAKE_NUMBERS.grid
+    features = np.ones((len(level), FAKE_NUMBERS.d_model, cells, cells), np.float32)
+    features[:, :1] = level
+    return {"vision_features": features}
+
+
+def condition(inputs: Inputs) -> Inputs:
+    """Everything that is read leaves a mark: memories and pointers, their codes and their weights."""
+    memory = inputs["memory"][..., 0, 0] * (1 + inputs["memory_time"])
+    pointers = inputs["obj_ptrs"][..., 0] * (1 + inputs["obj_ptr_pos"])
+    mark = _mean(memory, inputs["memory_weight"]) + _mean(pointers, inputs["obj_ptr_weight"])
+    features = inputs["vision_features"].copy()
+    features[:, 0] += (0.1 * mark).astype(np.float32)[:, None, None]
+    return {"conditioned_features": features}
+
+
+def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted means of rows, added up one by one, so that padding of weight 0 changes no bit."""
+    total = np.cumsum(weights, axis=1, dtype=np.float64)[:, -1]
+    return np.cumsum(values * weights, axis=1, dtype=np.float64)[:, -1] / np.maximum(total, 1)
+
+
+def decode(inputs: Inputs) -> Inputs:
+    """A square as high as the features say, moved by prompts and by the mask before."""
+    level = inputs["features"][:, :1, :1, :1] + 3 + inputs["point_coords"].mean() / 64
+    level = level + NO_EMBEDDING * inputs["add_no_mem_embed"][:, None, None, None]
+    before = inputs["mask_input"].mean((1, 2, 3)) * inputs["has_mask_input"]
+    level = level + 0.1 * before[:, None, None, None]
+    side = FAKE_NUMBERS.low_res
+    masks = np.full((len(level), 1, side, side), -4.0, np.float32)
+    masks[..., 4:12, 4:12] = level
+    flat = level[:, 0, 0]
+    return {
+        "low_res_masks": masks,
+        "obj_ptr": flat,
+        "ious": 0.4 + 0.5 * np.abs(np.sin(9 * flat[:, 0])),
+    }
+
+
+def memorise(inputs: Inputs) -> Inputs:
+    """The height of the mask, which also turns the direction of the memory."""
+    masks = inputs["low_res_masks"]
+    memory = np.ones((len(masks), FAKE_NUMBERS.num_tokens, FAKE_NUMBERS.mem_dim), np.float32)
+    memory[..., 0] = masks.max((1, 2, 3))[:, None] + NO_EMBEDDING * inputs["binarize"][:, None]
+    return {"memory": memory}
+
+
+TELLING: Mapping[str, Answer] = {
+    "image_encoder": encode,
+    "memory_attention": condition,
+    "mask_decoder": decode,
+    "memory_encoder": memorise,
+}
+"""Answers in which whatever was asked leaves its mark, so that a wrong question changes the masks."""

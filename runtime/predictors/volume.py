@@ -52,6 +52,8 @@ class VolumePredictor:
         self._rules.limits(model.numbers)
         self._tracker: Tracker | None = None
         self._shape = (0, 0, 0)
+        self.pixels: NDArray[np.uint8] = np.zeros((0, 0, 0), np.uint8)
+        """The volume after its window, (z, y, x)."""
 
     def set_volume(
         self, volume: Volume | NDArray[np.generic], window: str | Window = "auto"
@@ -67,11 +69,18 @@ class VolumePredictor:
         taken = volume if isinstance(volume, Volume) else Volume.from_array(volume)
         pixels, used = apply_window(taken, window)
         depth, height, width = self._shape = taken.shape
+        self.pixels = pixels
         features = FeatureCache(self._model, lambda index: pixels[index])
         self._tracker = Tracker(
             self._model, self._rules, features, lambda index: (height, width), depth
         )
         return used
+
+    def another_view(self, pixels: NDArray[np.uint8]) -> VolumePredictor:
+        """A predictor of the same model and rules for other pixels (z, y, x), such as planes along another axis."""
+        view = VolumePredictor(self._model, self._rules)
+        view.set_volume(pixels, "none")
+        return view
 
     def add(self, *prompts: Prompt, object_id: int = 1) -> SliceMask:
         """Prompt one object on one slice and see the result at once.

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from math import inf
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.contract import ModelNumbers
 from runtime.memory.policies import Limits, keep_latest
+from runtime.memory.read import Clock
 from runtime.memory.read import read as read_bank
 from runtime.memory.records import MemoryRead, Record
 from tests.fakes import FAKE_NUMBERS
@@ -146,3 +149,105 @@ def test_the_latest_records_are_kept_in_order(count: int, capacity: int) -> None
     for record in records(range(count)):
         kept = latest([*kept, record], capacity)
     assert [record.frame for record in kept] == list(range(max(0, count - capacity), count))
+
+
+@st.composite
+def gappy_chains(draw: st.DrawFn) -> tuple[list[int], list[int], int, int]:
+    """Prompted frames, tracked frames with gaps in the order of tracking, the next frame, the direction."""
+    frames = draw(st.lists(st.integers(0, 60), min_size=2, max_size=20, unique=True))
+    cut = draw(st.integers(1, len(frames) - 1))
+    direction = draw(st.sampled_from([1, -1]))
+    *tracked, frame = sorted(frames[cut:], reverse=direction < 0)
+    return frames[:cut], tracked, frame, direction
+
+
+def banks(prompted: list[int], tracked: list[int]) -> tuple[list[Record], ...]:
+    return (
+        records(prompted),
+        records(prompted, POINTER),
+        records(tracked),
+        records(tracked, POINTER),
+    )
+
+
+@given(chain=gappy_chains(), model=models, num_frames=st.sampled_from([5, 61, inf]))
+def test_a_clipped_clock_reads_everything_and_stops_where_the_code_ends(
+    chain: tuple[list[int], list[int], int, int], model: ModelNumbers, num_frames: float
+) -> None:
+    prompted, tracked, frame, direction = chain
+    read = read_bank(*banks(prompted, tracked), frame, direction, num_frames, model, "clipped")
+    memories, pointers = codes(read)
+    farthest, of_templates = model.num_maskmem - 2, model.num_maskmem - 1  # rows of the code
+    assert memories == [
+        *((index, of_templates) for index in prompted),
+        *((index, min(abs(frame - index) - 1, farthest)) for index in tracked),
+    ]
+    far = max(min(num_frames, model.max_obj_ptrs) - 1, 1)
+    behind = [index for index in prompted if (frame - index) * direction > 0]
+    assert pointers == [
+        *((index, abs(frame - index) / far) for index in behind),
+        *((index, min(abs(frame - index) / far, 1.0)) for index in reversed(tracked)),
+    ]
+
+
+@given(chain=gappy_chains(), model=models)
+def test_a_clipped_clock_is_the_exact_one_for_what_that_reads(
+    chain: tuple[list[int], list[int], int, int], model: ModelNumbers
+) -> None:
+    *bank, frame, direction = chain
+    exact, clipped = (
+        codes(read_bank(*banks(*bank), frame, direction, 61, model, clock))
+        for clock in ("exact", "clipped")
+    )
+    for some, more in zip(exact, clipped, strict=True):
+        assert set(some) <= set(more)
+    assert len(clipped[0]) == len(bank[0]) + len(bank[1]), "every memory is read"
+
+
+@given(chain=gappy_chains(), model=models)
+def test_without_a_clock_everything_is_read_in_the_banks_order_and_has_no_code(
+    chain: tuple[list[int], list[int], int, int], model: ModelNumbers
+) -> None:
+    prompted, tracked, frame, direction = chain
+    unordered = tracked[::-1]
+    read = read_bank(*banks(prompted, unordered), frame, direction, 61, model, "none")
+    memories, pointers = codes(read)
+    assert memories == [(index, model.no_time) for index in (*prompted, *unordered)]
+    assert pointers == [(index, 0.0) for index in (*prompted, *unordered)], "also those ahead"
+
+
+def test_clocks_by_hand() -> None:
+    """Distances of 9, 6 and 1 frames from the tracked ones, 10 from the prompted one before, 4 from the one ahead."""
+    chain = banks([0, 14], [1, 4, 9])
+    reads = {
+        clock: read_bank(*chain, 10, 1, 40, FAKE_NUMBERS, clock)
+        for clock in ("exact", "clipped", "none")
+    }
+    assert {clock: read.frames for clock, read in reads.items()} == {
+        "exact": (0, 14, 4, 9),
+        "clipped": (0, 14, 1, 4, 9),
+        "none": (0, 14, 1, 4, 9),
+    }
+    assert {clock: read.times for clock, read in reads.items()} == {
+        "exact": (6, 6, 5, 0),
+        "clipped": (6, 6, 5, 5, 0),
+        "none": (7, 7, 7, 7, 7),
+    }
+    in_order = tuple(distance / 15 for distance in (10, 1, 6, 9))
+    assert {clock: read.ptr_positions for clock, read in reads.items()} == {
+        "exact": in_order,
+        "clipped": in_order,
+        "none": (0.0,) * 5,
+    }
+
+
+@pytest.mark.parametrize("clock", ["exact", "clipped", "none"])
+def test_pointers_that_are_not_read_weigh_nothing(clock: Clock) -> None:
+    chain = banks([0, 14], [1, 4, 9])
+    read, blind = (
+        read_bank(*chain, 10, 1, 40, FAKE_NUMBERS, clock, reads_pointers)
+        for reads_pointers in (True, False)
+    )
+    assert len(blind.ptr_slots) >= 4
+    assert blind.ptr_weights == (0.0,) * len(blind.ptr_slots)
+    assert replace(blind, ptr_weights=read.ptr_weights) == read

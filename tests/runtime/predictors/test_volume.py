@@ -2,21 +2,26 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from runtime.backends.fake import FakeBackend
 from runtime.contract import MASK_PROMPT_LOGIT
 from runtime.errors import InputError, OutOfMemory, PromptError, VolumeError
 from runtime.io import Volume
+from runtime.memory import MemoryRules
 from runtime.predictors import VolumePredictor
 from runtime.predictors.tracker import BACKWARD, FORWARD, MAX_ROWS
 from runtime.prompts import Box, Mask, Point, Prompt
 from runtime.result import Result, SliceMask
-from tests.fakes import FAKE_NUMBERS, fake_model
+from tests.fakes import FAKE_NUMBERS, TELLING, Inputs, fake_model
 
 DEPTH, SIDE = 9, 40
 LOW = FAKE_NUMBERS.low_res
@@ -24,44 +29,11 @@ PIXELS = np.broadcast_to(
     20 * np.arange(DEPTH, dtype=np.uint8)[:, None, None], (DEPTH, SIDE, SIDE)
 )  # grey tells the slice
 
-Inputs = Mapping[str, np.ndarray]
-
-
-def encode(inputs: Inputs) -> Inputs:
-    return {"vision_features": inputs["image"][:, :1, :1, :1]}
-
-
-def condition(inputs: Inputs) -> Inputs:
-    """The slice and all that is read leave their mark, so that a wrong read changes the result."""
-    read = (inputs["memory"][..., 0, 0] * (1 + inputs["memory_time"])).mean(1)
-    pointers = (inputs["obj_ptrs"][..., 0] * inputs["obj_ptr_pos"]).mean(1)
-    mark = (read + pointers)[:, None, None, None]
-    return {"conditioned_features": inputs["vision_features"] + 0.1 * mark}
-
-
-def decode(inputs: Inputs) -> Inputs:
-    level = inputs["features"][:, :1, :1, :1] + 3 + inputs["point_coords"].mean() / 64
-    masks = np.full((len(level), 1, LOW, LOW), -4.0, np.float32)
-    masks[..., 4:12, 4:12] = level
-    return {"low_res_masks": masks, "obj_ptr": level[:, 0, 0]}
-
-
-def memorise(inputs: Inputs) -> Inputs:
-    return {"memory": inputs["low_res_masks"].max((1, 2, 3))[:, None, None]}
-
-
-ANSWERS = {
-    "image_encoder": encode,
-    "memory_attention": condition,
-    "mask_decoder": decode,
-    "memory_encoder": memorise,
-}
-
 
 @pytest.fixture
 def made() -> tuple[VolumePredictor, FakeBackend]:
     """A predictor that holds a volume, and the record of what it asks."""
-    model, backend = fake_model(ANSWERS)
+    model, backend = fake_model(TELLING)
     predictor = VolumePredictor(model)
     predictor.set_volume(PIXELS)
     return predictor, backend
@@ -76,8 +48,17 @@ def click(index: int, y: float = 20) -> Point:
     return Point(slice=index, y=y, x=20)
 
 
-def box(index: int) -> Box:
-    return Box(slice=index, y=(10, 30), x=(10, 30))
+def box(index: int, start: int = 10) -> Box:
+    return Box(slice=index, y=(start, 30), x=(start, 30))
+
+
+def fresh(*prompts: Prompt, rules: MemoryRules | None = None) -> VolumePredictor:
+    """A predictor that has not run, with prompts for object 1, each added on its own."""
+    predictor = VolumePredictor(fake_model(TELLING)[0], rules)
+    predictor.set_volume(PIXELS)
+    for prompt in prompts:
+        predictor.add(prompt)
+    return predictor
 
 
 def rows_per_step(backend: FakeBackend) -> list[int]:
@@ -88,12 +69,25 @@ def rows_per_step(backend: FakeBackend) -> list[int]:
     ]
 
 
+def encoded(backend: FakeBackend, predictor: VolumePredictor, index: int) -> float:
+    """The mark of a slice's encoding."""
+    return predictor._tracker._features[index].vision_features[0, 0, 0, 0]
+
+
 def order(masks: Any) -> list[tuple[int, int]]:
     return [(mask.object_id, mask.slice) for mask in masks]
 
 
-def slots_in_use(predictor: VolumePredictor) -> int:
-    return predictor._arena.memories.in_use + predictor._arena.pointers.in_use
+def slots(predictor: VolumePredictor) -> tuple[int, int, int]:
+    """Memories, pointers and embeddings in use."""
+    arena = predictor._tracker._arena
+    return arena.memories.in_use, arena.pointers.in_use, arena.embeddings.in_use
+
+
+def room(predictor: VolumePredictor) -> tuple[int, int]:
+    """Memories and pointers that there is room for."""
+    arena = predictor._tracker._arena
+    return len(arena.memories.values), len(arena.pointers.values)
 
 
 def logits(result: Result) -> dict[tuple[int, int], np.ndarray]:
@@ -241,7 +235,6 @@ def test_a_run_stays_within_its_range_and_directions_and_tells_their_number(
     result = predictor.propagate(z_range, directions)
     assert [sorted(masks) for masks in result.slices.values()] == [list(wanted)] * 2
     assert result.is_complete
-    assert slots_in_use(predictor) == 0
 
 
 @pytest.mark.parametrize("prompted", [(0,), (8,), (0, 8), (2, 3, 4), (0, 1, 8), tuple(range(9))])
@@ -282,7 +275,7 @@ def test_a_prompt_outside_the_range_is_refused(
     predictor.add(click(6), object_id=5)
     with pytest.raises(PromptError, match=r"object [15] is prompted on slice [46], outside"):
         predictor.propagate(z_range=z_range)
-    assert slots_in_use(predictor) == 0
+    assert slots(predictor) == (0, 0, 0)
 
 
 def test_a_second_run_gives_what_the_first_gave(predictor: VolumePredictor) -> None:
@@ -312,7 +305,6 @@ def test_cancelling_in_the_loop_stops_after_the_batch(predictor: VolumePredictor
         if mask.slice == 5:
             predictor.cancel()
     assert order(found) == [(1, 4), (1, 5), (1, 3)], "what was computed is still handed out"
-    assert slots_in_use(predictor) == 0
 
 
 def test_a_run_cancelled_by_another_thread_is_incomplete_and_the_next_is_not() -> None:
@@ -338,7 +330,6 @@ def test_a_run_cancelled_by_another_thread_is_incomplete_and_the_next_is_not() -
     assert not result.is_complete
     assert sorted(result.slices[1]) == [3, 4, 5]
     assert np.isnan(result.confidence).sum() == DEPTH - 3
-    assert slots_in_use(predictor) == 0
     again = predictor.propagate()
     assert again.is_complete
     assert len(again.slices[1]) == DEPTH
@@ -358,88 +349,506 @@ def test_what_a_cancelled_run_found_can_be_corrected(
     assert not backend.calls[-1].inputs["has_mask_input"].any(), "the run did not come to slice 8"
 
 
-def test_only_what_the_last_run_found_is_corrected(
+def test_what_any_run_has_found_is_corrected_even_if_a_later_one_was_smaller(
     made: tuple[VolumePredictor, FakeBackend],
 ) -> None:
     predictor, backend = made
     predictor.add(click(4))
-    predictor.propagate()
+    before = predictor.propagate().slices[1][8]
     predictor.propagate(z_range=(3, 6))
     predictor.add(click(8))
-    assert not backend.calls[-1].inputs["has_mask_input"].any()
+    inputs = decoder_inputs(backend)
+    assert inputs["has_mask_input"].all()
+    np.testing.assert_array_equal(inputs["mask_input"][0, 0], before.segmented.logits)
 
 
 @pytest.mark.parametrize("taken", [1, 2, 5])
-def test_a_stream_that_is_closed_early_gives_its_slots_back(
+def test_a_stream_that_is_closed_early_is_continued_by_the_next(
     taken: int, predictor: VolumePredictor
 ) -> None:
     predictor.add(click(4))
     predictor.add(click(2))
+    wanted = fresh(click(4), click(2)).propagate()
     stream = predictor.stream()
     for _ in range(taken):
         next(stream)
-    assert slots_in_use(predictor) > 0
     stream.close()
-    assert slots_in_use(predictor) == 0
-    assert len(predictor.propagate().slices[1]) == DEPTH
+    assert same(predictor.propagate(), wanted)
+    predictor.reset()
+    assert slots(predictor) == (0, 0, 0)
 
 
-def test_a_step_that_fails_gives_its_slots_back() -> None:
-    steps: list[int] = []
+@pytest.mark.parametrize("failing", [1, 3, 4])
+@pytest.mark.parametrize("graph", ["memory_attention", "mask_decoder", "memory_encoder"])
+def test_a_step_that_fails_is_taken_again_by_the_next_run(graph: str, failing: int) -> None:
+    calls: list[int] = []
 
-    def fail(inputs: Inputs) -> Inputs:
-        steps.append(len(steps))
-        if len(steps) == 3:
+    def fail_once(inputs: Inputs) -> Inputs:
+        calls.append(len(calls))
+        if len(calls) == failing + (graph != "memory_attention"):  # the prompted slice comes first
             raise OutOfMemory("full")
-        return {}
+        return TELLING[graph](inputs)
 
-    model, _ = fake_model({"memory_attention": fail})
+    model, _ = fake_model({**TELLING, graph: fail_once})
     predictor = VolumePredictor(model)
     predictor.set_volume(PIXELS)
     predictor.add(click(4))
     with pytest.raises(OutOfMemory):
         predictor.propagate()
-    assert slots_in_use(predictor) == 0
-    assert predictor.propagate().is_complete
+    assert same(predictor.propagate(), fresh(click(4)).propagate())
+    predictor.reset()
+    assert slots(predictor) == (0, 0, 0)
 
 
-def test_the_arena_does_not_grow_from_run_to_run(predictor: VolumePredictor) -> None:
-    predictor.add(click(4))
+@pytest.mark.parametrize("depth", [40, 60])
+@pytest.mark.parametrize(
+    ("rules", "each_chain"),
+    [
+        (MemoryRules(), (6, 15, 0)),
+        (MemoryRules(pick_up="weighted"), (6, 15, 6)),
+        (MemoryRules(policy="self_sorting", min_confidence=0.0), (6, 6, 0)),
+        (MemoryRules(policy="self_sorting_released"), (16, 16, 0)),
+    ],
+)
+def test_after_a_run_slots_are_bounded_by_the_number_of_chains_and_not_by_the_depth(
+    rules: MemoryRules, each_chain: tuple[int, int, int], depth: int
+) -> None:
+    predictor = VolumePredictor(fake_model(TELLING)[0], rules)
+    predictor.set_volume(np.random.default_rng(0).integers(0, 255, (depth, 8, 8), np.uint8))
+    for object_id in (1, 2):
+        predictor.add(Point(slice=depth // 2, y=3, x=3), object_id=object_id)
+        predictor.add(Point(slice=depth // 2 + 1, y=3, x=3), object_id=object_id)
     predictor.propagate()
-    arena = predictor._arena
-    sizes = len(arena.memories.values), len(arena.pointers.values)
-    for _ in range(3):
+    chains, templates = 4, 4
+    is_compared = each_chain[2] > 0
+    assert slots(predictor) == (
+        chains * each_chain[0] + templates,
+        chains * each_chain[1] + templates,
+        chains * each_chain[2] + templates * is_compared,
+    )
+    predictor.reset()
+    assert slots(predictor) == (0, 0, 0)
+
+
+def test_neither_slots_nor_room_grow_from_run_to_run(predictor: VolumePredictor) -> None:
+    predictor.add(box(4))
+    predictor.propagate()
+    before = slots(predictor), room(predictor)
+    for index in range(4):
         predictor.propagate()
-    assert (len(arena.memories.values), len(arena.pointers.values)) == sizes
+        predictor.add(box(4), click(4, y=index))
+        predictor.propagate()
+        assert (slots(predictor), room(predictor)) == before
 
 
-def change_nothing(predictor: VolumePredictor) -> None:
-    """What a caller might do while masks come."""
+def test_room_given_back_by_reset_and_undo_is_used_again(predictor: VolumePredictor) -> None:
+    predictor.add(box(4))
+    predictor.add(box(5))
+    predictor.propagate()
+    before = room(predictor)
+    for _ in range(3):
+        predictor.undo()
+        predictor.add(box(6))
+        predictor.propagate()
+        predictor.reset()
+        predictor.add(box(2))
+        predictor.add(box(3))
+        predictor.propagate()
+        assert room(predictor) == before
+    predictor.reset(1)
+    assert slots(predictor) == (0, 0, 0)
 
 
 CHANGES: dict[str, Callable[[VolumePredictor], Any]] = {
-    "nothing": change_nothing,
-    "another object": lambda predictor: predictor.add(click(1), object_id=9),
-    "another prompt": lambda predictor: predictor.add(click(7)),
-    "reset": lambda predictor: predictor.reset(),
+    "nothing": lambda predictor: None,
+    "another object": lambda predictor: predictor.add(box(1), object_id=9),
+    "another prompt": lambda predictor: predictor.add(box(7)),
+    "a prompt before the first": lambda predictor: predictor.add(box(1)),
+    "the same slice again": lambda predictor: predictor.add(box(4, start=5)),
+    "a prompt taken back": lambda predictor: predictor.undo(),
+    "one object forgotten": lambda predictor: predictor.reset(1),
+    "one object made anew": lambda predictor: (predictor.reset(1), predictor.add(box(2))),
+    "all forgotten": lambda predictor: predictor.reset(),
 }
 
 
+@pytest.mark.parametrize("has_run", [False, True])
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("after", [0, 1, 4])
-def test_prompts_changed_while_masks_come_count_from_the_next_run_on(
-    change: str, after: int, predictor: VolumePredictor
+@pytest.mark.parametrize("after", [0, 1, 2, 4, 9])
+def test_whatever_changes_while_masks_come_the_next_run_is_that_of_all_prompts(
+    change: str, after: int, has_run: bool, predictor: VolumePredictor
 ) -> None:
-    predictor.add(click(4))
-    predictor.add(click(3), object_id=2)
-    wanted = predictor.propagate()
-    found: dict[int, dict[int, SliceMask]] = {1: {}, 2: {}}
-    for i, mask in enumerate(predictor.stream()):
-        found[mask.object_id][mask.slice] = mask
+    wanted = fresh()
+    for each in (predictor, wanted):
+        each.add(box(4))
+        each.add(box(3), object_id=2)
+        each.add(box(6))
+    if has_run:
+        predictor.propagate(z_range=(3, 7), directions=(FORWARD,))
+    for i, _ in enumerate(predictor.stream()):
         if i == after:
             CHANGES[change](predictor)
-    assert slots_in_use(predictor) == 0
-    assert same(Result(wanted.shapes, found), wanted)
+    CHANGES[change](wanted)
+    if not wanted.num_results():
+        assert predictor.num_results() == 0
+        return
+    assert same(predictor.propagate(), wanted.propagate())
+
+
+def test_what_is_taken_back_before_the_first_step_leaves_no_trace(
+    predictor: VolumePredictor,
+) -> None:
+    predictor.add(box(4))
+    predictor.propagate(z_range=(4, 5))  # sets out and comes nowhere
+    stream = predictor.stream()
+    next(stream)
+    predictor.add(box(7))
+    list(stream)
+    predictor.undo()
+    assert same(predictor.propagate(), fresh(box(4)).propagate())
+
+
+def test_a_prompt_given_while_masks_come_is_read_from_the_next_step_on(
+    predictor: VolumePredictor,
+) -> None:
+    predictor.add(box(3))
+    predictor.add(box(3), object_id=2)
+    read = {}
+    for mask in predictor.stream(directions=(FORWARD,)):
+        read[mask.object_id, mask.slice] = mask.memory_frames
+        if (mask.object_id, mask.slice) == (2, 5):
+            predictor.add(box(7))
+    assert read == {
+        **{(1, 3): (), (1, 4): (3,), (1, 5): (3, 4)},
+        **{(1, 6): (3, 7, 4, 5), (1, 7): (), (1, 8): (3, 7, 4, 5, 6)},
+        **{(2, 3): (), (2, 4): (3,), (2, 5): (3, 4), (2, 6): (3, 4, 5)},
+        **{(2, 7): (3, 4, 5, 6), (2, 8): (3, 4, 5, 6, 7)},
+    }
+
+
+def test_a_slice_prompted_after_it_was_tracked_is_read_as_prompted_only(
+    predictor: VolumePredictor,
+) -> None:
+    predictor.add(box(3))
+    read = {}
+    for mask in predictor.stream(directions=(FORWARD,)):
+        read[mask.slice] = mask.memory_frames
+        if mask.slice == 5:
+            predictor.add(box(5))
+    assert [read[index] for index in (6, 7, 8)] == [(3, 5, 4), (3, 5, 4, 6), (3, 5, 4, 6, 7)]
+
+
+def test_an_object_forgotten_while_masks_come_gets_no_more_and_others_go_on(
+    predictor: VolumePredictor,
+) -> None:
+    predictor.add(box(4))
+    predictor.add(box(4), object_id=2)
+    found = []
+    for mask in predictor.stream(directions=(FORWARD,)):
+        found.append((mask.object_id, mask.slice))
+        if found[-1] == (2, 5):
+            predictor.reset(1)
+    assert found == [(1, 4), (2, 4), (1, 5), (2, 5), (2, 6), (2, 7), (2, 8)]
+
+
+@pytest.mark.parametrize("taken", [1, 3, 4])
+def test_an_older_stream_is_over_once_a_newer_one_has_begun(
+    taken: int, predictor: VolumePredictor
+) -> None:
+    predictor.add(box(4))
+    older, newer = predictor.stream(), predictor.stream()
+    for _ in range(taken):
+        next(older)
+    found = [next(newer)]
+    with pytest.raises(InputError, match="another run of this predictor has begun"):
+        list(older)
+    found += newer
+    assert sorted(order(found)) == [(1, index) for index in range(DEPTH)]
+    wanted = fresh(box(4)).propagate()
+    assert same(Result(wanted.shapes, {1: {mask.slice: mask for mask in found}}), wanted)
+
+
+def test_objects_whose_prompts_have_not_changed_are_not_computed_again(
+    made: tuple[VolumePredictor, FakeBackend],
+) -> None:
+    predictor, backend = made
+    predictor.add(box(4))
+    predictor.add(box(4), object_id=2)
+    first = predictor.propagate()
+    backend.calls.clear()
+    assert same(predictor.propagate(), first)
+    assert backend.calls == []
+    predictor.add(box(6), object_id=2)
+    backend.calls.clear()
+    second = predictor.propagate()
+    assert rows_per_step(backend) == [2, 2, 2, 1], "object 2 alone: 5, 7, 8 and 3, 2, 1, 0"
+    for index in range(DEPTH):
+        assert second.slices[1][index] is not None
+        assert second.slices[1][index].segmented is first.slices[1][index].segmented
+    wanted = fresh(box(4))
+    wanted.add(box(4), object_id=2)
+    wanted.add(box(6), object_id=2)
+    assert same(second, wanted.propagate())
+
+
+def test_only_prompted_slices_that_changed_are_memorised_again(
+    made: tuple[VolumePredictor, FakeBackend],
+) -> None:
+    predictor, backend = made
+    predictor.add(box(2))
+    predictor.add(box(6))
+    predictor.propagate()
+    predictor.add(box(6, start=5))
+    backend.calls.clear()
+    predictor.propagate()
+    prompted = [
+        call.inputs["vision_features"][0, 0, 0, 0]
+        for call in backend.calls
+        if call.graph == "memory_encoder" and call.inputs["binarize"].all()
+    ]
+    assert prompted == [encoded(backend, predictor, 6)]
+
+
+@pytest.mark.parametrize("stop_at", [5, 6, 8])
+@pytest.mark.parametrize("how", ["cancel", "close"])
+def test_a_run_that_was_cancelled_goes_on_where_it_stopped(
+    how: str, stop_at: int, made: tuple[VolumePredictor, FakeBackend]
+) -> None:
+    predictor, backend = made
+    predictor.add(box(4))
+    stream = predictor.stream()
+    for mask in stream:
+        if mask.slice == stop_at:
+            predictor.cancel() if how == "cancel" else stream.close()
+    backend.calls.clear()
+    result = predictor.propagate()
+    assert rows_per_step(backend) == [2] * (8 - stop_at)
+    assert result.is_complete
+    assert same(result, fresh(box(4)).propagate())
+
+
+@pytest.mark.parametrize("narrow", [(4, 5), (3, 6), (0, 6), (4, 9)])
+def test_a_wider_range_goes_on_where_the_narrower_one_ended(
+    narrow: tuple[int, int], made: tuple[VolumePredictor, FakeBackend]
+) -> None:
+    predictor, backend = made
+    predictor.add(box(4))
+    predictor.propagate(z_range=narrow)
+    backend.calls.clear()
+    result = predictor.propagate()
+    assert sum(rows_per_step(backend)) == DEPTH - (narrow[1] - narrow[0])
+    assert same(result, fresh(box(4)).propagate())
+
+
+def test_the_other_direction_is_added_to_the_first(
+    made: tuple[VolumePredictor, FakeBackend],
+) -> None:
+    predictor, backend = made
+    predictor.add(box(4))
+    predictor.propagate(directions=(FORWARD,))
+    backend.calls.clear()
+    result = predictor.propagate()
+    assert rows_per_step(backend) == [1, 1, 1, 1]
+    assert same(result, fresh(box(4)).propagate())
+
+
+def test_what_was_in_memory_and_how_much_it_weighed_is_in_the_result() -> None:
+    frames = {7: (4, 5, 6), 4: (), 2: (4, 3)}
+    for pick_up in ("all", "weighted", "resample"):
+        result = fresh(box(4), rules=MemoryRules(pick_up=pick_up)).propagate()
+        found = result.slices[1]
+        assert {index: found[index].memory_frames for index in frames} == frames
+        for mask in found.values():
+            assert len(mask.memory_weights) == len(mask.memory_frames)
+            assert sum(mask.memory_weights) == pytest.approx(len(mask.memory_frames))
+        weights = found[8].memory_weights
+        assert (weights == (1.0,) * 4) == (pick_up == "all")
+        if pick_up == "resample":
+            assert all(weight.is_integer() for weight in weights)
+
+
+def test_undo_takes_an_added_prompt_back_and_restores_results_without_computing(
+    made: tuple[VolumePredictor, FakeBackend],
+) -> None:
+    predictor, backend = made
+    predictor.add(click(4))
+    first = predictor.propagate()
+    predictor.add(click(6))
+    predictor.add(click(2), object_id=2)
+    predictor.undo()
+    predictor.undo()
+    backend.calls.clear()
+    assert same(predictor.propagate(), first)
+    assert backend.calls == []
+
+
+def test_undo_takes_back_what_a_run_has_already_built_on(predictor: VolumePredictor) -> None:
+    predictor.add(click(4))
+    first = predictor.propagate()
+    predictor.add(click(6))
+    second = predictor.propagate()
+    assert not same(second, first)
+    predictor.undo()
+    assert same(predictor.propagate(), first)
+
+
+def test_undo_takes_back_single_points_of_a_slice(
+    made: tuple[VolumePredictor, FakeBackend],
+) -> None:
+    predictor, backend = made
+    predictor.add(click(4, y=10))
+    first = predictor.propagate()
+    predictor.add(click(4, y=20))
+    predictor.add(click(4, y=30))
+    predictor.undo()
+    predictor.undo()
+    assert same(predictor.propagate(), first)
+    predictor.add(click(4, y=5))
+    np.testing.assert_allclose(decoder_inputs(backend)["point_coords"][0, :, 1], [16, 8])
+
+
+@pytest.mark.parametrize("chosen", [1, None])
+def test_undo_brings_objects_back_that_were_reset(
+    chosen: int | None, predictor: VolumePredictor
+) -> None:
+    predictor.add(click(4))
+    predictor.add(click(6))
+    predictor.add(box(2), object_id=2)
+    first = predictor.propagate()
+    predictor.reset(chosen)
+    predictor.undo()
+    assert same(predictor.propagate(), first)
+    for _ in range(3):
+        predictor.undo()
+    with pytest.raises(PromptError, match="no prompt yet"):
+        predictor.propagate()
+
+
+def test_with_nothing_to_undo_undo_says_so(predictor: VolumePredictor) -> None:
+    with pytest.raises(PromptError, match="nothing to undo"):
+        predictor.undo()
+    predictor.add(click(4))
+    with pytest.raises(PromptError):
+        predictor.add(click(DEPTH))
+    predictor.undo()
+    with pytest.raises(PromptError, match="nothing to undo"):
+        predictor.undo()
+    predictor.add(click(4))
+    predictor.set_volume(PIXELS)
+    with pytest.raises(PromptError, match="nothing to undo"):
+        predictor.undo()
+
+
+State = dict[int, dict[int, Prompt]]
+SHALLOW = PIXELS[:6]
+
+OBJECTS = st.integers(1, 2)
+ADDS = st.tuples(st.just("add"), OBJECTS, st.integers(0, 5), st.integers(0, 3), st.booleans())
+RESETS = st.tuples(st.just("reset"), st.none() | OBJECTS)
+UNDOS = st.tuples(st.just("undo"))
+RUNS = st.tuples(st.just("run"), st.integers(1, 8), st.booleans())
+GOES_ON = st.tuples(st.just("go on"), st.integers(1, 6))
+
+
+def prompt_of(index: int, start: int, is_mask: bool) -> Prompt:
+    """A box or a mask, which start their slice anew."""
+    if not is_mask:
+        return box(index, start)
+    inside = np.zeros((SIDE, SIDE), bool)
+    inside[5 * start : 20, 5:30] = True
+    return Mask(slice=index, mask=inside)
+
+
+def apply(change: tuple[Any, ...], predictor: VolumePredictor, past: list[State]) -> None:
+    """Change a predictor and the account of what should be left; refused changes leave both."""
+    name, *args = change
+    now = past[-1]
+    if name == "add":
+        object_id, index, *kind = args
+        prompt = prompt_of(index, *kind)
+        predictor.add(prompt, object_id=object_id)
+        past.append({**now, object_id: {**now.get(object_id, {}), index: prompt}})
+    elif name == "undo":
+        with pytest.raises(PromptError) if len(past) == 1 else nullcontext():
+            predictor.undo()
+        del past[max(1, len(past) - 1) :]
+    else:
+        (object_id,) = args
+        is_there = object_id is None or object_id in now
+        with nullcontext() if is_there else pytest.raises(PromptError):
+            predictor.reset(object_id)
+        if is_there:
+            past.append({i: p for i, p in now.items() if object_id not in (i, None)})
+
+
+def agrees(predictor: VolumePredictor, state: State) -> bool:
+    """Whether a run gives what a fresh predictor gives for the prompts that should be left."""
+    wanted = VolumePredictor(fake_model(TELLING)[0])
+    wanted.set_volume(SHALLOW)
+    for object_id, prompts in state.items():
+        for prompt in prompts.values():
+            wanted.add(prompt, object_id=object_id)
+    if not state:
+        return predictor.num_results() == 0
+    return same(predictor.propagate(), wanted.propagate())
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(ADDS | RESETS | UNDOS | RUNS, min_size=2, max_size=10))
+def test_results_are_those_of_the_prompts_that_are_left_whatever_happened_between_runs(
+    changes: list[tuple[Any, ...]],
+) -> None:
+    predictor = VolumePredictor(fake_model(TELLING)[0])
+    predictor.set_volume(SHALLOW)
+    past: list[State] = [{}]
+    for change in changes:
+        if change[0] != "run":
+            apply(change, predictor, past)
+        elif past[-1]:
+            _, taken, is_closed = change
+            stream = predictor.stream()
+            found = list(islice(stream, taken))
+            stream.close() if is_closed else predictor.cancel()
+            list(stream)
+            assert len(found) <= predictor.num_results()
+    assert agrees(predictor, past[-1])
+    predictor.reset()
+    assert slots(predictor) == (0, 0, 0)
+
+
+@settings(max_examples=200, deadline=None)
+@example([("add", 1, 4, 2, False)], 1, [("add", 1, 1, 2, False)], [])
+@example([("add", 1, 4, 2, False), ("add", 1, 2, 2, True)], 1, [("undo",)], [])
+@example([("add", 1, 4, 2, False)], 1, [("reset", 1), ("add", 1, 1, 2, False)], [])
+@given(
+    st.lists(ADDS, min_size=1, max_size=3),
+    st.integers(1, 5),
+    st.lists(ADDS | RESETS | UNDOS | GOES_ON, min_size=1, max_size=4),
+    st.lists(RESETS | UNDOS, max_size=2),
+)
+def test_results_are_those_of_the_prompts_that_are_left_whatever_happened_during_a_run(
+    before: list[tuple[Any, ...]],
+    taken: int,
+    meanwhile: list[tuple[Any, ...]],
+    afterwards: list[tuple[Any, ...]],
+) -> None:
+    predictor = VolumePredictor(fake_model(TELLING)[0])
+    predictor.set_volume(SHALLOW)
+    past: list[State] = [{}]
+    for change in before:
+        apply(change, predictor, past)
+    stream = predictor.stream()
+    list(islice(stream, taken))
+    for change in meanwhile:
+        if change[0] == "go on":
+            list(islice(stream, change[1]))
+        else:
+            apply(change, predictor, past)
+    if past[-1]:
+        list(stream)
+    for change in afterwards:
+        apply(change, predictor, past)
+    assert agrees(predictor, past[-1])
 
 
 def decoder_inputs(backend: FakeBackend) -> dict[str, np.ndarray]:

@@ -1,0 +1,131 @@
+"""A folder of 2-D images, PNG, JPEG, BMP, TIFF or DICOM, and masks written back under their names."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from runtime.errors import InputError, MissingInput, Sam2Error
+from runtime.io.dicom import is_dicom
+from runtime.io.itk import header_reader, quiet, reason, sitk
+from runtime.io.volume import Volume
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+DICOM_SUFFIX = ".dcm"
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Images in the order of their names, numbers in names counted as numbers.
+
+    Attributes:
+        names: of files, without suffix; with it where two would be the same.
+        arrays: (y, x) of any dtype, or uint8 (y, x, 3).
+    """
+
+    names: tuple[str, ...]
+    arrays: tuple[NDArray[Any], ...]
+
+
+def read_images(folder: str | PathLike[str]) -> Images:
+    """Every image in a folder, not below it; other files are left alone.
+
+    Pixels come as stored: nothing is rotated or resized. Palettes become colours, transparency is dropped.
+
+    Raises MissingInput if there is no folder or no image in it, InputError for an image that cannot be read.
+    """
+    place = Path(folder)
+    if not place.is_dir():
+        raise MissingInput(f"{place} is not a folder; wanted one with images")
+    paths = sorted(
+        (p for p in place.iterdir() if p.is_file() and not p.name.startswith(".") and _is_image(p)),
+        key=_by_number,
+    )
+    if not paths:
+        raise MissingInput(f"{place} holds no {', '.join(IMAGE_SUFFIXES)} and no DICOM")
+    stems = [p.stem for p in paths]
+    names = (p.name if stems.count(p.stem) > 1 else p.stem for p in paths)
+    return Images(tuple(names), tuple(_read(p) for p in paths))
+
+
+def write_label_image(folder: Path, name: str, labels: NDArray[Any]) -> None:
+    """Write labels (y, x), uint8 or uint16, as NAME.png, whole or not at all. Raises Sam2Error."""
+    path = folder / f"{name}.png"
+    part = folder / f".{name}.part"
+    try:
+        Image.fromarray(labels).save(part, format="PNG")
+        part.replace(path)
+    except OSError as error:
+        raise Sam2Error(f"{path} could not be written: {error}; is the disk full?") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def make_output_folder(path: str | PathLike[str]) -> Path:
+    """A folder for masks: a new one, or one that is empty. Raises InputError or MissingInput."""
+    folder = Path(path)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is not empty; name a new folder for the masks")
+    if not folder.parent.is_dir():
+        raise MissingInput(f"{folder.parent} is not a folder; make it first")
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _is_image(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    return suffix in IMAGE_SUFFIXES or suffix == DICOM_SUFFIX or (not suffix and is_dicom(path))
+
+
+def _by_number(path: Path) -> list[tuple[int, int | str]]:
+    parts = re.split(r"(\d+)", path.name)
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
+
+
+def _read(path: Path) -> NDArray[Any]:
+    return _read_picture(path) if path.suffix.lower() in IMAGE_SUFFIXES else _read_dicom(path)
+
+
+def _read_picture(path: Path) -> NDArray[Any]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                if image.mode in ("1", "L", "LA"):
+                    return np.asarray(image.convert("L"))
+                if image.mode.startswith(("I", "F")):
+                    return np.asarray(image)
+                return np.asarray(image.convert("RGB"))
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} is too large an image: {error}; make it smaller") from error
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises any of them
+        raise InputError(f"{path} cannot be read as an image: {error}") from error
+
+
+def _read_dicom(path: Path) -> NDArray[Any]:
+    try:
+        reader = header_reader(str(path), "GDCMImageIO")
+        if any(length != 1 for length in reader.GetSize()[2:]):
+            raise InputError(
+                f"{path} holds {reader.GetSize()[2]} frames; wanted one image a file: read it as a volume"
+            )
+        with quiet():
+            array: NDArray[Any] = np.squeeze(sitk.GetArrayFromImage(reader.Execute()))
+    except RuntimeError as error:
+        raise InputError(f"{path} cannot be read as a DICOM image: {reason(error)}") from error
+    if array.ndim == 2 or (array.ndim == 3 and array.dtype == np.uint8):
+        return array
+    raise InputError(f"{path} holds {array.dtype}{array.shape}; wanted (y, x), or uint8 (y, x, 3)")
+
+
+def as_volume(image: NDArray[Any]) -> Volume:
+    """A grey image (y, x) as a volume of one slice, so that windows apply to it."""
+    return Volume.from_array(image[None])

@@ -1,0 +1,107 @@
+"""One call of the command: what to read, what to ask, where to write; and the parts of a report all kinds share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import InputError, MissingInput
+from runtime.io.images import IMAGE_SUFFIXES
+from runtime.io.video import VIDEO_SUFFIXES
+from runtime.memory import MemoryRules
+from runtime.model import Model, load
+from runtime.predictors.flow import Order
+from runtime.preview import PREVIEW_SUFFIXES
+from runtime.prompt_file import Calls
+from runtime.prompts import Prompt
+from runtime.result import SliceMask
+
+KINDS = ("volume", "images", "video")
+REVIEW = 10  # masks worth a look that a report lists
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Everything a call of the command asks for; options that belong to one kind are at their defaults elsewhere.
+
+    Attributes:
+        input, output, preview: paths.
+        calls: prompts by object and slice, in the order in which to add them.
+        memory: rules of the bank.
+        bundle, backend, threads: as for `load`.
+        window, series: how to read.
+        z_range: half-open slices to stay within (volumes).
+        preset: a key of `PRESETS` (volumes).
+        fuse: a key of `FUSIONS`: segment along all axes (volumes).
+        order: of image sets.
+    """
+
+    input: Path
+    output: Path
+    calls: Calls
+    memory: MemoryRules
+    preview: Path | None = None
+    bundle: str | None = None
+    backend: str = "auto"
+    threads: int | None = None
+    window: str = "auto"
+    series: str | None = None
+    z_range: tuple[int, int] | None = None
+    preset: str | None = None
+    fuse: str | None = None
+    order: Order = "given"
+
+    def load(self) -> Model:
+        """The model asked for."""
+        return load(self.bundle, self.backend, self.threads)
+
+    @property
+    def prompts(self) -> dict[int, list[Prompt]]:
+        """Object id to all its prompts."""
+        by_object: dict[int, list[Prompt]] = {}
+        for object_id, prompts in self.calls:
+            by_object.setdefault(object_id, []).extend(prompts)
+        return by_object
+
+    def report(self, model: Model, seconds: float, **more: Any) -> dict[str, Any]:
+        """What every kind reports, and more."""
+        return {
+            "mask": str(self.output),
+            "preview": str(self.preview) if self.preview else None,
+            "model": model.numbers.name,
+            "backend": model.backend.description,
+            "memory": self.memory.policy,
+            "pick_up": self.memory.pick_up,
+            "seconds": round(seconds, 3),
+            **more,
+        }
+
+
+def memory_report(masks: Mapping[int, SliceMask]) -> dict[int, list[int]]:
+    """Slice to the slices that were in memory there."""
+    return {i: list(m.memory_frames) for i, m in sorted(masks.items()) if m.memory_frames}
+
+
+def kind_of(path: Path) -> str:
+    """Which kind of input a path is: a video by its suffix, a folder with pictures, else a volume."""
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        return "video"
+    if path.is_dir() and any(p.suffix.lower() in IMAGE_SUFFIXES for p in path.iterdir()):
+        return "images"
+    return "volume"
+
+
+def check_preview(path: Path | None) -> None:
+    """Raise InputError or MissingInput unless a preview can be written to `path`."""
+    if path is None:
+        return
+    if path.suffix.lower() not in PREVIEW_SUFFIXES:
+        raise InputError(
+            f"{path} has no suffix a preview is written as; wanted {', '.join(PREVIEW_SUFFIXES)}"
+        )
+    if not path.parent.is_dir():
+        raise MissingInput(f"{path.parent} is not a folder; make it before writing {path.name}")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; wanted the name of a file")

@@ -1,0 +1,155 @@
+"""A volume seen along all three axes: six chains, one prediction (MedSAM-2 v2, section 3.3).
+
+The axial run comes first, from the user's prompts. Along each other axis the object is prompted with the tight box of
+that run's mask on the plane where its mask on the prompted slice is widest, and followed both ways as far as the run
+found it. Planes across thick slices are stretched to square pixels and padded to a square, so that shapes are true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.resize import resize
+from runtime.errors import InputError
+from runtime.predictors.volume import VolumePredictor
+from runtime.prompts import Box
+from runtime.result import Result, SliceMask
+
+MARGIN = 0.1  # of the object's extent along an axis, to either side: where the first run may have stopped short
+EDGE = 1e-4  # keeps logits of fused probabilities finite
+Probabilities = NDArray[np.float32]
+
+
+def mean(votes: list[Probabilities]) -> Probabilities:
+    """`mean`: of the probabilities."""
+    return np.asarray(np.mean(votes, 0), np.float32)
+
+
+def vote(votes: list[Probabilities]) -> Probabilities:
+    """`vote`: the share of axes along which a voxel is inside."""
+    return np.asarray(np.mean([each > 0.5 for each in votes], 0), np.float32)
+
+
+FUSIONS: dict[str, Callable[[list[Probabilities]], Probabilities]] = {"mean": mean, "vote": vote}
+
+
+def fuse_orientations(
+    predictor: VolumePredictor,
+    result: Result,
+    spacing_mm: tuple[float, float, float],
+    fusion: str = "mean",
+    on_slice: Callable[[], object] = lambda: None,
+) -> Result:
+    """Segment along the two other axes what a run has found along the first, and fuse all three.
+
+    Args:
+        predictor: with the volume and the prompts of the run.
+        result: of its `propagate`.
+        spacing_mm: (z, y, x).
+        fusion: a key of `FUSIONS`.
+        on_slice: called for every plane done.
+
+    Returns a result of the same slices at the volume's resolution. Raises InputError for an unknown fusion.
+    """
+    if fusion not in FUSIONS:
+        raise InputError(f"no fusion '{fusion}'; there are: {', '.join(FUSIONS)}")
+    slices: dict[int, Mapping[int, SliceMask]] = {}
+    for object_id, masks in result.slices.items():
+        axial = np.zeros(result.shape, np.float32)
+        for index, slice_mask in masks.items():
+            axial[index] = sigmoid(slice_mask.logits())
+        prompted = [i for i, m in masks.items() if not m.memory_frames]
+        votes = [axial]
+        for axis in (1, 2):
+            votes.append(
+                _along(predictor, axial, prompted, spacing_mm, axis, on_slice)
+                if (axial[prompted] > 0.5).any()
+                else np.zeros_like(axial)
+            )
+        fused = FUSIONS[fusion](votes).clip(EDGE, 1 - EDGE)
+        logits = np.log(fused / (1 - fused))
+        slices[object_id] = {
+            index: replace(m, segmented=replace(m.segmented, logits=logits[index]))
+            for index, m in masks.items()
+        }
+    return replace(result, slices=slices)
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """How planes across an axis are stretched to square pixels and padded to a square.
+
+    Attributes:
+        shape: (rows, columns) of a plane as stored.
+        stretched: the same with square pixels.
+        side: of the padded square.
+    """
+
+    shape: tuple[int, int]
+    stretched: tuple[int, int]
+    side: int
+
+    @classmethod
+    def of(cls, shape: tuple[int, int], spacing_mm: tuple[float, float]) -> Plane:
+        """For planes of a shape (rows, columns) and pixel spacing."""
+        finest = min(spacing_mm)
+        rows, columns = (
+            max(1, round(n * mm / finest)) for n, mm in zip(shape, spacing_mm, strict=True)
+        )
+        return cls(shape, (rows, columns), max(rows, columns))
+
+    def fill(self, planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Planes (n, rows, columns) as padded squares (n, side, side)."""
+        square = np.zeros((len(planes), self.side, self.side), np.uint8)
+        stretched = resize(planes, self.stretched).round().clip(0, 255)
+        square[:, : self.stretched[0], : self.stretched[1]] = stretched
+        return square
+
+    def take(self, squares: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Padded squares (..., side, side) back to planes (..., rows, columns)."""
+        inner = squares[..., : self.stretched[0], : self.stretched[1]]
+        return resize(inner, self.shape, antialias=True)
+
+    def box(self, mask: NDArray[np.bool_], index: int) -> Box:
+        """The tight box of a plane's mask (rows, columns), in the square."""
+        spans = []
+        for axis, (before, after) in enumerate(zip(self.shape, self.stretched, strict=True)):
+            held = np.flatnonzero(mask.any(1 - axis))
+            scale = after / before
+            spans.append((held[0] * scale, (held[-1] + 1) * scale))
+        return Box(slice=index, y=spans[0], x=spans[1])
+
+
+def _along(
+    predictor: VolumePredictor,
+    axial: Probabilities,
+    prompted: list[int],
+    spacing_mm: tuple[float, float, float],
+    axis: int,
+    on_slice: Callable[[], object],
+) -> Probabilities:
+    """Probabilities (z, y, x) from following the object along another axis; 0 where it was not looked for."""
+    inside = np.moveaxis(axial > 0.5, axis, 0)
+    held = np.flatnonzero(inside.any((1, 2)))
+    margin = max(2, round(MARGIN * len(held)))
+    start, stop = max(0, held[0] - margin), min(len(inside), held[-1] + 1 + margin)
+    # (plane, z, other axis): the prompted slices are rows of every plane.
+    key = int(inside[:, prompted].sum((1, 2)).argmax())
+    others = [i for i in range(3) if i != axis]
+    plane = Plane.of(inside.shape[1:], (spacing_mm[others[0]], spacing_mm[others[1]]))
+    view = predictor.another_view(plane.fill(np.moveaxis(predictor.pixels, axis, 0)[start:stop]))
+    view.add(plane.box(inside[key], key - start))
+    found = np.zeros(inside.shape, np.float32)
+    for slice_mask in view.stream():
+        found[start + slice_mask.slice] = plane.take(sigmoid(slice_mask.logits()))
+        on_slice()
+    return np.moveaxis(found, 0, axis)
+
+
+def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities; an absent object's -1024 is 0."""
+    return np.asarray(1 / (1 + np.exp(-logits.clip(-60, 60))), np.float32)

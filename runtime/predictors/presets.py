@@ -1,0 +1,79 @@
+"""MedSAM2's published volume scripts as presets.
+
+Both clip to a window, stretch the clipped volume's own minimum and maximum over 0..255, drop the fraction, resize each
+slice with Pillow's bicubic filter and normalise (`runtime.window`, `kernels.preprocess`: the scripts' own order), then
+follow the object from the prompted slice in both directions independently: the defaults of `VolumePredictor`. What is
+particular to each stands in the table.
+
+Their defects that are not reproduced: the first one collects the lesions of a volume in one array that is never
+cleared, so that each lesion's largest component is sought in the union with those before it; in the second a later
+lesion overwrites an earlier one where they meet (here the larger logit wins); both lose hole filling without a compiled
+extension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.largest_component import largest_component
+from runtime.predictors.volume import VolumePredictor
+from runtime.prompts import Mask, Prompt
+from runtime.result import Result, SliceMask
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """What a script does beyond the defaults.
+
+    Attributes:
+        reenters_mask: the prompted slice's mask, at the volume's resolution, is given again as a mask prompt.
+        keeps_largest: of each object only the largest component (26 neighbours) stays.
+        source: the script.
+    """
+
+    reenters_mask: bool
+    keeps_largest: bool
+    source: str
+
+
+PRESETS = {
+    "medsam2_lesion": Preset(False, True, "bowang-lab/MedSAM2 medsam2_infer_3D_CT.py"),
+    "medsam2_recist": Preset(
+        True, False, "bowang-lab/MedSAM2 medsam2_infer_CT_lesion_npz_recist.py"
+    ),
+}
+
+
+def add_prompts(
+    predictor: VolumePredictor, prompts: Sequence[Prompt], object_id: int, preset: Preset | None
+) -> SliceMask:
+    """Prompt as the preset's script does; errors as for `VolumePredictor.add`."""
+    found = predictor.add(*prompts, object_id=object_id)
+    if preset and preset.reenters_mask and not isinstance(prompts[0], Mask):
+        return predictor.add(Mask(slice=found.slice, mask=found.mask()), object_id=object_id)
+    return found
+
+
+def finish(result: Result, preset: Preset | None) -> Result:
+    """What the preset's script does with the masks of a run, object by object."""
+    if preset is None or not preset.keeps_largest:
+        return result
+    slices = {}
+    for object_id, masks in result.slices.items():
+        kept = largest_component(result.mask(object_id))
+        slices[object_id] = {i: only(mask, kept[i]) for i, mask in masks.items()}
+    return replace(result, slices=slices)
+
+
+def only(slice_mask: SliceMask, kept: NDArray[np.bool_]) -> SliceMask:
+    """A slice's mask, at its own resolution, without the pixels that are not kept (y, x)."""
+    logits = slice_mask.logits()
+    inside = logits > 0
+    if (kept == inside).all():
+        return slice_mask
+    logits = np.where(kept | ~inside, logits, -np.abs(logits)).astype(np.float32)
+    return replace(slice_mask, segmented=replace(slice_mask.segmented, logits=logits))
