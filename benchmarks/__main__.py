@@ -1,4 +1,4 @@
-"""`python -m benchmarks rivals|quality`: speed against PyTorch, and quality against ground truth."""
+"""`python -m benchmarks rivals|quality|phantoms`: speed against PyTorch, quality against truth, labelled data."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from runtime.command import run_command
 BENCHMARKS = {
     "rivals": "a bundle's speed against PyTorch fp32 and bf16, in one run",
     "quality": "Dice and more on held-out phantoms or on labelled volumes in a folder",
+    "phantoms": "labelled phantoms as files",
 }
+
+MODULES = {"phantoms": "write_phantoms"}
 
 
 def main() -> None:
     """Hand over to one of `BENCHMARKS`."""
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in BENCHMARKS:
-        import_module(f"benchmarks.{name}").main(arguments)
+        import_module(f"benchmarks.{MODULES.get(name, name)}").main(arguments)
         return
     lines = [f"  {known:8} {what}" for known, what in BENCHMARKS.items()]
     print("usage: python -m benchmarks NAME [--help] ...\n\n" + "\n".join(lines))

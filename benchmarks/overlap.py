@@ -39,9 +39,9 @@ def compare(found: Mask, truth: Mask, spacing_mm: tuple[float, float, float]) ->
     if not found.any() or not truth.any():
         empty = 1.0 if not either else 0.0
         return Agreement(dice(found, truth), iou, float("nan"), empty)
-    to_truth, to_found = (
-        _distances_mm(a, b, spacing_mm) for a, b in ((found, truth), (truth, found))
-    )
+    where = tuple(slice(span.min(), span.max() + 1) for span in np.nonzero(found | truth))
+    near, real = np.pad(found[where], 1), np.pad(truth[where], 1)  # nothing beyond matters
+    to_truth, to_found = (_distances_mm(a, b, spacing_mm) for a, b in ((near, real), (real, near)))
     distances = np.concatenate([to_truth, to_found])
     hd95 = max(float(np.percentile(d, 95)) for d in (to_truth, to_found))
     return Agreement(dice(found, truth), iou, hd95, float((distances <= NSD_TOLERANCE_MM).mean()))

@@ -11,33 +11,49 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from benchmarks.overlap import compare, dice
+from benchmarks.judge import DISTANCES, Setting, judge, ruin, segment, summarise
 from benchmarks.phantoms import HELD_OUT_SEEDS, make_flow, make_volume
-from runtime import Box, Mask, Point, Volume, VolumePredictor, load, read_volume
+from benchmarks.quality_picture import Example, draw_quality
+from export.labelled import PROMPTS, Case, folder_cases, objects
+from runtime import MemoryRules, Model, Volume, load
 from runtime.backends import BACKENDS
-from runtime.errors import InputError, MissingInput, VolumeError
+from runtime.errors import InputError
 from runtime.machine import machine_name
-from runtime.prompts import Prompt
+from runtime.memory.pick_up import PICK_UPS
+from runtime.memory.policies import POLICIES
+from runtime.preview import write_preview
 from runtime.window import apply_window
 
-PROMPTS = ("box", "click", "mask")
-DISTANCES = (1, 2, 4, 8, 16)
-MIN_AREA = 40  # voxels on the prompted slice
-MIN_SLICES = 3
 MAX_OBJECTS = 3  # of one phantom
-LABEL_SUFFIX = "_label"
+WORST = 6  # cases drawn
+
+SUITES: dict[str, list[Setting]] = {
+    "prompts": [Setting(kind, kind) for kind in PROMPTS],
+    "memory": [
+        Setting("same prompt on every slice", rules=None),
+        Setting("prompted slice only", rules=MemoryRules(policy="confidence", min_confidence=1.0)),
+        *(
+            Setting(f"{policy}, {pick_up}", rules=MemoryRules(policy=policy, pick_up=pick_up))
+            for policy, pick_up in product(POLICIES, PICK_UPS)
+        ),
+    ],
+    "ruined": [
+        Setting(f"ruined slices, {policy}", rules=MemoryRules(policy=policy), is_ruined=True)
+        for policy in POLICIES
+    ],
+}
 
 EXAMPLES = """examples:
-  python -m benchmarks quality                                  # the embedded model on phantoms
-  python -m benchmarks quality --folder lesions/ --bundle medsam2 -o lesions.json
+  python -m benchmarks quality                                    # the embedded model on phantoms
+  python -m benchmarks quality --suite prompts,memory,ruined -o quality.json --picture quality.png
+  python -m benchmarks quality --folder lesions/ --bundle medsam2 --backend ort,openvino -o lesions.json
+suites: prompts (box, click, mask), memory (every policy and pick-up, and none), ruined (noise on two slices).
 """
 
 
@@ -53,89 +69,59 @@ def phantom_cases(count: int) -> Iterator[Case]:
         yield Case(f"flow {seed}", Volume.from_array(made.pixels), made.labels == 1, 0, True)
 
 
-def judge(predictor: VolumePredictor, case: Case, kind: str) -> dict[str, Any]:
-    """Figures of one case under one kind of prompt."""
-    predictor.reset()
-    prompt = draw_prompt(kind, case.truth, case.key)
-    predictor.add(prompt)
-    found = predictor.propagate().mask(1)
-    truth, key = case.truth, case.key
-    present = truth.any((1, 2))
-    present_others = present.copy()
-    present_others[key] = False
-    absent = ~present
-    copied = np.repeat(truth[key][None], len(truth), 0)
-    by_distance = {}
-    for distance in DISTANCES:
-        near = [i for i in (key - distance, key + distance) if 0 <= i < len(truth) and present[i]]
-        if near:
-            by_distance[distance] = float(np.mean([dice(found[i], truth[i]) for i in near]))
-    limited = found & present[:, None, None]
-    drawn = found.any((1, 2))
-    others = np.flatnonzero(present_others)
-    agreement = compare(found, truth, case.volume.spacing_mm)
-    return {
-        "case": case.name,
-        "prompt": kind,
-        "is_flow": case.is_flow,
-        "dice": agreement.dice,
-        "iou": agreement.iou,
-        "hd95_mm": agreement.hd95_mm,
-        "nsd": agreement.nsd,
-        "dice_where_present": dice(limited, truth),
-        "prompted_slice": dice(found[key], truth[key]),
-        "other_slices": float(np.mean([dice(found[i], truth[i]) for i in others])),
-        "copy_of_mask": float(np.mean([dice(copied[i], truth[i]) for i in others])),
-        "by_distance": by_distance,
-        "drawn_where_absent": float(drawn[absent].mean()) if absent.any() else float("nan"),
-        "lost_where_present": float((~drawn[present]).mean()),
-    }
-
-
-def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over cases, by prompt, volumes and flows apart."""
-    summary: dict[str, Any] = {}
-    for is_flow, group in ((False, "volumes"), (True, "flows")):
-        for kind in PROMPTS:
-            chosen = [r for r in rows if r["is_flow"] == is_flow and r["prompt"] == kind]
-            if not chosen:
-                continue
-            names = [k for k, v in chosen[0].items() if isinstance(v, float)]
-            means = {name: _mean([r[name] for r in chosen]) for name in names}
-            means["by_distance"] = {
-                d: _mean([r["by_distance"][d] for r in chosen if d in r["by_distance"]])
-                for d in DISTANCES
-            }
-            summary.setdefault(group, {})[kind] = {"cases": len(chosen), **means}
-    return summary
-
-
-def _mean(values: list[float]) -> float | None:
-    known = [v for v in values if not np.isnan(v)]
-    return round(float(np.mean(known)), 4) if known else None
+def measure(
+    model: Model, cases: list[Case], settings: list[Setting], window: str
+) -> tuple[list[dict[str, Any]], list[Example]]:
+    """Figures of every case under every setting, and the worst volumes under the first one."""
+    rows, examples = [], []
+    with tqdm(total=len(cases) * len(settings), desc="quality", unit="run", file=sys.stderr) as bar:
+        for case in cases:
+            pixels, _ = apply_window(case.volume, window)
+            for setting in settings:
+                seen, ruined = ruin(case, pixels) if setting.is_ruined else (pixels, [])
+                if not (setting.is_ruined and case.is_flow):
+                    result = segment(model, case, seen, setting)
+                    rows.append(judge(case, setting, result, ruined))
+                    if setting is settings[0] and not case.is_flow:
+                        examples.append(Example(rows[-1]["dice"], case, seen, result))
+                        examples = sorted(examples, key=lambda e: e.dice)[:WORST]
+                bar.update()
+    return rows, examples
 
 
 def table(summary: dict[str, Any]) -> str:
     """The summary for people, in Markdown."""
     head = (
         "3-D Dice",
+        "NSD",
+        "HD95 mm",
         "prompted slice",
+        "other slices",
         *(f"at {d}" for d in DISTANCES),
         "drawn where absent",
+        "lost where present",
         "copy of mask",
+        "ruined in memory",
+        "after ruined",
     )
     lines = [f"| | cases | {' | '.join(head)} |", "|---" * (len(head) + 2) + "|"]
-    for group, kinds in summary.items():
-        for kind, m in kinds.items():
+    for group, settings in summary.items():
+        for name, m in settings.items():
             values = (
                 m["dice"],
+                m["nsd"],
+                m["hd95_mm"],
                 m["prompted_slice"],
+                m["other_slices"],
                 *m["by_distance"].values(),
                 m["drawn_where_absent"],
+                m["lost_where_present"],
                 m["copy_of_mask"],
+                m.get("ruined_in_memory"),
+                m.get("after_ruined"),
             )
             cells = " | ".join("" if v is None else f"{v:.2f}" for v in values)
-            lines.append(f"| {group}, {kind} | {m['cases']} | {cells} |")
+            lines.append(f"| {group}, {name} | {m['cases']} | {cells} |")
     return "\n".join(lines)
 
 
@@ -147,41 +133,56 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("--bundle", metavar="BUNDLE", help="default: the embedded demonstration model")
-    p.add_argument("--backend", default="auto", choices=["auto", *BACKENDS])
+    p.add_argument(
+        "--bundle",
+        action="append",
+        metavar="BUNDLE",
+        help="default: the embedded demonstration model; several are compared, for instance precisions",
+    )
+    p.add_argument(
+        "--backend", default="auto", help=f"auto, {', '.join(BACKENDS)}; several are compared"
+    )
+    p.add_argument("--suite", default="prompts", help="what to compare (%(default)s)")
     p.add_argument("--folder", type=Path, help="labelled volumes; default: held-out phantoms")
     p.add_argument("--phantoms", type=int, default=12, help="how many (%(default)s)")
-    p.add_argument("--prompts", default=",".join(PROMPTS), help="kinds to try (%(default)s)")
     p.add_argument("--window", default="auto", help="as for runtime.segment (%(default)s)")
     p.add_argument("-o", "--output", type=Path, metavar="F.json", help="write every case's figures")
+    p.add_argument("--picture", type=Path, metavar="F.png", help="draw curves and the worst cases")
     return p
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     args = parser().parse_args(arguments)
-    kinds = args.prompts.split(",")
-    if unknown := set(kinds) - set(PROMPTS):
-        raise InputError(f"no prompt '{unknown.pop()}'; there are: {', '.join(PROMPTS)}")
-    model = load(args.bundle, args.backend)
-    cases = phantom_cases(args.phantoms) if args.folder is None else folder_cases(args.folder)
-    rows = []
-    predictor, volume = VolumePredictor(model), None
-    for case in tqdm(cases, desc="quality", unit="object", file=sys.stderr):
-        if case.volume is not volume:
-            volume = case.volume
-            predictor.set_volume(apply_window(volume, args.window)[0], "none")
-        rows += [judge(predictor, case, kind) for kind in kinds]
-    report = {
-        "model": model.numbers.name,
-        "backend": model.backend.description,
-        "machine": machine_name(),
-        "data": str(args.folder or f"{args.phantoms} held-out phantoms"),
-        "summary": summarise(rows),
-    }
+    suites = args.suite.split(",")
+    if unknown := set(suites) - set(SUITES):
+        raise InputError(f"no suite '{unknown.pop()}'; there are: {', '.join(SUITES)}")
+    settings = [setting for suite in suites for setting in SUITES[suite]]
+    found = phantom_cases(args.phantoms) if args.folder is None else folder_cases(args.folder)
+    cases = list(found)
+    reports, pictures = [], []
+    for bundle, backend in product(args.bundle or [None], args.backend.split(",")):
+        model = load(bundle, backend)
+        rows, examples = measure(model, cases, settings, args.window)
+        reports.append(
+            {
+                "bundle": bundle or "embedded",
+                "model": model.numbers.name,
+                "backend": model.backend.description,
+                "machine": machine_name(),
+                "data": str(args.folder or f"{args.phantoms} held-out phantoms"),
+                "summary": summarise(rows),
+                "cases": rows,
+            }
+        )
+        pictures.append(examples)
+        print(
+            f"{model.numbers.name} on {model.backend.description}\n{table(reports[-1]['summary'])}"
+        )
     if args.output:
         part = args.output.with_name(f".{args.output.name}.part")
-        part.write_text(json.dumps({**report, "cases": rows}, indent=1) + "\n")
+        part.write_text(json.dumps(reports, indent=1) + "\n")
         part.replace(args.output)
-    print(table(report["summary"]))
-    print(json.dumps(report))
+    if args.picture:
+        write_preview(args.picture, draw_quality(reports[0], pictures[0]))
+    print(json.dumps([{k: v for k, v in report.items() if k != "cases"} for report in reports]))

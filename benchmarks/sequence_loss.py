@@ -13,6 +13,9 @@ from export.model.sam2 import Sam2
 from runtime.contract import LABEL_PAD, NO_OBJ_SCORE, PIXEL_MEAN, PIXEL_STD, ModelNumbers
 
 FOCAL_WEIGHT, ABSENT_WEIGHT = 20.0, 2.0
+ABSENT_MASK_WEIGHT = (
+    0.5  # upstream has none: what is drawn where nothing is would then grow through the memory
+)
 REACH = 15  # pointers are normalised as in long volumes
 
 
@@ -153,6 +156,8 @@ def _remember(
 def slice_loss(masks: Tensor, ious: Tensor, score: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     """Focal and Dice loss of the best candidate, error of predicted ious, and the object score's cross entropy.
 
+    Where the object is absent every candidate should be empty.
+
     Args:
         masks: logits (b, n, h, w).
         ious: (b, n).
@@ -176,11 +181,13 @@ def slice_loss(masks: Tensor, ious: Tensor, score: Tensor, truth: Tensor) -> tup
         true_ious = both / (sizes - both).clamp(min=1)
         dice = 2 * both / sizes.clamp(min=1)
     present = (truth.flatten(1).amax(1) > 0).float()
-    mask_loss = (FOCAL_WEIGHT * focal + dice_loss).amin(1)
+    candidates = FOCAL_WEIGHT * focal + dice_loss
+    empty = ABSENT_MASK_WEIGHT * candidates.mean(1)
+    mask_loss = torch.where(present > 0, candidates.amin(1), empty)
     iou_loss = (ious - true_ious).abs().mean(1)
     weight = 1 + (ABSENT_WEIGHT - 1) * (1 - present)
     score_loss = F.binary_cross_entropy_with_logits(score[:, 0], present, weight=weight)
-    return ((mask_loss + iou_loss) * present).mean() + score_loss, dice
+    return (mask_loss + iou_loss).mean() + score_loss, dice
 
 
 def _note(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 EDGE = 1e-4  # keeps logits of 0 and 1 finite
+LIMIT = 60.0  # of a logit; beyond it a probability is 0 or 1
 
 
 def predicted_iou(logits: NDArray[np.float32], iou: float) -> float:
@@ -46,7 +47,8 @@ class Calibration:
             return float(np.interp(value, *self.knots))
         assert self.temperature is not None
         p = min(max(value, EDGE), 1 - EDGE)
-        return float(1 / (1 + np.exp(-np.log(p / (1 - p)) / self.temperature)))
+        logit = float(np.log(p / (1 - p))) / self.temperature
+        return float(1 / (1 + np.exp(-np.clip(logit, -LIMIT, LIMIT))))
 
     @classmethod
     def parse(cls, entry: Mapping[str, Any]) -> Calibration:
@@ -56,10 +58,14 @@ class Calibration:
             if not 0 < temperature < np.inf:
                 raise ValueError(f"a temperature of {temperature:g}")
             return cls(temperature=temperature)
-        measured, worth = (tuple(float(v) for v in entry[key]) for key in ("measured", "worth"))
+        measured, worth = (
+            tuple(float(v) for v in list(entry[key])) for key in ("measured", "worth")
+        )
         is_map = len(measured) == len(worth) > 0 and np.isfinite([*measured, *worth]).all()
         if not is_map or list(measured) != sorted(measured) or list(worth) != sorted(worth):
             raise ValueError("a calibration that does not ascend")
+        if worth[0] < 0 or worth[-1] > 1:
+            raise ValueError(f"overlaps from {worth[0]:g} to {worth[-1]:g}")
         return cls(knots=(measured, worth))
 
     def entry(self) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from runtime.predictors import VolumePredictor
 from runtime.prompts import Box, Mask, Point, Prompt
 from tests.official import official_state
 
+Calls = Mapping[int, Sequence[Sequence[Prompt]]]
 Tracks = dict[tuple[int, int], np.ndarray]
 """(object, slice) to logits."""
 
@@ -22,11 +24,15 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Task:
-    """Prompts by object, each inner list one call; direction +1 or -1."""
+    """Prompts by object, each inner list one call; direction +1 or -1.
 
-    prompts: Mapping[int, Sequence[Sequence[Prompt]]]
+    Each round of `later` corrects what a propagation has found, and another propagation follows.
+    """
+
+    prompts: Calls
     direction: int = 1
     num_slices: int = 24
+    later: Sequence[Calls] = ()
 
 
 def volume(num_slices: int, height: int = 96, width: int = 112, seed: int = 0) -> np.ndarray:
@@ -46,13 +52,16 @@ def run_official(
     predictor: torch.nn.Module, pixels: np.ndarray, task: Task
 ) -> tuple[Tracks, Tracks]:
     """Low-resolution and full-size logits of `SAM2VideoPredictor`, in one direction, from a fresh state."""
-    frames = _frames(pixels, predictor.image_size)
+    frames, is_reverse = _frames(pixels, predictor.image_size), task.direction < 0
     state = official_state(predictor, frames, *pixels.shape[1:])
-    for object_id, calls in task.prompts.items():
-        for prompts in calls:
-            _add(predictor, state, object_id, prompts)
+    _add_all(predictor, state, task.prompts)
+    for calls in task.later:
+        for _ in predictor.propagate_in_video(state, reverse=is_reverse):
+            pass
+        _add_all(predictor, state, calls)
+        _forget_tracked(state)
     low, full = {}, {}
-    for index, ids, masks in predictor.propagate_in_video(state, reverse=task.direction < 0):
+    for index, ids, masks in predictor.propagate_in_video(state, reverse=is_reverse):
         for i, object_id in enumerate(ids):
             outputs = state["output_dict_per_obj"][state["obj_id_to_idx"][object_id]]
             found = (
@@ -67,11 +76,16 @@ def run_ours(model: Model, pixels: np.ndarray, task: Task) -> tuple[Tracks, Trac
     """The same from `VolumePredictor`."""
     predictor = VolumePredictor(model)
     predictor.set_volume(pixels)
-    for object_id, calls in task.prompts.items():
-        for prompts in calls:
+    for object_id, prompts in _each(task.prompts):
+        predictor.add(*prompts, object_id=object_id)
+    for calls in task.later:
+        predictor.propagate(directions=(task.direction,))
+        for object_id, prompts in _each(calls):
             predictor.add(*prompts, object_id=object_id)
     low, full = {}, {}
-    first = min(p.slice for calls in task.prompts.values() for call in calls for p in call)
+    first = min(
+        p.slice for calls in (task.prompts, *task.later) for _, c in _each(calls) for p in c
+    )
     for found in predictor.stream(directions=(task.direction,)):
         if (
             found.slice - first
@@ -106,8 +120,29 @@ def _frames(pixels: np.ndarray, size: int) -> torch.Tensor:
     return (frames / 255.0 - mean) / std
 
 
+def _each(calls: Calls) -> Iterator[tuple[int, Sequence[Prompt]]]:
+    for object_id, of_object in calls.items():
+        for prompts in of_object:
+            yield object_id, prompts
+
+
+def _add_all(predictor: torch.nn.Module, state: dict[str, Any], calls: Calls) -> None:
+    for object_id, prompts in _each(calls):
+        _add(predictor, state, object_id, prompts)
+
+
+def _forget_tracked(state: dict[str, Any]) -> None:
+    """Leave the next run only prompted slices to read, as ours starts an object anew once its prompts change.
+
+    Every run starts at the lowest prompted slice. After a correction in reverse, upstream does not visit the slices
+    above that one again and would read them as the run before has left them.
+    """
+    for outputs in state["output_dict_per_obj"].values():
+        outputs["non_cond_frame_outputs"].clear()
+
+
 def _add(
-    predictor: torch.nn.Module, state: dict[str, object], object_id: int, prompts: Sequence[Prompt]
+    predictor: torch.nn.Module, state: dict[str, Any], object_id: int, prompts: Sequence[Prompt]
 ) -> None:
     first = prompts[0]
     if isinstance(first, Mask):

@@ -70,6 +70,8 @@ def read(
             *(min(distance(r) / far, 1.0) for r in near),
         )
     memories, pointers = [*templates, *recent], [*past, *near]
+    if not pointers:  # all templates lie ahead; the graph wants at least one
+        pointers, positions, reads_pointers = list(template_ptrs[:1]), (0.0,), False
     return MemoryRead(
         slots=tuple(r.slot for r in memories),
         times=times,

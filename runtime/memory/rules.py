@@ -44,6 +44,9 @@ class MemoryRules:
         ):
             if chosen not in table:
                 raise InputError(f"no {what} '{chosen}'; there are: {', '.join(table)}")
+        for what, number in (("capacity", self.capacity), ("seed", self.seed)):
+            if number is not None and not isinstance(number, int):
+                raise InputError(f"{what} {number!r} is not a whole number")
         if self.capacity is not None and self.capacity < 1:
             raise InputError(
                 f"a memory of capacity {self.capacity} holds nothing; wanted 1 or more"

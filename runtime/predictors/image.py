@@ -47,7 +47,12 @@ class ImagePredictor:
             raise PromptError("no image yet; call set_image first")
         check_prompts(prompts, (1, *self._shape))
         self._before = prompt_slice(
-            self._model, self._features[0], self._shape, prompts, self._before
+            self._model,
+            self._features[0],
+            self._shape,
+            prompts,
+            self._before,
+            confidence=self._model.confidence("iou"),
         )
         return SliceMask(0, 1, self._before.segmented, self._shape)
 

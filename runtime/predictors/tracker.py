@@ -241,17 +241,20 @@ class Tracker:
         return Tracked(found, lambda: self._condition_again(known, chain, index))
 
     def _condition_again(self, known: TrackedObject, chain: Chain, index: int) -> Buffer:
-        """Condition a slice on what its step read, made anew from the results: memories are not kept for all slices.
+        """Condition a slice on the tracked slices its step read and on all that are prompted by now.
 
-        Made from masks whose holes have been filled, which the memories of tracked slices otherwise are not.
+        Memories are not kept for all slices, so these are made anew, from masks whose holes have been filled, which
+        the memories of tracked slices otherwise are not.
         """
         bank = self._bank(known, chain.bank.direction)
         try:
             in_memory = set(known.tracked[index].memory_frames)
             before = chain.done[: chain.done.index(index)]
-            if not self._rules.row.is_recency:
+            if self._rules.row.is_recency:
+                before = before[-(self._model.numbers.max_obj_ptrs - 1) :]
+            else:
                 before = [frame for frame in before if frame in in_memory]
-            for frame in before[-(self._model.numbers.max_obj_ptrs - 1) :]:
+            for frame in before:
                 features, found = self._features[frame], known.tracked[frame]
                 memory = None
                 if frame in in_memory:

@@ -19,7 +19,7 @@ class Graphs:
     """Graphs by name and spelling; "fused" ones come from the bundle."""
 
     def __init__(self, model: Sam2, bundle: Bundle) -> None:
-        self._model, self._bundle = model, bundle
+        self.model, self._bundle = model, bundle
         self._protos: dict[tuple[str, str], onnx.ModelProto] = {}
         self._sessions: dict[tuple[str, str], onnxruntime.InferenceSession] = {}
 
@@ -29,7 +29,7 @@ class Graphs:
             self._protos[key] = (
                 onnx.load_from_string(self._bundle.read_graph(graph))
                 if spelling == "fused"
-                else to_onnx(self._model, graph, spelling)
+                else to_onnx(self.model, graph, spelling)
             )
         return self._protos[key]
 

@@ -1,7 +1,8 @@
-"""What the weights of slots and pointers mean, on the exported graph."""
+"""What the weights and times of slots and pointers mean, in the plain definition and on the exported graph."""
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ POINTER_TENSORS = ("obj_ptrs", "obj_ptr_pos", "obj_ptr_weight")
 WEIGHT = st.one_of(st.just(0.0), st.floats(0.0625, 16, width=32))
 
 
-@pytest.fixture(params=["fused", "decomposed"])
+@pytest.fixture(params=["plain", "fused", "decomposed"])
 def spelling(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -32,6 +33,9 @@ def inputs(toy: Sam2) -> Arrays:
 
 
 def condition(graphs: Any, inputs: Arrays, spelling: str = "fused") -> np.ndarray:
+    """By the exported graph in one of its spellings, or by the definition that it was made from."""
+    if spelling == "plain":
+        return graphs.model.condition(**torch_inputs(inputs)).numpy()
     return graphs.run("memory_attention", spelling, inputs)["conditioned_features"]
 
 
@@ -95,9 +99,47 @@ def test_weight_n_is_n_copies(graphs: Any, inputs: Arrays, spelling: str) -> Non
 
 
 @pytest.mark.parametrize("weight", [1e-3, 0.5, 7.0, 1e3])
-def test_equal_weights_are_no_weights(weight: float, graphs: Any, inputs: Arrays) -> None:
-    plain = condition(graphs, inputs)
-    assert relative_error(condition(graphs, weighted(inputs, weight, weight)), plain) < TOLERANCE
+def test_equal_weights_are_no_weights(
+    weight: float, graphs: Any, inputs: Arrays, spelling: str
+) -> None:
+    equal = condition(graphs, weighted(inputs, weight, weight), spelling)
+    assert relative_error(equal, condition(graphs, inputs, spelling)) < TOLERANCE
+
+
+@pytest.mark.parametrize("draw", [[2, 0, 2, 2], [1, 3, 0, 1], [3, 3, 3, 3], [3, 1, 0, 2]])
+def test_a_draw_with_replacement_is_its_counts_as_weights(
+    draw: list[int], graphs: Any, inputs: Arrays, spelling: str
+) -> None:
+    counts = np.bincount(draw, minlength=SLOTS)
+    by_counts = condition(graphs, weighted(inputs, counts, 1), spelling)
+    drawn = condition(graphs, picked(inputs, draw, list(range(POINTERS))), spelling)
+    assert relative_error(by_counts, drawn) < TOLERANCE
+
+
+def test_no_time_is_no_temporal_code(graphs: Any, inputs: Arrays, spelling: str) -> None:
+    timeless = {**inputs, "memory_time": np.full((ROWS, SLOTS), graphs.model.numbers.no_time)}
+    found = condition(graphs, timeless, spelling)
+    without = with_codes_of_zero(graphs.model, slice(None)).condition(**torch_inputs(inputs))
+    assert relative_error(found, without) < TOLERANCE
+    assert relative_error(found, condition(graphs, inputs, spelling)) > 1e-3
+
+
+def test_a_slot_may_have_no_time_beside_others_that_have(
+    graphs: Any, inputs: Arrays, spelling: str
+) -> None:
+    times = np.array([[0, 3, 1, 6], [4, 5, 0, 0]])
+    some_timeless = np.where(times == 0, graphs.model.numbers.no_time, times)
+    found = condition(graphs, {**inputs, "memory_time": some_timeless}, spelling)
+    first_is_zero = with_codes_of_zero(graphs.model, 0)
+    wanted = first_is_zero.condition(**torch_inputs({**inputs, "memory_time": times}))
+    assert relative_error(found, wanted) < TOLERANCE
+    assert relative_error(condition(graphs, {**inputs, "memory_time": times}), wanted) > 1e-3
+
+
+def with_codes_of_zero(model: Sam2, rows: int | slice) -> Sam2:
+    changed = deepcopy(model)
+    changed.maskmem_tpos_enc[rows] = 0
+    return changed
 
 
 def test_slots_may_come_in_any_order(graphs: Any, inputs: Arrays, spelling: str) -> None:

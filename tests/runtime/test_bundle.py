@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from runtime.bundle import CAUTIONS, MANIFEST, graph_file, open_bundle
+from runtime.confidence import Calibration
 from runtime.contract import FORMAT_VERSION, GRAPHS
 from runtime.errors import BundleChanged, BundleError, BundleIncomplete
 from tests.fakes import FAKE_NUMBERS
@@ -131,6 +132,16 @@ def with_value(value: Any, *keys: str) -> Callable[[dict[str, Any]], None]:
         without("files", ENCODER, "sha256"),
         with_value(None, "files", ENCODER, "size_bytes"),
         with_value("many", "files", ENCODER, "size_bytes"),
+        with_value(None, "calibration"),
+        with_value([], "calibration"),
+        with_value({"mood": {"temperature": 1.5}}, "calibration"),
+        with_value({"iou": {"temperature": 1.5}, "mood": {"temperature": 1.5}}, "calibration"),
+        with_value({"iou": {}}, "calibration"),
+        with_value({"iou": None}, "calibration"),
+        with_value({"iou": {"temperature": 0}}, "calibration"),
+        with_value({"iou": {"temperature": float("nan")}}, "calibration"),
+        with_value({"iou": {"measured": [0, 1], "worth": [0]}}, "calibration"),
+        with_value({"iou": {"measured": [0, 1], "worth": [1, 0]}}, "calibration"),
     ],
 )
 def test_a_manifest_that_lacks_or_misstates_an_entry_is_incomplete(
@@ -141,6 +152,29 @@ def test_a_manifest_that_lacks_or_misstates_an_entry_is_incomplete(
     (folder / MANIFEST).write_text(json.dumps(content))
     with pytest.raises(BundleIncomplete, match="lacks or misstates"):
         open_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    "calibrations",
+    [
+        {},
+        {"iou": Calibration(temperature=1.5)},
+        {
+            "iou": Calibration(knots=((0.2, 0.9), (0.1, 0.8))),
+            "foreground": Calibration(temperature=0.5),
+        },
+    ],
+)
+def test_a_bundle_knows_its_calibrations(
+    calibrations: dict[str, Calibration], folder: Path
+) -> None:
+    entries = {measure: each.entry() for measure, each in calibrations.items()}
+    (folder / MANIFEST).write_text(json.dumps({**manifest(), "calibration": entries}))
+    assert open_bundle(folder).calibrations == calibrations
+
+
+def test_a_bundle_that_has_not_been_calibrated_has_no_calibrations(folder: Path) -> None:
+    assert open_bundle(folder).calibrations == {}
 
 
 def test_a_missing_graph_is_incomplete_when_it_is_read_and_the_others_still_open(

@@ -8,7 +8,7 @@ from math import inf
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.contract import ModelNumbers
@@ -65,6 +65,8 @@ def latest(kept: list[Record], capacity: int) -> list[Record]:
 def codes(read: MemoryRead) -> Codes:
     assert read.frames == read.slots, "the frames named must be those behind the slots"
     assert read.weights == (1.0,) * len(read.slots)
+    if read.ptr_weights == (0.0,):
+        return list(zip(read.slots, read.times, strict=True)), []
     assert read.ptr_weights == (1.0,) * len(read.ptr_slots)
     pointers = [slot - POINTER for slot in read.ptr_slots]
     return (
@@ -138,6 +140,12 @@ def test_templates_ahead_are_remembered_and_their_pointers_are_not_read() -> Non
     assert back.ptr_positions == (1 / 15, 7 / 15)
 
 
+def test_where_every_template_lies_ahead_its_pointer_weighs_nothing() -> None:
+    read = read_bank(records([8]), records([8], POINTER), [], [], 5, 1, 40, FAKE_NUMBERS)
+    assert (read.ptr_slots, read.ptr_weights) == ((POINTER + 8,), (0.0,))
+    assert (read.slots, read.weights) == ((8,), (1.0,))
+
+
 def test_in_a_short_volume_pointer_distances_are_divided_by_its_length() -> None:
     short = read_bank(records([0]), records([0], POINTER), [], [], 3, 1, 5, FAKE_NUMBERS)
     assert short.ptr_positions == (3 / 4,)
@@ -170,6 +178,7 @@ def banks(prompted: list[int], tracked: list[int]) -> tuple[list[Record], ...]:
     )
 
 
+@settings(deadline=None)
 @given(chain=gappy_chains(), model=models, num_frames=st.sampled_from([5, 61, inf]))
 def test_a_clipped_clock_reads_everything_and_stops_where_the_code_ends(
     chain: tuple[list[int], list[int], int, int], model: ModelNumbers, num_frames: float
@@ -190,6 +199,7 @@ def test_a_clipped_clock_reads_everything_and_stops_where_the_code_ends(
     ]
 
 
+@settings(deadline=None)
 @given(chain=gappy_chains(), model=models)
 def test_a_clipped_clock_is_the_exact_one_for_what_that_reads(
     chain: tuple[list[int], list[int], int, int], model: ModelNumbers
@@ -204,6 +214,7 @@ def test_a_clipped_clock_is_the_exact_one_for_what_that_reads(
     assert len(clipped[0]) == len(bank[0]) + len(bank[1]), "every memory is read"
 
 
+@settings(deadline=None)
 @given(chain=gappy_chains(), model=models)
 def test_without_a_clock_everything_is_read_in_the_banks_order_and_has_no_code(
     chain: tuple[list[int], list[int], int, int], model: ModelNumbers

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import islice
 from typing import Any
@@ -508,6 +508,18 @@ def test_what_is_taken_back_before_the_first_step_leaves_no_trace(
     assert same(predictor.propagate(), fresh(box(4)).propagate())
 
 
+@pytest.mark.parametrize("after", [0, 2, 3, 5])
+def test_the_first_prompt_may_be_taken_back_while_masks_come(
+    after: int, predictor: VolumePredictor
+) -> None:
+    predictor.add(box(6))
+    predictor.add(box(2))
+    for i, _ in enumerate(predictor.stream()):
+        if i == after:
+            predictor.undo()
+    assert same(predictor.propagate(), fresh(box(6)).propagate())
+
+
 def test_a_prompt_given_while_masks_come_is_read_from_the_next_step_on(
     predictor: VolumePredictor,
 ) -> None:
@@ -566,6 +578,20 @@ def test_an_older_stream_is_over_once_a_newer_one_has_begun(
     assert sorted(order(found)) == [(1, index) for index in range(DEPTH)]
     wanted = fresh(box(4)).propagate()
     assert same(Result(wanted.shapes, {1: {mask.slice: mask for mask in found}}), wanted)
+
+
+def test_an_older_stream_takes_nothing_away_from_a_newer_one(predictor: VolumePredictor) -> None:
+    predictor.add(box(4))
+    predictor.add(box(4), object_id=2)
+    older, newer = predictor.stream(), predictor.stream()
+    next(older)
+    found = list(islice(newer, 6))
+    predictor.add(box(6), object_id=2)
+    with pytest.raises(InputError, match="another run of this predictor has begun"):
+        list(older)
+    found += newer
+    everything = [(object_id, index) for object_id in (1, 2) for index in range(DEPTH)]
+    assert sorted(order(found)) == everything
 
 
 def test_objects_whose_prompts_have_not_changed_are_not_computed_again(

@@ -1,0 +1,165 @@
+"""`python -m export.calibrate`: what a bundle's confidence is worth, measured on labelled volumes.
+
+Each object is prompted with a box on its middle slice and followed; on every other slice where the network says that
+it is there, what it says of its mask is compared with the true overlap. A monotone map of the one to the other goes
+into the bundle's manifest, and from then on every confidence (and every policy that goes by it) is the mapped one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression, minimize_scalar
+from tqdm import tqdm
+
+from export.labelled import Case, draw_prompt, folder_cases
+from runtime import Model, VolumePredictor, load
+from runtime.bundle import MANIFEST, open_bundle
+from runtime.command import run_command
+from runtime.confidence import EDGE, MEASURES, Calibration
+from runtime.errors import InputError
+
+MIN_MASKS = 20  # fewer say nothing
+TEMPERATURES = (0.05, 20.0)
+
+EXAMPLES = """examples:
+  python -m export.calibrate medsam2 --folder labelled/
+  python -m export.calibrate medsam2 --folder labelled/ --measure foreground --method temperature
+  python -m export.calibrate medsam2 --method none         # take the calibration out again
+"""
+
+Pairs = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Values of a measure and true overlaps (IoU), as many of each."""
+
+
+def collect(model: Model, cases: Iterable[Case], measure: str, window: str) -> Pairs:
+    """What a measure says of every tracked mask, and what each was worth."""
+    said, worth = [], []
+    for case in cases:
+        predictor = VolumePredictor(model)
+        predictor.set_volume(case.volume, window)
+        predictor.add(draw_prompt("box", case.truth, case.key))
+        for found in predictor.stream():
+            segmented = found.segmented
+            if found.memory_frames and segmented.object_score > 0:
+                said.append(MEASURES[measure](segmented.logits, segmented.iou))
+                worth.append(iou(found.mask(), case.truth[found.slice]))
+    return np.array(said), np.array(worth)
+
+
+def iou(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
+    """Overlap of two masks; 0 where there is nothing to overlap."""
+    union = int((found | truth).sum())
+    return int((found & truth).sum()) / union if union else 0.0
+
+
+def fit_isotonic(said: NDArray[np.float64], worth: NDArray[np.float64]) -> Calibration:
+    """The ascending map of least squares; between its steps, straight lines."""
+    order = np.argsort(said, kind="stable")
+    fitted = isotonic_regression(worth[order])
+    starts, stops = fitted.blocks[:-1], fitted.blocks[1:]
+    middles = [said[order][a:b].mean() for a, b in zip(starts, stops, strict=True)]
+    levels = [fitted.x[a] for a in starts]
+    return Calibration(knots=(tuple(map(float, middles)), tuple(map(float, levels))))
+
+
+def fit_temperature(said: NDArray[np.float64], worth: NDArray[np.float64]) -> Calibration:
+    """The temperature of least cross entropy against the overlap."""
+    logits = np.log(said.clip(EDGE, 1 - EDGE) / (1 - said.clip(EDGE, 1 - EDGE)))
+
+    def cross_entropy(log_temperature: float) -> float:
+        scaled = logits / np.exp(log_temperature)
+        return float((np.logaddexp(0, scaled) - worth * scaled).mean())
+
+    found = minimize_scalar(cross_entropy, bounds=tuple(np.log(TEMPERATURES)), method="bounded")
+    return Calibration(temperature=float(np.exp(found.x)))
+
+
+FITS = {"isotonic": fit_isotonic, "temperature": fit_temperature}
+
+
+def write_calibration(bundle: Path, measure: str, calibration: Calibration | None) -> None:
+    """Put a calibration into a bundle's manifest, or take it out; the manifest is replaced in one step."""
+    manifest = open_bundle(bundle).manifest
+    entries = {k: v for k, v in manifest.get("calibration", {}).items() if k != measure}
+    if calibration is not None:
+        entries[measure] = calibration.entry()
+    part = bundle / f".{MANIFEST}.part"
+    part.write_text(json.dumps({**manifest, "calibration": entries}, indent=1) + "\n")
+    os.replace(part, bundle / MANIFEST)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    p = argparse.ArgumentParser(
+        prog="python -m export.calibrate",
+        description="Fit a bundle's confidence to labelled volumes.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("bundle", type=Path, metavar="BUNDLE")
+    p.add_argument(
+        "--folder", type=Path, help="labelled volumes: .npz, or NAME.nii.gz with NAME_label.nii.gz"
+    )
+    p.add_argument("--measure", default="iou", choices=list(MEASURES), help="default: %(default)s")
+    p.add_argument(
+        "--method", default="isotonic", choices=[*FITS, "none"], help="default: %(default)s"
+    )
+    p.add_argument("--window", default="auto", help="as for runtime.segment (%(default)s)")
+    p.add_argument("--backend", default="auto")
+    return p
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    p = parser()
+    args = p.parse_args(arguments)
+    if args.method == "none":
+        write_calibration(args.bundle, args.measure, None)
+        print(
+            json.dumps({"bundle": str(args.bundle), "measure": args.measure, "calibration": None})
+        )
+        return
+    if args.folder is None:
+        p.error("wanted --folder with labelled volumes")
+    model = load(args.bundle, args.backend)
+    cases = tqdm(list(folder_cases(args.folder)), desc="calibrate", unit="object", file=sys.stderr)
+    said, worth = collect(model, cases, args.measure, args.window)
+    if len(said) < MIN_MASKS:
+        raise InputError(
+            f"{args.folder} gave {len(said)} masks to learn from; wanted at least {MIN_MASKS}: add volumes"
+        )
+    calibration = FITS[args.method](said, worth)
+    write_calibration(args.bundle, args.measure, calibration)
+    print(json.dumps(_report(args, calibration, said, worth)))
+
+
+def _report(
+    args: argparse.Namespace,
+    calibration: Calibration,
+    said: NDArray[np.float64],
+    worth: NDArray[np.float64],
+) -> dict[str, Any]:
+    mapped = np.array([calibration(float(value)) for value in said])
+    return {
+        "bundle": str(args.bundle),
+        "measure": args.measure,
+        "method": args.method,
+        "masks": len(said),
+        "mean_error_before": round(float(np.abs(said - worth).mean()), 4),
+        "mean_error_after": round(float(np.abs(mapped - worth).mean()), 4),
+        "bias_before": round(float((said - worth).mean()), 4),
+        "bias_after": round(float((mapped - worth).mean()), 4),
+    }
+
+
+if __name__ == "__main__":
+    run_command(main)
