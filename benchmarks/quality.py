@@ -89,6 +89,15 @@ def measure(
     return rows, examples
 
 
+def finite(value: Any) -> Any:
+    """The same without NaN, which is no JSON: None instead."""
+    if isinstance(value, dict):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and value != value else value
+
+
 def table(summary: dict[str, Any]) -> str:
     """The summary for people, in Markdown."""
     head = (
@@ -179,6 +188,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(
             f"{model.numbers.name} on {model.backend.description}\n{table(reports[-1]['summary'])}"
         )
+    reports = finite(reports)
     if args.output:
         part = args.output.with_name(f".{args.output.name}.part")
         part.write_text(json.dumps(reports, indent=1) + "\n")

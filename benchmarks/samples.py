@@ -19,7 +19,9 @@ from benchmarks.phantoms import TRAINING_SEEDS, make_flow, make_volume
 from runtime.contract import LABEL_BOX_START, LABEL_BOX_STOP
 
 Rng = np.random.Generator
-FLOW_SHARE = 0.2
+FLOW_SHARE = 0.2  # of the pool
+# Of the sequences: neighbouring slices; unrelated images; slices each moved and flipped, a step towards these.
+VOLUME, FLOW, SCATTERED = 0.75, 0.12, 0.13
 MIN_AREA, MAX_SHARE = (
     70,
     0.33,
@@ -90,11 +92,15 @@ class Sequences(IterableDataset[Batch]):
             yield Batch(*(torch.cat(parts) for parts in zip(*drawn, strict=True)))
 
     def _sequence(self, rng: Rng, files: list[Path]) -> Batch:
+        cuts = (self._cut_volume, self._cut_flow, self._cut_scattered)
+        kind = int(rng.choice(len(cuts), p=(VOLUME, FLOW, SCATTERED)))
+        cut, is_flow = cuts[kind], kind > 0
+        # A pool may be too small to hold any flow.
+        fitting = [
+            f for f in files if f.name.startswith("flow") == (cut == self._cut_flow)
+        ] or files
         while True:
-            path = files[rng.integers(len(files))]
-            pixels, labels = np.load(path, mmap_mode="r")
-            is_flow = path.name.startswith("flow")
-            cut = self._cut_flow if is_flow else self._cut_volume
+            pixels, labels = np.load(fitting[rng.integers(len(fitting))], mmap_mode="r")
             if (found := cut(rng, pixels, labels)) is None:
                 continue
             images, masks = augment(rng, *found, self.size)
@@ -112,6 +118,19 @@ class Sequences(IterableDataset[Batch]):
         if mask[0].sum() < MIN_AREA:
             return None
         return pixels[chosen], np.repeat(mask[None], self.num_objects, 0)
+
+    def _cut_scattered(
+        self, rng: Rng, pixels: NDArray[np.uint8], labels: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]] | None:
+        if (found := self._cut_volume(rng, pixels, labels)) is None:
+            return None
+        images, masks = (array.copy() for array in found)
+        for index in range(len(images)):
+            away = tuple(rng.integers(-side // 4, side // 4 + 1) for side in images.shape[1:])
+            flips = [axis for axis in (-2, -1) if rng.random() < 0.5]
+            for array in (images[index], masks[:, index]):
+                array[...] = np.flip(np.roll(array, away, (-2, -1)), flips)
+        return images, masks
 
     def _cut_volume(
         self, rng: Rng, pixels: NDArray[np.uint8], labels: NDArray[np.uint8]

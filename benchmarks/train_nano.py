@@ -63,15 +63,16 @@ STAGES = (
 EXAMPLES = """examples:
   python -m benchmarks.train_nano --start nano_fp16.pt --minutes 60 -o out/nano
   python -m benchmarks.train_nano --start nano_fp16.pt --minutes 60 -o out/nano --resume
+  python -m benchmarks.train_nano --start nano_fp16.pt --minutes 25 --device cuda --scale 8 --workers 14 -o out/nano
   python -m export --checkpoint out/nano/nano.pt --weights-kind demonstration -o runtime/nano --overwrite
 """
 
 
 def shared(model: Sam2, size: int) -> Sam2:
-    """The same parameters at another image size."""
+    """The same parameters at another image size, on the device where they are."""
     twin = Sam2(VARIANTS[model.numbers.name], size).requires_grad_(True)
     twin.load_state_dict(model.state_dict(keep_vars=True), assign=True)
-    return twin
+    return twin.to(model.no_mem_embed.device)
 
 
 @dataclass(slots=True)
@@ -85,12 +86,12 @@ class Trainer:
     seconds: float = 0.0
 
     @classmethod
-    def begin(cls, start: Path) -> Trainer:
+    def begin(cls, start: Path, device: str = "cpu") -> Trainer:
         """From a checkpoint of a row in the table."""
         checkpoint = read_checkpoint(start)
         model = Sam2(checkpoint.variant)
         model.load_state_dict(checkpoint.state, strict=True)
-        model.requires_grad_(True)
+        model.to(device).requires_grad_(True)
         decayed = [p for p in model.parameters() if p.ndim > 1]
         others = [p for p in model.parameters() if p.ndim <= 1]
         groups = [
@@ -118,7 +119,7 @@ class Trainer:
 
     def save(self, folder: Path) -> None:
         """The state to resume from, and the averaged weights to export; each whole or not at all."""
-        weights = {name: value.half() for name, value in self.average.items()}
+        weights = {name: value.half().cpu() for name, value in self.average.items()}
         state = {
             "model": self.model.state_dict(),
             "average": self.average,
@@ -135,7 +136,8 @@ class Trainer:
         """Continue where `save` left off."""
         state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
         self.model.load_state_dict(state["model"], strict=True)
-        self.average = state["average"]
+        device = self.model.no_mem_embed.device
+        self.average = {name: value.to(device) for name, value in state["average"].items()}
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.seconds = state["step"], state["seconds"]
 
@@ -154,8 +156,17 @@ def between(ends: tuple[float, float], along: float) -> float:
     return ends[1] + (ends[0] - ends[1]) * 0.5 * (1 + math.cos(math.pi * along))
 
 
-def train(trainer: Trainer, pool: Path, minutes: float, folder: Path, seed: int) -> None:
-    """Train for so many minutes in all, saving as it goes."""
+def train(
+    trainer: Trainer,
+    pool: Path,
+    minutes: float,
+    folder: Path,
+    seed: int,
+    scale: int = 1,
+    workers: int = 1,
+) -> None:
+    """Train for so many minutes in all, saving as it goes; `scale` multiplies the sequences of each batch."""
+    device = trainer.model.no_mem_embed.device
     rng = np.random.default_rng([seed, trainer.step])
     torch.manual_seed(seed + trainer.step)
     saved, current, batches, model = time.monotonic(), None, iter(()), trainer.model
@@ -169,15 +180,16 @@ def train(trainer: Trainer, pool: Path, minutes: float, folder: Path, seed: int)
                 pool,
                 stage.num_slices,
                 stage.size,
-                stage.num_sequences,
+                stage.num_sequences * scale,
                 stage.num_objects,
                 seed + trainer.step,
             )
-            batches = iter(DataLoader(sequences, batch_size=None, num_workers=1, prefetch_factor=4))
+            loader = DataLoader(sequences, batch_size=None, num_workers=workers, prefetch_factor=4)
+            batches = iter(loader)
         kind = str(rng.choice(KINDS, p=KIND_SHARES))
-        loss, figures = sequence_loss(
-            model, Batch(*next(batches)), kind, between(stage.teacher, along)
-        )
+        batch = Batch(*(part.to(device) for part in next(batches)))
+        with device:  # what the loss makes on its way lies there too
+            loss, figures = sequence_loss(model, batch, kind, between(stage.teacher, along))
         trainer.update(loss, between(stage.lr, along) * min(1.0, (trainer.step + 1) / 40))
         for key, value in {**figures, "loss": float(loss.detach()), "loss_count": 1.0}.items():
             sums[key] = sums.get(key, 0.0) + value
@@ -224,6 +236,17 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--volumes", type=int, default=400, help="phantoms to make (%(default)s)")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--threads", type=int, metavar="N", help="default: one for each core")
+    p.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
+    p.add_argument(
+        "--scale",
+        type=int,
+        default=1,
+        metavar="N",
+        help="times as many sequences a step, for a GPU",
+    )
+    p.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes that cut sequences"
+    )
     p.add_argument("--resume", action="store_true", help="continue the run in the output folder")
     p.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
     return p
@@ -236,14 +259,22 @@ def main(arguments: list[str] | None = None) -> None:
         torch.set_num_threads(args.threads)
     args.output.mkdir(parents=True, exist_ok=True)
     fill_pool(args.pool, args.volumes)
-    trainer = Trainer.begin(args.start)
+    trainer = Trainer.begin(args.start, args.device)
     if args.resume:
         trainer.resume(args.output)
     torch.set_flush_denormal(
         True
     )  # a setting of the whole process: put back, or others would compute with it
     try:
-        train(trainer, args.pool, args.minutes, args.output, args.seed)
+        train(
+            trainer,
+            args.pool,
+            args.minutes,
+            args.output,
+            args.seed,
+            args.scale,
+            args.workers,
+        )
     finally:
         torch.set_flush_denormal(False)
     print(json.dumps({"weights": str(args.output / "nano.pt"), "steps": trainer.step}))

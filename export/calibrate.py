@@ -62,13 +62,16 @@ def iou(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
 
 
 def fit_isotonic(said: NDArray[np.float64], worth: NDArray[np.float64]) -> Calibration:
-    """The ascending map of least squares; between its steps, straight lines."""
-    order = np.argsort(said, kind="stable")
-    fitted = isotonic_regression(worth[order])
-    starts, stops = fitted.blocks[:-1], fitted.blocks[1:]
-    middles = [said[order][a:b].mean() for a, b in zip(starts, stops, strict=True)]
-    levels = [fitted.x[a] for a in starts]
-    return Calibration(knots=(tuple(map(float, middles)), tuple(map(float, levels))))
+    """The ascending map of least squares: level within each of its steps, straight lines from step to step."""
+    values, which, counts = np.unique(said, return_inverse=True, return_counts=True)
+    means = np.bincount(which, worth) / counts
+    fitted = isotonic_regression(means, weights=counts)
+    measured, levels = [], []
+    for start, stop in zip(fitted.blocks[:-1], fitted.blocks[1:], strict=True):
+        ends = sorted({int(start), int(stop) - 1})
+        measured += [float(values[end]) for end in ends]
+        levels += [float(fitted.x[end]) for end in ends]
+    return Calibration(knots=(tuple(measured), tuple(levels)))
 
 
 def fit_temperature(said: NDArray[np.float64], worth: NDArray[np.float64]) -> Calibration:
@@ -93,8 +96,11 @@ def write_calibration(bundle: Path, measure: str, calibration: Calibration | Non
     if calibration is not None:
         entries[measure] = calibration.entry()
     part = bundle / f".{MANIFEST}.part"
-    part.write_text(json.dumps({**manifest, "calibration": entries}, indent=1) + "\n")
-    os.replace(part, bundle / MANIFEST)
+    try:
+        part.write_text(json.dumps({**manifest, "calibration": entries}, indent=1) + "\n")
+        os.replace(part, bundle / MANIFEST)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -94,7 +94,10 @@ def draw_gallery(
     for index in _some(len(images), prompted):
         image = images[index]
         per_pixel = TILE / max(image.shape[:2])
-        size = (round(image.shape[1] * per_pixel), round(image.shape[0] * per_pixel))
+        size = (
+            max(1, round(image.shape[1] * per_pixel)),
+            max(1, round(image.shape[0] * per_pixel)),
+        )
         tile = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC).convert("RGB")
         masks = {o: result.slices[o][index] for o in result.object_ids if index in result.slices[o]}
         for i, (object_id, found) in enumerate(masks.items()):

@@ -35,6 +35,8 @@ class Segmented:
         memory_frames: slices that were in memory; empty where the slice was prompted.
         memory_weights: how much each of them weighed; 1 is SAM 2.
         quality: what the mask is worth if it is there, where that is not `iou` itself.
+        unfilled: logits before holes were filled, of which memories of tracked slices are made; None if they are
+            `logits` themselves.
     """
 
     logits: NDArray[np.float32]
@@ -44,6 +46,7 @@ class Segmented:
     memory_frames: tuple[int, ...] = ()
     memory_weights: tuple[float, ...] = ()
     quality: float | None = None
+    unfilled: NDArray[np.float32] | None = None
 
     @property
     def confidence(self) -> float:
@@ -129,18 +132,25 @@ def segment_mask(model: Model, features: Features, prompt: MaskPrompt) -> Segmen
 
 def memorise_prompted(model: Model, features: Features, segmented: Segmented) -> Buffer:
     """The memory (T, M) of a prompted slice: of its filled, binarised mask."""
-    return _memorise(model, features, segmented, binarize=True)
+    return _memorise(model, features, segmented.logits, segmented, binarize=True)
 
 
 def memorise_tracked(model: Model, features: Features, segmented: Segmented) -> Buffer:
-    """The memory (T, M) of a tracked slice: of its mask's probabilities."""
-    return _memorise(model, features, segmented, binarize=False)
+    """The memory (T, M) of a tracked slice: of its mask's probabilities, holes and all."""
+    logits = segmented.logits if segmented.unfilled is None else segmented.unfilled
+    return _memorise(model, features, logits, segmented, binarize=False)
 
 
-def _memorise(model: Model, features: Features, segmented: Segmented, binarize: bool) -> Buffer:
+def _memorise(
+    model: Model,
+    features: Features,
+    logits: NDArray[np.float32],
+    segmented: Segmented,
+    binarize: bool,
+) -> Buffer:
     memory: Buffer = model.memorise(
         vision_features=features.vision_features,
-        low_res_masks=segmented.logits[None, None],
+        low_res_masks=logits[None, None],
         object_score_logits=np.array([segmented.object_score], np.float32),
         binarize=np.full(1, binarize),
     )[0]
@@ -150,7 +160,8 @@ def _memorise(model: Model, features: Features, segmented: Segmented, binarize: 
 def _segmented(
     decoded: Decoded, row: int, confidence: Confidence, read: MemoryRead | None = None
 ) -> Segmented:
-    logits, iou = fill_holes(decoded.low_res_masks[row, 0]), float(decoded.ious[row])
+    unfilled: NDArray[np.float32] = decoded.low_res_masks[row, 0]
+    logits, iou = fill_holes(unfilled), float(decoded.ious[row])
     return Segmented(
         logits,
         iou,
@@ -159,6 +170,7 @@ def _segmented(
         read.frames if read else (),
         read.weights if read else (),
         confidence(logits, iou),
+        None if logits is unfilled else unfilled,
     )
 
 

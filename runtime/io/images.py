@@ -16,7 +16,6 @@ from PIL import Image
 from runtime.errors import InputError, MissingInput, Sam2Error
 from runtime.io.dicom import is_dicom
 from runtime.io.itk import header_reader, quiet, reason, sitk
-from runtime.io.volume import Volume
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 DICOM_SUFFIX = ".dcm"
@@ -27,7 +26,7 @@ class Images:
     """Images in the order of their names, numbers in names counted as numbers.
 
     Attributes:
-        names: of files, without suffix; with it where two would be the same.
+        names: of files, without suffix; with it if two would be the same without.
         arrays: (y, x) of any dtype, or uint8 (y, x, 3).
     """
 
@@ -45,15 +44,17 @@ def read_images(folder: str | PathLike[str]) -> Images:
     place = Path(folder)
     if not place.is_dir():
         raise MissingInput(f"{place} is not a folder; wanted one with images")
-    paths = sorted(
-        (p for p in place.iterdir() if p.is_file() and not p.name.startswith(".") and _is_image(p)),
-        key=_by_number,
-    )
+    paths = sorted((p for p in _files(place) if _is_image(p)), key=_by_number)
     if not paths:
         raise MissingInput(f"{place} holds no {', '.join(IMAGE_SUFFIXES)} and no DICOM")
-    stems = [p.stem for p in paths]
-    names = (p.name if stems.count(p.stem) > 1 else p.stem for p in paths)
+    is_clear = len({p.stem for p in paths}) == len(paths)
+    names = (p.stem if is_clear else p.name for p in paths)
     return Images(tuple(names), tuple(_read(p) for p in paths))
+
+
+def holds_pictures(folder: Path) -> bool:
+    """Whether a folder holds any image that is not DICOM."""
+    return any(p.suffix.lower() in IMAGE_SUFFIXES for p in _files(folder))
 
 
 def write_label_image(folder: Path, name: str, labels: NDArray[Any]) -> None:
@@ -80,14 +81,18 @@ def make_output_folder(path: str | PathLike[str]) -> Path:
     return folder
 
 
+def _files(folder: Path) -> list[Path]:
+    return [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
+
+
 def _is_image(path: Path) -> bool:
     suffix = path.suffix.lower()
     return suffix in IMAGE_SUFFIXES or suffix == DICOM_SUFFIX or (not suffix and is_dicom(path))
 
 
-def _by_number(path: Path) -> list[tuple[int, int | str]]:
+def _by_number(path: Path) -> tuple[list[tuple[int, int | str]], str]:
     parts = re.split(r"(\d+)", path.name)
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts], path.name
 
 
 def _read(path: Path) -> NDArray[Any]:
@@ -99,6 +104,8 @@ def _read_picture(path: Path) -> NDArray[Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
+                if (count := getattr(image, "n_frames", 1)) > 1:
+                    raise InputError(f"{path} holds {count} images; wanted one a file")
                 if image.mode in ("1", "L", "LA"):
                     return np.asarray(image.convert("L"))
                 if image.mode.startswith(("I", "F")):
@@ -106,7 +113,9 @@ def _read_picture(path: Path) -> NDArray[Any]:
                 return np.asarray(image.convert("RGB"))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise InputError(f"{path} is too large an image: {error}; make it smaller") from error
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises any of them
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's parsers raise whatever a damaged file makes them raise
         raise InputError(f"{path} cannot be read as an image: {error}") from error
 
 
@@ -118,14 +127,18 @@ def _read_dicom(path: Path) -> NDArray[Any]:
                 f"{path} holds {reader.GetSize()[2]} frames; wanted one image a file: read it as a volume"
             )
         with quiet():
-            array: NDArray[Any] = np.squeeze(sitk.GetArrayFromImage(reader.Execute()))
+            array: NDArray[Any] = sitk.GetArrayFromImage(reader.Execute())
     except RuntimeError as error:
         raise InputError(f"{path} cannot be read as a DICOM image: {reason(error)}") from error
+    if len(reader.GetSize()) > 2:
+        array = array[0]
+    if _photometric(reader) == "MONOCHROME1":
+        array = array - array.min()  # ITK has turned it over already, below zero
     if array.ndim == 2 or (array.ndim == 3 and array.dtype == np.uint8):
         return array
     raise InputError(f"{path} holds {array.dtype}{array.shape}; wanted (y, x), or uint8 (y, x, 3)")
 
 
-def as_volume(image: NDArray[Any]) -> Volume:
-    """A grey image (y, x) as a volume of one slice, so that windows apply to it."""
-    return Volume.from_array(image[None])
+def _photometric(reader: Any) -> str:
+    tag = "0028|0004"
+    return str(reader.GetMetaData(tag)).strip() if reader.HasMetaDataKey(tag) else ""

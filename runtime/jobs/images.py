@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from runtime.errors import PromptError
-from runtime.io.images import as_volume, make_output_folder, read_images, write_label_image
+from runtime.io import Volume
+from runtime.io.images import make_output_folder, read_images, write_label_image
 from runtime.jobs.job import REVIEW, Job, check_preview, memory_report
 from runtime.predictors.flow import FlowPredictor
 from runtime.preview import draw_gallery, write_preview
@@ -24,7 +26,7 @@ def segment_images(job: Job) -> dict[str, Any]:
     check_preview(job.preview)
     window = parse_window(job.window)
     found = read_images(job.input)
-    images = [eight_bits(array, window) for array in found.arrays]
+    images = [eight_bits(*named, window) for named in zip(found.names, found.arrays, strict=True)]
     for _, prompts in job.calls:
         for prompt in prompts:
             if not 0 <= prompt.slice < len(images):
@@ -62,11 +64,12 @@ def segment_images(job: Job) -> dict[str, Any]:
     )
 
 
-def eight_bits(array: NDArray[Any], window: Window) -> NDArray[np.uint8]:
+def eight_bits(name: str, array: NDArray[Any], window: Window) -> NDArray[np.uint8]:
     """Grey images go through the window one by one, since they need not share a scale; colour is 8 bits already."""
     if array.ndim == 3:
         return np.asarray(array, np.uint8)
-    pixels: NDArray[np.uint8] = apply_window(as_volume(array), window)[0][0]
+    volume = replace(Volume.from_array(array[None]), source=name)
+    pixels: NDArray[np.uint8] = apply_window(volume, window)[0][0]
     return pixels
 
 

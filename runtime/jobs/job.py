@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import InputError, MissingInput
-from runtime.io.images import IMAGE_SUFFIXES
+from runtime.io.images import holds_pictures
 from runtime.io.video import VIDEO_SUFFIXES
 from runtime.memory import MemoryRules
 from runtime.model import Model, load
@@ -88,7 +88,7 @@ def kind_of(path: Path) -> str:
     """Which kind of input a path is: a video by its suffix, a folder with pictures, else a volume."""
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return "video"
-    if path.is_dir() and any(p.suffix.lower() in IMAGE_SUFFIXES for p in path.iterdir()):
+    if path.is_dir() and holds_pictures(path):
         return "images"
     return "volume"
 

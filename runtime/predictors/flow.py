@@ -15,7 +15,8 @@ from runtime.memory import MemoryRules
 from runtime.model import Model
 from runtime.predictors.image import check_image
 from runtime.predictors.prompted import check_prompts
-from runtime.predictors.tracker import FORWARD, Plan, Tracker
+from runtime.predictors.tracked_object import Plan
+from runtime.predictors.tracker import FORWARD, Tracker
 from runtime.prompts import Prompt
 from runtime.result import Result, SliceMask
 

@@ -120,7 +120,7 @@ class Plane:
         for axis, (before, after) in enumerate(zip(self.shape, self.stretched, strict=True)):
             held = np.flatnonzero(mask.any(1 - axis))
             scale = after / before
-            spans.append((held[0] * scale, (held[-1] + 1) * scale))
+            spans.append((held[0] * scale, min((held[-1] + 1) * scale, after)))
         return Box(slice=index, y=spans[0], x=spans[1])
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -21,61 +20,13 @@ from runtime.memory import MemoryBank, MemoryRules, Templates
 from runtime.memory.gather import gather
 from runtime.model import Model
 from runtime.predictors.prompted import PromptedSlice, Tracked, prompt_slice
+from runtime.predictors.tracked_object import Chain, Plan, TrackedObject
 from runtime.prompts import Prompt
 from runtime.result import MAX_OBJECT_ID, SliceMask
 from runtime.track import Row, Segmented, memorise_prompted, memorise_tracked, track_step
 
 MAX_ROWS = 8  # larger batches cost memory and win nothing
 FORWARD, BACKWARD = 1, -1
-
-
-@dataclass(slots=True)
-class Chain:
-    """An object on its way in one direction: its memory, and the slices it has been through, in order."""
-
-    bank: MemoryBank
-    done: list[int] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class TrackedObject:
-    """What is known about one object.
-
-    Attributes:
-        prompted: slice to its prompts and result.
-        templates: memories of prompted slices, and `memorised`, which results they were made of.
-        tracked: slice to what the chains have found.
-        chains: by direction.
-        based_on: the prompted slices that everything in `tracked` rests on; None if they changed on the way.
-    """
-
-    templates: Templates
-    prompted: dict[int, PromptedSlice] = field(default_factory=dict)
-    memorised: dict[int, PromptedSlice] = field(default_factory=dict)
-    tracked: dict[int, Segmented] = field(default_factory=dict)
-    chains: dict[int, Chain] = field(default_factory=dict)
-    based_on: dict[int, PromptedSlice] | None = None
-
-    @property
-    def is_stale(self) -> bool:
-        """Whether chains have set out from other prompts than there are now."""
-        return bool(self.chains) and self.based_on != self.prompted
-
-    def start_anew(self) -> None:
-        """Give back what the chains hold; prompted slices stay memorised."""
-        for chain in self.chains.values():
-            chain.bank.close()
-        self.chains, self.tracked, self.based_on = {}, {}, None
-
-    def forget(self) -> None:
-        """Give back everything."""
-        self.start_anew()
-        self.templates.clear()
-        self.memorised = {}
-
-
-Plan = Mapping[int, Sequence[int]]
-"""Direction to the slices to visit, in order."""
 
 
 class Tracker:
@@ -159,27 +110,32 @@ class Tracker:
         in the next run.
         """
         self._run += 1
+        run = self._run
+        planned = {i: (self.objects[i], self.objects[i].prompted) for i in plans}
         self.cancelled.clear()
         for object_id in plans:
             if (known := self.objects.get(object_id)) is None:
                 continue
-            if known.is_stale:
+            if known.is_stale or known.went_elsewhere(plans[object_id]):
                 known.start_anew()
             self._memorise(known)
             for index, prompted in sorted(known.prompted.items()):
                 yield self._slice_mask(object_id, index, prompted.segmented)
+                self._check_latest(run)
         to_come = []
         for object_id, plan in plans.items():
-            if (known := self.objects.get(object_id)) is None:
-                continue
+            known, prompts = planned[object_id]
+            if self.objects.get(object_id) is not known:
+                continue  # reset, perhaps prompted anew, since the plan was made
             for direction, frames in plan.items():
-                chain = known.chains.get(direction) or self._set_out(known, direction)
+                chain = known.chains.get(direction) or self._set_out(known, direction, prompts)
                 done = set(chain.done)
                 for index in frames:
                     if index in done and index in known.tracked:
                         yield self._slice_mask(object_id, index, known.tracked[index])
+                        self._check_latest(run)
                 to_come.append((object_id, chain, [f for f in frames if f not in done]))
-        yield from self._follow(to_come, self._run)
+        yield from self._follow(to_come, run)
 
     def _follow(self, to_come: list[tuple[int, Chain, list[int]]], run: int) -> Iterator[SliceMask]:
         active = [each for each in to_come if each[2]]
@@ -187,10 +143,13 @@ class Tracker:
             for start in range(0, len(active), MAX_ROWS):
                 if self.cancelled.is_set():
                     return
-                if run != self._run:
-                    raise InputError("another run of this predictor has begun; this one is over")
+                self._check_latest(run)
                 yield from self._step(active[start : start + MAX_ROWS])
             active = [each for each in active if each[2]]
+
+    def _check_latest(self, run: int) -> None:
+        if run != self._run:
+            raise InputError("another run of this predictor has begun; this one is over")
 
     def _step(self, chains: list[tuple[int, Chain, list[int]]]) -> list[SliceMask]:
         """The next slice of each chain."""
@@ -201,6 +160,10 @@ class Tracker:
                 frames.clear()  # the object was reset meanwhile
                 continue
             self._memorise(known)
+            way = (frames[0] - min(known.prompted)) * chain.bank.direction
+            if self._is_ordered and way < 0:
+                frames.clear()  # its first prompt was taken back meanwhile
+                continue
             frame = frames.pop(0)
             if prompted := known.prompted.get(frame):  # since this run began
                 masks.append(self._slice_mask(object_id, frame, prompted.segmented))
@@ -215,9 +178,11 @@ class Tracker:
                 masks.append(self._slice_mask(object_id, row.frame, segmented))
         return masks
 
-    def _set_out(self, known: TrackedObject, direction: int) -> Chain:
+    def _set_out(
+        self, known: TrackedObject, direction: int, planned: dict[int, PromptedSlice]
+    ) -> Chain:
         if not known.chains:
-            known.based_on = dict(known.prompted)
+            known.based_on = planned if known.memorised == planned else None
         chain = known.chains[direction] = Chain(self._bank(known, direction))
         return chain
 
@@ -243,13 +208,13 @@ class Tracker:
     def _condition_again(self, known: TrackedObject, chain: Chain, index: int) -> Buffer:
         """Condition a slice on the tracked slices its step read and on all that are prompted by now.
 
-        Memories are not kept for all slices, so these are made anew, from masks whose holes have been filled, which
-        the memories of tracked slices otherwise are not.
+        Memories are not kept for all slices, so these are made anew.
         """
         bank = self._bank(known, chain.bank.direction)
         try:
             in_memory = set(known.tracked[index].memory_frames)
             before = chain.done[: chain.done.index(index)]
+            before = [frame for frame in before if frame not in known.memorised]
             if self._rules.row.is_recency:
                 before = before[-(self._model.numbers.max_obj_ptrs - 1) :]
             else:
@@ -270,7 +235,7 @@ class Tracker:
         """Bring templates up to date with prompted slices; only what has changed is encoded."""
         if known.memorised == known.prompted:
             return
-        if any(chain.done for chain in known.chains.values()):
+        if known.chains:
             known.based_on = None
         for index in [*known.memorised]:
             if known.memorised[index] is not known.prompted.get(index):

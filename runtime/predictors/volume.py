@@ -13,7 +13,8 @@ from runtime.io.volume import Volume
 from runtime.memory import MemoryRules
 from runtime.model import Model
 from runtime.predictors.prompted import check_prompts
-from runtime.predictors.tracker import BACKWARD, FORWARD, Plan, Tracker
+from runtime.predictors.tracked_object import Plan
+from runtime.predictors.tracker import BACKWARD, FORWARD, Tracker
 from runtime.prompts import Prompt
 from runtime.result import Result, SliceMask
 from runtime.window import Window, apply_window

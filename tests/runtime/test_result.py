@@ -13,10 +13,16 @@ POINTER = np.zeros(2, np.float32)
 
 
 def slice_mask(
-    index: int, object_id: int, logits: np.ndarray | float, iou: float = 0.8, score: float = 1.0
+    index: int,
+    object_id: int,
+    logits: np.ndarray | float,
+    iou: float = 0.8,
+    score: float = 1.0,
+    read: tuple[int, ...] = (),
 ) -> SliceMask:
     full = np.broadcast_to(np.asarray(logits, np.float32), (SIDE, SIDE))
-    return SliceMask(index, object_id, Segmented(full, iou, score, POINTER), (SIDE, SIDE))
+    segmented = Segmented(full, iou, score, POINTER, read, (1.0,) * len(read))
+    return SliceMask(index, object_id, segmented, (SIDE, SIDE))
 
 
 def result(*masks: SliceMask) -> Result:
@@ -107,7 +113,104 @@ def test_a_result_without_objects_is_empty_everywhere() -> None:
     assert not found.labels().any()
 
 
-@pytest.mark.parametrize("ask", [Result.mask, Result.confidence_of])
+def tracked(index: int, object_id: int, confidence: float) -> SliceMask:
+    """Read slice 0; confidence 0 says that the object was not found."""
+    score = 1.0 if confidence else -1.0
+    return slice_mask(index, object_id, 1.0, confidence or 0.7, score, read=(0,))
+
+
+def of_depth(depth: int, *masks: SliceMask, is_ordered: bool = True) -> Result:
+    return Result((SHAPE[1:],) * depth, result(*masks).slices, is_ordered=is_ordered)
+
+
+def test_the_least_confident_masks_are_the_first_to_review() -> None:
+    confidences = (0.9, 0.3, 0.8, 0.5, 0.6)
+    found = of_depth(5, *(tracked(index, 1, c) for index, c in enumerate(confidences)))
+    wanted = [(1, 1, 0.3), (3, 1, 0.5), (4, 1, 0.6), (2, 1, 0.8), (0, 1, 0.9)]
+    assert found.review() == wanted
+    for count in range(7):
+        assert found.review(count) == wanted[:count]
+
+
+def test_equally_confident_masks_come_slice_by_slice_and_object_by_object() -> None:
+    each = [(2, 7), (0, 7), (2, 3), (1, 3)]
+    found = of_depth(3, *(tracked(index, object_id, 0.5) for index, object_id in each))
+    assert found.review() == [(0, 7, 0.5), (1, 3, 0.5), (2, 3, 0.5), (2, 7, 0.5)]
+
+
+def test_slices_that_were_prompted_need_no_review() -> None:
+    found = of_depth(3, slice_mask(0, 1, 1.0, iou=0.1), tracked(1, 1, 0.9), tracked(2, 1, 0.8))
+    assert found.review() == [(2, 1, 0.8), (1, 1, 0.9)]
+    assert of_depth(1, slice_mask(0, 1, 1.0)).review() == []
+    assert of_depth(3).review() == []
+
+
+def test_slices_without_the_object_are_reviewed_where_it_ends_only() -> None:
+    confidences = (0.0, 0.0, 0.6, 0.9, 0.0, 0.8, 0.0, 0.0)
+    found = of_depth(8, *(tracked(index, 1, c) for index, c in enumerate(confidences)))
+    assert found.review() == [
+        *[(1, 1, 0.0), (4, 1, 0.0), (6, 1, 0.0)],
+        *[(2, 1, 0.6), (5, 1, 0.8), (3, 1, 0.9)],
+    ]
+
+
+def test_the_end_beside_a_prompted_slice_is_reviewed() -> None:
+    found = of_depth(3, slice_mask(0, 1, 1.0), tracked(1, 1, 0.0), tracked(2, 1, 0.0))
+    assert found.review() == [(1, 1, 0.0)]
+    absent = of_depth(2, slice_mask(0, 1, -1.0, score=-1.0), tracked(1, 1, 0.0))
+    assert absent.review() == [], "somebody has said that it is not there"
+
+
+def test_where_one_object_ends_is_no_end_of_another() -> None:
+    found = of_depth(2, tracked(0, 1, 0.9), tracked(1, 1, 0.8), tracked(1, 2, 0.0))
+    assert found.review() == [(1, 1, 0.8), (0, 1, 0.9)]
+
+
+def test_images_of_a_set_have_no_neighbours_so_all_that_lost_the_object_are_reviewed() -> None:
+    masks = [tracked(index, 1, c) for index, c in enumerate((0.9, 0.0, 0.0, 0.0, 0.7))]
+    found = of_depth(5, *masks, is_ordered=False)
+    assert [index for index, *_ in found.review()] == [1, 2, 3, 4, 0]
+
+
+def test_one_object_may_be_reviewed_alone() -> None:
+    found = of_depth(2, tracked(0, 1, 0.9), tracked(1, 2, 0.2), tracked(1, 1, 0.3))
+    assert found.review(object_id=1) == [(1, 1, 0.3), (0, 1, 0.9)]
+    assert found.review(1, object_id=2) == [(1, 2, 0.2)]
+
+
+def test_labels_of_a_slice_are_its_part_of_all_labels() -> None:
+    found = result(
+        slice_mask(1, 9, columns(0, 4, 2.0)),
+        slice_mask(1, 4, columns(2, 6, 3.0)),
+        slice_mask(3, 300, columns(5, 8, 1.0)),
+    )
+    labels = found.labels()
+    for index in range(SHAPE[0]):
+        assert found.labels_of(index).dtype == labels.dtype == np.uint16
+        np.testing.assert_array_equal(found.labels_of(index), labels[index])
+    assert found.labels_of(1)[0].tolist() == [9, 9, 4, 4, 4, 4, 0, 0]
+    assert not found.labels_of(0).any()
+
+
+def test_slices_of_several_sizes_have_labels_of_their_own_but_no_shape() -> None:
+    here = slice_mask(0, 3, columns(0, 4, 2.0))
+    there = SliceMask(1, 3, here.segmented, (16, 24))
+    found = Result(((SIDE, SIDE), (16, 24)), {3: {0: here, 1: there}})
+    assert found.labels_of(0).shape == (SIDE, SIDE)
+    np.testing.assert_array_equal(found.labels_of(1), 3 * there.mask())
+    with pytest.raises(InputError, match="images of 2 sizes are no volume"):
+        found.labels()
+
+
+def test_what_was_in_memory_is_told_slice_by_slice() -> None:
+    mask = slice_mask(3, 1, 1.0, read=(0, 2))
+    assert (mask.memory_frames, mask.memory_weights) == ((0, 2), (1.0, 1.0))
+    assert slice_mask(3, 1, 1.0).memory_frames == ()
+
+
+@pytest.mark.parametrize(
+    "ask", [Result.mask, Result.confidence_of, lambda found, chosen: found.review(None, chosen)]
+)
 def test_an_unknown_object_is_named_beside_those_there_are(ask) -> None:
     with pytest.raises(InputError, match=r"no object 5; there are: \[1, 2\]"):
         ask(result(slice_mask(0, 2, 1.0), slice_mask(0, 1, 1.0)), 5)

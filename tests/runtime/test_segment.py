@@ -30,9 +30,7 @@ from runtime.errors import (
     VolumeError,
 )
 from runtime.io import Volume
-from runtime.model import load
 from runtime.phantom import Phantom, make_phantom
-from runtime.predictors import VolumePredictor
 from runtime.segment import main
 
 SHAPE = (5, 64, 64)
@@ -398,15 +396,3 @@ def test_an_interrupted_run_leaves_nothing_behind(
     assert process.returncode == 130
     assert out == b""
     assert error.decode().splitlines()[-1] == "interrupted"
-
-
-def test_the_result_is_that_of_the_predictor(
-    run: Callable[..., dict[str, Any]], tmp_path: Path
-) -> None:
-    run("--box", BOX, "--threads", "1")
-    predictor = VolumePredictor(load(threads=1))
-    predictor.set_volume(VOLUME)
-    predictor.add(PHANTOM.box(MIDDLE, 1))
-    np.testing.assert_array_equal(
-        read_labels(tmp_path / "mask.nrrd"), predictor.propagate().labels()
-    )
