@@ -225,7 +225,7 @@ def test_a_prompt_beyond_the_end_is_refused(
     run: Run, frames: Path, clip: Path, telling: None, tmp_path: Path
 ) -> None:
     for source in (frames, clip):
-        with pytest.raises(PromptError, match="no frame 6: .* has 6"):
+        with pytest.raises(PromptError, match=r"no frame 6: .* has 6"):
             run(source, "--point", "6,3,3", "--preview", str(tmp_path / "p.png"))
         assert not (tmp_path / "masks").exists()
     assert not (tmp_path / "p.png").exists()
