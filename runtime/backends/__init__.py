@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
+from typing import Any
 
 from runtime.backends.base import Backend, Buffer, Engine
 from runtime.bundle import Bundle
@@ -10,7 +13,23 @@ from runtime.errors import BackendUnavailable
 
 __all__ = ["BACKENDS", "Backend", "Buffer", "Engine", "open_backend"]
 
-BACKENDS = {"ort": "runtime.backends.ort:OrtBackend"}
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Where a back end is, what it is opened with, and what to install for it."""
+
+    module: str
+    name: str
+    package: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+OPENVINO = ("runtime.backends.openvino", "OpenVinoBackend", "openvino")
+BACKENDS = {
+    "ort": Row("runtime.backends.ort", "OrtBackend", "onnxruntime"),
+    "openvino": Row(*OPENVINO),
+    "openvino-bf16": Row(*OPENVINO, {"precision": "bf16"}),
+}
 DEFAULT = "ort"
 
 
@@ -22,11 +41,12 @@ def open_backend(name: str, bundle: Bundle, threads: int | None = None) -> Backe
     chosen = DEFAULT if name == "auto" else name
     if chosen not in BACKENDS:
         raise BackendUnavailable(f"no back end '{name}'; there are: auto, {', '.join(BACKENDS)}")
-    module, _, attribute = BACKENDS[chosen].partition(":")
+    row = BACKENDS[chosen]
     try:
-        opened: Backend = getattr(import_module(module), attribute)(bundle, threads)
+        kind = getattr(import_module(row.module), row.name)
     except ImportError as error:
         raise BackendUnavailable(
-            f"back end '{chosen}' needs a package: {error}; pip install onnxruntime"
+            f"back end '{chosen}' needs a package: {error}; pip install {row.package}"
         ) from error
+    opened: Backend = kind(bundle, threads, **row.options)
     return opened

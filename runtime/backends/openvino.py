@@ -1,0 +1,100 @@
+"""OpenVINO on the CPU, in fp32 or bf16."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import openvino as ov
+import openvino.opset13 as ops
+from openvino.frontend.onnx import ConversionExtension
+
+from runtime.backends.base import Buffer
+from runtime.bundle import Bundle
+from runtime.errors import BackendUnavailable, BundleError
+
+DEVICE = "CPU"
+CAPABILITIES = {"fp32": "FP32", "bf16": "BF16"}
+HINTS = {"fp32": "f32", "bf16": "bf16"}
+# Its logits decide what is kept, what is absent and which candidate is taken; it is a few percent of a step.
+FP32_GRAPHS = ("mask_decoder",)
+
+
+def fused_attention(node: Any) -> Any:
+    """The bundle's attention node, ONNX Runtime's MultiHeadAttention, as OpenVINO's own fused operator."""
+    query, key, value = (node.get_input(i) for i in range(3))
+    split = ops.constant([0, 0, node.get_attribute("num_heads"), -1], dtype=np.int64)
+    swap = ops.constant([0, 2, 1, 3], dtype=np.int64)
+    heads = (ops.transpose(ops.reshape(x, split, True), swap) for x in (query, key, value))
+    joined = ops.transpose(ops.scaled_dot_product_attention(*heads), swap)
+    return ops.reshape(joined, ops.constant([0, 0, -1], dtype=np.int64), True).outputs()
+
+
+class OpenVinoEngine:
+    """One compiled graph, fed and read through the caller's own buffers."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._request = compiled.create_infer_request()
+
+    def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
+        held = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        for name, array in {**held, **outputs}.items():
+            self._request.set_tensor(name, ov.Tensor(array, shared_memory=True))
+        self._request.infer()
+
+
+class OpenVinoBackend:
+    """Graphs of one bundle on OpenVINO.
+
+    Args:
+        bundle: where the graphs come from.
+        threads: threads within an operator; None leaves it to OpenVINO (one for each core).
+        precision: "fp32", or "bf16" for all graphs but `FP32_GRAPHS`.
+
+    Raises BackendUnavailable if the processor does not compute in that precision.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int | None = None, precision: str = "fp32") -> None:
+        self._bundle, self._threads, self._precision = bundle, threads, precision
+        self._core = ov.Core()
+        able = self._core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+        if CAPABILITIES[precision] not in able:
+            name = self._core.get_property(DEVICE, "FULL_DEVICE_NAME")
+            raise BackendUnavailable(
+                f"{name} does not compute in {precision}, only in {', '.join(able)}; use openvino, in fp32"
+            )
+        self._core.add_extension(
+            ConversionExtension("MultiHeadAttention", "com.microsoft", fused_attention)
+        )
+        count = "all" if threads is None else str(threads)
+        self.description = (
+            f"OpenVINO {ov.__version__.partition('-')[0]}, {DEVICE}, {count} threads, {precision}"
+        )
+
+    def load(self, graph: str) -> OpenVinoEngine:
+        """Raises BundleError for a graph that OpenVINO refuses."""
+        precision = "fp32" if graph in FP32_GRAPHS else self._precision
+        options: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": HINTS[precision],
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        if self._threads is not None:
+            options["INFERENCE_NUM_THREADS"] = self._threads
+        data = self._bundle.read_graph(graph)
+        try:
+            compiled = self._core.compile_model(self._core.read_model(data), DEVICE, options)
+        except RuntimeError as error:
+            raise BundleError(
+                f"{self._bundle.path}: OpenVINO {ov.__version__} refuses {graph}: {error}"
+            ) from error
+        return OpenVinoEngine(compiled)
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Buffer:
+        return np.empty(shape, dtype)
+
+    def synchronize(self) -> None:
+        """Nothing to wait for: runs return when they are done."""
+
+    def close(self) -> None:
+        """Nothing is held beyond the engines."""

@@ -1,0 +1,142 @@
+"""OpenVINO against ONNX Runtime on the embedded bundle, graph by graph and over a propagation."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from runtime import Model, VolumePredictor, load
+from runtime.backends import open_backend
+from runtime.bundle import Bundle, open_bundle
+from runtime.contract import GRAPHS, ModelNumbers, graph_specs
+from runtime.errors import BackendUnavailable, BundleError
+from runtime.phantom import make_phantom
+
+SIZES = {"n": 2, "b": 3, "k": 5, "p": 4, "q": 3}
+FP32_TOLERANCE, BF16_TOLERANCE = 1e-4, 5e-2  # of the largest magnitude
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Bundle:
+    return open_bundle()
+
+
+@pytest.fixture(scope="module")
+def ort(embedded: Bundle) -> Model:
+    return load(embedded, "ort")
+
+
+def opened(name: str, bundle: Bundle) -> Model:
+    try:
+        return load(bundle, name)
+    except BackendUnavailable as error:
+        pytest.skip(str(error))
+
+
+def inputs_of(graph: str, numbers: ModelNumbers) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(2)
+    made: dict[str, np.ndarray] = {}
+    for name, spec in graph_specs(numbers)[graph].inputs.items():
+        shape = spec.bind(SIZES)
+        match spec.dtype:
+            case "float32":
+                made[name] = rng.normal(size=shape).astype(np.float32)
+            case "int64":
+                made[name] = rng.integers(0, 3, shape)
+            case _:
+                made[name] = rng.random(shape) < 0.5
+        if name.endswith("weight"):
+            made[name] = rng.uniform(0.5, 2, shape).astype(np.float32)
+    return made
+
+
+def difference(ours: np.ndarray, truth: np.ndarray) -> float:
+    return float(np.abs(ours - truth).max() / np.abs(truth).max())
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+@pytest.mark.parametrize(
+    ("name", "tolerance"), [("openvino", FP32_TOLERANCE), ("openvino-bf16", BF16_TOLERANCE)]
+)
+def test_every_graph_equals_onnx_runtime(
+    graph: str, name: str, tolerance: float, embedded: Bundle, ort: Model
+) -> None:
+    model, inputs = opened(name, embedded), inputs_of(graph, embedded.model)
+    found, truth = model.run(graph, inputs), ort.run(graph, inputs)
+    again = model.run(graph, inputs)
+    for output, values in truth.items():
+        assert difference(found[output], values) < tolerance
+        assert found[output] is not again[output]
+        np.testing.assert_array_equal(found[output], again[output])
+
+
+def test_bf16_is_bf16_and_leaves_the_decoder_alone(embedded: Bundle, ort: Model) -> None:
+    model = opened("openvino-bf16", embedded)
+    exact = {}
+    for graph in ("image_encoder", "mask_decoder"):
+        inputs = inputs_of(graph, embedded.model)
+        found, truth = model.run(graph, inputs), ort.run(graph, inputs)
+        exact[graph] = all(difference(found[o], truth[o]) < FP32_TOLERANCE for o in truth)
+    assert exact == {"image_encoder": False, "mask_decoder": True}
+
+
+def test_batches_of_any_length_follow_each_other(embedded: Bundle, ort: Model) -> None:
+    model = opened("openvino", embedded)
+    size = embedded.model.image_size
+    for count in (1, 3, 2):
+        image = np.random.default_rng(count).normal(size=(count, 3, size, size))
+        image = image.astype(np.float32)
+        ours, truth = model.encode(image), ort.encode(image)
+        assert difference(ours.vision_features, truth.vision_features) < FP32_TOLERANCE
+
+
+def test_a_propagation_finds_the_same_masks(embedded: Bundle, ort: Model) -> None:
+    phantom = make_phantom((9, 96, 96), seed=2)
+    masks = []
+    for model in (ort, opened("openvino", embedded)):
+        predictor = VolumePredictor(model)
+        predictor.set_volume(phantom.pixels)
+        predictor.add(phantom.box(4, 1))
+        masks.append(predictor.propagate().mask())
+    both = int((masks[0] & masks[1]).sum())
+    assert 2 * both / int(masks[0].sum() + masks[1].sum()) > 0.999
+
+
+def test_it_says_what_it_is(embedded: Bundle) -> None:
+    assert "all threads, fp32" in open_backend("openvino", embedded).description
+    assert "3 threads" in open_backend("openvino", embedded, 3).description
+
+
+def test_a_processor_without_bf16_is_refused(
+    embedded: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import runtime.backends.openvino as module
+
+    answers = {"OPTIMIZATION_CAPABILITIES": ["FP32"], "FULL_DEVICE_NAME": "Abacus"}
+    core = SimpleNamespace(get_property=lambda device, name: answers[name])
+    monkeypatch.setattr(module.ov, "Core", lambda: core)
+    with pytest.raises(BackendUnavailable, match="Abacus does not compute in bf16") as refused:
+        open_backend("openvino-bf16", embedded)
+    assert refused.value.exit_code == 5
+
+
+def test_without_the_package_it_is_unavailable(
+    embedded: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "runtime.backends.openvino", raising=False)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(BackendUnavailable, match="pip install openvino"):
+        open_backend("openvino", embedded)
+
+
+def test_a_graph_that_openvino_refuses_is_a_bad_bundle(
+    embedded: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(embedded, "openvino")
+    monkeypatch.setattr(Bundle, "read_graph", lambda self, graph: b"this is no graph")
+    size = embedded.model.image_size
+    with pytest.raises(BundleError, match="refuses image_encoder"):
+        model.encode(np.zeros((1, 3, size, size), np.float32))
