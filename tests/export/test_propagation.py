@@ -75,6 +75,7 @@ TASKS = {
     "mask, then a click": Task({1: [[disk(0)], [outside(0)]]}),
     "two prompted slices": Task({1: [[click(2)], [box(13)]]}),
     "prompted slices side by side": Task({1: [[click(2)], [disk(3)], [box(4)]]}),
+    "nine prompted slices": Task({1: [[box(i)] for i in range(1, 19, 2)]}),
     "an empty mask": Task({1: [[disk(0)], [Mask(slice=9, mask=NOTHING)]]}),
     "reverse": Task({1: [[box(23)]]}, direction=-1),
     "reverse, two prompted slices": Task({1: [[box(19)], [disk(22)]]}, direction=-1),
