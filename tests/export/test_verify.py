@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,11 @@ from export import checkpoint as checkpoints
 from export import verify as verification
 from export.random_weights import random_state
 from export.variants import VARIANTS
-from export.verify import Mismatch, compare_tensors, compare_tracks
+from export.verify import BARS, Mismatch, compare_tensors
+from export.verify import compare_tracks as compare
+from runtime.backends import open_backend
 from runtime.bundle import Bundle, open_bundle
-from runtime.errors import CheckpointError
+from runtime.errors import BackendUnavailable, CheckpointError
 from runtime.result import SliceMask
 from runtime.track import Segmented
 from tests.variants import TOY
@@ -51,6 +55,8 @@ def test_a_true_bundle_gets_its_certificate(
     }
     for outputs in certificate["graphs"].values():
         assert all(0 <= row["relative_error"] <= row["tolerance"] for row in outputs.values())
+    steps = certificate["graphs"]["memory_attention"]["conditioned_features"]["runs"]
+    assert steps == 3 * 2, "every step of three tasks; all objects and directions are one batch"
     two = certificate["propagation"]["two boxes, clicks"]
     assert two["slices"] == 8 and two["lowest_dice"] == 1.0
     assert two["first_different_decision"] is None
@@ -111,6 +117,10 @@ def test_a_score_near_zero_is_judged_on_a_scale_of_one() -> None:
     assert compare_tensors(found, truth, tolerance=1e-4)["passed"]
 
 
+def compare_tracks(found, truth, precision: str = "fp32"):
+    return compare(found, truth, BARS[precision])
+
+
 def track(logits: float, score: float) -> dict[tuple[int, int], SliceMask]:
     values = np.full((4, 4), -5.0, np.float32)
     values[0, 0], values[1, 1] = logits, 5.0
@@ -134,3 +144,32 @@ def test_the_first_decision_that_differs_is_named() -> None:
 def test_a_pixel_too_close_to_zero_to_call_is_no_decision() -> None:
     near = compare_tracks(track(-0.001, 2.0), track(0.001, 2.0))
     assert near["first_different_decision"] is None and near["passed"]
+
+
+def test_a_mask_that_differs_fails_bf16_too_and_a_pixel_does_not() -> None:
+    assert not compare_tracks(track(-1.0, 2.0), track(1.0, 2.0), "bf16")["passed"]
+    truth, found = track(1.0, 2.0), track(1.0, 2.0)
+    large = np.full((40, 40), 5.0, np.float32)
+    changed = large.copy()
+    changed[0, 0] = -5.0
+    for tracked, logits in ((truth, large), (found, changed)):
+        key, mask = tracked.popitem()
+        tracked[key] = replace(mask, segmented=replace(mask.segmented, logits=logits))
+    assert compare_tracks(found, truth, "bf16")["passed"]
+    assert not compare_tracks(found, truth)["passed"]
+
+
+def test_a_back_end_in_bf16_is_held_to_what_bf16_can_do(
+    certified: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        open_backend("openvino-bf16", open_bundle(certified))
+    except BackendUnavailable as error:
+        pytest.skip(str(error))
+    out = tmp_path / "certificate.json"
+    with suppress(Mismatch):  # random weights need not survive it
+        verification.main([str(certified), *SLICES, "--backend", "openvino-bf16", "-o", str(out)])
+    certificate = json.loads(out.read_text())
+    encoder = certificate["graphs"]["image_encoder"]["vision_features"]
+    assert certificate["precision"] == "bf16" and encoder["passed"]
+    assert encoder["relative_error"] > BARS["fp32"].tolerance, "it does compute in bf16"
