@@ -15,7 +15,7 @@ from runtime import FlowPredictor, MemoryRules, Model, Result, VolumePredictor
 
 DISTANCES = (1, 2, 4, 8, 16)
 RUINED_AT = 3  # slices from the prompted one, to either side
-RUINED_NOISE = 110.0  # standard deviation in grey levels of 255
+RUINED_MEAN, RUINED_NOISE = 128.0, 60.0  # grey levels of 255; nothing else is left of a ruined slice
 AFTER = range(
     RUINED_AT + 1, RUINED_AT + 7
 )  # distances at which SAM 2's memory holds the ruined slice
@@ -30,7 +30,7 @@ class Setting:
         name: for people.
         prompt: a kind of prompt.
         rules: of memory; None prompts every slice anew with the same prompt, without memory.
-        is_ruined: some slices of the volume are drowned in noise.
+        is_ruined: some slices of the volume are noise.
     """
 
     name: str
@@ -60,12 +60,12 @@ def segment(model: Model, case: Case, pixels: NDArray[np.uint8], setting: Settin
 
 
 def ruin(case: Case, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], list[int]]:
-    """Pixels with noise on the slices `RUINED_AT` from the prompted one, and which slices these are."""
+    """Pixels with nothing but noise on the slices `RUINED_AT` from the prompted one, and which slices these are."""
     slices = [i for i in (case.key - RUINED_AT, case.key + RUINED_AT) if 0 <= i < len(pixels)]
     ruined = pixels.copy()
     rng = np.random.default_rng(case.key)
-    noise = rng.normal(0, RUINED_NOISE, (len(slices), *pixels.shape[1:]))
-    ruined[slices] = (pixels[slices] + noise).clip(0, 255).astype(np.uint8)
+    noise = rng.normal(RUINED_MEAN, RUINED_NOISE, (len(slices), *pixels.shape[1:]))
+    ruined[slices] = noise.clip(0, 255).astype(np.uint8)
     return ruined, slices
 
 

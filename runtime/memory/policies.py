@@ -23,8 +23,10 @@ from runtime.memory.records import Record
 Similarity = NDArray[np.float32]
 """(n, n), of the records in the order given."""
 
-MIN_CONFIDENCE = 0.5  # neither paper gives its threshold; see the figures in README
-MAX_SIMILARITY = 0.98  # v1 asks for diversity and gives no number
+# Neither paper gives its threshold. On phantoms of the embedded model masks below 0.5 had a mean Dice under 0.25.
+MIN_CONFIDENCE = 0.5
+# v1 asks for diversity and gives no number; neighbouring slices of phantoms lie at 0.94, one in twenty above 0.98.
+MAX_SIMILARITY = 0.98
 RELEASED_CAPACITY = 16  # Medical-SAM2 cfg.py memory_bank_size
 RELEASED_MARGIN = 0.1  # how much less confident a newcomer may be, func_2d/function.py
 
