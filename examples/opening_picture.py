@@ -1,7 +1,7 @@
 """The picture that README opens with: a fundus photograph and a synthetic volume, segmented from boxes.
 
-    pip install scikit-image        # brings the photograph: Mikael Häggström, CC0
-    python examples/opening_picture.py
+pip install scikit-image        # brings the photograph: Mikael Häggström, CC0
+python examples/opening_picture.py
 """
 
 from pathlib import Path
