@@ -10,8 +10,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import numpy as np
-
 from runtime.arena import Arena
 from runtime.backends import Buffer
 from runtime.errors import InputError, PromptError
@@ -19,10 +17,10 @@ from runtime.features import FeatureCache
 from runtime.memory import MemoryBank, MemoryRules, Templates
 from runtime.memory.gather import gather
 from runtime.model import Model
-from runtime.predictors.prompted import PromptedSlice, Tracked, prompt_slice
+from runtime.predictors.prompted import PromptedSlice, Tracked, check_object_id, prompt_slice
 from runtime.predictors.tracked_object import Chain, Plan, TrackedObject
 from runtime.prompts import Prompt
-from runtime.result import MAX_OBJECT_ID, SliceMask
+from runtime.result import SliceMask
 from runtime.track import Row, Segmented, memorise_prompted, memorise_tracked, track_step
 
 MAX_ROWS = 8  # larger batches cost memory and win nothing
@@ -62,10 +60,7 @@ class Tracker:
 
     def add(self, prompts: Sequence[Prompt], object_id: int) -> SliceMask:
         """Prompt one object on one slice; prompts have been checked against the slices. Raises PromptError."""
-        if not isinstance(object_id, int | np.integer) or not 1 <= object_id <= MAX_OBJECT_ID:
-            raise PromptError(
-                f"object id {object_id!r} is not a whole number from 1 to {MAX_OBJECT_ID}"
-            )
+        check_object_id(object_id)
         object_id, index = int(object_id), int(prompts[0].slice)
         known = self.objects.get(object_id) or TrackedObject(Templates(self._arena, self._rules))
         prompted = prompt_slice(

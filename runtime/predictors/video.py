@@ -17,10 +17,16 @@ from runtime.memory import MemoryBank, MemoryRules, Templates
 from runtime.memory.gather import gather
 from runtime.model import Model
 from runtime.predictors.image import check_image
-from runtime.predictors.prompted import PromptedSlice, Tracked, check_prompts, prompt_slice
+from runtime.predictors.prompted import (
+    PromptedSlice,
+    Tracked,
+    check_object_id,
+    check_prompts,
+    prompt_slice,
+)
 from runtime.predictors.tracker import FORWARD, MAX_ROWS
 from runtime.prompts import Prompt
-from runtime.result import MAX_OBJECT_ID, SliceMask
+from runtime.result import SliceMask
 from runtime.track import Row, Segmented, memorise_prompted, track_step
 
 
@@ -105,10 +111,7 @@ class VideoPredictor:
         here = [replace(prompt, slice=0) for prompt in prompts]
         shape = self._frame.shape[:2]
         check_prompts(here, (1, *shape))
-        if not isinstance(object_id, int | np.integer) or not 1 <= object_id <= MAX_OBJECT_ID:
-            raise PromptError(
-                f"object id {object_id!r} is not a whole number from 1 to {MAX_OBJECT_ID}"
-            )
+        check_object_id(object_id)
         object_id, features = int(object_id), self._features[self.index]
         known = self._objects.get(object_id)
         prompted = prompt_slice(

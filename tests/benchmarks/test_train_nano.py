@@ -115,6 +115,40 @@ def test_training_resumes_where_it_was_saved(
     assert all(value.dtype == torch.float16 for value in weights.values())
 
 
+@pytest.mark.parametrize(("scale", "workers"), [(1, 1), (3, 2)])
+def test_a_larger_machine_takes_more_sequences_a_step(
+    scale: int,
+    workers: int,
+    toy,
+    pool: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(train_nano, "STAGES", (Stage(1.0, 2, 64, 2, 1, (0.5, 0.5), (1e-4, 1e-4)),))
+    asked: list[int] = []
+    loader = train_nano.DataLoader
+
+    def count(sequences, **options):
+        asked.append(options["num_workers"])
+        return loader(sequences, **options)
+
+    seen: list[int] = []
+
+    def loss(model, batch: Batch, *rest):
+        seen.append(len(batch.images))
+        return sequence_loss(model, batch, *rest)
+
+    monkeypatch.setattr(train_nano, "DataLoader", count)
+    monkeypatch.setattr(train_nano, "sequence_loss", loss)
+    start = tmp_path / "toy.pt"
+    torch.save({"model": toy.state_dict()}, start)
+    words = ["--start", str(start), "--pool", str(pool), "--volumes", "2", "--minutes", "0.002"]
+    more = ["--scale", str(scale), "--workers", str(workers), "-o", str(tmp_path / "run")]
+    train_nano.main([*words, *more])
+    assert set(seen) == {2 * scale}
+    assert asked == [workers]
+
+
 def test_stages_follow_each_other_and_rates_fall() -> None:
     assert stage_at(0.0)[0] is train_nano.STAGES[0]
     assert stage_at(0.999)[0] is train_nano.STAGES[-1]
