@@ -1,4 +1,4 @@
-"""`python -m benchmarks rivals|quality|phantoms`: speed against PyTorch, quality against truth, labelled data."""
+"""`python -m benchmarks rivals|scaling|quality|phantoms`: speed, its growth, quality, labelled data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from runtime.command import run_command
 
 # Imported only when asked for: they need different packages.
 BENCHMARKS = {
-    "rivals": "a bundle's speed against PyTorch fp32 and bf16, in one run",
+    "rivals": "a bundle's back ends against PyTorch and the official package, in one run",
+    "scaling": "latency and memory against slices, objects, prompts, threads and image size",
     "quality": "Dice and more on held-out phantoms or on labelled volumes in a folder",
     "phantoms": "labelled phantoms as files",
 }

@@ -59,15 +59,18 @@ def sequence_loss(
     num_sequences, num_slices = batch.images.shape[:2]
     per = len(batch.truth) // num_sequences
     encoded = model.encode(normalise(batch.images.flatten(0, 1)))
-    feats, high0, high1 = (
+    raw, attended, projected, high0, high1 = (
         e.unflatten(0, (num_sequences, num_slices)).repeat_interleave(per, 0) for e in encoded
     )
     past = Memory([], [], batch.is_flow)
     total: Tensor = torch.zeros(())
     figures: dict[str, float] = {}
     for step in range(num_slices):
-        features, truth = feats[:, step], batch.truth[:, step]
-        heads = _heads(model, features, (high0[:, step], high1[:, step]), batch, kind, step, past)
+        truth = batch.truth[:, step]
+        features = raw[:, step]
+        if step:
+            features = model.condition(attended[:, step], **past.read(step, model.numbers))
+        heads = _heads(model, features, (high0[:, step], high1[:, step]), batch, kind, step)
         masks, ious, tokens, score = heads
         loss, dice = slice_loss(masks, ious, score, truth)
         total = total + loss * (0.3 if kind == "mask" and step == 0 else 1.0)
@@ -79,7 +82,7 @@ def sequence_loss(
             _remember(
                 model,
                 past,
-                features,
+                projected[:, step],
                 masks[rows, best],
                 tokens[rows, best],
                 score,
@@ -97,7 +100,6 @@ def _heads(
     batch: Batch,
     kind: str,
     step: int,
-    past: Memory,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Candidate masks (b, n, 4 G, 4 G) with ious, tokens and score: one of a certain prompt, three of a vague one."""
     rows = len(features)
@@ -105,14 +107,12 @@ def _heads(
     multimask = step > 0 or kind == "click"
     side = features.shape[-1] * 4
     dense, has_dense = torch.zeros(rows, 1, side, side), torch.zeros(rows, dtype=torch.bool)
-    if step > 0:
-        features = model.condition(features, **past.read(step, model.numbers))
-    elif kind == "mask":
+    if step == 0 and kind == "mask":
         dense, has_dense = (
             model.mask_downsample(batch.truth[:, :1]),
             torch.ones(rows, dtype=torch.bool),
         )
-    else:
+    elif step == 0:
         features = features + model.no_mem_embed.reshape(1, -1, 1, 1)
         coords, labels = batch.clicks, batch.click_labels
         if kind == "box":

@@ -15,17 +15,19 @@ from tqdm import tqdm
 
 from export.checkpoint import load_model, read_checkpoint
 from export.model.sam2 import Sam2
+from export.quantise import MAX_DICE_DROP
 from export.random_weights import fingerprint, random_state
 from export.to_onnx import SPELLINGS
 from export.variants import VARIANTS
 from export.write_bundle import check_target, write_bundle
-from runtime.bundle import CAUTIONS
+from runtime.bundle import CAUTIONS, PRECISIONS
 from runtime.command import run_command
 
 EXAMPLES = """examples:
   python -m export --checkpoint MedSAM2_latest.pt -o medsam2
   python -m export --checkpoint hf:wanglab/MedSAM2/MedSAM2_latest.pt -o medsam2
   python -m export --checkpoint sam2.1_hiera_tiny.pt --model sam2.1_hiera_t --image-size 512 -o tiny512
+  python -m export --checkpoint sam2.1_hiera_tiny.pt --image-size 512 --encoder int8 -o tiny512-int8
   python -m export --random-weights 0 --model sam2.1_hiera_t --image-size 512 -o random512   # to benchmark
 """
 
@@ -49,6 +51,19 @@ def parser() -> argparse.ArgumentParser:
         "--image-size", type=int, help="pixels, a multiple of 32; default: the model's own"
     )
     p.add_argument("--attention", choices=SPELLINGS, default="fused", help="default: %(default)s")
+    p.add_argument(
+        "--encoder",
+        choices=PRECISIONS,
+        default="fp32",
+        help="int8: its weights in eight bits, if masks of phantoms stay as good (default: %(default)s)",
+    )
+    p.add_argument(
+        "--max-dice-drop",
+        type=float,
+        default=MAX_DICE_DROP,
+        metavar="D",
+        help="what int8 may lose (%(default)s)",
+    )
     p.add_argument(
         "--weights-kind",
         choices=[kind for kind in CAUTIONS if kind != "random"],
@@ -80,6 +95,8 @@ def main(arguments: list[str] | None = None) -> None:
         weights,
         licence,
         attention=args.attention,
+        encoder=args.encoder,
+        max_dice_drop=args.max_dice_drop,
         overwrite=args.overwrite,
         progress=_bar,
     )

@@ -12,9 +12,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from export.model.sam2 import Sam2
+from export.quantise import MAX_DICE_DROP, check_dice, quantised
 from export.to_onnx import OPSET, to_onnx
-from runtime.bundle import MANIFEST, graph_file
+from runtime.bundle import MANIFEST, graph_file, open_bundle
 from runtime.contract import FORMAT_VERSION, GRAPHS
 from runtime.errors import InputError
 
@@ -28,6 +31,8 @@ def write_bundle(
     licence: str,
     *,
     attention: str = "fused",
+    encoder: str = "fp32",
+    max_dice_drop: float = MAX_DICE_DROP,
     overwrite: bool = False,
     progress: Progress = iter,
 ) -> Path:
@@ -39,33 +44,58 @@ def write_bundle(
         weights: `kind` (see `runtime.bundle.CAUTIONS`), `source` and what else identifies them.
         licence: SPDX name of the weights' licence.
         attention: a key of `export.to_onnx.SPELLINGS`.
+        encoder: one of `runtime.bundle.PRECISIONS`: precision of the image encoder's weights.
+        max_dice_drop: what an encoder in int8 may lose on phantoms.
         overwrite: replace a bundle that is already there; anything else is never replaced.
         progress: wraps the names of the graphs as they are worked through, like `tqdm`.
 
-    Raises InputError if the destination cannot be used.
+    Raises InputError if the destination cannot be used, QuantisationRefused if int8 loses too much.
     """
     target = Path(path)
     check_target(target, overwrite)
     building = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
+        made = building / "fp32"
+        made.mkdir()
         files = {}
         for graph in progress(GRAPHS):
             data = to_onnx(model, graph, attention).SerializeToString()
-            (building / graph_file(graph)).write_bytes(data)
-            files[graph_file(graph)] = {
-                "size_bytes": len(data),
-                "sha256": hashlib.sha256(data).hexdigest(),
-            }
-        manifest = _manifest(model, weights, licence, attention, files)
-        (building / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        building.chmod(0o755)
+            files[graph_file(graph)] = _write_graph(made, graph, data)
+        _write_manifest(made, _manifest(model, weights, licence, attention, files))
+        if encoder == "int8":
+            made = _in_int8(made, building / "int8", max_dice_drop)
+        made.chmod(0o755)
         if target.exists():
             shutil.rmtree(target)
-        building.rename(target)
-    except BaseException:
+        made.rename(target)
+    finally:
         shutil.rmtree(building, ignore_errors=True)
-        raise
     return target
+
+
+def _in_int8(plain: Path, small: Path, max_dice_drop: float) -> Path:
+    """The same bundle with another encoder, once it has been seen to segment as well."""
+    shutil.copytree(plain, small)
+    manifest = json.loads((plain / MANIFEST).read_text())
+    encoder = quantised(onnx.load(plain / graph_file("image_encoder")))
+    manifest["files"][graph_file("image_encoder")] = _write_graph(
+        small, "image_encoder", encoder.SerializeToString()
+    )
+    manifest["precision"] = "int8"
+    _write_manifest(small, manifest)
+    figures = check_dice(open_bundle(plain), open_bundle(small), max_dice_drop)
+    _write_manifest(small, {**manifest, "quantisation": figures})
+    return small
+
+
+def _write_graph(folder: Path, graph: str, data: bytes) -> dict[str, Any]:
+    """Write a graph; returns its entry in the manifest."""
+    (folder / graph_file(graph)).write_bytes(data)
+    return {"size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 
 
 def check_target(target: Path, overwrite: bool) -> None:

@@ -16,6 +16,7 @@ from runtime.contract import FORMAT_VERSION, GRAPHS, ModelNumbers
 from runtime.errors import BundleChanged, BundleError, BundleIncomplete
 
 MANIFEST = "manifest.json"
+PRECISIONS = ("fp32", "int8")  # of the image encoder's weights; all else is fp32
 EMBEDDED = Path(__file__).parent / "nano"
 
 HOW_TO_EXPORT = (
@@ -57,6 +58,17 @@ class Bundle:
         """Measure of confidence to its calibration, as far as `export.calibrate` has been run."""
         entries = self.manifest.get("calibration", {}).items()
         return {measure: Calibration.parse(entry) for measure, entry in entries}
+
+    @property
+    def precision(self) -> str:
+        """ "fp32", or "int8" where the image encoder's weights have eight bits."""
+        return str(self.manifest["precision"])
+
+    @property
+    def fingerprint(self) -> str:
+        """What the graphs are known by: SHA-256 over their own hashes, in the order of names."""
+        hashes = [self.manifest["files"][graph_file(graph)]["sha256"] for graph in sorted(GRAPHS)]
+        return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
     @property
     def caution(self) -> str | None:
@@ -127,6 +139,8 @@ def open_bundle(path: str | Path | None = None) -> Bundle:
 def _parsed(folder: Path, manifest: dict[str, Any]) -> Bundle:
     model = ModelNumbers(**manifest["model"])
     weights, _ = manifest["weights"], manifest["constants"]
+    if manifest["precision"] not in PRECISIONS:
+        raise KeyError(f"precision {manifest['precision']!r}")
     if weights["kind"] not in CAUTIONS:
         raise KeyError(f"weights kind {weights['kind']!r}")
     for graph in GRAPHS:

@@ -10,12 +10,13 @@ Axes that stay dynamic are strings: `n` slices, `b` rows (an object in one direc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 STRIDE = 16  # image pixels per feature cell (SAM 2: patch stride 4, two poolings)
 LOW_RES_STRIDE = 4  # image pixels per low-resolution mask pixel
 SIZE_STEP = 32  # an image size must be a multiple: the trunk's last stage has stride 32
@@ -122,7 +123,8 @@ GRAPHS = ("image_encoder", "memory_attention", "mask_decoder", "memory_encoder")
 def graph_specs(model: ModelNumbers) -> dict[str, GraphSpec]:
     """The four graphs of a model, keyed by the names in `GRAPHS`.
 
-    - `image_encoder`: normalised slices to features; run once a slice.
+    - `image_encoder`: normalised slices to features; run once a slice. `attended_features` are what memory attention,
+      `projected_features` what the memory encoder makes of a slice before it looks at anything else.
     - `memory_attention`: a slice's features conditioned on memories. `memory_time` is the row of the temporal
       code, one past its end for none; `memory_weight` and `obj_ptr_weight` multiply each slot's attention (0 masks
       it exactly, 1 is SAM 2); `obj_ptr_pos` is the signed distance divided by (pointers read - 1).
@@ -134,7 +136,6 @@ def graph_specs(model: ModelNumbers) -> dict[str, GraphSpec]:
     """
     s, g, c, m = model.image_size, model.grid, model.d_model, model.mem_dim
     low, t = model.low_res, model.num_tokens
-    features = {"vision_features": TensorSpec(("b", c, g, g))}
     high_res = {
         "high_res_feats_0": (c // 8, low, low),
         "high_res_feats_1": (c // 4, low // 2, low // 2),
@@ -146,12 +147,14 @@ def graph_specs(model: ModelNumbers) -> dict[str, GraphSpec]:
             inputs={"image": TensorSpec(("n", 3, s, s))},
             outputs={
                 "vision_features": TensorSpec(("n", c, g, g)),
+                "attended_features": TensorSpec(("n", t, c)),
+                "projected_features": TensorSpec(("n", c, g, g)),
                 **{name: TensorSpec(("n", *shape)) for name, shape in high_res.items()},
             },
         ),
         "memory_attention": GraphSpec(
             inputs={
-                **features,
+                "attended_features": TensorSpec(("b", t, c)),
                 "memory": TensorSpec(("b", "k", t, m)),
                 "memory_time": TensorSpec(("b", "k"), "int64"),
                 "memory_weight": TensorSpec(("b", "k")),
@@ -181,7 +184,7 @@ def graph_specs(model: ModelNumbers) -> dict[str, GraphSpec]:
         ),
         "memory_encoder": GraphSpec(
             inputs={
-                **features,
+                "projected_features": TensorSpec(("b", c, g, g)),
                 "low_res_masks": mask,
                 "object_score_logits": number,
                 "binarize": flag,
@@ -189,3 +192,9 @@ def graph_specs(model: ModelNumbers) -> dict[str, GraphSpec]:
             outputs={"memory": TensorSpec(("b", t, m))},
         ),
     }
+
+
+def feature_bytes(model: ModelNumbers) -> int:
+    """What one encoded slice takes: the encoder's outputs, in float32."""
+    outputs = graph_specs(model)["image_encoder"].outputs.values()
+    return sum(4 * math.prod(spec.bind({"n": 1})) for spec in outputs)

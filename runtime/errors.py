@@ -11,6 +11,7 @@
     │   ├── BundleIncomplete         files missing or cut short
     │   └── BundleChanged            a file's bytes differ from the manifest's hash
     ├── BackendUnavailable       5   the back end or device asked for is not usable here
+    ├── Mismatch                 1   a back end or bundle that does not compute what its reference does
     └── OutOfMemory              6   the work does not fit
 
 Usage errors are argparse's own (2) and an interrupt is 130. Messages say what was found, what was wanted
@@ -83,3 +84,7 @@ class OutOfMemory(Sam2Error, MemoryError):
     """The work does not fit into memory."""
 
     exit_code = 6
+
+
+class Mismatch(Sam2Error):
+    """A back end or bundle that does not compute what its reference does."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from runtime.contract import PIXEL_MEAN, PIXEL_STD
 from runtime.errors import OutOfMemory
 from runtime.model import Features, Model
 
+log = logging.getLogger("runtime")
 Slices = Callable[[int], NDArray[np.uint8]]
 MEMORY_SHARE = 1 / 3  # of the machine's memory
 
@@ -21,7 +23,7 @@ MEMORY_SHARE = 1 / 3  # of the machine's memory
 class FeatureCache:
     """Encodings of slices, made when first asked for and kept.
 
-    A volume whose encodings would fill memory keeps the latest ones used and encodes the others again.
+    A volume whose encodings would fill memory keeps the latest ones used and encodes the others again, and says so.
 
     Args:
         model: does the encoding.
@@ -34,6 +36,7 @@ class FeatureCache:
         self._read_slice = read_slice
         self._max_bytes = _memory_bytes() * MEMORY_SHARE if max_bytes is None else max_bytes
         self._features: OrderedDict[int, Features] = OrderedDict()
+        self._has_said = False
 
     def __getitem__(self, index: int) -> Features:
         """Features of one slice. Raises OutOfMemory if not even one fits."""
@@ -42,11 +45,23 @@ class FeatureCache:
             size_bytes = self._features[index].size_bytes
             while len(self._features) > 1 and len(self._features) * size_bytes > self._max_bytes:
                 self._features.popitem(last=False)
+                self._say_full(size_bytes)
         self._features.move_to_end(index)
         return self._features[index]
 
     def __len__(self) -> int:
         return len(self._features)
+
+    def _say_full(self, size_bytes: int) -> None:
+        if not self._has_said:
+            log.warning(
+                "%d encoded slices of %.1f MiB each fill the memory allowed, %.0f MiB; others are encoded again when "
+                "they are needed (--max-memory allows more)",
+                len(self._features),
+                size_bytes / 2**20,
+                self._max_bytes / 2**20,
+            )
+        self._has_said = True
 
     def _encode(self, index: int) -> Features:
         size = self._model.numbers.image_size

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from runtime.backends import Backend, Buffer, Engine, open_backend
 from runtime.backends.observed import ObservedBackend, Observer
 from runtime.bundle import Bundle, open_bundle
+from runtime.certificate import Choice, choose
 from runtime.confidence import MEASURES, Calibration, Confidence
 from runtime.contract import GraphSpec, ModelNumbers, graph_specs
 
@@ -29,14 +30,15 @@ class Features:
     """One slice's encoding: leading axis 1, shapes as `image_encoder`'s outputs."""
 
     vision_features: Buffer
+    attended_features: Buffer
+    projected_features: Buffer
     high_res_feats_0: Buffer
     high_res_feats_1: Buffer
 
     @property
     def size_bytes(self) -> int:
         """Bytes held."""
-        parts = (self.vision_features, self.high_res_feats_0, self.high_res_feats_1)
-        return sum(part.nbytes for part in parts)
+        return sum(getattr(self, part.name).nbytes for part in fields(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +80,19 @@ class Model:
         """Run one graph; ValueError if an input does not fit the contract."""
         spec = self._specs[graph]
         axes = spec.check_inputs(graph, inputs)
-        if graph not in self._engines:
-            self._engines[graph] = self.backend.load(graph)
         outputs = {
             name: self.backend.empty(out.bind(axes), out.dtype)
             for name, out in spec.outputs.items()
         }
-        self._engines[graph].run(inputs, outputs)
+        self.engine(graph).run(inputs, outputs)
         self.backend.synchronize()
         return outputs
+
+    def engine(self, graph: str) -> Engine:
+        """One graph, loaded when first asked for."""
+        if graph not in self._engines:
+            self._engines[graph] = self.backend.load(graph)
+        return self._engines[graph]
 
     def encode(self, image: Buffer) -> Features:
         """Encode one normalised slice (1, 3, S, S)."""
@@ -105,8 +111,8 @@ class Model:
         return self.run("memory_encoder", inputs)["memory"]
 
     def observed(self, observe: Observer) -> Model:
-        """This model with every run of a graph shown to `observe`."""
-        backend = ObservedBackend(self.backend, observe)
+        """This model, engines and all, with every run of a graph shown to `observe`."""
+        backend = ObservedBackend(self.backend, observe, self.engine)
         return Model(self.numbers, backend, self.constants, self._calibrations)
 
     def confidence(self, measure: str) -> Confidence:
@@ -120,14 +126,19 @@ class Model:
 
 
 def load(
-    bundle: str | Path | Bundle | None = None, backend: str = "auto", threads: int | None = None
+    bundle: str | Path | Bundle | None = None,
+    backend: str = "auto",
+    threads: int | None = None,
+    hint: str = "latency",
 ) -> Model:
     """Open a model to hand to a predictor.
 
     Args:
         bundle: a bundle folder; None takes the embedded demonstration model.
-        backend: a name of `runtime.backends.BACKENDS`, or "auto".
+        backend: a name of `runtime.backends.BACKENDS`; "auto" takes the fastest one that is certified for this
+            bundle on this machine (`runtime.certificate`), and the log says why.
         threads: threads within an operator; None takes every core.
+        hint: "latency" for one study at a time, "throughput" where several processes share the machine.
 
     Raises:
         BundleError, BundleIncomplete, BundleChanged: the bundle cannot be used.
@@ -136,9 +147,14 @@ def load(
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     if opened.caution:
         _say_once(f"{opened.model.name}: {opened.caution}")
-    chosen = open_backend(backend, opened, threads)
+    choice = choose(opened) if backend == "auto" else Choice(backend, "asked for")
+    chosen = open_backend(choice.backend, opened, threads, hint)
     log.info(
-        "%s at %d pixels on %s", opened.model.name, opened.model.image_size, chosen.description
+        "%s at %d pixels on %s (%s)",
+        opened.model.name,
+        opened.model.image_size,
+        chosen.description,
+        choice.reason,
     )
     constants = {
         name: np.asarray(values, np.float32)

@@ -36,18 +36,26 @@ def make_phantom(shape: tuple[int, int, int], seed: int = 0) -> Phantom:
     """A phantom of `shape` (z, y, x); every object crosses the middle slice."""
     rng = np.random.default_rng(seed)
     depth, height, width = shape
-    z, y, x = np.ogrid[:depth, :height, :width]
-    along = (z - (depth - 1) / 2) / max(depth, 2)  # -0.5 to 0.5
-    pixels = BACKGROUND + 20 * np.sin(9 * y / height + 4 * along) * np.cos(7 * x / width)
-    labels = np.zeros(shape, np.uint8)
+    y, x = np.ogrid[:height, :width]
     centres = ((0.38, 0.36), (0.62, 0.68), (0.72, 0.3))
-    for object_id, (contrast, (cy, cx)) in enumerate(zip(CONTRASTS, centres, strict=True), 1):
-        drift_y, drift_x = rng.uniform(-0.12, 0.12, 2)
-        radius = rng.uniform(0.1, 0.15) * np.sqrt(np.maximum(0, 1 - (2.2 * along) ** 2))
-        away_y = (y / height - cy - drift_y * along) / 1.0
-        away_x = (x / width - cx - drift_x * along) / rng.uniform(0.8, 1.3)
-        inside = np.broadcast_to(away_y**2 + away_x**2 < radius**2, shape)
-        pixels = pixels + contrast * inside
-        labels[inside] = object_id
-    noisy = pixels + rng.normal(0, NOISE, shape)
-    return Phantom(noisy.clip(0, 255).astype(np.uint8), labels)
+    ways = [
+        (rng.uniform(-0.12, 0.12, 2), rng.uniform(0.1, 0.15), rng.uniform(0.8, 1.3))
+        for _ in centres
+    ]
+    pixels, labels = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
+    for z in range(depth):
+        along = (z - (depth - 1) / 2) / max(depth, 2)  # -0.5 to 0.5
+        plane = BACKGROUND + 20 * np.sin(9 * y / height + 4 * along) * np.cos(7 * x / width)
+        for object_id, (contrast, centre, way) in enumerate(
+            zip(CONTRASTS, centres, ways, strict=True), 1
+        ):
+            drift, size, stretch = way
+            radius = size * np.sqrt(max(0.0, 1 - (2.2 * along) ** 2))
+            away_y = y / height - centre[0] - drift[0] * along
+            away_x = (x / width - centre[1] - drift[1] * along) / stretch
+            inside = away_y**2 + away_x**2 < radius**2
+            plane = plane + contrast * inside
+            labels[z][inside] = object_id
+        noisy = plane + rng.normal(0, NOISE, plane.shape)
+        pixels[z] = noisy.clip(0, 255)
+    return Phantom(pixels, labels)

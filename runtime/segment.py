@@ -6,8 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from runtime.backends import BACKENDS
-from runtime.command import run_command
+from runtime.command import add_model_options, run_command
 from runtime.confidence import MEASURES
 from runtime.errors import InputError, PromptError
 from runtime.jobs import KINDS, Job, kind_of, segment_images, segment_video, segment_volume
@@ -85,9 +84,7 @@ def parser() -> argparse.ArgumentParser:
     add("--prompts", metavar="P.json", help="several objects, slices and kinds of prompts")
     add("--preview", metavar="P.png", type=Path, help="also draw contours on some slices")
     add("--window", default="auto", help="how intensities become 8 bits (%(default)s)")
-    add("--bundle", metavar="BUNDLE", help="default: the embedded demonstration model")
-    add("--backend", default="auto", choices=["auto", *BACKENDS])
-    add("--threads", type=int, metavar="N", help="default: one for each core")
+    add_model_options(p)
     memory = p.add_argument_group("memory").add_argument
     memory(
         "--memory", default="fifo", choices=list(POLICIES), help="what is remembered (%(default)s)"
@@ -144,6 +141,8 @@ def main(arguments: list[str] | None = None) -> None:
         args.bundle,
         args.backend,
         args.threads,
+        args.hint,
+        args.max_memory,
         args.window,
         args.series,
         _z_range(args.z_range),

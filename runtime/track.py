@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,10 +74,12 @@ def track_step(
     slices = stack([features[row.frame] for row in rows])
     raw = slices.vision_features
     reads = [row.bank.read(row.frame, raw[i]) for i, row in enumerate(rows)]
-    conditioned = model.condition(vision_features=raw, **gather(arena, reads))
+    conditioned = model.condition(
+        attended_features=slices.attended_features, **gather(arena, reads)
+    )
     decoded = model.decode(**decoder_inputs(slices, conditioned, NO_POINTS, add_no_mem_embed=False))
     memories = model.memorise(
-        vision_features=raw,  # not the conditioned ones
+        projected_features=slices.projected_features,  # not of the conditioned ones
         low_res_masks=decoded.low_res_masks,  # before holes are filled, as upstream
         object_score_logits=decoded.object_score_logits,
         binarize=np.zeros(len(rows), bool),
@@ -149,7 +151,7 @@ def _memorise(
     binarize: bool,
 ) -> Buffer:
     memory: Buffer = model.memorise(
-        vision_features=features.vision_features,
+        projected_features=features.projected_features,
         low_res_masks=logits[None, None],
         object_score_logits=np.array([segmented.object_score], np.float32),
         binarize=np.full(1, binarize),
@@ -178,11 +180,8 @@ def stack(features: Sequence[Features]) -> Features:
     """Encodings of several slices as one batch; a single one is passed through."""
     if len(features) == 1:
         return features[0]
-    return Features(
-        np.concatenate([f.vision_features for f in features]),
-        np.concatenate([f.high_res_feats_0 for f in features]),
-        np.concatenate([f.high_res_feats_1 for f in features]),
-    )
+    names = [part.name for part in fields(Features)]
+    return Features(*(np.concatenate([getattr(f, name) for f in features]) for name in names))
 
 
 def decoder_inputs(

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from runtime.backends.fake import FakeBackend
 from runtime.bundle import Bundle, open_bundle
+from runtime.cache import VARIABLE
 from runtime.contract import ModelNumbers
 from runtime.model import Model
 from tests.fakes import FAKE_NUMBERS, fake_model
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of the tests' own: what this user has certified must not decide what they run on."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder: Path = tmp_path_factory.mktemp("cache")
+        patch.setenv(VARIABLE, str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

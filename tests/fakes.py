@@ -35,7 +35,11 @@ def encode(inputs: Inputs) -> Inputs:
     cells = FAKE_NUMBERS.grid
     features = np.ones((len(level), FAKE_NUMBERS.d_model, cells, cells), np.float32)
     features[:, :1] = level
-    return {"vision_features": features}
+    return {
+        "vision_features": features,
+        "attended_features": features.reshape(len(level), FAKE_NUMBERS.d_model, -1).swapaxes(1, 2),
+        "projected_features": features,
+    }
 
 
 def condition(inputs: Inputs) -> Inputs:
@@ -43,7 +47,8 @@ def condition(inputs: Inputs) -> Inputs:
     memory = inputs["memory"][..., 0, 0] * (1 + inputs["memory_time"])
     pointers = inputs["obj_ptrs"][..., 0] * (1 + inputs["obj_ptr_pos"])
     mark = _mean(memory, inputs["memory_weight"]) + _mean(pointers, inputs["obj_ptr_weight"])
-    features = inputs["vision_features"].copy()
+    tokens = inputs["attended_features"].swapaxes(1, 2)
+    features = tokens.reshape(*tokens.shape[:2], FAKE_NUMBERS.grid, FAKE_NUMBERS.grid).copy()
     features[:, 0] += (0.1 * mark).astype(np.float32)[:, None, None]
     return {"conditioned_features": features}
 

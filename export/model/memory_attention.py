@@ -55,17 +55,18 @@ class MemoryAttentionLayer(nn.Module):
         self.linear2 = nn.Linear(variant.memory_mlp_dim, dim)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(dim) for _ in range(3))
 
+    def attend_self(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+        """Tokens (b, T, C) after self-attention: the layer up to where it reads memory."""
+        n = self.norm1(x)
+        return x + self.self_attn(n, n, n, angles, n.shape[1])
+
     def mlp(self, x: Tensor) -> Tensor:
         """The feed-forward branch, without its residual."""
         return self.linear2(F.relu(self.linear1(self.norm3(x))))
 
 
 class MemoryAttention(nn.Module):
-    """Condition a slice's tokens on memory tokens.
-
-    Shapes: tokens (b, T, C); memory and memory_pos (b, N, M), of which the last `N - num_spatial` belong to
-    object pointers; log_weight (b, N) or None where all weights are one. Returns (b, T, C).
-    """
+    """Condition a slice's tokens on memory tokens, in two calls: one that needs the slice alone, one for the rest."""
 
     def __init__(self, variant: Variant, grid: int) -> None:
         super().__init__()
@@ -76,20 +77,34 @@ class MemoryAttention(nn.Module):
         self.position = SineMap(variant.d_model, grid)
         self.angles = RotaryAngles(variant.d_model, grid)
 
+    def attend_self(self, tokens: Tensor) -> Tensor:
+        """A slice's tokens (b, T, C) with their position, after the first layer's self-attention."""
+        x = tokens + POSITION_SCALE * self.position.tokens()
+        return self.layers[0].attend_self(x, self.angles())
+
     def forward(
         self,
-        tokens: Tensor,
+        attended: Tensor,
         memory: Tensor,
         memory_pos: Tensor,
         num_spatial: int,
         log_weight: Tensor | None,
     ) -> Tensor:
-        x = tokens + POSITION_SCALE * self.position.tokens()
-        angles = self.angles()
+        """Everything after `attend_self`.
+
+        Args:
+            attended: (b, T, C).
+            memory, memory_pos: (b, N, M), of which the last `N - num_spatial` belong to object pointers.
+            num_spatial: tokens of memory that have a place in the image.
+            log_weight: (b, N), or None where all weights are one.
+
+        Returns (b, T, C).
+        """
+        x, angles = attended, self.angles()
         key = memory + memory_pos
-        for layer in self.layers:
-            n = layer.norm1(x)
-            x = x + layer.self_attn(n, n, n, angles, n.shape[1])
+        for i, layer in enumerate(self.layers):
+            if i:
+                x = layer.attend_self(x, angles)
             n = layer.norm2(x)
             x = x + layer.cross_attn_image(n, key, memory, angles, num_spatial, log_weight)
             x = x + layer.mlp(x)

@@ -62,7 +62,7 @@ class Fuser(nn.Module):
 
 
 class MemoryEncoder(nn.Module):
-    """Features (b, C, G, G) and scaled mask (b, 1, S, S) to a memory map (b, M, G, G)."""
+    """Features after `pix_feat_proj` (b, C, G, G) and scaled mask (b, 1, S, S) to a memory map (b, M, G, G)."""
 
     def __init__(self, variant: Variant) -> None:
         super().__init__()
@@ -71,5 +71,5 @@ class MemoryEncoder(nn.Module):
         self.fuser = Fuser(variant.d_model)
         self.out_proj = nn.Conv2d(variant.d_model, variant.mem_dim, 1)
 
-    def forward(self, features: Tensor, mask: Tensor) -> Tensor:
-        return self.out_proj(self.fuser(self.pix_feat_proj(features) + self.mask_downsampler(mask)))
+    def forward(self, projected: Tensor, mask: Tensor) -> Tensor:
+        return self.out_proj(self.fuser(projected + self.mask_downsampler(mask)))

@@ -66,17 +66,6 @@ def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).type_as(x)
 
 
-def rotate_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """The same rotation when the channels are ordered evens first, then odds (see `halves_order`)."""
-    first, second = x.chunk(2, -1)
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
-
-
-def halves_order(dim: int) -> Tensor:
-    """Channel order that turns adjacent pairs into halves; q . k does not change if both are permuted."""
-    return torch.cat([torch.arange(0, dim, 2), torch.arange(1, dim, 2)])
-
-
 class DistanceCode(nn.Module):
     """1-D sine code of a signed distance: (...,) to (..., dim), all sines first."""
 

@@ -49,15 +49,21 @@ class Sam2(nn.Module):
         self.memory_position = SineMap(mem_dim, grid)
         self.eval().requires_grad_(False)
 
-    def encode(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def encode(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """`image_encoder`: normalised slices (n, 3, S, S)."""
         level0, level1, level2 = self.image_encoder(image)
         decoder = self.sam_mask_decoder
-        return level2, decoder.conv_s0(level0), decoder.conv_s1(level1)
+        return (
+            level2,
+            self.memory_attention.attend_self(level2.flatten(2).transpose(1, 2)),
+            self.memory_encoder.pix_feat_proj(level2),
+            decoder.conv_s0(level0),
+            decoder.conv_s1(level1),
+        )
 
     def condition(
         self,
-        vision_features: Tensor,
+        attended_features: Tensor,
         memory: Tensor,
         memory_time: Tensor,
         memory_weight: Tensor,
@@ -78,13 +84,13 @@ class Sam2(nn.Module):
             1,
         )
         out = self.memory_attention(
-            vision_features.flatten(2).transpose(1, 2),
+            attended_features,
             torch.cat([memory.flatten(1, 2), ptrs], 1),
             torch.cat([code.flatten(1, 2), ptr_pos], 1),
             slots * tokens,
             None if bool((weight == 1).all()) else weight.log(),
         )
-        return out.transpose(1, 2).reshape(vision_features.shape)
+        return out.transpose(1, 2).unflatten(2, (self.numbers.grid, self.numbers.grid))
 
     def time_codes(self) -> Tensor:
         """The temporal code of each `memory_time` (num_maskmem + 1, M); the last row is none."""
@@ -134,7 +140,7 @@ class Sam2(nn.Module):
 
     def memorise(
         self,
-        vision_features: Tensor,
+        projected_features: Tensor,
         low_res_masks: Tensor,
         object_score_logits: Tensor,
         binarize: Tensor,
@@ -143,7 +149,7 @@ class Sam2(nn.Module):
         size = self.numbers.image_size
         logits = F.interpolate(low_res_masks, (size, size), mode="bilinear", align_corners=False)
         mask = torch.where(binarize[:, None, None, None], (logits > 0).float(), logits.sigmoid())
-        memory = self.memory_encoder(vision_features, mask * MEMORY_SCALE + MEMORY_BIAS)
+        memory = self.memory_encoder(projected_features, mask * MEMORY_SCALE + MEMORY_BIAS)
         memory = memory.flatten(2).transpose(1, 2)
         if self.is_2_1:
             absent = (object_score_logits <= 0)[:, None, None]

@@ -25,14 +25,25 @@ class ObservedEngine:
 
 
 class ObservedBackend:
-    """Wraps a back end; everything but `load` passes through."""
+    """Wraps a back end; everything but `load` passes through.
 
-    def __init__(self, backend: Backend, observe: Observer) -> None:
-        self._backend, self._observe = backend, observe
+    Args:
+        backend: to wrap.
+        observe: sees every run.
+        load: where engines come from, so that those already loaded serve again; None loads them anew.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        observe: Observer,
+        load: Callable[[str], Engine] | None = None,
+    ) -> None:
+        self._backend, self._observe, self._load = backend, observe, load or backend.load
         self.description = backend.description
 
     def load(self, graph: str) -> ObservedEngine:
-        return ObservedEngine(graph, self._backend.load(graph), self._backend, self._observe)
+        return ObservedEngine(graph, self._load(graph), self._backend, self._observe)
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Buffer:
         return self._backend.empty(shape, dtype)

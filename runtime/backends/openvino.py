@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU, in fp32 or bf16."""
+"""OpenVINO on the CPU, in fp32 or in what half precision the processor has."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ import openvino as ov
 import openvino.opset13 as ops
 from openvino.frontend.onnx import ConversionExtension
 
-from runtime.backends.base import Buffer
+from runtime.backends.base import Buffer, Engine
+from runtime.backends.ort import OrtBackend
 from runtime.bundle import Bundle
+from runtime.cache import cache_folder
 from runtime.errors import BackendUnavailable, BundleError
 
 DEVICE = "CPU"
-CAPABILITIES = {"fp32": "FP32", "bf16": "BF16"}
-HINTS = {"fp32": "f32", "bf16": "bf16"}
-# Its logits decide what is kept, what is absent and which candidate is taken; it is a few percent of a step.
-FP32_GRAPHS = ("mask_decoder",)
+CAPABILITIES = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
+PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+# Small graphs that ONNX Runtime runs faster, also than OpenVINO's bf16 (benchmarks/notes.md). What the decoder finds
+# decides what is kept, what is absent and which candidate is taken, so that it stays in fp32 in any case.
+ORT_GRAPHS = ("mask_decoder", "memory_encoder")
 
 
 def fused_attention(node: Any) -> Any:
@@ -45,18 +48,27 @@ class OpenVinoEngine:
 
 
 class OpenVinoBackend:
-    """Graphs of one bundle on OpenVINO.
+    """Graphs of one bundle on OpenVINO, but for `ORT_GRAPHS`, which stay on ONNX Runtime in fp32.
+
+    Compiled models are kept in this user's cache (`runtime.cache`).
 
     Args:
         bundle: where the graphs come from.
         threads: threads within an operator; None leaves it to OpenVINO (one for each core).
-        precision: "fp32", or "bf16" for all graphs but `FP32_GRAPHS`.
+        hint: "latency" or "throughput".
+        precision: a key of `CAPABILITIES`.
 
     Raises BackendUnavailable if the processor does not compute in that precision.
     """
 
-    def __init__(self, bundle: Bundle, threads: int | None = None, precision: str = "fp32") -> None:
-        self._bundle, self._threads, self._precision = bundle, threads, precision
+    def __init__(
+        self,
+        bundle: Bundle,
+        threads: int | None = None,
+        hint: str = "latency",
+        precision: str = "fp32",
+    ) -> None:
+        self._bundle = bundle
         self._core = ov.Core()
         able = self._core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
         if CAPABILITIES[precision] not in able:
@@ -67,23 +79,29 @@ class OpenVinoBackend:
         self._core.add_extension(
             ConversionExtension("MultiHeadAttention", "com.microsoft", fused_attention)
         )
+        if (cache := cache_folder("openvino")) is not None:
+            self._core.set_property({"CACHE_DIR": str(cache)})
+        self._options: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],
+            "PERFORMANCE_HINT": hint.upper(),
+        }
+        if threads is not None:
+            self._options["INFERENCE_NUM_THREADS"] = threads
+        self._ort = OrtBackend(bundle, threads, hint)
         count = "all" if threads is None else str(threads)
         self.description = (
-            f"OpenVINO {ov.__version__.partition('-')[0]}, {DEVICE}, {count} threads, {precision}"
+            f"OpenVINO {ov.__version__.partition('-')[0]}, {DEVICE}, {count} threads, {precision}; "
+            f"{' and '.join(ORT_GRAPHS)} on ONNX Runtime"
         )
 
-    def load(self, graph: str) -> OpenVinoEngine:
+    def load(self, graph: str) -> Engine:
         """Raises BundleError for a graph that OpenVINO refuses."""
-        precision = "fp32" if graph in FP32_GRAPHS else self._precision
-        options: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": HINTS[precision],
-            "PERFORMANCE_HINT": "LATENCY",
-        }
-        if self._threads is not None:
-            options["INFERENCE_NUM_THREADS"] = self._threads
+        if graph in ORT_GRAPHS:
+            return self._ort.load(graph)
         data = self._bundle.read_graph(graph)
         try:
-            compiled = self._core.compile_model(self._core.read_model(data), DEVICE, options)
+            model = self._core.read_model(data)
+            compiled = self._core.compile_model(model, DEVICE, self._options)
         except RuntimeError as error:
             raise BundleError(
                 f"{self._bundle.path}: OpenVINO {ov.__version__} refuses {graph}: {error}"

@@ -37,14 +37,17 @@ class OrtBackend:
     Args:
         bundle: where the graphs come from.
         threads: threads within an operator; None leaves it to ONNX Runtime (one for each core).
+        hint: "latency", or "throughput" for threads that do not spin while they wait.
     """
 
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, threads: int | None = None, hint: str = "latency") -> None:
         self._bundle = bundle
         self._options = onnxruntime.SessionOptions()
         self._options.log_severity_level = WARNINGS_AND_WORSE
         # Each graph has threads of its own, which go on spinning after a run and slow down the next graph's.
         self._options.add_session_config_entry("session.force_spinning_stop", "1")
+        if hint == "throughput":
+            self._options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             self._options.intra_op_num_threads = threads
         count = "all" if threads is None else str(threads)

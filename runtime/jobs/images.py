@@ -34,7 +34,7 @@ def segment_images(job: Job) -> dict[str, Any]:
                     f"there is no image {prompt.slice}: {job.input} holds {len(images)}, 0 to {len(images) - 1}"
                 )
     model = job.load()
-    predictor = FlowPredictor(model, job.memory)
+    predictor = FlowPredictor(model, job.memory, job.max_memory)
     predictor.set_images(images)
     started = time.perf_counter()
     for object_id, prompts in job.calls:

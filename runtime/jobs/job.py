@@ -30,7 +30,8 @@ class Job:
         input, output, preview: paths.
         calls: prompts by object and slice, in the order in which to add them.
         memory: rules of the bank.
-        bundle, backend, threads: as for `load`.
+        bundle, backend, threads, hint: as for `load`.
+        max_memory: bytes of encoded slices or images to hold (volumes, images); None is a third of the machine's.
         window, series: how to read.
         z_range: half-open slices to stay within (volumes).
         preset: a key of `PRESETS` (volumes).
@@ -46,6 +47,8 @@ class Job:
     bundle: str | None = None
     backend: str = "auto"
     threads: int | None = None
+    hint: str = "latency"
+    max_memory: int | None = None
     window: str = "auto"
     series: str | None = None
     z_range: tuple[int, int] | None = None
@@ -55,7 +58,7 @@ class Job:
 
     def load(self) -> Model:
         """The model asked for."""
-        return load(self.bundle, self.backend, self.threads)
+        return load(self.bundle, self.backend, self.threads, self.hint)
 
     @property
     def prompts(self) -> dict[int, list[Prompt]]:

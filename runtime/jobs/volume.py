@@ -34,7 +34,7 @@ def segment_volume(job: Job) -> dict[str, Any]:
     if job.z_range:
         check_z_range(job.z_range, volume.shape[0])
     model = job.load()
-    predictor = VolumePredictor(model, job.memory)
+    predictor = VolumePredictor(model, job.memory, job.max_memory)
     used = predictor.set_volume(volume, window)
     started = time.perf_counter()
     first_mask_s = _prompt(predictor, job)

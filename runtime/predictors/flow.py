@@ -40,12 +40,18 @@ class FlowPredictor:
     Args:
         model: what `load` gives.
         memory: policy and pick-up; None keeps the latest images.
+        max_feature_bytes: of encoded images to hold; None is a third of the machine's memory.
 
     Raises InputError if the rules of memory do not fit the model.
     """
 
-    def __init__(self, model: Model, memory: MemoryRules | None = None) -> None:
-        self._model = model
+    def __init__(
+        self,
+        model: Model,
+        memory: MemoryRules | None = None,
+        max_feature_bytes: int | None = None,
+    ) -> None:
+        self._model, self._max_feature_bytes = model, max_feature_bytes
         self._rules = memory or MemoryRules()
         self._rules.limits(model.numbers)
         self._tracker: Tracker | None = None
@@ -69,7 +75,9 @@ class FlowPredictor:
                     "kind: convert the set to grey, or repeat the grey ones over three channels"
                 )
         self._shapes = tuple(image.shape[:2] for image in taken)
-        self._features = FeatureCache(self._model, lambda index: taken[index])
+        self._features = FeatureCache(
+            self._model, lambda index: taken[index], self._max_feature_bytes
+        )
         self._tracker = Tracker(
             self._model,
             self._rules,

@@ -220,9 +220,9 @@ class Tracker:
                 if frame in in_memory:
                     memory = memorise_tracked(self._model, features, found)
                 bank.recall(frame, features.vision_features, memory, found.obj_ptr)
-            raw = self._features[index].vision_features
-            read = bank.read(index, raw[0])
-            return self._model.condition(vision_features=raw, **gather(self._arena, [read]))
+            own = self._features[index]
+            inputs = gather(self._arena, [bank.read(index, own.vision_features[0])])
+            return self._model.condition(attended_features=own.attended_features, **inputs)
         finally:
             bank.close()
 

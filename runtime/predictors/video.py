@@ -151,9 +151,10 @@ class VideoPredictor:
     def _condition_again(self, known: FollowedObject) -> Callable[[], Buffer]:
         """What conditions the current frame once more, if a prompt asks for it; to be made before the step."""
         assert self._features is not None
-        features = self._features[self.index].vision_features
-        inputs = gather(self._arena, [known.bank.read(self.index, features[0])])
-        return lambda: self._model.condition(vision_features=features, **inputs)
+        features = self._features[self.index]
+        inputs = gather(self._arena, [known.bank.read(self.index, features.vision_features[0])])
+        inputs["attended_features"] = features.attended_features
+        return lambda: self._model.condition(**inputs)
 
     def _slice_mask(self, object_id: int, segmented: Segmented) -> SliceMask:
         assert self._frame is not None

@@ -43,12 +43,19 @@ class VolumePredictor:
     Args:
         model: what `load` gives.
         memory: policy and pick-up; None is SAM 2's own memory.
+        max_feature_bytes: of encoded slices to hold; None is a third of the machine's memory. A slice beyond them is
+            encoded again when it is needed.
 
     Raises InputError if the rules of memory do not fit the model.
     """
 
-    def __init__(self, model: Model, memory: MemoryRules | None = None) -> None:
-        self._model = model
+    def __init__(
+        self,
+        model: Model,
+        memory: MemoryRules | None = None,
+        max_feature_bytes: int | None = None,
+    ) -> None:
+        self._model, self._max_feature_bytes = model, max_feature_bytes
         self._rules = memory or MemoryRules()
         self._rules.limits(model.numbers)
         self._tracker: Tracker | None = None
@@ -71,7 +78,7 @@ class VolumePredictor:
         pixels, used = apply_window(taken, window)
         depth, height, width = self._shape = taken.shape
         self.pixels = pixels
-        features = FeatureCache(self._model, lambda index: pixels[index])
+        features = FeatureCache(self._model, lambda index: pixels[index], self._max_feature_bytes)
         self._tracker = Tracker(
             self._model, self._rules, features, lambda index: (height, width), depth
         )
@@ -79,7 +86,7 @@ class VolumePredictor:
 
     def another_view(self, pixels: NDArray[np.uint8]) -> VolumePredictor:
         """A predictor of the same model and rules for other pixels (z, y, x), such as planes along another axis."""
-        view = VolumePredictor(self._model, self._rules)
+        view = VolumePredictor(self._model, self._rules, self._max_feature_bytes)
         view.set_volume(pixels, "none")
         return view
 

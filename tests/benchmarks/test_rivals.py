@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,28 +13,87 @@ import pytest
 from benchmarks import rivals
 from export.variants import VARIANTS
 from runtime.bundle import Bundle
-from runtime.errors import InputError
+from runtime.errors import BackendUnavailable, InputError
 from runtime.latency import COLUMNS, Run
 from tests.variants import TOY
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+QUICK = ["--slices", "2", "--repeat", "1", "--image-size", "64"]
+
+
+def race(
+    bundle: Bundle, contenders: str, capsys: pytest.CaptureFixture[str], *more: str
+) -> tuple[list[str], dict[str, Any]]:
+    """The table's lines and the report."""
+    rivals.main([str(bundle.path), *QUICK, "--contenders", contenders, *more])
+    *table, last = capsys.readouterr().out.strip().splitlines()
+    return table, json.loads(last)
+
+
+@pytest.fixture(autouse=True)
+def toy_is_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(VARIANTS, TOY.name, TOY)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # upstream's, about its extension
 def test_every_contender_is_timed_and_matched(
+    toy_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["ort", "openvino", rivals.TRUTH, "torch-bf16", "official-fp32", "official-bf16"]
+    table, report = race(toy_bundle, ",".join(names), capsys, "--objects", "2")
+    assert list(report["contenders"]) == names and report["absent"] == {}
+    for name, entry in report["contenders"].items():
+        assert list(entry["latency_ms"]) == list(COLUMNS)
+        assert entry["latency_ms"]["total"]["median"] > 0
+        has_stages = entry["latency_ms"]["encode"]["median"] > 0
+        assert has_stages == (not name.startswith("official"))
+        assert 0 <= entry["lowest_dice"] <= entry["dice"] <= 1
+    errors = {name: entry["worst_relative_error"] for name, entry in report["contenders"].items()}
+    assert errors[rivals.TRUTH] == 0.0
+    assert 0 < errors["ort"] < 1e-3 and errors["official-fp32"] < 1e-3
+    assert errors["official-bf16"] > 1e-3
+    assert report["contenders"]["ort"]["times_first"] == 1.0
+    assert sum(line.startswith("| ") for line in table) == 1 + len(names)
+
+
+def test_ratios_are_to_the_first_contender(
+    toy_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, report = race(toy_bundle, "torch-bf16,ort", capsys)
+    totals = [e["latency_ms"]["total"]["median"] for e in report["contenders"].values()]
+    ratios = [e["times_first"] for e in report["contenders"].values()]
+    assert ratios == pytest.approx([1, totals[1] / totals[0]], abs=0.006)
+    assert any("against torch-bf16" in line for line in table)
+    assert report["contenders"]["ort"]["worst_relative_error"] < 1e-3, "the truth is run anyway"
+
+
+def test_who_cannot_run_is_named_with_the_reason(
     toy_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(VARIANTS, TOY.name, TOY)
-    rivals.main([str(toy_bundle.path), "--slices", "2", "--repeat", "1", "--image-size", "64"])
-    *table, last = capsys.readouterr().out.strip().splitlines()
-    report = json.loads(last)
-    assert list(report["contenders"]) == ["bundle", rivals.REFERENCE, "PyTorch bf16"]
-    for entry in report["contenders"].values():
-        assert list(entry["latency_ms"]) == list(COLUMNS)
-        assert 0 <= entry["lowest_dice"] <= 1
-    assert report["contenders"]["bundle"]["times_bundle"] == 1.0
-    assert report["contenders"][rivals.REFERENCE]["worst_relative_error"] == 0.0
-    assert 0 < report["contenders"]["bundle"]["worst_relative_error"] < 1e-3
-    assert sum(line.startswith("| ") for line in table) == 4
+    def breaks(race: rivals.Race) -> rivals.Contender:
+        return cast(rivals.Contender, SimpleNamespace(run=lambda *_: 1 / 0, description="breaks"))
+
+    def is_missing(race: rivals.Race) -> rivals.Contender:
+        raise BackendUnavailable("not on this machine")
+
+    monkeypatch.setitem(rivals.CONTENDERS, "breaks", breaks)
+    monkeypatch.setitem(rivals.CONTENDERS, "missing", is_missing)
+    table, report = race(toy_bundle, "breaks,missing,ort", capsys)
+    assert list(report["contenders"]) == ["ort"]
+    assert report["absent"] == {
+        "missing": "not on this machine",
+        "breaks": "ZeroDivisionError: division by zero",
+    }
+    assert any("missing cannot run here: not on this machine" in line for line in table)
+    with pytest.raises(InputError, match="none of them can run"):
+        race(toy_bundle, "breaks,missing", capsys)
+
+
+def test_an_unknown_contender_is_refused_with_those_there_are(toy_bundle: Bundle) -> None:
+    with pytest.raises(InputError, match=r"no contender 'tortoise'; there are: ort, .*official"):
+        rivals.main([str(toy_bundle.path), "--contenders", "ort,tortoise"])
 
 
 def test_a_match_is_of_the_worst_slice() -> None:
@@ -41,6 +102,7 @@ def test_a_match_is_of_the_worst_slice() -> None:
     match = rivals.match(Run([], 0.0, found), Run([], 0.0, truth))
     assert match["worst_relative_error"] == pytest.approx(1.5)
     assert match["lowest_dice"] == pytest.approx(2 / 3)
+    assert match["dice"] == pytest.approx(4 / 5)
 
 
 def test_nothing_to_race_is_an_error(toy_bundle: Bundle) -> None:

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from benchmarks.official import official_predictor
 from export.model.mask_decoder import select
 from export.model.sam2 import Sam2
 from export.random_weights import random_state
 from export.variants import VARIANTS, Variant
 from runtime.contract import LABEL_PAD
 from tests.graph_inputs import graph_inputs, relative_error, torch_inputs
-from tests.official import official_predictor
 from tests.variants import TOY
 
 TOLERANCE = 1e-4
@@ -58,6 +58,10 @@ class Pair:
     @property
     def vision_features(self) -> Tensor:
         return self.maps()[2]
+
+    @property
+    def projected(self) -> Tensor:
+        return self.ours.memory_encoder.pix_feat_proj(self.vision_features)
 
     @property
     def high_res(self) -> list[Tensor]:
@@ -133,10 +137,24 @@ def test_every_model_has_the_official_keys_and_shapes(
 
 
 def test_image_features_are_upstreams(pair: Pair) -> None:
-    features, *high_res = pair.ours.encode(pair.images)
+    features, _, _, *high_res = pair.ours.encode(pair.images)
     assert relative_error(features, pair.vision_features) < TOLERANCE
     for found, wanted in zip(high_res, pair.high_res, strict=True):
         assert relative_error(found, wanted) < TOLERANCE
+
+
+def test_what_memory_attention_makes_of_a_slice_before_it_reads_memory_is_upstreams(
+    pair: Pair,
+) -> None:
+    attention = pair.theirs.memory_attention
+    tokens, position = (x[2].transpose(0, 1) for x in (pair.features, pair.positions))
+    theirs = attention.layers[0]._forward_sa(tokens + 0.1 * position, None)
+    assert relative_error(pair.ours.encode(pair.images)[1], theirs) < TOLERANCE
+
+
+def test_projected_features_are_upstreams(pair: Pair) -> None:
+    theirs = pair.theirs.memory_encoder.pix_feat_proj(pair.vision_features)
+    assert relative_error(pair.ours.encode(pair.images)[2], theirs) < TOLERANCE
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
@@ -174,7 +192,7 @@ def test_conditioned_features_are_upstreams(pair: Pair, reverse: bool) -> None:
     distances = {9: 3, 7: 1, 8: 2, 11: 5} if reverse else {1: 5, 2: 4, 4: 2, 5: 1}
     rows = torch.ones(ROWS, 1)
     ours = pair.ours.condition(
-        vision_features=pair.vision_features,
+        attended_features=pair.ours.encode(pair.images)[1],
         memory=memory[list(times)].transpose(0, 1).flatten(3).transpose(2, 3),
         memory_time=torch.tensor(list(times.values())).expand(ROWS, -1),
         memory_weight=rows.expand(-1, len(times)),
@@ -280,14 +298,14 @@ def test_memories_are_upstreams(pair: Pair, binarize: bool) -> None:
         object_score_logits=score[:, None],
         is_mask_from_pts=binarize,
     )
-    ours = pair.ours.memorise(pair.vision_features, logits, score, torch.full((ROWS,), binarize))
+    ours = pair.ours.memorise(pair.projected, logits, score, torch.full((ROWS,), binarize))
     assert relative_error(ours, theirs.flatten(2).transpose(1, 2)) < TOLERANCE
 
 
 def test_an_object_that_is_absent_leaves_its_own_mark_only_in_sam_2_1(pair: Pair) -> None:
     logits = torch.zeros(2, 1, pair.ours.numbers.low_res, pair.ours.numbers.low_res)
     present, absent = pair.ours.memorise(
-        pair.vision_features[:1].expand(2, -1, -1, -1),
+        pair.projected[:1].expand(2, -1, -1, -1),
         logits,
         torch.tensor([1.0, 0.0]),  # a score of exactly zero is absent
         torch.zeros(2, dtype=torch.bool),

@@ -31,7 +31,8 @@ METHODS = {
 }
 OUTPUTS = ("low_res_masks", "ious", "object_score_logits", "obj_ptr")
 WITH_ATTENTION = GRAPHS[:3]
-ATTENTIONS = {"image_encoder": 7, "memory_attention": 2 * 2, "mask_decoder": 2 * 3 + 1}
+# One self-attention of memory attention is the image encoder's.
+ATTENTIONS = {"image_encoder": 7 + 1, "memory_attention": 2 * 2 - 1, "mask_decoder": 2 * 3 + 1}
 LENGTHS = [
     ("image_encoder", {"n": 1}),
     ("image_encoder", {"n": 4}),
@@ -115,8 +116,9 @@ def test_absent_objects_and_both_kinds_of_selection_in_one_batch_are_the_torch_m
     rows, bias = 24, "sam_mask_decoder.pred_obj_score_head.layers.2.bias"
     inputs = graph_inputs(toy.numbers, "mask_decoder", {"b": rows, "q": 2}, seed=1)
     images = torch_inputs(graph_inputs(toy.numbers, "image_encoder", {"n": rows}))["image"]
+    features, _, _, *high_res = (x.numpy() for x in toy.encode(images))
     names = ("features", "high_res_feats_0", "high_res_feats_1")
-    inputs.update(zip(names, (x.numpy() for x in toy.encode(images)), strict=True))
+    inputs.update(zip(names, (features, *high_res), strict=True))
     inputs["multimask"][:] = np.arange(rows) < 4
 
     # Moved to the mean score, the bias leaves some objects present and some absent.

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -60,8 +61,8 @@ def test_the_fake_finds_a_confident_square_unless_a_test_says_otherwise() -> Non
 @pytest.mark.parametrize(
     ("name", "array", "why"),
     [
-        ("vision_features", np.zeros((2, 8, 4, 5), np.float32), "with 4 = 4"),
-        ("vision_features", np.zeros((3, 8, 4, 4), np.float32), "with b = 3"),
+        ("attended_features", np.zeros((2, 16, 9), np.float32), "with 8 = 8"),
+        ("attended_features", np.zeros((3, 16, 8), np.float32), "with b = 3"),
         ("memory_time", np.zeros((2, 2), np.int64), "with k = 3"),
         ("memory_time", np.zeros((2, 3), np.int32), "is int32"),
         ("obj_ptrs", np.zeros((2, 4), np.float32), "contract says float32"),
@@ -144,12 +145,12 @@ def test_a_back_end_whose_package_is_missing_is_unavailable(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     for name in ("auto", "ort"):
         with pytest.raises(BackendUnavailable, match=r"'ort' needs a package: .*onnxruntime"):
-            open_backend(name, embedded)
+            load(embedded, name)
 
 
-def test_auto_is_the_back_end_for_this_machine_and_says_what_it_is(embedded: Bundle) -> None:
+def test_a_back_end_says_what_it_is(embedded: Bundle) -> None:
     assert runtime.backends.DEFAULT in BACKENDS
-    assert "ONNX Runtime" in open_backend("auto", embedded).description
+    assert "ONNX Runtime" in load(embedded, "auto").backend.description
     assert "3 threads" in open_backend("ort", embedded, 3).description
     assert "all threads" in open_backend("ort", embedded).description
 
@@ -158,8 +159,8 @@ def test_the_number_of_threads_does_not_change_the_result(embedded: Bundle) -> N
     size = embedded.model.image_size
     image = np.random.default_rng(4).normal(size=(1, 3, size, size)).astype(np.float32)
     one, many = (load(embedded, threads=threads).encode(image) for threads in (1, None))
-    for name in ("vision_features", "high_res_feats_0", "high_res_feats_1"):
-        left, right = getattr(one, name), getattr(many, name)
+    for part in fields(one):
+        left, right = getattr(one, part.name), getattr(many, part.name)
         assert np.abs(left).max() > 0
         np.testing.assert_allclose(left, right, atol=1e-5 * np.abs(left).max())
 
@@ -170,13 +171,13 @@ def test_an_input_that_is_not_contiguous_is_read_as_what_it_is(embedded: Bundle)
     rng = np.random.default_rng(4)
     grid, low = numbers.grid, numbers.low_res
     inputs = {
-        "vision_features": rng.normal(size=(1, numbers.d_model, grid, grid)).astype(np.float32),
+        "projected_features": rng.normal(size=(1, numbers.d_model, grid, grid)).astype(np.float32),
         "low_res_masks": rng.normal(size=(1, 1, low, low)).astype(np.float32),
         "object_score_logits": np.ones(1, np.float32),
         "binarize": np.zeros(1, bool),
     }
     turned = {name: np.asfortranarray(array) for name, array in inputs.items()}
-    assert not turned["vision_features"].flags.c_contiguous
+    assert not turned["projected_features"].flags.c_contiguous
     np.testing.assert_array_equal(model.memorise(**turned), model.memorise(**inputs))
 
 

@@ -29,9 +29,7 @@ def test_the_last_line_is_json_with_every_stage(
     assert any("slices/s" in line for line in lines[:-1])
 
 
-@pytest.mark.parametrize(
-    "wrong", [["--slices", "0"], ["--objects", "4"], ["--objects", "0"], ["--repeat", "0"]]
-)
+@pytest.mark.parametrize("wrong", [["--slices", "0"], ["--objects", "0"], ["--repeat", "0"]])
 def test_nothing_to_measure_is_an_error(wrong: list[str]) -> None:
     with pytest.raises(InputError, match="nothing to measure"):
         bench.main(wrong)

@@ -25,6 +25,7 @@ def manifest() -> dict[str, Any]:
         "model": asdict(FAKE_NUMBERS),
         "weights": {"kind": "checkpoint", "source": "weights.pt", "sha256": "00"},
         "licence": "Apache-2.0",
+        "precision": "fp32",
         "constants": {},
         "files": {
             name: {"size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -137,6 +138,8 @@ def with_value(value: Any, *keys: str) -> Callable[[dict[str, Any]], None]:
         with_value({"mood": {"temperature": 1.5}}, "calibration"),
         with_value({"iou": {"temperature": 1.5}, "mood": {"temperature": 1.5}}, "calibration"),
         with_value({"iou": {}}, "calibration"),
+        with_value("fp64", "precision"),
+        with_value(None, "precision"),
         with_value({"iou": None}, "calibration"),
         with_value({"iou": {"temperature": 0}}, "calibration"),
         with_value({"iou": {"temperature": float("nan")}}, "calibration"),

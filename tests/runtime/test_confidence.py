@@ -131,7 +131,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> Model:
     manifest = {"constants": {}, "calibration": {"foreground": HALVED}}
     bundle = Bundle(Path("nowhere"), FAKE_NUMBERS, {"kind": "checkpoint"}, manifest)
     monkeypatch.setattr("runtime.model.open_backend", lambda *args: FakeBackend(FAKE_NUMBERS))
-    return load(bundle)
+    return load(bundle, "ort")
 
 
 def test_a_model_calibrates_the_measures_its_bundle_has_calibrations_of(loaded: Model) -> None:

@@ -27,6 +27,7 @@ from tests.fakes import FAKE_NUMBERS, fake_model
 
 LOW = FAKE_NUMBERS.low_res
 CONDITIONED = 1000.0  # added to features that passed memory attention
+ATTENDED, PROJECTED = 100.0, 200.0
 HOLE = (7, 7)
 
 Inputs = Mapping[str, np.ndarray]
@@ -40,11 +41,17 @@ def logits_with_a_hole(level: float = 4.0) -> np.ndarray:
 
 
 def encode(inputs: Inputs) -> Inputs:
-    return {"vision_features": inputs["image"][:, :1, :1, :1]}
+    level = inputs["image"][:, :1, :1, :1]
+    return {
+        "vision_features": level,
+        "attended_features": level[..., 0] + ATTENDED,
+        "projected_features": level + PROJECTED,
+    }
 
 
 def condition(inputs: Inputs) -> Inputs:
-    return {"conditioned_features": inputs["vision_features"] + CONDITIONED}
+    level = inputs["attended_features"][:, :1, :1, None] - ATTENDED
+    return {"conditioned_features": level + CONDITIONED}
 
 
 def decode(inputs: Inputs) -> Inputs:
@@ -108,15 +115,16 @@ def stage() -> Stage:
     return stage
 
 
-def raw(stage: Stage) -> np.ndarray:
-    return np.concatenate([stage.features[row.frame].vision_features for row in stage.rows])
+def of_rows(stage: Stage, part: str = "vision_features") -> np.ndarray:
+    return np.concatenate([getattr(stage.features[row.frame], part) for row in stage.rows])
 
 
 def test_memory_attention_gets_each_rows_own_slice_and_memory(stage: Stage) -> None:
     _, calls = stage.step()
     inputs = calls["memory_attention"].inputs
-    np.testing.assert_array_equal(inputs["vision_features"], raw(stage))
-    assert raw(stage)[0, 0, 0, 0] != raw(stage)[1, 0, 0, 0]
+    attended = of_rows(stage, "attended_features")
+    np.testing.assert_array_equal(inputs["attended_features"], attended)
+    assert attended[0, 0, 0] != attended[1, 0, 0]
     assert (inputs["memory"] == 3.0).all()
     assert (inputs["obj_ptrs"] == 4.0).all()
     np.testing.assert_array_equal(inputs["obj_ptr_pos"], [[1 / 4], [1 / 4]])
@@ -127,7 +135,7 @@ def test_the_decoder_gets_conditioned_features_without_the_no_memory_embedding(
 ) -> None:
     _, calls = stage.step()
     inputs = calls["mask_decoder"].inputs
-    np.testing.assert_array_equal(inputs["features"], raw(stage) + CONDITIONED)
+    np.testing.assert_allclose(inputs["features"], of_rows(stage) + CONDITIONED, rtol=1e-5)
     assert not inputs["add_no_mem_embed"].any()
     assert not inputs["has_mask_input"].any()
     assert inputs["multimask"].all()
@@ -139,7 +147,9 @@ def test_the_memory_encoder_gets_raw_features_and_logits_whose_holes_are_not_fil
 ) -> None:
     _, calls = stage.step()
     inputs = calls["memory_encoder"].inputs
-    np.testing.assert_array_equal(inputs["vision_features"], raw(stage))
+    np.testing.assert_array_equal(
+        inputs["projected_features"], of_rows(stage, "projected_features")
+    )
     for masks in inputs["low_res_masks"]:
         np.testing.assert_array_equal(masks[0], logits_with_a_hole())
     np.testing.assert_array_equal(inputs["object_score_logits"], [2.0, -1.0])
@@ -180,7 +190,9 @@ def test_a_row_on_its_own_gets_what_it_gets_in_a_batch(stage: Stage) -> None:
     stage.rows.pop()
     found, calls = stage.step()
     assert len(found) == 1
-    np.testing.assert_array_equal(calls["memory_attention"].inputs["vision_features"], raw(stage))
+    np.testing.assert_array_equal(
+        calls["memory_attention"].inputs["attended_features"], of_rows(stage, "attended_features")
+    )
 
 
 def prompted(
@@ -263,6 +275,6 @@ def test_a_prompted_slice_is_remembered_by_its_filled_binarised_mask() -> None:
     call = backend.calls[-1]
     assert call.graph == "memory_encoder"
     np.testing.assert_array_equal(call.inputs["low_res_masks"][0, 0], segmented.logits)
-    np.testing.assert_array_equal(call.inputs["vision_features"], features.vision_features)
+    np.testing.assert_array_equal(call.inputs["projected_features"], features.projected_features)
     np.testing.assert_array_equal(call.inputs["object_score_logits"], [2.0])
     assert call.inputs["binarize"].all()

@@ -62,9 +62,9 @@ def test_rows_of_one_length_are_not_padded(arena: Arena) -> None:
 
 def test_what_is_gathered_fits_the_contract(arena: Arena) -> None:
     spec = graph_specs(FAKE_NUMBERS)["memory_attention"]
-    features = np.zeros((2, FAKE_NUMBERS.d_model, FAKE_NUMBERS.grid, FAKE_NUMBERS.grid), np.float32)
+    features = np.zeros((2, FAKE_NUMBERS.num_tokens, FAKE_NUMBERS.d_model), np.float32)
     axes = spec.check_inputs(
-        "memory_attention", {"vision_features": features, **gather(arena, [LONG, SHORT])}
+        "memory_attention", {"attended_features": features, **gather(arena, [LONG, SHORT])}
     )
     assert axes == {"b": 2, "k": 3, "p": 2}
 

@@ -31,11 +31,15 @@ def encode(inputs: Inputs) -> Inputs:
     grey = 255 * (inputs["image"][:, 0, 0, 0] * PIXEL_STD[0] + PIXEL_MEAN[0])
     features = np.zeros((len(grey), FAKE_NUMBERS.d_model, 1, 1), np.float32)
     features[np.arange(len(grey)), np.rint(grey / STEP).astype(int)] = 1
-    return {"vision_features": features}
+    return {
+        "vision_features": features,
+        "attended_features": features[..., 0].swapaxes(1, 2),
+        "projected_features": features,
+    }
 
 
 def condition(inputs: Inputs) -> Inputs:
-    return {"conditioned_features": inputs["vision_features"]}
+    return {"conditioned_features": inputs["attended_features"][:, 0, :, None, None]}
 
 
 def decode(inputs: Inputs) -> Inputs:
@@ -49,7 +53,7 @@ def decode(inputs: Inputs) -> Inputs:
 
 def memorise(inputs: Inputs) -> Inputs:
     """The slice's channel becomes a token."""
-    channels = inputs["vision_features"][:, :, 0, 0]
+    channels = inputs["projected_features"][:, :, 0, 0]
     memory = np.zeros((len(channels), FAKE_NUMBERS.num_tokens, FAKE_NUMBERS.mem_dim), np.float32)
     memory[:, : channels.shape[1], 0] = channels
     return {"memory": memory}

@@ -628,7 +628,7 @@ def test_only_prompted_slices_that_changed_are_memorised_again(
     backend.calls.clear()
     predictor.propagate()
     prompted = [
-        call.inputs["vision_features"][0, 0, 0, 0]
+        call.inputs["projected_features"][0, 0, 0, 0]
         for call in backend.calls
         if call.graph == "memory_encoder" and call.inputs["binarize"].all()
     ]

@@ -1,0 +1,102 @@
+"""A certificate: what was found when a back end was compared with a reference, for one bundle on one machine.
+
+It is JSON. `export.verify` puts those against PyTorch into the bundle's folder; `runtime.certify` puts those against
+ONNX Runtime into this user's cache, since they hold for one machine. Which back end "auto" opens is decided here, by
+them alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.backends import BACKENDS, DEFAULT
+from runtime.bundle import Bundle
+from runtime.cache import cache_folder
+from runtime.machine import machine_name
+
+Certificate = dict[str, Any]
+HOW_TO_CERTIFY = "python -m runtime.certify"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A back end, and why it."""
+
+    backend: str
+    reason: str
+
+
+def stamp(bundle: Bundle, backend: str) -> Certificate:
+    """What a certificate is valid for: these graphs, this back end in this version, this machine."""
+    row = BACKENDS[backend]
+    return {
+        "backend": backend,
+        "package": f"{row.package} {row.package_version}",
+        "fingerprint": bundle.fingerprint,
+        "machine": machine_name(),
+    }
+
+
+def keep(certificate: Certificate, bundle: Bundle) -> Path | None:
+    """Write a certificate into the cache, in place of an older one; None where nothing is kept."""
+    folder = _folder(bundle)
+    if folder is None:
+        return None
+    folder.mkdir(exist_ok=True)
+    return write(certificate, folder / f"{certificate['backend']}.json")
+
+
+def write(certificate: Certificate, path: Path) -> Path:
+    """Write a certificate, whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(certificate, indent=1) + "\n")
+    return part.replace(path)
+
+
+def choose(bundle: Bundle) -> Choice:
+    """The fastest back end that is certified for a bundle on this machine; ONNX Runtime where none is.
+
+    Speed is what the certificate measured beside its own reference, in one run. A back end that failed against either
+    reference is not taken.
+    """
+    speeds, refused = {}, set()
+    for certificate in _valid(bundle):
+        if not certificate["passed"]:
+            refused.add(certificate["backend"])
+        elif "times_reference" in certificate:
+            speeds[certificate["backend"]] = float(certificate["times_reference"])
+    speeds = {name: times for name, times in speeds.items() if name not in refused}
+    best = max(speeds, key=lambda name: speeds[name], default=DEFAULT)
+    if speeds.get(best, 0.0) > 1:
+        return Choice(best, f"certified on this machine, {speeds[best]:.2f} times as fast as ort")
+    if speeds:
+        return Choice(DEFAULT, f"faster here than {', '.join(sorted(speeds))}")
+    if refused:
+        return Choice(DEFAULT, f"{', '.join(sorted(refused))} failed the certificate")
+    return Choice(DEFAULT, f"no other is certified on this machine ({HOW_TO_CERTIFY} does it)")
+
+
+def _valid(bundle: Bundle) -> Iterator[Certificate]:
+    """Certificates that hold here; anything else that lies there is passed over."""
+    folder = _folder(bundle)
+    for name in BACKENDS:
+        paths = [bundle.path / f"certificate-{name}.json"]
+        if folder is not None:
+            paths.append(folder / f"{name}.json")
+        for path in paths:
+            try:
+                certificate = json.loads(path.read_bytes())
+                if certificate.items() >= stamp(bundle, name).items():
+                    yield {**certificate, "passed": bool(certificate["passed"])}
+            except (OSError, ValueError, KeyError, AttributeError):
+                continue
+
+
+def _folder(bundle: Bundle) -> Path | None:
+    """Of this bundle's certificates; it need not be there yet."""
+    certificates = cache_folder("certificates")
+    return None if certificates is None else certificates / bundle.fingerprint

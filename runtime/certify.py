@@ -1,0 +1,135 @@
+"""`python -m runtime.certify`: compare back ends with ONNX Runtime on this machine, so that "auto" may choose.
+
+That the bundle itself computes what its checkpoint does is `python -m export.verify`'s to show; this needs no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+from runtime.backends import BACKENDS, DEFAULT
+from runtime.bundle import Bundle, open_bundle
+from runtime.certificate import Certificate, choose, keep, stamp
+from runtime.command import run_command
+from runtime.errors import BackendUnavailable, InputError, Mismatch
+from runtime.latency import bench_phantom, summarise, time_propagation
+from runtime.model import Model, load
+from runtime.parity import DEFAULT_SLICES, bar_of, compare_models, num_steps
+
+TIMED_SLICES = 10  # four of them with a full memory
+
+EXAMPLES = """examples:
+  python -m runtime.certify                                # every back end that is installed, for the embedded model
+  python -m runtime.certify --bundle medsam2 --backend openvino-bf16
+
+Certificates are kept for this user and machine. --backend auto, the default of every command, then takes the fastest
+back end whose certificate holds.
+"""
+
+
+def certify(bundle: Bundle, backend: str, num_slices: int = DEFAULT_SLICES) -> Certificate:
+    """Compare a back end with ONNX Runtime in fp32: what it computes, and how fast.
+
+    Raises BackendUnavailable if it cannot be opened here.
+    """
+    reference, candidate = load(bundle, DEFAULT), load(bundle, backend)
+    bar = bar_of(bundle, backend)
+    with tqdm(total=num_steps(num_slices), desc=backend, unit="slice", file=sys.stderr) as progress:
+        found = compare_models(reference, candidate, bar, num_slices, progress.update)
+    latency_ms, reference_ms = _latency_ms(candidate), _latency_ms(reference)
+    return {
+        **stamp(bundle, backend),
+        "bundle": bundle.path.name,
+        "model": bundle.model.name,
+        "image_size": bundle.model.image_size,
+        "description": candidate.backend.description,
+        "reference": reference.backend.description,
+        "latency_ms": latency_ms,
+        "reference_latency_ms": reference_ms,
+        "times_reference": round(reference_ms / latency_ms, 3),
+        **found,
+    }
+
+
+def _latency_ms(model: Model) -> float:
+    """Median of a tracked slice's time with a full memory."""
+    run = time_propagation(model, bench_phantom(TIMED_SLICES, model.numbers.image_size), 1)
+    return summarise([run], model.numbers.num_maskmem)["total"]["median"]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    others = [name for name in BACKENDS if name != DEFAULT]
+    p = argparse.ArgumentParser(
+        prog="python -m runtime.certify",
+        description="Certify back ends for a bundle on this machine.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("--bundle", metavar="BUNDLE", help="default: the embedded demonstration model")
+    p.add_argument(
+        "--backend", action="append", choices=others, help="may be repeated; default: all there are"
+    )
+    p.add_argument(
+        "--slices", type=int, default=DEFAULT_SLICES, help="of each propagation (%(default)s)"
+    )
+    return p
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command: a line for each back end, then everything as JSON."""
+    args = parser().parse_args(arguments)
+    if args.slices < 3:
+        raise InputError(f"found --slices {args.slices}; wanted 3 or more")
+    bundle = open_bundle(args.bundle)
+    wanted = args.backend or [name for name in BACKENDS if name != DEFAULT]
+    certificates = []
+    for name in wanted:
+        try:
+            certificate = certify(bundle, name, args.slices)
+        except BackendUnavailable as error:
+            if args.backend:
+                raise
+            print(f"{name}: not here: {error}", file=sys.stderr)
+            continue
+        path = keep(certificate, bundle)
+        certificates.append(certificate)
+        print(
+            f"{_line(certificate)}; kept as {path}" if path else _line(certificate), file=sys.stderr
+        )
+    choice = choose(bundle)
+    print(f"auto takes {choice.backend}: {choice.reason}", file=sys.stderr)
+    report: dict[str, Any] = {
+        "auto": choice.backend,
+        "reason": choice.reason,
+        "certificates": certificates,
+    }
+    print(json.dumps(report))
+    failed = [c["backend"] for c in certificates if not c["passed"]]
+    if args.backend and failed:
+        raise Mismatch(
+            f"{', '.join(failed)}: does not compute what {DEFAULT} does for {bundle.path}"
+        )
+
+
+def _line(certificate: Certificate) -> str:
+    dice = min(task["lowest_dice"] for task in certificate["propagation"].values())
+    error = max(
+        output["relative_error"]
+        for outputs in certificate["graphs"].values()
+        for output in outputs.values()
+    )
+    return (
+        f"{certificate['backend']}: {'passed' if certificate['passed'] else 'FAILED'}, largest error {error:.1e}, "
+        f"lowest Dice {dice:.4f}, {certificate['latency_ms']:.1f} ms per slice, "
+        f"{certificate['times_reference']:.2f} times as fast as {DEFAULT}"
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)

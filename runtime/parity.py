@@ -1,0 +1,233 @@
+"""Does one model compute what another one computes? The comparison that certificates rest on.
+
+Twice over the same propagations. First in lockstep: every run of every graph gets the reference's own tensors, so that
+each error is one graph's and none is magnified. Then freely, where errors feed back through memory and one pixel of a
+binarised mask that falls on the other side of zero is magnified from slice to slice; there the decisions and masks must
+be the reference's. Errors and tolerances are relative to the largest magnitude of the tensor they judge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from runtime.backends import BACKENDS, Buffer
+from runtime.bundle import Bundle
+from runtime.contract import GRAPHS
+from runtime.model import Model
+from runtime.phantom import Phantom, make_phantom
+from runtime.predictors import VolumePredictor
+from runtime.prompts import Mask, Point, Prompt
+from runtime.result import SliceMask
+
+LOGIT_TOLERANCE = (
+    1e-3  # nearer to zero than this share of the largest logit, a pixel is too close to call
+)
+DEFAULT_SLICES = 24
+
+
+TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 3e-2, "int8": 8e-2}
+"""Of one pass through one graph, by what the graph is computed in."""
+LOWEST_DICE, LOWEST_DICE_REDUCED = (
+    0.999,
+    0.99,
+)  # of a free propagation, in fp32 and in anything less
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """What a candidate has to reach.
+
+    Attributes:
+        tolerances: of one pass through each graph.
+        lowest_dice: of any object's masks over a whole free propagation; None where a free propagation shows
+            nothing: random weights draw masks of noise, which anything but fp32 draws otherwise.
+        decides_alike: no decision of a free propagation may differ.
+    """
+
+    tolerances: Mapping[str, float]
+    lowest_dice: float | None
+    decides_alike: bool
+
+
+def bar_of(bundle: Bundle, backend: str) -> Bar:
+    """What a back end has to reach with a bundle."""
+    precision = BACKENDS[backend].precision
+    tolerances = dict.fromkeys(GRAPHS, TOLERANCES[precision])
+    if bundle.precision != "fp32":
+        encoder = max(TOLERANCES[precision], TOLERANCES[bundle.precision])
+        tolerances["image_encoder"] = encoder
+    is_exact = precision == bundle.precision == "fp32"
+    if is_exact:
+        return Bar(tolerances, LOWEST_DICE, decides_alike=True)
+    is_random = bundle.weights["kind"] == "random"
+    return Bar(tolerances, None if is_random else LOWEST_DICE_REDUCED, decides_alike=False)
+
+
+Track = dict[tuple[int, int], SliceMask]
+"""(object, slice) to its mask."""
+Progress = Callable[[], object]
+
+
+def tasks(phantom: Phantom) -> dict[str, dict[int, Sequence[Prompt]]]:
+    """Prompts by object for each propagation, all on the middle slice: every way into the model."""
+    middle = len(phantom.pixels) // 2
+    first, second = phantom.box(middle, 1), phantom.box(middle, 2)
+    inside = Point(slice=middle, y=sum(first.y) / 2, x=sum(first.x) / 2)
+    outside = Point(slice=middle, y=sum(second.y) / 2, x=sum(second.x) / 2, positive=False)
+    return {
+        "click": {1: [inside]},
+        "two boxes, clicks": {1: [first, inside, outside], 2: [second]},
+        "mask": {1: [Mask(slice=middle, mask=phantom.labels[middle] == 1)]},
+    }
+
+
+def run_task(
+    predictor: VolumePredictor, prompts: Mapping[int, Sequence[Prompt]], progress: Progress
+) -> Track:
+    """One propagation in both directions."""
+    predictor.reset()
+    for object_id, given in prompts.items():
+        predictor.add(*given, object_id=object_id)
+    track: Track = {}
+    for found in predictor.stream():
+        track[found.object_id, found.slice] = found
+        progress()
+    return track
+
+
+def compare_tensors(found: Buffer, truth: Buffer, tolerance: float) -> dict[str, Any]:
+    """Largest error of a tensor, the tolerance that would have passed it, and whether the one given did."""
+    magnitude = float(np.abs(truth).max())
+    if truth.ndim == 1:  # scores: where all are near zero, that is nothing to be relative to
+        magnitude = max(magnitude, 1.0)
+    error = float(np.abs(found.astype(np.float64) - truth.astype(np.float64)).max())
+    relative = error / magnitude if magnitude else error
+    return {
+        "max_abs_error": error,
+        "largest_magnitude": magnitude,
+        "relative_error": relative,
+        "tolerance": tolerance,
+        "passed": relative <= tolerance,
+    }
+
+
+class Lockstep:
+    """Runs a candidate on every call of an observed reference and keeps the worst comparison of each output."""
+
+    def __init__(self, candidate: Model, tolerances: Mapping[str, float]) -> None:
+        self._candidate, self._tolerances = candidate, tolerances
+        self.graphs: dict[str, dict[str, Any]] = {graph: {} for graph in GRAPHS}
+
+    def __call__(
+        self,
+        graph: str,
+        inputs: Mapping[str, Buffer],
+        outputs: Mapping[str, Buffer],
+        latency_ms: float,
+    ) -> None:
+        worst = self.graphs[graph]
+        for name, found in self._candidate.run(graph, dict(inputs)).items():
+            result = compare_tensors(found, outputs[name], self._tolerances[graph])
+            runs = worst[name]["runs"] + 1 if name in worst else 1
+            if name not in worst or result["relative_error"] > worst[name]["relative_error"]:
+                worst[name] = result
+            worst[name]["runs"] = runs
+
+
+def compare_tracks(found: Track, truth: Track, bar: Bar) -> dict[str, Any]:
+    """Logits, scores and masks of a whole propagation, slice by slice."""
+    error, lowest, first = 0.0, 1.0, None
+    overlap: dict[int, list[int]] = {}
+    for key, true in truth.items():
+        a, b = found[key].segmented, true.segmented
+        result = compare_tensors(a.logits, b.logits, LOGIT_TOLERANCE)
+        error = max(error, result["relative_error"])
+        called = np.where(_is_clear(b.logits), a.logits > 0, b.logits > 0)
+        counts = _counts(called, b.logits > 0)
+        lowest = min(lowest, _dice(*counts))
+        of_object = overlap.setdefault(key[0], [0, 0])
+        of_object[0] += counts[0]
+        of_object[1] += counts[1]
+        if first is None and (
+            what := _decision(a.object_score, b.object_score, a.logits, b.logits)
+        ):
+            first = {"object": key[0], "slice": key[1], "what": what}
+    dice = min(_dice(*counts) for counts in overlap.values())
+    return {
+        "slices": len(truth),
+        "worst_relative_error": error,
+        "lowest_slice_dice": lowest,
+        "lowest_dice": dice,
+        "lowest_dice_wanted": bar.lowest_dice,
+        "first_different_decision": first,
+        "passed": dice >= (bar.lowest_dice or 0) and (first is None or not bar.decides_alike),
+    }
+
+
+def _counts(a: Buffer, b: Buffer) -> tuple[int, int]:
+    """Pixels in both masks, and pixels of each added up."""
+    return int(np.logical_and(a, b).sum()), int(a.sum() + b.sum())
+
+
+def _dice(both: int, total: int) -> float:
+    return 2 * both / total if total else 1.0
+
+
+def _decision(score: float, true_score: float, logits: Buffer, true_logits: Buffer) -> str | None:
+    """What was decided otherwise, pixels too close to zero to call aside."""
+    if (score > 0) != (true_score > 0):
+        return f"object present: score {score:.6g}, reference {true_score:.6g}"
+    differ = np.greater(logits, 0) != np.greater(true_logits, 0)
+    count = int((differ & _is_clear(true_logits)).sum())
+    return f"{count} pixels on the other side of zero" if count else None
+
+
+def compare_models(
+    reference: Model,
+    candidate: Model,
+    bar: Bar,
+    num_slices: int,
+    progress: Callable[[], object] = lambda: None,
+) -> dict[str, Any]:
+    """Compare in lockstep and freely over every task.
+
+    Args:
+        reference, candidate: of the same numbers.
+        bar: what the candidate has to reach.
+        num_slices: of each propagation.
+        progress: called `num_steps(num_slices)` times.
+
+    Returns `passed`, and `graphs` and `propagation` with what was found and wanted, as JSON-able data.
+    """
+    size = reference.numbers.image_size
+    phantom = make_phantom((num_slices, size, size))
+    todo = tasks(phantom)
+    lockstep = Lockstep(candidate, bar.tolerances)
+    tracks: list[dict[str, Track]] = []
+    for model in (reference.observed(lockstep), candidate):
+        predictor = VolumePredictor(model)
+        predictor.set_volume(phantom.pixels)
+        tracks.append({name: run_task(predictor, p, progress) for name, p in todo.items()})
+    truth, found = tracks
+    propagation = {name: compare_tracks(found[name], truth[name], bar) for name in todo}
+    checks = [tensor for outputs in lockstep.graphs.values() for tensor in outputs.values()]
+    return {
+        "passed": all(check["passed"] for check in (*checks, *propagation.values())),
+        "graphs": lockstep.graphs,
+        "propagation": propagation,
+    }
+
+
+def num_steps(num_slices: int) -> int:
+    """Slice masks that `compare_models` makes."""
+    phantom = make_phantom((num_slices, 32, 32))
+    return 2 * num_slices * sum(len(prompts) for prompts in tasks(phantom).values())
+
+
+def _is_clear(logits: Buffer) -> Buffer:
+    magnitude = np.abs(logits)
+    return np.asarray(magnitude > LOGIT_TOLERANCE * magnitude.max())
