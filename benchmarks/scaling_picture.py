@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,12 @@ LABELS = {
     "size": "image size of the model (pixels)",
 }
 WIDTH_IN, HEIGHT_IN, DPI = 3.6, 6.4, 110
+HEADROOM = 1.15
+STAGES_ACROSS = 3  # names in the legend across one panel
+TITLE_WIDTH = 48  # letters across one panel
 
 
-def draw(report: Mapping[str, Any], path: Path) -> None:
+def draw(report: Mapping[str, Any], heading: str, path: Path) -> None:
     """Write the picture."""
     matplotlib.use("Agg")
     sweeps = report["sweeps"]
@@ -39,18 +43,15 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
             each.set_xscale("log", base=2)
             each.set_xticks(values, [str(value) for value in values])
             each.set_xticks([], minor=True)
-            each.set_ylim(bottom=0)
+            each.set_ylim(0, HEADROOM * each.dataLim.ymax)
             each.grid(alpha=0.3)
         below.set_xlabel(LABELS[name])
     axes[0, 0].set_ylabel("ms per slice (median)")
     axes[1, 0].set_ylabel("peak memory (MiB)")
-    axes[0, 0].legend(loc="upper left", fontsize=8)
-    row = next(iter(sweeps.values()))[0]
-    figure.suptitle(
-        f"{report['model']} at {report['model_image_size']} pixels, {row['backend']}\n"
-        f"{report['machine']}; encodings take {report['feature_mib_per_slice']} MiB a slice",
-        fontsize=9,
-    )
-    figure.tight_layout()
+    handles, stages = axes[0, 0].get_legend_handles_labels()
+    columns = min(len(stages), STAGES_ACROSS * len(sweeps))
+    figure.legend(handles, stages, loc="lower center", ncols=columns, fontsize=7, frameon=False)
+    figure.suptitle(textwrap.fill(heading, TITLE_WIDTH * len(sweeps)), fontsize=9)
+    figure.tight_layout(rect=(0, 0.05, 1, 1))
     figure.savefig(path, dpi=DPI)
     plt.close(figure)

@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import trange
 
 from runtime.command import add_model_options, run_command
+from runtime.contract import feature_bytes
 from runtime.errors import InputError
 from runtime.latency import (
     PERCENTILE,
@@ -87,6 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
         "latency_ms": summarise(runs, model.numbers.num_maskmem),
         "first_mask_ms": round(float(np.median([run.first_mask_ms for run in runs])), 3),
         "second_prompt_ms": round(float(np.median([run.second_prompt_ms for run in runs])), 3),
+        "feature_mib_per_slice": round(feature_bytes(model.numbers) / 2**20, 3),
         "peak_memory_mib": peak_memory_mib() and round(peak_memory_mib() or 0.0),
     }
     report["slices_per_second"] = round(1e3 / report["latency_ms"]["total"]["median"], 2)
@@ -108,7 +110,7 @@ def table(report: dict[str, Any]) -> str:
         "",
         f"{report['slices_per_second']} slices/s; first mask after {report['first_mask_ms']:.1f} ms, "
         f"of another prompt on that slice after {report['second_prompt_ms']:.1f} ms; "
-        f"peak memory {report['peak_memory_mib']} MiB",
+        f"peak memory {report['peak_memory_mib']} MiB, of it {report['feature_mib_per_slice']} for each encoded slice",
     ]
     return "\n".join(lines)
 

@@ -53,6 +53,9 @@ def torch_inputs(arrays: Arrays) -> dict[str, torch.Tensor]:
 
 def relative_error(found: np.ndarray | torch.Tensor, wanted: np.ndarray | torch.Tensor) -> float:
     """Largest absolute difference as a share of the largest magnitude wanted; shapes must be equal."""
-    a, b = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
+    a, b = (
+        np.asarray(x.detach() if isinstance(x, torch.Tensor) else x, np.float64)
+        for x in (found, wanted)
+    )
     assert a.shape == b.shape, f"shapes {a.shape} and {b.shape}"
     return float(np.abs(a - b).max() / np.abs(b).max())

@@ -46,7 +46,9 @@ def window_order(side: int, window: int, poolings: int) -> Tensor:
     position = torch.full((across * window, across * window), -1)
     position[:side, :side] = pooling_order(side, poolings).argsort().reshape(side, side)
     tiles = position.reshape(across, window, across, window).transpose(1, 2)
-    return tiles.reshape(across * across, window * window)
+    # Neither the order of windows nor of tokens within one matters to attention: as they lie is cheapest.
+    windows = tiles.reshape(across * across, window * window).sort(1).values
+    return windows[windows.amax(1).argsort()]
 
 
 class Windows(nn.Module):
@@ -68,9 +70,9 @@ class Windows(nn.Module):
         queries = window_order(side, window, poolings)
         self.query_size = queries.shape[1]
         in_order = torch.arange(queries.numel()).reshape(queries.shape)
-        # Windows of the first stages are runs of tokens: cutting them is a reshape.
-        self.is_contiguous = torch.equal(queries, in_order) and bool((keys >= 0).all())
         self.is_padded = bool((keys < 0).any())
+        # Windows of the first stages are runs of tokens: cutting them is a reshape.
+        self.is_contiguous = torch.equal(queries, in_order) and not self.is_padded
         back = torch.zeros(side * side, dtype=torch.long)
         back[queries[queries >= 0]] = in_order[queries >= 0]
         keys = keys.where(keys >= 0, keys.max() + 1)  # the row after the last token

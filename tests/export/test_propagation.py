@@ -13,7 +13,7 @@ import torch
 
 import runtime.memory.bank as bank
 import runtime.track as track
-from benchmarks.official import official_predictor
+from benchmarks.official import holes_filled, official_predictor
 from export.model.sam2 import Sam2
 from export.random_weights import PRESENCE_BIAS, random_state
 from export.variants import VARIANTS
@@ -23,7 +23,6 @@ from runtime.bundle import Bundle, open_bundle
 from runtime.memory.records import MemoryRead
 from runtime.model import Model
 from runtime.prompts import Box, Mask, Point
-from tests.official import fill_holes_on_any_machine
 from tests.parity import (
     Task,
     run_official,
@@ -90,8 +89,7 @@ TASKS = {
 
 @pytest.fixture(scope="module")
 def patched() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        fill_holes_on_any_machine(patch)
+    with holes_filled():
         yield
 
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from benchmarks.official import holes_filled
 from kernels.fill_holes import fill_holes
-from tests.official import fill_holes_on_any_machine
 
 LOGITS = arrays(np.float32, (9, 11), elements=st.sampled_from([-3.0, -0.5, 0.0, 0.5, 3.0]))
 
@@ -46,8 +46,7 @@ def test_filling_is_what_scipy_says_component_by_component(
 def test_filling_is_upstreams_function_given_any_connected_components(logits: np.ndarray) -> None:
     from sam2.utils.misc import fill_holes_in_mask_scores
 
-    with pytest.MonkeyPatch.context() as patch:
-        fill_holes_on_any_machine(patch)
+    with holes_filled():
         theirs = fill_holes_in_mask_scores(torch.from_numpy(logits)[None, None].clone(), 8)
     np.testing.assert_array_equal(fill_holes(logits), theirs[0, 0].numpy())
 

@@ -1,10 +1,19 @@
 from __future__ import annotations
 
+import argparse
 import json
+import subprocess
+import sys
+from typing import Any
 
+import numpy as np
+import onnxruntime
 import pytest
 
 from runtime import bench
+from runtime.backends import open_backend
+from runtime.bundle import open_bundle
+from runtime.command import parse_bytes
 from runtime.errors import InputError
 from runtime.latency import COLUMNS, Run, Stopwatch, bench_phantom, steady, time_propagation
 from tests.fakes import fake_model
@@ -58,3 +67,100 @@ def test_a_lap_starts_anew() -> None:
     watch("mask_decoder", {}, {}, 1.0)
     assert watch.lap() == {"encode": 5.0, "decode": 1.0}
     assert watch.lap() == {}
+
+
+def test_prompted_slices_are_read_by_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, backend = fake_model()
+    time_propagation(model, bench_phantom(4, 64), num_objects=1, num_prompted=3)
+    lengths = [c.inputs["memory"].shape[1] for c in backend.calls if c.graph == "memory_attention"]
+    assert lengths == [3, 4, 5, 6]
+
+
+def test_a_second_prompt_does_not_encode_and_leaves_no_trace() -> None:
+    model, backend = fake_model()
+    run = time_propagation(model, bench_phantom(2, 64), num_objects=1)
+    assert run.second_prompt_ms > 0
+    graphs = [call.graph for call in backend.calls]
+    assert graphs[:3] == ["image_encoder", "mask_decoder", "mask_decoder"]
+    assert {object_id for _, object_id in run.logits} == {1}
+
+
+def test_more_objects_than_the_phantom_has_are_its_own_again() -> None:
+    model, backend = fake_model()
+    run = time_propagation(model, bench_phantom(1, 64), num_objects=5)
+    assert {object_id for _, object_id in run.logits} == {1, 2, 3, 4, 5}
+    boxes = [c.inputs["point_coords"] for c in backend.calls if c.graph == "mask_decoder"][2:7]
+    assert np.array_equal(boxes[0], boxes[3]) and not np.array_equal(boxes[0], boxes[1])
+
+
+@pytest.mark.parametrize("hint", ["latency", "throughput"])
+@pytest.mark.parametrize("backend", ["ort", "openvino"])
+def test_options_of_the_model_reach_it(
+    hint: str, backend: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.main([*SMALL, "--hint", hint, "--backend", backend, "--max-memory", "2M"])
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["second_prompt_ms"] > 0 and report["feature_mib_per_slice"] == 0.75
+    assert report["backend"].startswith("OpenVINO") == (backend == "openvino")
+
+
+@pytest.mark.parametrize(("hint", "says"), [("throughput", "0"), ("latency", None)])
+def test_a_hint_decides_whether_threads_spin(
+    hint: str, says: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = {}
+    add = onnxruntime.SessionOptions.add_session_config_entry
+
+    def record(options: onnxruntime.SessionOptions, key: str, value: str) -> None:
+        entries[key] = value
+        add(options, key, value)
+
+    monkeypatch.setattr(onnxruntime.SessionOptions, "add_session_config_entry", record)
+    open_backend("ort", open_bundle(), None, hint).load("memory_encoder")
+    assert entries.get("session.intra_op.allow_spinning") == says
+
+
+@pytest.mark.parametrize("prompted", ["0", "5"])
+def test_prompted_slices_must_be_there(prompted: str) -> None:
+    with pytest.raises(InputError, match="wanted 1 to 4"):
+        bench.main([*SMALL, "--prompted", prompted])
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("123", 123), ("800M", 800 * 2**20), ("1.5g", 3 * 2**29), ("4GiB", 2**32), (" 2 K", None)],
+)
+def test_a_size_is_read_with_its_unit(text: str, count: int | None) -> None:
+    if count is None:
+        with pytest.raises(argparse.ArgumentTypeError, match="800M or 4G"):
+            parse_bytes(text)
+    else:
+        assert parse_bytes(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "4T", "-1", "x", "1.G"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="wanted a size"):
+        parse_bytes(text)
+
+
+def test_engines_serve_again_when_a_model_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, backend = fake_model()
+    loaded, load_graph = [], backend.load
+
+    def count(graph: str) -> Any:
+        loaded.append(graph)
+        return load_graph(graph)
+
+    monkeypatch.setattr(backend, "load", count)
+    for _ in range(2):
+        model.observed(lambda *args: None).encode(np.zeros((1, 3, 64, 64), np.float32))
+    assert loaded == ["image_encoder"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems start afresh")
+def test_peak_memory_is_not_that_of_the_process_before() -> None:
+    held = np.ones(300 * 2**20, np.uint8)
+    command = "from runtime.machine import peak_memory_mib; print(peak_memory_mib())"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)
+    assert held.all() and 0 < float(done.stdout) < 200

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 import runtime.features
-from runtime.contract import PIXEL_MEAN, PIXEL_STD
+from runtime import Box, FlowPredictor, VolumePredictor
+from runtime.contract import PIXEL_MEAN, PIXEL_STD, feature_bytes
 from runtime.errors import OutOfMemory
 from runtime.features import FeatureCache
 from runtime.model import Features
-from tests.fakes import FAKE_NUMBERS, fake_model
+from tests.fakes import FAKE_NUMBERS, TELLING, fake_model
 
 
 def flat(index: int) -> np.ndarray:
@@ -91,6 +92,41 @@ def test_a_budget_of_less_than_two_slices_still_keeps_one(max_bytes: int) -> Non
         encoded.cache[index]
     assert encoded.read == [0, 1, 0]
     assert len(encoded.cache) == 1
+
+
+def test_a_full_budget_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    encoded = Encoded(max_bytes=2 * ONE_SLICE_BYTES)
+    for index in (0, 1, 0, 1):
+        encoded.cache[index]
+    assert caplog.messages == []
+    for index in (2, 3, 4):
+        encoded.cache[index]
+    (message,) = caplog.messages
+    assert message.startswith("2 encoded slices of ") and "--max-memory" in message
+
+
+def test_an_encoded_slice_takes_what_the_contract_says() -> None:
+    assert Encoded().cache[0].size_bytes == feature_bytes(FAKE_NUMBERS)
+
+
+@pytest.mark.parametrize("room", [0, None])
+def test_masks_do_not_depend_on_how_many_encodings_are_held(room: int | None) -> None:
+    def masks(predictor: VolumePredictor | FlowPredictor, slices: np.ndarray) -> list[np.ndarray]:
+        if isinstance(predictor, VolumePredictor):
+            predictor.set_volume(slices, "none")
+        else:
+            predictor.set_images(list(slices))
+        for object_id in (1, 2):
+            box = Box(slice=3 * object_id, y=(4, 20), x=(5, 9 + object_id))
+            predictor.add(box, object_id=object_id)
+        result = predictor.propagate()
+        return [result.slices[i][z].segmented.logits for i in (1, 2) for z in range(len(slices))]
+
+    slices = np.random.default_rng(1).integers(0, 255, (8, 24, 24)).astype(np.uint8)
+    for kind in (VolumePredictor, FlowPredictor):
+        found = masks(kind(fake_model(TELLING)[0], max_feature_bytes=room), slices)
+        wanted = masks(kind(fake_model(TELLING)[0], max_feature_bytes=10**9), slices)
+        np.testing.assert_array_equal(found, wanted)
 
 
 def test_the_budget_is_a_share_of_the_machine_unless_it_is_given(

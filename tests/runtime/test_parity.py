@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from runtime.bundle import Bundle
 from runtime.contract import GRAPHS
-from runtime.parity import LOWEST_DICE, LOWEST_DICE_REDUCED, Bar, compare_tensors
+from runtime.parity import (
+    LOWEST_DICE,
+    LOWEST_DICE_REDUCED,
+    TOLERANCES,
+    Bar,
+    bar_of,
+    compare_models,
+    compare_tensors,
+    num_steps,
+    tasks,
+)
 from runtime.parity import compare_tracks as compare
+from runtime.phantom import make_phantom
 from runtime.result import SliceMask
 from runtime.track import Segmented
+from tests.fakes import FAKE_NUMBERS, TELLING, fake_model
 
 BARS = {
     "fp32": Bar(dict.fromkeys(GRAPHS, 1e-4), LOWEST_DICE, decides_alike=True),
@@ -71,3 +86,77 @@ def test_a_mask_that_differs_fails_bf16_too_and_a_pixel_does_not() -> None:
         tracked[key] = replace(mask, segmented=replace(mask.segmented, logits=logits))
     assert compare_tracks(found, truth, "bf16")["passed"]
     assert not compare_tracks(found, truth)["passed"]
+
+
+def test_the_dice_that_counts_is_an_objects_over_all_slices() -> None:
+    truth, found = {}, {}
+    for index, pixels in enumerate((30, 2)):
+        values = np.full((8, 8), -5.0, np.float32)
+        values.flat[:pixels] = 5.0
+        segmented = Segmented(values, 0.9, 2.0, np.zeros(4, np.float32))
+        truth[1, index] = SliceMask(index, 1, segmented, (8, 8))
+        changed = values.copy()
+        if index == 1:
+            changed.flat[1] = -5.0
+        found[1, index] = replace(truth[1, index], segmented=replace(segmented, logits=changed))
+    result = compare_tracks(found, truth, "bf16")
+    assert result["lowest_dice"] == pytest.approx(2 * 31 / 63)
+    assert result["lowest_slice_dice"] == pytest.approx(2 / 3)
+
+
+def test_the_worst_object_counts() -> None:
+    truth = track(5.0, 2.0)
+    other = {(2, 3): replace(truth[1, 3], object_id=2)}
+    found = {**truth, (2, 3): replace(track(-5.0, 2.0)[1, 3], object_id=2)}
+    assert compare_tracks(found, {**truth, **other})["lowest_dice"] == pytest.approx(2 / 3)
+
+
+def bundle(precision: str = "fp32", kind: str = "checkpoint") -> Bundle:
+    return Bundle(Path("nowhere"), FAKE_NUMBERS, {"kind": kind}, {"precision": precision})
+
+
+def test_fp32_is_held_to_fp32_whatever_the_weights() -> None:
+    for kind in ("checkpoint", "random"):
+        bar = bar_of(bundle(kind=kind), "openvino")
+        assert bar == Bar(dict.fromkeys(GRAPHS, TOLERANCES["fp32"]), LOWEST_DICE, True)
+
+
+def test_bf16_is_held_to_bf16_and_random_weights_show_no_masks() -> None:
+    bar = bar_of(bundle(), "openvino-bf16")
+    assert bar == Bar(dict.fromkeys(GRAPHS, TOLERANCES["bf16"]), LOWEST_DICE_REDUCED, False)
+    assert bar_of(bundle(kind="random"), "openvino-bf16") == replace(bar, lowest_dice=None)
+
+
+def test_an_encoder_in_eight_bits_is_given_way_and_nothing_else_is() -> None:
+    bar = bar_of(bundle("int8"), "ort")
+    assert bar.tolerances == {**dict.fromkeys(GRAPHS, 1e-4), "image_encoder": TOLERANCES["int8"]}
+    assert bar.lowest_dice == LOWEST_DICE_REDUCED and not bar.decides_alike
+
+
+def test_masks_that_show_nothing_are_not_judged() -> None:
+    lenient = Bar(dict.fromkeys(GRAPHS, 1.0), None, decides_alike=False)
+    assert compare(track(-5.0, -2.0), track(5.0, 2.0), lenient)["passed"]
+
+
+def test_a_model_is_itself() -> None:
+    model, _ = fake_model(TELLING)
+    calls = []
+    found = compare_models(model, model, BARS["fp32"], 4, lambda: calls.append(1))
+    assert found["passed"] and len(calls) == num_steps(4)
+    assert set(found["propagation"]) == set(tasks(make_phantom((4, 64, 64))))
+    errors = [o["relative_error"] for outputs in found["graphs"].values() for o in outputs.values()]
+    assert errors and not any(errors)
+
+
+def test_one_graph_that_is_off_fails_alone() -> None:
+    def high(inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        found = TELLING["memory_encoder"](inputs)
+        return {"memory": found["memory"] * np.float32(1.01)}
+
+    other, _ = fake_model({**TELLING, "memory_encoder": high})
+    found = compare_models(fake_model(TELLING)[0], other, BARS["fp32"], 4)
+    passed = {
+        g: all(o["passed"] for o in outputs.values()) for g, outputs in found["graphs"].items()
+    }
+    assert passed == {**dict.fromkeys(GRAPHS, True), "memory_encoder": False}
+    assert not found["passed"]

@@ -1,0 +1,181 @@
+"""What is kept between runs, and which back end "auto" takes because of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import runtime.cache
+from runtime.bundle import Bundle, open_bundle
+from runtime.cache import VARIABLE, cache_folder
+from runtime.certificate import Choice, choose, keep, stamp
+from runtime.model import load
+
+FAST, FASTER = "openvino", "openvino-bf16"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return open_bundle()
+
+
+def certificate(
+    bundle: Bundle, backend: str = FAST, times: float = 1.5, **changed: Any
+) -> dict[str, Any]:
+    found = {**stamp(bundle, backend), "passed": True, "times_reference": times}
+    return {**found, **changed}
+
+
+def test_a_kind_of_thing_has_a_folder_of_this_users_own(own_cache: Path) -> None:
+    folder = cache_folder("engines")
+    assert folder == own_cache / "engines" and folder.is_dir()
+    assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_nothing_is_kept_where_the_variable_says_nothing(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "")
+    assert cache_folder("engines") is None
+    assert keep(certificate(bundle), bundle) is None
+    assert choose(bundle).backend == "ort"
+
+
+def test_nothing_is_kept_where_no_folder_can_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "file"))
+    assert cache_folder("engines") is None
+
+
+@pytest.mark.parametrize(
+    ("platform", "variable", "parts"),
+    [
+        ("linux", "XDG_CACHE_HOME", ("x",)),
+        ("linux", None, (".cache",)),
+        ("darwin", None, ("Library", "Caches")),
+        ("win32", "LOCALAPPDATA", ("x",)),
+        ("win32", None, ("AppData", "Local")),
+    ],
+)
+def test_each_system_has_its_own_place(
+    platform: str,
+    variable: str | None,
+    parts: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in (VARIABLE, "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(runtime.cache.sys, "platform", platform)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    if variable:
+        monkeypatch.setenv(variable, str(tmp_path / "x"))
+    wanted = tmp_path.joinpath(*parts, "medsam2-runtime", "engines")
+    assert cache_folder("engines") == wanted
+
+
+def test_a_certificate_replaces_the_one_before_and_leaves_nothing_else(bundle: Bundle) -> None:
+    keep(certificate(bundle, times=1.5), bundle)
+    path = keep(certificate(bundle, times=1.25), bundle)
+    assert path is not None and json.loads(path.read_text())["times_reference"] == 1.25
+    assert [file.name for file in path.parent.iterdir()] == [f"{FAST}.json"]
+
+
+def test_without_certificates_it_is_onnx_runtime_and_how_to_make_them_is_said(
+    bundle: Bundle,
+) -> None:
+    choice = choose(bundle)
+    assert choice.backend == "ort" and "python -m runtime.certify" in choice.reason
+
+
+def test_the_fastest_that_is_certified_is_taken_and_by_how_much_is_said(bundle: Bundle) -> None:
+    keep(certificate(bundle, FAST, 1.2), bundle)
+    assert choose(bundle).backend == FAST
+    keep(certificate(bundle, FASTER, 1.7), bundle)
+    choice = choose(bundle)
+    assert choice.backend == FASTER and "1.70 times as fast as ort" in choice.reason
+
+
+@pytest.mark.parametrize("times", [0.5, 1.0])
+def test_what_is_no_faster_is_not_taken(times: float, bundle: Bundle) -> None:
+    keep(certificate(bundle, FAST, times), bundle)
+    assert choose(bundle) == Choice("ort", f"faster here than {FAST}")
+
+
+def test_what_failed_is_not_taken_however_fast(bundle: Bundle) -> None:
+    keep(certificate(bundle, FASTER, 9.0, passed=False), bundle)
+    assert choose(bundle) == Choice("ort", f"{FASTER} failed the certificate")
+    keep(certificate(bundle, FAST, 1.1), bundle)
+    assert choose(bundle).backend == FAST
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"fingerprint": "0" * 64},
+        {"machine": "Abacus, 10 beads"},
+        {"package": "openvino 1.0"},
+        {"backend": FASTER},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_a_certificate_of_something_else_is_passed_over(
+    changed: dict[str, str], bundle: Bundle
+) -> None:
+    path = keep(certificate(bundle), bundle)
+    assert path is not None and choose(bundle).backend == FAST
+    path.write_text(json.dumps(certificate(bundle, **changed)))
+    assert choose(bundle).backend == "ort"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"backend": "openvino"}'])
+def test_a_damaged_certificate_is_passed_over(text: str, bundle: Bundle) -> None:
+    path = keep(certificate(bundle), bundle)
+    assert path is not None
+    path.write_text(text)
+    assert choose(bundle).backend == "ort"
+
+
+def test_one_without_a_verdict_is_passed_over(bundle: Bundle) -> None:
+    undecided = certificate(bundle)
+    del undecided["passed"]
+    keep(undecided, bundle)
+    assert choose(bundle).backend == "ort"
+
+
+def test_failing_against_pytorch_outweighs_passing_against_onnx_runtime(
+    toy_bundle: Bundle, tmp_path: Path
+) -> None:
+    path = toy_bundle.path / f"certificate-{FAST}.json"
+    keep(certificate(toy_bundle), toy_bundle)
+    assert choose(toy_bundle).backend == FAST
+    try:
+        path.write_text(json.dumps({**stamp(toy_bundle, FAST), "passed": False}))
+        assert choose(toy_bundle).backend == "ort"
+        path.write_text(json.dumps({**stamp(toy_bundle, FAST), "passed": True}))
+        assert choose(toy_bundle).backend == FAST
+    finally:
+        path.unlink()
+
+
+def test_a_model_is_opened_on_what_was_chosen_and_the_log_says_why(
+    bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    keep(certificate(bundle), bundle)
+    with caplog.at_level(logging.INFO, "runtime"):
+        assert load(bundle).backend.description.startswith("OpenVINO")
+        assert load(bundle, "ort").backend.description.startswith("ONNX Runtime")
+    assert "1.50 times as fast as ort" in caplog.messages[0]
+    assert "asked for" in caplog.messages[1]

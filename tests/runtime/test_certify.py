@@ -1,0 +1,114 @@
+"""Certifying back ends on this machine, on the embedded model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runtime import certify
+from runtime.backends import BACKENDS, Row
+from runtime.bundle import Bundle, open_bundle
+from runtime.cache import VARIABLE
+from runtime.certificate import choose
+from runtime.errors import BackendUnavailable, InputError, Mismatch
+from runtime.model import Model, load
+
+SHORT = ["--slices", "3"]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    monkeypatch.setattr(certify, "TIMED_SLICES", 2)
+    return tmp_path
+
+
+def report(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """Of stdout, which holds nothing else."""
+    (line,) = capsys.readouterr().out.splitlines()
+    parsed: dict[str, Any] = json.loads(line)
+    return parsed
+
+
+def test_a_back_end_gets_a_certificate_that_holds(
+    own_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    certify.main([*SHORT, "--backend", "openvino"])
+    (found,) = report(capsys)["certificates"]
+    assert found["passed"] and found["latency_ms"] > 0 and found["reference_latency_ms"] > 0
+    assert found["times_reference"] == pytest.approx(
+        found["reference_latency_ms"] / found["latency_ms"], rel=0.01
+    )
+    bundle = open_bundle()
+    kept = own_cache / "certificates" / bundle.fingerprint / "openvino.json"
+    assert json.loads(kept.read_text()) == found
+    choice = choose(bundle)
+    assert choice.backend == ("openvino" if found["times_reference"] > 1 else "ort")
+    assert "certify" not in choice.reason, "the certificate was read"
+
+
+def test_what_is_not_here_is_passed_over_unless_it_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in list(BACKENDS):
+        if name not in ("ort", "openvino"):
+            monkeypatch.delitem(BACKENDS, name)
+    monkeypatch.setitem(BACKENDS, "abacus", Row("runtime.backends.abacus", "Abacus", "abacus"))
+    certify.main(SHORT)
+    captured = capsys.readouterr()
+    assert [c["backend"] for c in json.loads(captured.out)["certificates"]] == ["openvino"]
+    assert "abacus: not here" in captured.err
+    with pytest.raises(BackendUnavailable, match="pip install abacus"):
+        certify.main([*SHORT, "--backend", "abacus"])
+
+
+class Skewed:
+    """A back end whose masks are somewhat higher."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.description = model, "skewed"
+        for part in ("empty", "synchronize", "close"):
+            setattr(self, part, getattr(model.backend, part))
+
+    def load(self, graph: str) -> Any:
+        engine = self.model.engine(graph)
+
+        class Engine:
+            def run(self, inputs: Any, outputs: Any) -> None:
+                engine.run(inputs, outputs)
+                if graph == "mask_decoder":
+                    outputs["low_res_masks"] += np.float32(1.5)
+
+        return Engine()
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_what_computes_something_else_fails(
+    asked: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def skewed(bundle: Bundle, backend: str) -> Model:
+        model = load(bundle, "ort")
+        return model if backend == "ort" else Model(model.numbers, Skewed(model), model.constants)
+
+    monkeypatch.setattr(certify, "load", skewed)
+    monkeypatch.delitem(BACKENDS, "openvino-bf16")
+    monkeypatch.delitem(BACKENDS, "openvino-fp16")
+    if asked:
+        with pytest.raises(Mismatch, match="openvino: does not compute what ort does"):
+            certify.main([*SHORT, "--backend", "openvino"])
+    else:
+        certify.main(SHORT)
+    found = report(capsys)
+    assert found["auto"] == "ort" and "failed" in found["reason"]
+    graphs = found["certificates"][0]["graphs"]
+    assert not graphs["mask_decoder"]["low_res_masks"]["passed"]
+    assert graphs["memory_encoder"]["memory"]["passed"], "it got the reference's own masks"
+
+
+def test_a_propagation_needs_slices() -> None:
+    with pytest.raises(InputError, match="wanted 3 or more"):
+        certify.main(["--slices", "2"])
