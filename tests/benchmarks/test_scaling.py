@@ -83,6 +83,20 @@ def test_one_sweep_alone_is_drawn_too(asked: list[dict[str, str]], tmp_path: Pat
         assert drawn.width > 200
 
 
+@pytest.mark.parametrize(
+    ("cores", "wanted"), [(4, ["1", "2", "4"]), (3, ["1", "2"]), (None, ["1"])]
+)
+def test_no_more_threads_are_tried_than_there_are_cores(
+    cores: int | None,
+    wanted: list[str],
+    asked: list[dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scaling.os, "cpu_count", lambda: cores)
+    scaling.main(["--sweeps", "threads"])
+    assert [options["--threads"] for options in asked] == wanted
+
+
 def test_a_slice_costs_what_the_line_through_the_points_rises() -> None:
     rows = [{"slices": n, "peak_memory_mib": 50 + 3 * n} for n in (1, 2, 8)]
     assert scaling.memory_slope(rows) == pytest.approx(3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from export.variants import VARIANTS
 from export.write_bundle import write_bundle
 from runtime.bundle import MANIFEST, Bundle, open_bundle
 from runtime.contract import GRAPHS
-from runtime.phantom import make_phantom
+from runtime.phantom import Phantom, make_phantom
 from tests.graph_inputs import graph_inputs, relative_error
 from tests.variants import TOY
 
@@ -49,6 +50,10 @@ def run(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> list[np.ndarra
     return list(session.run(None, inputs))
 
 
+def names(values: Sequence[onnx.ValueInfoProto]) -> list[str]:
+    return [value.name for value in values]
+
+
 def kinds(model: onnx.ModelProto) -> list[str]:
     return [node.op_type for node in model.graph.node]
 
@@ -68,6 +73,8 @@ def test_features_are_nearly_the_same(
 ) -> None:
     for model in (plain, small):
         assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "n"
+    assert names(small.graph.input) == names(plain.graph.input)
+    assert names(small.graph.output) == names(plain.graph.output)
     inputs = graph_inputs(toy.numbers, "image_encoder", {"n": count})
     for found, wanted in zip(run(small, inputs), run(plain, inputs), strict=True):
         assert 1e-4 < relative_error(found, wanted) < 0.08
@@ -121,6 +128,24 @@ def test_mean_dice_is_of_masks_against_the_phantoms_own(
 
     monkeypatch.setattr(quantise, "VolumePredictor", Knows)
     assert mean_dice(toy_bundle) == pytest.approx(2 / 3)
+
+
+def test_every_phantom_is_another_one_and_progress_sees_each(
+    toy_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantise, "PHANTOMS", 3)
+    made, calls = [], []
+
+    def dice(predictor: Any, phantom: Phantom) -> list[float]:
+        made.append(phantom)
+        return [0.1 * len(made), 0.1 * len(made), 0.3]
+
+    monkeypatch.setattr(quantise, "_dice_of_objects", dice)
+    assert mean_dice(toy_bundle, lambda: calls.append(1)) == pytest.approx(0.7 / 3)
+    assert len(calls) == 3
+    for seed, phantom in enumerate(made):
+        wanted = make_phantom((3, 128, 128), seed)
+        np.testing.assert_array_equal(phantom.pixels, wanted.pixels)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import openvino
 import pytest
 
 from runtime import bench
@@ -118,6 +119,35 @@ def test_a_hint_decides_whether_threads_spin(
     monkeypatch.setattr(onnxruntime.SessionOptions, "add_session_config_entry", record)
     open_backend("ort", open_bundle(), None, hint).load("memory_encoder")
     assert entries.get("session.intra_op.allow_spinning") == says
+
+
+@pytest.mark.parametrize("hint", ["latency", "throughput"])
+def test_openvino_is_given_the_hint(hint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, compile_model = [], openvino.Core.compile_model
+
+    def record(core: openvino.Core, model: Any, device: str, options: dict[str, Any]) -> Any:
+        given.append(options["PERFORMANCE_HINT"])
+        return compile_model(core, model, device, options)
+
+    monkeypatch.setattr(openvino.Core, "compile_model", record)
+    open_backend("openvino", open_bundle(), None, hint).load("image_encoder")
+    assert given == [hint.upper()]
+
+
+def test_prompted_slices_and_room_reach_every_pass(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, backend = fake_model()
+    monkeypatch.setattr(bench, "load", lambda *_: model)
+    encoded = []
+    for room in ("1", "1G"):
+        backend.calls.clear()
+        bench.main([*SMALL, "--prompted", "3", "--max-memory", room])
+        encoded.append(sum(call.graph == "image_encoder" for call in backend.calls))
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["prompted"] == 3
+        read = [c.inputs["memory"].shape[1] for c in backend.calls if c.graph == "memory_attention"]
+        assert read == 2 * [3, 4, 5]
+    assert encoded[0] > encoded[1] == 2 * (3 + 3)
 
 
 @pytest.mark.parametrize("prompted", ["0", "5"])

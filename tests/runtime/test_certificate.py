@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import runtime.cache
-from runtime.bundle import Bundle, open_bundle
+from runtime.bundle import EMBEDDED, Bundle, open_bundle
 from runtime.cache import VARIABLE, cache_folder
-from runtime.certificate import Choice, choose, keep, stamp
+from runtime.certificate import Choice, choose, keep, stamp, write
+from runtime.machine import machine_name
 from runtime.model import load
 
 FAST, FASTER = "openvino", "openvino-bf16"
@@ -59,6 +62,16 @@ def test_nothing_is_kept_where_no_folder_can_be_made(
     assert cache_folder("engines") is None
 
 
+def test_nothing_is_kept_in_a_folder_that_may_only_be_read(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cache_folder("engines") is not None
+    asked = []
+    monkeypatch.setattr(runtime.cache.os, "access", lambda *args: asked.append(args))
+    assert cache_folder("engines") is None
+    assert asked == [(own_cache / "engines", runtime.cache.os.W_OK)]
+
+
 @pytest.mark.parametrize(
     ("platform", "variable", "parts"),
     [
@@ -84,6 +97,34 @@ def test_each_system_has_its_own_place(
         monkeypatch.setenv(variable, str(tmp_path / "x"))
     wanted = tmp_path.joinpath(*parts, "medsam2-runtime", "engines")
     assert cache_folder("engines") == wanted
+
+
+@pytest.mark.parametrize("backend", ["ort", FAST, FASTER])
+def test_a_certificate_holds_for_graphs_a_package_and_a_machine(
+    backend: str, bundle: Bundle
+) -> None:
+    package = "onnxruntime" if backend == "ort" else "openvino"
+    assert stamp(bundle, backend) == {
+        "backend": backend,
+        "package": f"{package} {version(package)}",
+        "fingerprint": bundle.fingerprint,
+        "machine": machine_name(),
+    }
+
+
+def test_a_certificate_that_is_cut_off_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write({"passed": True}, tmp_path / "certificate.json")
+
+    def full_disk(path: Path, text: str) -> None:
+        path.write_bytes(text[:9].encode())
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "write_text", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        write({"passed": False}, path)
+    assert json.loads(path.read_text()) == {"passed": True}
 
 
 def test_a_certificate_replaces_the_one_before_and_leaves_nothing_else(bundle: Bundle) -> None:
@@ -112,6 +153,12 @@ def test_the_fastest_that_is_certified_is_taken_and_by_how_much_is_said(bundle: 
 def test_what_is_no_faster_is_not_taken(times: float, bundle: Bundle) -> None:
     keep(certificate(bundle, FAST, times), bundle)
     assert choose(bundle) == Choice("ort", f"faster here than {FAST}")
+
+
+def test_all_that_are_no_faster_are_named(bundle: Bundle) -> None:
+    keep(certificate(bundle, FASTER, 0.9), bundle)
+    keep(certificate(bundle, FAST, 0.8), bundle)
+    assert choose(bundle) == Choice("ort", f"faster here than {FAST}, {FASTER}")
 
 
 def test_what_failed_is_not_taken_however_fast(bundle: Bundle) -> None:
@@ -168,6 +215,14 @@ def test_failing_against_pytorch_outweighs_passing_against_onnx_runtime(
         assert choose(toy_bundle).backend == FAST
     finally:
         path.unlink()
+
+
+@pytest.mark.parametrize("in_bundle", [True, False])
+def test_one_failure_outweighs_a_pass_wherever_the_two_lie(in_bundle: bool, tmp_path: Path) -> None:
+    bundle = open_bundle(shutil.copytree(EMBEDDED, tmp_path / "bundle"))
+    write(certificate(bundle, passed=in_bundle), bundle.path / f"certificate-{FAST}.json")
+    keep(certificate(bundle, passed=not in_bundle), bundle)
+    assert choose(bundle) == Choice("ort", f"{FAST} failed the certificate")
 
 
 def test_a_model_is_opened_on_what_was_chosen_and_the_log_says_why(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from runtime import certify
-from runtime.backends import BACKENDS, Row
+from runtime.backends import BACKENDS, Row, openvino
 from runtime.bundle import Bundle, open_bundle
 from runtime.cache import VARIABLE
 from runtime.certificate import choose
@@ -64,6 +64,33 @@ def test_what_is_not_here_is_passed_over_unless_it_was_asked_for(
     assert "abacus: not here" in captured.err
     with pytest.raises(BackendUnavailable, match="pip install abacus"):
         certify.main([*SHORT, "--backend", "abacus"])
+
+
+def test_what_the_processor_does_not_compute_in_is_passed_over_unless_it_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(BACKENDS, "openvino-bf16")
+    monkeypatch.setitem(openvino.CAPABILITIES, "fp16", "ABACUS")
+    certify.main(SHORT)
+    captured = capsys.readouterr()
+    assert [c["backend"] for c in json.loads(captured.out)["certificates"]] == ["openvino"]
+    (line,) = (text for text in captured.err.splitlines() if "not here" in text)
+    assert line.startswith("openvino-fp16: not here") and "does not compute in fp16" in line
+    with pytest.raises(BackendUnavailable, match="does not compute in fp16"):
+        certify.main([*SHORT, "--backend", "openvino-fp16"])
+    assert capsys.readouterr().out == ""
+
+
+def test_where_nothing_is_kept_the_figures_are_shown_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(VARIABLE, "")
+    certify.main([*SHORT, "--backend", "openvino"])
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert found["certificates"][0]["passed"] and found["auto"] == "ort"
+    assert "openvino: passed, largest error" in captured.err and "kept as" not in captured.err
+    assert captured.err.splitlines()[-1] == f"auto takes ort: {found['reason']}"
 
 
 class Skewed:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from runtime import Box, FlowPredictor, VolumePredictor
 from runtime.contract import PIXEL_MEAN, PIXEL_STD, feature_bytes
 from runtime.errors import OutOfMemory
 from runtime.features import FeatureCache
-from runtime.model import Features
+from runtime.model import Features, load
 from tests.fakes import FAKE_NUMBERS, TELLING, fake_model
 
 
@@ -105,13 +106,34 @@ def test_a_full_budget_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     assert message.startswith("2 encoded slices of ") and "--max-memory" in message
 
 
+def test_a_full_budget_is_said_in_slices_and_mib(caplog: pytest.LogCaptureFixture) -> None:
+    features = SimpleNamespace(size_bytes=7 * 2**19)
+    model = SimpleNamespace(numbers=FAKE_NUMBERS, encode=lambda image: features)
+    cache = FeatureCache(model, flat, 8 * 2**20)
+    for index in range(3):
+        cache[index]
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("runtime", "WARNING")
+    said = "2 encoded slices of 3.5 MiB each fill the memory allowed, 8 MiB"
+    assert record.message.startswith(said)
+
+
 def test_an_encoded_slice_takes_what_the_contract_says() -> None:
     assert Encoded().cache[0].size_bytes == feature_bytes(FAKE_NUMBERS)
+    model = load(backend="ort")
+    size = model.numbers.image_size
+    found = model.encode(np.zeros((1, 3, size, size), np.float32))
+    assert found.size_bytes == feature_bytes(model.numbers)
 
 
-@pytest.mark.parametrize("room", [0, None])
+@pytest.mark.parametrize("room", [0, ONE_SLICE_BYTES, None])
 def test_masks_do_not_depend_on_how_many_encodings_are_held(room: int | None) -> None:
-    def masks(predictor: VolumePredictor | FlowPredictor, slices: np.ndarray) -> list[np.ndarray]:
+    def masks(
+        kind: type[VolumePredictor | FlowPredictor], room: int | None
+    ) -> tuple[list[np.ndarray], int]:
+        """Logits by object and slice, and how often a slice was encoded."""
+        model, backend = fake_model(TELLING)
+        predictor = kind(model, max_feature_bytes=room)
         if isinstance(predictor, VolumePredictor):
             predictor.set_volume(slices, "none")
         else:
@@ -120,13 +142,15 @@ def test_masks_do_not_depend_on_how_many_encodings_are_held(room: int | None) ->
             box = Box(slice=3 * object_id, y=(4, 20), x=(5, 9 + object_id))
             predictor.add(box, object_id=object_id)
         result = predictor.propagate()
-        return [result.slices[i][z].segmented.logits for i in (1, 2) for z in range(len(slices))]
+        logits = [result.slices[i][z].segmented.logits for i in (1, 2) for z in range(len(slices))]
+        return logits, sum(call.graph == "image_encoder" for call in backend.calls)
 
     slices = np.random.default_rng(1).integers(0, 255, (8, 24, 24)).astype(np.uint8)
     for kind in (VolumePredictor, FlowPredictor):
-        found = masks(kind(fake_model(TELLING)[0], max_feature_bytes=room), slices)
-        wanted = masks(kind(fake_model(TELLING)[0], max_feature_bytes=10**9), slices)
+        (found, encoded), (wanted, once) = masks(kind, room), masks(kind, 10**9)
         np.testing.assert_array_equal(found, wanted)
+        assert once == len(slices)
+        assert (encoded > once) == (room is not None)
 
 
 def test_the_budget_is_a_share_of_the_machine_unless_it_is_given(

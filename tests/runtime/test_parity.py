@@ -133,6 +133,13 @@ def test_an_encoder_in_eight_bits_is_given_way_and_nothing_else_is() -> None:
     assert bar.lowest_dice == LOWEST_DICE_REDUCED and not bar.decides_alike
 
 
+def test_of_two_reductions_the_coarser_one_counts_in_the_encoder() -> None:
+    bar = bar_of(bundle("int8"), "openvino-bf16")
+    assert bar.tolerances["image_encoder"] == TOLERANCES["int8"] > TOLERANCES["bf16"]
+    assert {bar.tolerances[graph] for graph in GRAPHS[1:]} == {TOLERANCES["bf16"]}
+    assert bar_of(bundle("int8", "random"), "ort").lowest_dice is None
+
+
 def test_masks_that_show_nothing_are_not_judged() -> None:
     lenient = Bar(dict.fromkeys(GRAPHS, 1.0), None, decides_alike=False)
     assert compare(track(-5.0, -2.0), track(5.0, 2.0), lenient)["passed"]
@@ -146,6 +153,44 @@ def test_a_model_is_itself() -> None:
     assert set(found["propagation"]) == set(tasks(make_phantom((4, 64, 64))))
     errors = [o["relative_error"] for outputs in found["graphs"].values() for o in outputs.values()]
     assert errors and not any(errors)
+    for task in found["propagation"].values():
+        assert task["worst_relative_error"] == 0 and task["lowest_slice_dice"] == 1
+        assert task["lowest_dice"] == 1 and task["first_different_decision"] is None
+
+
+def test_every_run_of_the_reference_is_repeated_on_its_own_tensors() -> None:
+    def low(inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        found = TELLING["mask_decoder"](inputs)
+        return {**found, "low_res_masks": found["low_res_masks"] - np.float32(1)}
+
+    (reference, asked), (candidate, repeated) = (
+        fake_model(TELLING),
+        fake_model({"mask_decoder": low}),
+    )
+    found = compare_models(reference, candidate, BARS["bf16"], 4)
+    for call, again in zip(asked.calls, repeated.calls, strict=False):
+        assert call.graph == again.graph
+        for name, array in call.inputs.items():
+            np.testing.assert_array_equal(again.inputs[name], array)
+    assert len(repeated.calls) > len(asked.calls), "and then goes its own way"
+    for graph in GRAPHS:
+        runs = sum(call.graph == graph for call in asked.calls)
+        assert {output["runs"] for output in found["graphs"][graph].values()} == {runs}
+
+
+def test_one_run_that_is_off_is_not_forgotten() -> None:
+    calls = []
+
+    def off_once(inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        calls.append(1)
+        factor = np.float32(1.01 if len(calls) == 3 else 1.001 if len(calls) == 2 else 1)
+        return {"memory": TELLING["memory_encoder"](inputs)["memory"] * factor}
+
+    other, _ = fake_model({**TELLING, "memory_encoder": off_once})
+    found = compare_models(fake_model(TELLING)[0], other, BARS["fp32"], 4)
+    memory = found["graphs"]["memory_encoder"]["memory"]
+    assert memory["relative_error"] == pytest.approx(0.01, rel=1e-3) and not memory["passed"]
+    assert all(task["passed"] for task in found["propagation"].values()) and not found["passed"]
 
 
 def test_one_graph_that_is_off_fails_alone() -> None:
