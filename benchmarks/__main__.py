@@ -1,4 +1,4 @@
-"""`python -m benchmarks rivals|scaling|quality|phantoms`: speed, its growth, quality, labelled data."""
+"""`python -m benchmarks rivals|scaling|kernels|quality|phantoms`: speed, its growth, quality, labelled data."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from runtime.command import run_command
 BENCHMARKS = {
     "rivals": "a bundle's back ends against PyTorch and the official package, in one run",
     "scaling": "latency and memory against slices, objects, prompts, threads and image size",
+    "kernels": "every CUDA kernel beside its reference and the card's copy speed",
     "quality": "Dice and more on held-out phantoms or on labelled volumes in a folder",
     "phantoms": "labelled phantoms as files",
 }

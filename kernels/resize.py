@@ -45,7 +45,7 @@ def resize(image: NDArray[np.generic], size: tuple[int, int], antialias: bool = 
 
 def _interpolate(data: Array, size_out: int, axis: int) -> Array:
     """Two taps for each output: this runs every slice, and a matrix product there would wake a pool of threads."""
-    low, high, share = _taps(data.shape[axis], size_out)
+    low, high, share = taps(data.shape[axis], size_out)
     start, stop = data.take(low, axis), data.take(high, axis)
     stop -= start
     stop *= share[:, None] if axis == -2 else share
@@ -54,8 +54,8 @@ def _interpolate(data: Array, size_out: int, axis: int) -> Array:
 
 
 @lru_cache(maxsize=64)
-def _taps(size_in: int, size_out: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Array]:
-    """Indices of both neighbours of each output's centre, and the second one's share."""
+def taps(size_in: int, size_out: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Array]:
+    """Indices of both neighbours of each output's centre (size_out,), and the second one's share."""
     centres = ((np.arange(size_out) + 0.5) * (size_in / size_out) - 0.5).clip(0, size_in - 1)
     low = centres.astype(np.intp)
     return low, np.minimum(low + 1, size_in - 1), (centres - low).astype(np.float32)

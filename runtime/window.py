@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.window import stretch
 from runtime.errors import InputError
 from runtime.io.volume import Volume
 
@@ -151,9 +152,5 @@ def _stretch(array: NDArray[Any], lower: float, upper: float, keep_zero: bool) -
     if high <= low:
         return mapped
     for plane, out in zip(array, mapped, strict=True):
-        values = np.clip(plane.astype(np.float64), lower, upper)
-        np.copyto(values, low, where=np.isnan(values))
-        out[...] = (values - low) / (high - low) * 255.0
-        if keep_zero:
-            out[plane == 0] = 0
+        out[...] = stretch(plane, lower, upper, low, high, keep_zero)
     return mapped

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib import pyplot
 from PIL import Image
 
 from benchmarks import scaling
@@ -37,7 +39,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
             "second_prompt_ms": 1.0,
             "feature_mib_per_slice": 0.5,
             "peak_memory_mib": 100 + 2 * slices + objects,
-            "latency_ms": {stage: float(objects) for stage in COLUMNS},
+            "latency_ms": {stage: float(objects) for stage in COLUMNS} | {"attend": objects / 4},
         }
 
     monkeypatch.setattr(scaling, "_bench", bench)
@@ -48,12 +50,13 @@ def test_each_sweep_changes_one_option(
     asked: list[dict[str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     json_file, picture = tmp_path / "s.json", tmp_path / "s.png"
-    words = ["--slices", "5", "--backend", "ort", "--bundle", "b", "-o", str(json_file)]
+    words = ["--slices", "5", "--backend", "ort", "--bundle", "b", "--repeat", "3"]
+    words += ["-o", str(json_file)]
     scaling.main([*words, "--image-size", "512", "--picture", str(picture)])
     common = {
         "--slices": "5",
         "--image-size": "512",
-        "--repeat": "2",
+        "--repeat": "3",
         "--backend": "ort",
         "--bundle": "b",
     }
@@ -61,8 +64,9 @@ def test_each_sweep_changes_one_option(
         (name, int(value))
         for options in asked
         for name, value in options.items()
-        if name != "--bundle" and common.get(name) != value
+        if common.get(name) != value
     ]
+    assert all(common.keys() <= options.keys() for options in asked)
     report = json.loads(json_file.read_text())
     wanted = [(f"--{name}", row[name]) for name, rows in report["sweeps"].items() for row in rows]
     assert changed == wanted
@@ -70,9 +74,10 @@ def test_each_sweep_changes_one_option(
     assert report["mib_per_slice"] == pytest.approx(1.0), "of 2, the phantom's slices take 1"
     table, last = capsys.readouterr().out.rstrip().rsplit("\n", 1)
     assert json.loads(last) == report
-    assert "| 16 | 16.0 | 16.0 | 126 |" in table
+    assert "| 16 | 16.0 | 4.0 | 126 |" in table
     with Image.open(picture) as drawn:
         assert np.asarray(drawn.convert("L")).std() > 10
+    assert pyplot.get_fignums() == []
 
 
 def test_one_sweep_alone_is_drawn_too(asked: list[dict[str, str]], tmp_path: Path) -> None:
@@ -105,8 +110,9 @@ def test_a_slice_costs_what_the_line_through_the_points_rises() -> None:
 def test_an_unknown_sweep_and_a_missing_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no sweep 'colour'; there are: slices, .*size"):
         scaling.main(["--sweeps", "slices,colour"])
-    with pytest.raises(InputError, match="not a folder"):
-        scaling.main(["-o", str(tmp_path / "missing" / "s.json")])
+    for option in ("-o", "--picture"):
+        with pytest.raises(InputError, match="missing is not a folder; make it first"):
+            scaling.main([option, str(tmp_path / "missing" / "s")])
 
 
 def test_image_sizes_get_bundles_of_their_own(
@@ -142,6 +148,15 @@ def test_a_point_is_a_process_of_its_own(
     (row,) = report["sweeps"]["objects"]
     assert row["objects"] == 2 and row["peak_memory_mib"] > 50
     assert row["latency_ms"]["total"] > row["latency_ms"]["attend"] > 0
+
+
+def test_a_point_has_the_median_of_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"median": 3.0, "p95": 7.0}
+    report = {**dict.fromkeys(scaling.KEPT, 1), "latency_ms": dict.fromkeys(COLUMNS, row)}
+    done = SimpleNamespace(returncode=0, stdout=f"a table\n{json.dumps(report)}\n")
+    monkeypatch.setattr(scaling.subprocess, "run", lambda *args, **options: done)
+    found = scaling._bench([])
+    assert found == {**dict.fromkeys(scaling.KEPT, 1), "latency_ms": dict.fromkeys(COLUMNS, 3.0)}
 
 
 def test_a_process_that_fails_is_reported_with_what_it_said() -> None:

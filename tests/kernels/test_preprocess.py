@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from kernels.preprocess import preprocess
+from kernels.preprocess import axis_order, preprocess, resized
 from runtime.contract import PIXEL_MEAN, PIXEL_STD
 
 
@@ -63,3 +65,12 @@ def test_a_view_with_odd_strides_gives_the_same_as_its_copy() -> None:
         preprocess(view, 64, PIXEL_MEAN, PIXEL_STD),
         preprocess(view.copy(), 64, PIXEL_MEAN, PIXEL_STD),
     )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 70))
+def test_the_devices_arithmetic_is_pillows_to_the_bit(height: int, width: int, size: int) -> None:
+    image = np.random.default_rng(height * width).integers(0, 256, (height, width)).astype(np.uint8)
+    found = resized(image[None], size, axis_order(height, width, size))[0]
+    wanted = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(found, np.asarray(wanted))

@@ -138,16 +138,31 @@ def test_prompted_slices_and_room_reach_every_pass(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, backend = fake_model()
-    monkeypatch.setattr(bench, "load", lambda *_: model)
-    encoded = []
+    monkeypatch.setattr(bench, "load", lambda *asked: opened.append(asked) or model)
+    encoded, opened = [], []
     for room in ("1", "1G"):
         backend.calls.clear()
-        bench.main([*SMALL, "--prompted", "3", "--max-memory", room])
+        words = ["--prompted", "3", "--max-memory", room, "--threads", "2"]
+        bench.main([*SMALL, *words, "--hint", "throughput"])
         encoded.append(sum(call.graph == "image_encoder" for call in backend.calls))
         assert json.loads(capsys.readouterr().out.splitlines()[-1])["prompted"] == 3
         read = [c.inputs["memory"].shape[1] for c in backend.calls if c.graph == "memory_attention"]
         assert read == 2 * [3, 4, 5]
     assert encoded[0] > encoded[1] == 2 * (3 + 3)
+    assert opened == 2 * [(None, "auto", 2, "throughput")]
+
+
+def test_the_first_pass_warms_up_and_each_prompt_has_its_own_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = dict.fromkeys(COLUMNS, 3.0)
+    passes = iter([Run([step], 900.0, {}, 800.0), Run([step], 9.0, {}, 2.0)])
+    monkeypatch.setattr(bench, "time_propagation", lambda *_: next(passes))
+    bench.main(SMALL)
+    table, last = capsys.readouterr().out.rstrip().rsplit("\n", 1)
+    report = json.loads(last)
+    assert (report["first_mask_ms"], report["second_prompt_ms"]) == (9.0, 2.0)
+    assert "after 9.0 ms, of another prompt on that slice after 2.0 ms" in table
 
 
 @pytest.mark.parametrize("prompted", ["0", "5"])

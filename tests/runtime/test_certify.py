@@ -51,6 +51,20 @@ def test_a_back_end_gets_a_certificate_that_holds(
     assert "certify" not in choice.reason, "the certificate was read"
 
 
+def test_auto_goes_by_the_two_latencies(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def latency_ms(model: Model) -> float:
+        return 10.0 if model.backend.description.startswith("ONNX Runtime") else 4.0
+
+    monkeypatch.setattr(certify, "_latency_ms", latency_ms)
+    certify.main([*SHORT, "--backend", "openvino"])
+    found = report(capsys)
+    (certificate,) = found["certificates"]
+    assert (certificate["latency_ms"], certificate["reference_latency_ms"]) == (4.0, 10.0)
+    assert found["auto"] == "openvino" and "2.50 times as fast" in found["reason"]
+
+
 def test_what_is_not_here_is_passed_over_unless_it_was_asked_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,7 +143,9 @@ def test_what_computes_something_else_fails(
             certify.main([*SHORT, "--backend", "openvino"])
     else:
         certify.main(SHORT)
-    found = report(capsys)
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert "openvino: FAILED, largest error" in captured.err
     assert found["auto"] == "ort" and "failed" in found["reason"]
     graphs = found["certificates"][0]["graphs"]
     assert not graphs["mask_decoder"]["low_res_masks"]["passed"]

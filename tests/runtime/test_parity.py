@@ -68,6 +68,7 @@ def test_the_first_decision_that_differs_is_named() -> None:
         "what": "1 pixels on the other side of zero",
     }
     assert flipped["lowest_dice"] == pytest.approx(2 / 3)
+    assert flipped["worst_relative_error"] == pytest.approx(2 / 5)
 
 
 def test_a_pixel_too_close_to_zero_to_call_is_no_decision() -> None:
@@ -90,7 +91,7 @@ def test_a_mask_that_differs_fails_bf16_too_and_a_pixel_does_not() -> None:
 
 def test_the_dice_that_counts_is_an_objects_over_all_slices() -> None:
     truth, found = {}, {}
-    for index, pixels in enumerate((30, 2)):
+    for index, pixels in enumerate((30, 2, 30)):
         values = np.full((8, 8), -5.0, np.float32)
         values.flat[:pixels] = 5.0
         segmented = Segmented(values, 0.9, 2.0, np.zeros(4, np.float32))
@@ -100,7 +101,7 @@ def test_the_dice_that_counts_is_an_objects_over_all_slices() -> None:
             changed.flat[1] = -5.0
         found[1, index] = replace(truth[1, index], segmented=replace(segmented, logits=changed))
     result = compare_tracks(found, truth, "bf16")
-    assert result["lowest_dice"] == pytest.approx(2 * 31 / 63)
+    assert result["lowest_dice"] == pytest.approx(2 * 61 / 123)
     assert result["lowest_slice_dice"] == pytest.approx(2 / 3)
 
 
@@ -150,7 +151,8 @@ def test_a_model_is_itself() -> None:
     calls = []
     found = compare_models(model, model, BARS["fp32"], 4, lambda: calls.append(1))
     assert found["passed"] and len(calls) == num_steps(4)
-    assert set(found["propagation"]) == set(tasks(make_phantom((4, 64, 64))))
+    names = {"click", "two boxes, clicks", "mask"}
+    assert set(found["propagation"]) == set(tasks(make_phantom((4, 64, 64)))) == names
     errors = [o["relative_error"] for outputs in found["graphs"].values() for o in outputs.values()]
     assert errors and not any(errors)
     for task in found["propagation"].values():
@@ -176,6 +178,20 @@ def test_every_run_of_the_reference_is_repeated_on_its_own_tensors() -> None:
     for graph in GRAPHS:
         runs = sum(call.graph == graph for call in asked.calls)
         assert {output["runs"] for output in found["graphs"][graph].values()} == {runs}
+
+
+def test_masks_that_differ_fail_graphs_that_are_near_enough() -> None:
+    def low(inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        found = TELLING["mask_decoder"](inputs)
+        return {**found, "low_res_masks": found["low_res_masks"] - np.float32(8)}
+
+    bar = Bar(dict.fromkeys(GRAPHS, 1e3), LOWEST_DICE_REDUCED, decides_alike=False)
+    other, _ = fake_model({**TELLING, "mask_decoder": low})
+    found = compare_models(fake_model(TELLING)[0], other, bar, 4)
+    outputs = [output for graph in found["graphs"].values() for output in graph.values()]
+    assert all(output["passed"] for output in outputs)
+    assert not any(task["passed"] for task in found["propagation"].values())
+    assert not found["passed"]
 
 
 def test_one_run_that_is_off_is_not_forgotten() -> None:

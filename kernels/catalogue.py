@@ -1,0 +1,12 @@
+"""Every kernel that has a CUDA source: what tests and benchmarks walk."""
+
+from kernels import mask, preprocess, slots, window
+
+KERNELS = (
+    window.KERNEL,
+    preprocess.KERNEL,
+    mask.KERNEL,
+    slots.GATHER,
+    slots.STORE,
+    slots.SIMILARITY,
+)

@@ -1,0 +1,198 @@
+"""The device layer: on a GPU if there is one, and anywhere against a stand-in for cuda-core that notes its calls."""
+
+from __future__ import annotations
+
+import ctypes
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import kernels.device
+from kernels import mask, slots
+from kernels.catalogue import KERNELS
+from kernels.device import Device, NoDevice, why_not
+from kernels.kernel import Kernel
+
+CASES = [(kernel, name) for kernel in KERNELS for name in kernel.cases]
+REASON = why_not()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(REASON is not None, reason=str(REASON))
+@pytest.mark.parametrize(
+    ("kernel", "name"), CASES, ids=[f"{kernel.name}-{name}" for kernel, name in CASES]
+)
+def test_a_kernel_computes_on_the_device_what_its_reference_does(kernel: Kernel, name: str) -> None:
+    device, case = Device(), kernel.cases[name]()
+    found = device.run(kernel, case, stream=device.stream())
+    for output, truth in kernel.reference(**case.arrays, **case.numbers).items():
+        largest = max(float(np.abs(truth).max()), 1e-6)
+        error = np.abs(found[output].astype(np.float64) - truth).max()
+        assert error <= kernel.tolerance * largest
+
+
+class Driver:
+    """A CUDA driver that answers as it is told."""
+
+    def __init__(self, init: int = 0, status: int = 0, count: int = 1) -> None:
+        self.init, self.status, self.count = init, status, count
+
+    def cuInit(self, flags: int) -> int:
+        return self.init
+
+    def cuDeviceGetCount(self, count: Any) -> int:
+        count._obj.value = self.count
+        return self.status
+
+
+@pytest.mark.parametrize(
+    ("driver", "reason"),
+    [
+        (None, "no NVIDIA driver"),
+        (Driver(init=100), "does not start \\(cuInit gives 100\\)"),
+        (Driver(status=3), "does not count its devices \\(3\\)"),
+        (Driver(count=0), "sees no device"),
+    ],
+)
+def test_no_device_is_said_with_the_reason(
+    driver: Driver | None, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(name: str) -> Driver:
+        if driver is None:
+            raise OSError(name)
+        return driver
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    with pytest.raises(NoDevice, match=reason):
+        Device()
+
+
+def test_a_device_without_cuda_core_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Any:
+        raise ImportError(name)
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver())
+    monkeypatch.setattr(kernels.device, "import_module", missing)
+    with pytest.raises(NoDevice, match="pip install cuda-core"):
+        Device()
+
+
+class Core:
+    """What cuda-core is asked for; buffers are numpy arrays, and launches are only noted."""
+
+    def __init__(self) -> None:
+        self.compiled: list[tuple[str, str]] = []
+        self.launched: list[tuple[Any, ...]] = []
+        self.allocated: list[np.ndarray] = []
+        resource = SimpleNamespace(allocate=self._allocate)
+        self.device = SimpleNamespace(
+            set_current=lambda: None,
+            create_stream=lambda: SimpleNamespace(handle=7, sync=lambda: None),
+            memory_resource=resource,
+            arch="90",
+            name="Abacus",
+        )
+        self.Device = lambda ordinal: self.device
+        self.LaunchConfig = lambda grid, block: (grid, block)
+        self.EventOptions: Any = None
+        self.ProgramOptions = lambda arch, include_path: arch
+        self.Stream = SimpleNamespace(from_handle=lambda handle: ("stream", handle))
+
+    def _allocate(self, size: int, stream: Any) -> Any:
+        self.allocated.append(np.zeros(size, np.uint8))
+        return SimpleNamespace(handle=self.allocated[-1].ctypes.data)
+
+    def Program(self, source: str, kind: str, arch: str) -> Any:
+        def get_kernel(name: str) -> str:
+            self.compiled.append((name, arch))
+            return name
+
+        code = SimpleNamespace(get_kernel=get_kernel)
+        return SimpleNamespace(compile=lambda form: code)
+
+    def launch(self, stream: Any, config: Any, kernel: str, *arguments: Any) -> None:
+        self.launched.append((kernel, config, arguments))
+
+
+def copy(target: int, source: int, size: int, stream: int) -> tuple[int]:
+    ctypes.memmove(target, source, size)
+    return (0,)
+
+
+@pytest.fixture
+def core(monkeypatch: pytest.MonkeyPatch) -> Core:
+    made = Core()
+    bindings = SimpleNamespace(cuMemcpyAsync=copy, CUresult=SimpleNamespace(CUDA_SUCCESS=0))
+    modules = {"cuda.core": made, "cuda.bindings.driver": bindings}
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver())
+    monkeypatch.setattr(kernels.device, "import_module", modules.__getitem__)
+    return made
+
+
+def test_what_is_uploaded_comes_back(core: Core) -> None:
+    device = Device()
+    stream = device.stream()
+    array = np.arange(12, dtype=np.float32).reshape(3, 4)
+    buffer = device.upload(array.T, stream=stream)
+    np.testing.assert_array_equal(
+        device.download(buffer, (4, 3), "float32", stream=stream), array.T
+    )
+    assert device.foreign_stream(41) == ("stream", 41)
+
+
+def test_a_copy_that_fails_is_an_error(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device()
+    driver = SimpleNamespace(
+        cuMemcpyAsync=lambda *_: (2,), CUresult=SimpleNamespace(CUDA_SUCCESS=0)
+    )
+    monkeypatch.setattr(kernels.device, "import_module", lambda name: driver)
+    with pytest.raises(RuntimeError, match="a copy of 8 bytes fails on Abacus: 2"):
+        device.upload(np.zeros(1), stream=device.stream())
+
+
+def test_launches_get_addresses_and_numbers_in_order(core: Core) -> None:
+    device, case = Device(), slots.STORE.cases["two"]()
+    found = device.run(slots.STORE, case, stream=device.stream())
+    ((entry, (grid, block), arguments),) = core.launched
+    (planned,) = slots.STORE.planned(case)
+    assert (entry, grid, block) == (planned.entry, planned.grid, planned.block)
+    addresses = [array.ctypes.data for array in core.allocated]
+    assert list(arguments[:3]) == [addresses[0], addresses[1], addresses[3]]
+    assert arguments[3] == np.int32(128) and arguments[3].dtype == np.int32
+    np.testing.assert_array_equal(found["values"], case.arrays["before"])
+
+
+def test_a_source_is_compiled_once_for_the_device_and_tables_are_sent_once(core: Core) -> None:
+    device, case = Device(), mask.KERNEL.cases["enlarged"]()
+    stream = device.stream()
+    buffers: dict[str, Any] = {
+        name: 16 * i for i, name in enumerate(("logits", "mask", "area", "box"))
+    }
+    for _ in range(3):
+        device.enqueue(mask.KERNEL, buffers, case.shapes, case.numbers, stream=stream)
+    assert core.compiled == [("clear_statistics", "sm_90"), ("mask_of_logits", "sm_90")]
+    assert len(core.allocated) == len(mask.KERNEL.tables(case.shapes, case.numbers)) == 4
+    assert len(core.launched) == 3 * 2
+    assert core.launched[0][2][:2] == (32, 48), "a device address is taken as it is"
+
+
+def test_time_is_the_devices_between_two_events(core: Core) -> None:
+    core.EventOptions = lambda timing_enabled: timing_enabled
+    seen: list[Any] = []
+
+    def record(options: bool) -> Any:
+        seen.append(("event", options))
+        return Moment(4.0 * len(seen))
+
+    stream = SimpleNamespace(record=record)
+    found = Device().time_ms(lambda: seen.append("call"), 3, stream=stream)
+    assert seen == ["call", ("event", True), "call", "call", "call", ("event", True)]
+    assert found == pytest.approx((24 - 8) / 3)
+
+
+class Moment(float):
+    """An event at a time in milliseconds."""
+
+    def sync(self) -> None: ...
