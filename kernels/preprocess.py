@@ -74,15 +74,21 @@ def resized(images: NDArray[np.uint8], size: int, axes: Sequence[int]) -> NDArra
     return images
 
 
+PROBED_PIXELS = 512
+
+
 @lru_cache(maxsize=64)
 def axis_order(height: int, width: int, size: int) -> tuple[int, int]:
     """Which axis of (n, height, width) Pillow resizes first: it depends on the shape and on Pillow's version.
 
-    Rounding in between makes the order show, so that it is found by comparing both with Pillow once for each shape.
+    Rounding in between makes the order show, so that it is found by comparing both with Pillow once for each shape. On
+    small images one probe may come out alike either way, hence as many as hold PROBED_PIXELS in the result.
     """
-    probe = np.random.default_rng(0).integers(0, 256, (height, width)).astype(np.uint8)
-    truth = np.asarray(Image.fromarray(probe).resize((size, size), Image.Resampling.BICUBIC))
-    columns_first = np.array_equal(resized(probe[None], size, (2, 1))[0], truth)
+    count = -(-PROBED_PIXELS // (size * size))
+    probes = np.random.default_rng(0).integers(0, 256, (count, height, width)).astype(np.uint8)
+    cubic = Image.Resampling.BICUBIC
+    truth = [np.asarray(Image.fromarray(probe).resize((size, size), cubic)) for probe in probes]
+    columns_first = np.array_equal(resized(probes, size, (2, 1)), truth)
     return (2, 1) if columns_first else (1, 2)
 
 
