@@ -64,7 +64,7 @@ def copy_speed(device: Device, repeat: int) -> float:
     stream = device.stream()
     half = COPY_BYTES // 2
     source, target = (device.empty((half,), "uint8", stream=stream) for _ in range(2))
-    ms = device.time_ms(lambda: target.copy_from(source, stream=stream), repeat, stream=stream)
+    ms = device.time_ms(lambda: device.copy(source, target, stream=stream), repeat, stream=stream)
     return COPY_BYTES / ms * 1e3
 
 

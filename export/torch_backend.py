@@ -11,6 +11,7 @@ from torch import Tensor
 from export.model.sam2 import Sam2
 from runtime.backends import Buffer
 from runtime.model import Model
+from runtime.place import HOST, Place
 
 Precision = torch.dtype | None
 
@@ -42,6 +43,8 @@ class TorchBackend:
         autocast: a dtype to compute in where PyTorch's autocast allows it; None is fp32 throughout.
     """
 
+    place: Place = HOST
+
     def __init__(self, model: Sam2, autocast: Precision = None) -> None:
         self._methods = {
             "image_encoder": model.encode,
@@ -55,12 +58,6 @@ class TorchBackend:
 
     def load(self, graph: str) -> TorchEngine:
         return TorchEngine(self._methods[graph], self._autocast)
-
-    def empty(self, shape: tuple[int, ...], dtype: str) -> Buffer:
-        return np.empty(shape, dtype)
-
-    def synchronize(self) -> None:
-        """Runs return when they are done."""
 
     def close(self) -> None:
         """Nothing is held."""

@@ -6,7 +6,9 @@ of the driver first, because bindings answer that question by crashing in more w
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import math
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.device_array import DeviceArray
 from kernels.kernel import FOLDER, Case, Kernel, Launch, Numbers, Shapes
 
 DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
@@ -64,35 +67,87 @@ class Device:
         """Of the card."""
         return str(self._device.name)
 
-    def stream(self) -> Any:
-        """A stream of this device."""
-        return self._device.create_stream()
+    @property
+    def memory_bytes(self) -> tuple[int, int]:
+        """Free bytes and all there are."""
+        free, total = self._driver("cuMemGetInfo")
+        return int(free), int(total)
+
+    def use(self) -> None:
+        """Make the device's primary context this thread's."""
+        self._device.set_current()
+
+    def stream(self, priority: int | None = None) -> Any:
+        """A stream of this device; lower numbers go first."""
+        return self._device.create_stream(options=self._core.StreamOptions(priority=priority))
 
     def foreign_stream(self, handle: int) -> Any:
         """Somebody else's stream, such as pycuda's `stream.handle` or torch's `cuda_stream`."""
         return self._core.Stream.from_handle(handle)
 
-    def empty(self, shape: tuple[int, ...], dtype: str, *, stream: Any) -> Any:
-        """A buffer, uninitialised, allocated in the stream's order."""
-        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-        return self._device.memory_resource.allocate(max(size, 1), stream=stream)
+    def empty(self, shape: tuple[int, ...], dtype: str, *, stream: Any) -> DeviceArray:
+        """A tensor, uninitialised, allocated in the stream's order. Raises MemoryError."""
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        try:
+            buffer = self._device.memory_resource.allocate(max(size, 1), stream=stream)
+        except Exception as error:  # cuda-core's own class, which it does not name
+            if "OUT_OF_MEMORY" not in str(error):
+                raise
+            raise MemoryError(f"{size} bytes on {self.name}") from error
+        return DeviceArray(int(buffer.handle), shape, dtype, buffer)
 
-    def upload(self, array: NDArray[Any], *, stream: Any) -> Any:
-        """A buffer with an array's contents; waits, so that the array may change afterwards."""
+    def pinned(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+        """A numpy array that the device copies to and from without waiting. Raises MemoryError."""
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        buffer = self._core.LegacyPinnedMemoryResource().allocate(max(size, 1))
+        memory: Any = (ctypes.c_char * max(size, 1)).from_address(int(buffer.handle))
+        memory.owner = buffer  # numpy keeps the one, which keeps the other
+        found: NDArray[Any] = np.frombuffer(memory, dtype, math.prod(shape)).reshape(shape)
+        return found
+
+    def copy(
+        self, source: DeviceArray | NDArray[Any], target: DeviceArray | NDArray[Any], *, stream: Any
+    ) -> None:
+        """Enqueue a copy between tensors of one size, on the device or in host memory.
+
+        Pinned host memory is read and written when the stream comes to it; any other is read before this returns.
+        """
+        if source.nbytes != target.nbytes:
+            raise ValueError(f"a copy of {source.nbytes} bytes to {target.nbytes}")
+        addresses = _address(target), _address(source)
+        self._driver("cuMemcpyAsync", *addresses, source.nbytes, int(stream.handle))
+
+    def upload(self, array: NDArray[Any], *, stream: Any) -> DeviceArray:
+        """A tensor with an array's contents; waits, so that the array may change afterwards."""
         held = np.ascontiguousarray(array)
-        buffer = self.empty(held.shape, held.dtype.name, stream=stream)
-        self._copy(int(buffer.handle), held.ctypes.data, held.nbytes, stream)
+        made = self.empty(array.shape, held.dtype.name, stream=stream)
+        self.copy(held, made, stream=stream)
         stream.sync()
-        return buffer
+        return made
 
-    def download(
-        self, buffer: Any, shape: tuple[int, ...], dtype: str, *, stream: Any
-    ) -> NDArray[Any]:
-        """A buffer's contents, once everything enqueued before is done."""
-        out: NDArray[Any] = np.empty(shape, dtype)
-        self._copy(out.ctypes.data, int(buffer.handle), out.nbytes, stream)
+    def download(self, array: DeviceArray, *, stream: Any) -> NDArray[Any]:
+        """A tensor's contents, once everything enqueued before is done."""
+        out: NDArray[Any] = np.empty(array.shape, array.dtype)
+        self.copy(array, out, stream=stream)
         stream.sync()
         return out
+
+    def capture(self, enqueue: Callable[[], object], *, stream: Any) -> CudaGraph:
+        """What `enqueue` puts on a stream as a graph; nothing of it is done yet.
+
+        It must not allocate, wait, or touch another stream that has not been forked from this one.
+        """
+        handle = int(stream.handle)
+        mode = self._bindings.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        self._driver("cuStreamBeginCapture", handle, mode)
+        try:
+            enqueue()
+        finally:
+            graph = self._driver("cuStreamEndCapture", handle)
+        executable = self._driver("cuGraphInstantiate", graph, 0)
+        _, count = self._driver("cuGraphGetNodes", graph)
+        self._driver("cuGraphDestroy", graph)
+        return CudaGraph(self, executable, int(count))
 
     def enqueue(
         self,
@@ -107,7 +162,7 @@ class Device:
 
         Args:
             kernel: which.
-            buffers: every tensor that it reads or writes but its tables, as cuda-core buffers or device addresses.
+            buffers: every tensor that it reads or writes but its tables.
             shapes: of its inputs.
             numbers: of the case.
             stream: where.
@@ -121,10 +176,8 @@ class Device:
         """What a kernel's launches write for a case: uploaded, computed and downloaded."""
         buffers = self.buffers(kernel, case, stream=stream)
         self.enqueue(kernel, buffers, case.shapes, case.numbers, stream=stream)
-        return {
-            name: self.download(buffers[name], shape, dtype, stream=stream)
-            for name, (shape, dtype) in kernel.outputs(case.shapes, case.numbers).items()
-        }
+        made = kernel.outputs(case.shapes, case.numbers)
+        return {name: self.download(buffers[name], stream=stream) for name in made}
 
     def buffers(self, kernel: Kernel, case: Case, *, stream: Any) -> dict[str, Any]:
         """A case's inputs, uploaded, and room for its outputs."""
@@ -179,12 +232,37 @@ class Device:
             self._tables[key] = {name: self.upload(array, stream=stream) for name, array in made}
         return self._tables[key]
 
-    def _copy(self, target: int, source: int, size: int, stream: Any) -> None:
-        driver = import_module("cuda.bindings.driver")
-        (status,) = driver.cuMemcpyAsync(target, source, size, int(stream.handle))
-        if status != driver.CUresult.CUDA_SUCCESS:
-            raise RuntimeError(f"a copy of {size} bytes fails on {self.name}: {status}")
+    @property
+    def _bindings(self) -> Any:
+        return import_module("cuda.bindings.driver")
+
+    def _driver(self, call: str, *arguments: Any) -> Any:
+        """A driver call's results. Raises RuntimeError with its status."""
+        status, *found = getattr(self._bindings, call)(*arguments)
+        if status != self._bindings.CUresult.CUDA_SUCCESS:
+            raise RuntimeError(f"{call} fails on {self.name}: {status}")
+        return found[0] if len(found) == 1 else found
 
 
-def _address(buffer: Any) -> int:
-    return buffer if isinstance(buffer, int) else int(buffer.handle)
+class CudaGraph:
+    """Captured work, launched as one.
+
+    Attributes:
+        num_nodes: kernels and copies in it.
+    """
+
+    def __init__(self, device: Device, executable: Any, num_nodes: int) -> None:
+        self._device, self._executable, self.num_nodes = device, executable, num_nodes
+
+    def launch(self, *, stream: Any) -> None:
+        """Enqueue all of it."""
+        self._device._driver("cuGraphLaunch", self._executable, int(stream.handle))
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # the driver may be gone before this object
+            self._device._driver("cuGraphExecDestroy", self._executable)
+
+
+def _address(array: Any) -> int:
+    """Of a tensor on the device or on the host."""
+    return int(array.ctypes.data if isinstance(array, np.ndarray) else array.address)

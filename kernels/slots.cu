@@ -10,12 +10,13 @@ extern "C" __global__ void gather_slots(const Sixteen* values, const long long* 
     for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < length; i += gridDim.x * blockDim.x) to[i] = from[i];
 }
 
-// memories (count, length) rounded to bfloat16, kept as float, to values[index]
-extern "C" __global__ void store_slots(const float* memories, const long long* index, float* values, int length) {
+// memories (count, length) to values[index], perhaps rounded to bfloat16, which is kept as float
+extern "C" __global__ void store_slots(
+    const float* memories, const long long* index, float* values, int length, int is_rounded) {
     const float* from = memories + (long long)blockIdx.y * length;
     float* to = values + index[blockIdx.y] * length;
     for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < length; i += gridDim.x * blockDim.x)
-        to[i] = rounded_to_bfloat16(from[i]);
+        to[i] = is_rounded ? rounded_to_bfloat16(from[i]) : from[i];
 }
 
 // cosine of probe (length,) with values[index]; one block for each slot

@@ -22,12 +22,18 @@ def gather_slots(values: NDArray[np.float32], index: NDArray[np.int64]) -> Array
 
 
 def store_slots(
-    memories: NDArray[np.float32], index: NDArray[np.int64], before: NDArray[np.float32]
+    memories: NDArray[np.float32],
+    index: NDArray[np.int64],
+    before: NDArray[np.float32],
+    is_rounded: bool,
 ) -> Arrays:
-    """`values`: `before` with `memories` (b, ...), rounded to bfloat16, at `index` (b,)."""
+    """`values`: `before` with `memories` (b, ...), perhaps rounded to bfloat16, at `index` (b,)."""
     values = before.copy()
     for memory, slot in zip(memories, index, strict=True):
-        round_to_bfloat16(memory, values[slot])
+        if is_rounded:
+            round_to_bfloat16(memory, values[slot])
+        else:
+            values[slot] = memory
     return {"values": values}
 
 
@@ -45,7 +51,8 @@ def _gather_plan(shapes: Shapes, numbers: Numbers) -> list[Launch]:
 def _store_plan(shapes: Shapes, numbers: Numbers) -> list[Launch]:
     length, count = _row(shapes, "values"), math.prod(shapes["index"])
     grid = (min(blocks(length, THREADS), BLOCKS_A_ROW), count, 1)
-    arguments = ("memories", "index", "values", np.int32(length))
+    is_rounded = np.int32(numbers["is_rounded"])
+    arguments = ("memories", "index", "values", np.int32(length), is_rounded)
     return [Launch("store_slots", grid, (THREADS, 1, 1), arguments)]
 
 
@@ -94,14 +101,24 @@ STORE = Kernel(
                 "memories": _values(2, 16, 8),
                 "index": np.array([4, 1]),
                 "before": _values(5, 16, 8),
-            }
+            },
+            {"is_rounded": True},
+        ),
+        "as they are": lambda: Case(
+            {
+                "memories": _values(2, 300),
+                "index": np.array([0, 2]),
+                "before": _values(3, 300),
+            },
+            {"is_rounded": False},
         ),
         "ties": lambda: Case(
             {
                 "memories": (1 + np.arange(64) / 256).astype(np.float32)[None],
                 "index": np.array([0]),
                 "before": _values(1, 64),
-            }
+            },
+            {"is_rounded": True},
         ),
     },
     lambda: Case(
@@ -109,7 +126,8 @@ STORE = Kernel(
             "memories": _values(8, 1024, 64),
             "index": np.arange(8) * 3,
             "before": _values(64, 1024, 64),
-        }
+        },
+        {"is_rounded": True},
     ),
     starts_from={"values": "before"},
 )

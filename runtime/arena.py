@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from runtime.backends import Backend, Buffer
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.backends.base import Buffer
+from runtime.batch import Batch, pack
+from runtime.contract import ModelNumbers
 from runtime.errors import OutOfMemory
+from runtime.place import HOST, Place
+
+if TYPE_CHECKING:
+    from runtime.memory.records import MemoryRead, Room
 
 
 class Slots:
-    """Equally shaped tensors addressed by number.
+    """Equally shaped float32 tensors addressed by number.
 
     `take` never allocates: whoever will hold slots reserves them first and releases them at the end, so that
     addresses stay fixed while a run lasts.
     """
 
-    def __init__(self, backend: Backend, shape: tuple[int, ...]) -> None:
-        self._backend = backend
+    def __init__(self, place: Place, shape: tuple[int, ...]) -> None:
+        self._place = place
         self._shape = shape
-        self.values: Buffer = backend.empty((0, *shape), "float32")
+        self.values: Buffer = place.empty((0, *shape), "float32")
         self._free: list[int] = []
         self._reserved = 0
 
@@ -37,16 +47,18 @@ class Slots:
         if missing <= 0:
             self._reserved += count
             return
+        total = before + missing + int((before + missing) * self._place.spare_share)
         try:
-            grown = self._backend.empty((before + missing, *self._shape), "float32")
+            grown = self._place.empty((total, *self._shape), "float32")
         except MemoryError as error:
             raise OutOfMemory(
-                f"{before + missing} memories of {4 * int(np.prod(self._shape))} bytes do not fit; track fewer "
+                f"{total} memories of {4 * int(np.prod(self._shape))} bytes do not fit; track fewer "
                 "objects at a time or use a smaller image size"
             ) from error
-        grown[:before] = self.values
+        if before:
+            self._place.copy(self.values, grown[:before])
         self.values = grown
-        self._free.extend(range(before, before + missing))
+        self._free.extend(range(before, total))
         self._reserved += count
 
     def release(self, count: int) -> None:
@@ -63,12 +75,23 @@ class Slots:
 
 
 class Arena:
-    """The memories (T, M), object pointers (C,) and, where compared, image embeddings (C * T,) of one predictor."""
+    """The memories (T, M), object pointers (C,) and, where compared, image embeddings (C * T,) of one predictor.
 
-    def __init__(self, backend: Backend, num_tokens: int, mem_dim: int, d_model: int) -> None:
-        self.memories = Slots(backend, (num_tokens, mem_dim))
-        self.pointers = Slots(backend, (d_model,))
-        self.embeddings = Slots(backend, (d_model * num_tokens,))
+    Args:
+        numbers: of the model.
+        place: where they lie.
+    """
+
+    def __init__(self, numbers: ModelNumbers, place: Place = HOST) -> None:
+        self.place = place
+        self.memories = Slots(place, (numbers.num_tokens, numbers.mem_dim))
+        self.pointers = Slots(place, (numbers.d_model,))
+        self.embeddings = Slots(place, (numbers.d_model * numbers.num_tokens,))
+
+    @property
+    def tensors(self) -> list[Buffer]:
+        """All there are, as they lie now."""
+        return [self.memories.values, self.pointers.values, self.embeddings.values]
 
     def reserve(self, memories: int, pointers: int, embeddings: int = 0) -> None:
         """Make room for so many more of each."""
@@ -81,3 +104,47 @@ class Arena:
         self.memories.release(memories)
         self.pointers.release(pointers)
         self.embeddings.release(embeddings)
+
+    def gather(self, batch: Batch) -> dict[str, Buffer]:
+        """`memory`, `memory_time`, `memory_weight`, `obj_ptrs`, `obj_ptr_pos`, `obj_ptr_weight` of a batch."""
+        return {
+            "memory": self.place.gather(self.memories.values, batch.slots),
+            "memory_time": batch.times,
+            "memory_weight": batch.weights,
+            "obj_ptrs": self.place.gather(self.pointers.values, batch.ptr_slots),
+            "obj_ptr_pos": batch.ptr_positions,
+            "obj_ptr_weight": batch.ptr_weights,
+        }
+
+    def gather_reads(self, reads: Sequence[MemoryRead]) -> dict[str, Buffer]:
+        """The same for rows that are read outside a step."""
+        return self.gather(pack(reads))
+
+    def store(
+        self, batch: Batch, memories: Buffer, pointers: Buffer, vision_features: Buffer
+    ) -> None:
+        """Write a batch's results to its rooms; memories (b, T, M) are rounded to bfloat16, as upstream stores them."""
+        self.place.store(self.memories.values, batch.memory_rooms, memories, True)
+        self.place.store(self.pointers.values, batch.pointer_rooms, pointers, False)
+        if len(batch.embedding_rooms):
+            embeddings = batch.embedding_rooms
+            self.place.store(self.embeddings.values, embeddings, vision_features, False)
+
+    def store_one(
+        self, room: Room, memory: Buffer | None, obj_ptr: Buffer, vision_features: Buffer | None
+    ) -> None:
+        """Write one frame's memory (T, M), pointer (C,) and embedding (C, G, G) to its room, as far as it has them."""
+        parts = (
+            (self.memories, room.memory, memory, True),
+            (self.pointers, room.pointer, obj_ptr, False),
+            (self.embeddings, room.embedding, vision_features, False),
+        )
+        for slots, slot, value, is_rounded in parts:
+            if slot is not None and value is not None:
+                rows = self.place.put(value).reshape((1, *slots.values.shape[1:]))
+                self.place.store(slots.values, np.array([slot]), rows, is_rounded)
+
+    def similarity(self, kind: str, slots: list[int], probe: Buffer) -> NDArray[np.float32]:
+        """Cosines of a probe with stored tensors; `kind` is "memory" or "image"."""
+        values = (self.memories if kind == "memory" else self.embeddings).values
+        return self.place.similarity(values, slots, probe)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.tensors import LowResMask
+
 EDGE = 1e-4  # keeps logits of 0 and 1 finite
 LIMIT = 60.0  # of a logit; beyond it a probability is 0 or 1
 
@@ -82,7 +84,13 @@ class Confidence:
     measure: Measure = predicted_iou
     calibration: Calibration | None = None
 
-    def __call__(self, logits: NDArray[np.float32], iou: float) -> float:
-        """Confidence in a mask that is there, of its low-resolution logits and predicted iou."""
-        value = self.measure(logits, iou)
+    def __call__(self, mask: LowResMask | NDArray[np.float32], iou: float) -> float:
+        """Confidence in a mask that is there, of its low-resolution logits and predicted iou.
+
+        Logits that have not been read back yet are only waited for by a measure that looks at them.
+        """
+        if self.measure is predicted_iou:
+            value = iou
+        else:
+            value = self.measure(mask.filled if isinstance(mask, LowResMask) else mask, iou)
         return value if self.calibration is None else self.calibration(value)

@@ -5,19 +5,57 @@ from __future__ import annotations
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kernels.preprocess import preprocess
-from runtime.contract import PIXEL_MEAN, PIXEL_STD
+from runtime.backends.base import Buffer, Engine
+from runtime.contract import PIXEL_MEAN, PIXEL_STD, ModelNumbers
 from runtime.errors import OutOfMemory
-from runtime.model import Features, Model
+from runtime.tensors import Features
 
 log = logging.getLogger("runtime")
-Slices = Callable[[int], NDArray[np.uint8]]
+ReadSlice = Callable[[int], NDArray[np.uint8]]
 MEMORY_SHARE = 1 / 3  # of the machine's memory
+
+
+class Encoder(Protocol):
+    """What encodes: a `Model`."""
+
+    numbers: ModelNumbers
+
+    def encode(self, image: Buffer) -> Features:
+        """Encode one normalised slice (1, 3, S, S)."""
+
+    def engine(self, graph: str) -> Engine:
+        """One graph, ready to run into given buffers."""
+
+
+class Cache(Protocol):
+    """Encodings by slice number, wherever they are kept."""
+
+    @property
+    def tensors(self) -> list[Buffer]:
+        """What a step reads from, if that stays where it is."""
+
+    def __getitem__(self, index: int) -> Features:
+        """Features of one slice, to be used before another is asked for."""
+
+    def expect(self, order: Sequence[int]) -> None:
+        """Say which slices will be asked for, and in which order, so that they can be encoded ahead."""
+
+    def locate(self, indices: Sequence[int]) -> list[int]:
+        """Where the encodings of these slices lie, all at once; they are made first."""
+
+    def gather(self, places: Buffer) -> Features:
+        """Encodings that were located, as one batch."""
+
+    def clear(self) -> None:
+        """Forget all."""
 
 
 class FeatureCache:
@@ -31,10 +69,10 @@ class FeatureCache:
         max_bytes: what may be held; None is a third of the machine's memory.
     """
 
-    def __init__(self, model: Model, read_slice: Slices, max_bytes: int | None = None) -> None:
+    def __init__(self, model: Encoder, read_slice: ReadSlice, max_bytes: int | None = None) -> None:
         self._model = model
         self._read_slice = read_slice
-        self._max_bytes = _memory_bytes() * MEMORY_SHARE if max_bytes is None else max_bytes
+        self._max_bytes = memory_bytes() * MEMORY_SHARE if max_bytes is None else max_bytes
         self._features: OrderedDict[int, Features] = OrderedDict()
         self._has_said = False
 
@@ -51,6 +89,30 @@ class FeatureCache:
 
     def __len__(self) -> int:
         return len(self._features)
+
+    @property
+    def tensors(self) -> list[Buffer]:
+        """None: encodings lie wherever there was room."""
+        return []
+
+    def expect(self, order: Sequence[int]) -> None:
+        """Nothing is encoded ahead: the processor has nothing else to do meanwhile."""
+
+    def locate(self, indices: Sequence[int]) -> list[int]:
+        """Slices are known by their own numbers."""
+        return list(indices)
+
+    def gather(self, places: Buffer) -> Features:
+        """Encodings of slices as one batch; a single one is passed through."""
+        features = [self[int(index)] for index in places]
+        if len(features) == 1:
+            return features[0]
+        names = [part.name for part in fields(Features)]
+        return Features(*(np.concatenate([getattr(f, name) for f in features]) for name in names))
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._features.clear()
 
     def _say_full(self, size_bytes: int) -> None:
         if not self._has_said:
@@ -75,7 +137,8 @@ class FeatureCache:
             ) from error
 
 
-def _memory_bytes() -> float:
+def memory_bytes() -> float:
+    """Of the machine; infinite where it does not tell."""
     try:
         return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (ValueError, OSError, AttributeError):  # not every system tells

@@ -8,47 +8,24 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.arena import Arena
 from runtime.backends import Backend, Buffer, Engine, open_backend
 from runtime.backends.observed import ObservedBackend, Observer
 from runtime.bundle import Bundle, open_bundle
 from runtime.certificate import Choice, choose
 from runtime.confidence import MEASURES, Calibration, Confidence
 from runtime.contract import GraphSpec, ModelNumbers, graph_specs
+from runtime.features import Cache, ReadSlice
+from runtime.place import Place
+from runtime.tensors import Decoded, Features
 
 log = logging.getLogger("runtime")
-
-
-@dataclass(frozen=True, slots=True)
-class Features:
-    """One slice's encoding: leading axis 1, shapes as `image_encoder`'s outputs."""
-
-    vision_features: Buffer
-    attended_features: Buffer
-    projected_features: Buffer
-    high_res_feats_0: Buffer
-    high_res_feats_1: Buffer
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes held."""
-        return sum(getattr(self, part.name).nbytes for part in fields(self))
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """`mask_decoder`'s outputs for b rows: raw, selected, gated logits (b, 1, 4 G, 4 G) and scalars (b,)."""
-
-    low_res_masks: Buffer
-    ious: Buffer
-    object_score_logits: Buffer
-    obj_ptr: Buffer
 
 
 class Model:
@@ -76,16 +53,28 @@ class Model:
         self._specs: dict[str, GraphSpec] = graph_specs(numbers)
         self._engines: dict[str, Engine] = {}
 
+    @property
+    def place(self) -> Place:
+        """Where tensors between graphs live."""
+        return self.backend.place
+
+    def arena(self) -> Arena:
+        """Memory slots for one predictor."""
+        return Arena(self.numbers, self.place)
+
+    def features(self, read_slice: ReadSlice, max_bytes: int | None = None) -> Cache:
+        """A cache of encodings of numbered slices, see `runtime.features.FeatureCache`."""
+        return self.place.features(self, read_slice, max_bytes)
+
     def run(self, graph: str, inputs: dict[str, Buffer]) -> dict[str, Buffer]:
-        """Run one graph; ValueError if an input does not fit the contract."""
+        """Run one graph; inputs may lie on the host. ValueError if one does not fit the contract."""
         spec = self._specs[graph]
         axes = spec.check_inputs(graph, inputs)
+        place = self.place
         outputs = {
-            name: self.backend.empty(out.bind(axes), out.dtype)
-            for name, out in spec.outputs.items()
+            name: place.empty(out.bind(axes), out.dtype) for name, out in spec.outputs.items()
         }
-        self.engine(graph).run(inputs, outputs)
-        self.backend.synchronize()
+        self.engine(graph).run({name: place.put(x) for name, x in inputs.items()}, outputs)
         return outputs
 
     def engine(self, graph: str) -> Engine:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from kernels.fill_holes import fill_holes
 from runtime.arena import Arena
 from runtime.backends import Buffer
+from runtime.batch import Batch, pack
 from runtime.confidence import Confidence
 from runtime.contract import MASK_PROMPT_LOGIT, PREVIOUS_LOGIT_LIMIT
-from runtime.features import FeatureCache
+from runtime.features import Cache
 from runtime.memory import MemoryBank, MemoryRead
-from runtime.memory.gather import gather
-from runtime.model import Decoded, Features, Model
+from runtime.model import Model
 from runtime.prompts import NO_POINTS, MaskPrompt, PointPrompt
+from runtime.tensors import Decoded, Features, Fetched, LowResMask
 
 IOU = Confidence()
 """What confidence is unless somebody says otherwise: the predicted iou as the network gives it."""
@@ -28,25 +29,32 @@ class Segmented:
     """One object on one slice.
 
     Attributes:
-        logits: low-resolution logits (4 G, 4 G), holes filled; above zero is inside.
+        low_res: low-resolution logits (4 G, 4 G), perhaps still to be read back; a plain array has no holes.
         iou: the model's own estimate of the mask's quality.
         object_score: logit that the object is on this slice.
         obj_ptr: object pointer (C,).
         memory_frames: slices that were in memory; empty where the slice was prompted.
         memory_weights: how much each of them weighed; 1 is SAM 2.
         quality: what the mask is worth if it is there, where that is not `iou` itself.
-        unfilled: logits before holes were filled, of which memories of tracked slices are made; None if they are
-            `logits` themselves.
     """
 
-    logits: NDArray[np.float32]
+    low_res: LowResMask | NDArray[np.float32]
     iou: float
     object_score: float
     obj_ptr: Buffer
     memory_frames: tuple[int, ...] = ()
     memory_weights: tuple[float, ...] = ()
     quality: float | None = None
-    unfilled: NDArray[np.float32] | None = None
+
+    @property
+    def logits(self) -> NDArray[np.float32]:
+        """Low-resolution logits, holes filled; above zero is inside."""
+        return self.low_res.filled if isinstance(self.low_res, LowResMask) else self.low_res
+
+    @property
+    def unfilled(self) -> NDArray[np.float32]:
+        """Logits before holes were filled, of which memories of tracked slices are made."""
+        return self.low_res.unfilled if isinstance(self.low_res, LowResMask) else self.low_res
 
     @property
     def confidence(self) -> float:
@@ -66,31 +74,44 @@ class Row:
 def track_step(
     model: Model,
     arena: Arena,
-    features: FeatureCache,
+    features: Cache,
     rows: Sequence[Row],
     confidence: Confidence = IOU,
 ) -> list[Segmented]:
     """Segment each row's slice from memory and remember the result: all objects and directions in one batch."""
-    slices = stack([features[row.frame] for row in rows])
-    raw = slices.vision_features
-    reads = [row.bank.read(row.frame, raw[i]) for i, row in enumerate(rows)]
-    conditioned = model.condition(
-        attended_features=slices.attended_features, **gather(arena, reads)
-    )
+    places = features.locate([row.frame for row in rows])
+    reads = [row.bank.read(row.frame, features[row.frame].vision_features[0]) for row in rows]
+    rooms = [row.bank.make_room() for row in rows]
+    try:
+        batch = model.place.send(pack(reads, places, rooms, model.place.lengths(reads)))
+        held = [*arena.tensors, *features.tensors]
+        decoded = model.place.replayed(batch, held, lambda: _step(model, arena, features, batch))
+        fetched = model.place.fetch(decoded)
+    except BaseException:
+        for row, room in zip(rows, rooms, strict=True):
+            row.bank.give_up(room)
+        raise
+    results = []
+    for row, read, room, found in zip(rows, reads, rooms, fetched, strict=True):
+        segmented = _segmented(found, confidence, read)
+        row.bank.keep(row.frame, room, segmented.confidence, segmented.object_score)
+        results.append(segmented)
+    return results
+
+
+def _step(model: Model, arena: Arena, features: Cache, batch: Batch) -> Decoded:
+    """What is computed: from slots to slots, with no look at any number, so that it can be replayed."""
+    slices = features.gather(batch.slices)
+    conditioned = model.condition(attended_features=slices.attended_features, **arena.gather(batch))
     decoded = model.decode(**decoder_inputs(slices, conditioned, NO_POINTS, add_no_mem_embed=False))
     memories = model.memorise(
         projected_features=slices.projected_features,  # not of the conditioned ones
         low_res_masks=decoded.low_res_masks,  # before holes are filled, as upstream
         object_score_logits=decoded.object_score_logits,
-        binarize=np.zeros(len(rows), bool),
+        binarize=np.zeros(len(batch.slices), bool),
     )
-    results = []
-    for i, (row, read) in enumerate(zip(rows, reads, strict=True)):
-        found = _segmented(decoded, i, confidence, read)
-        scores = found.confidence, found.object_score
-        row.bank.offer(row.frame, raw[i], memories[i], found.obj_ptr, *scores)
-        results.append(found)
-    return results
+    arena.store(batch, memories, decoded.obj_ptr, slices.vision_features)
+    return decoded
 
 
 def segment_points(
@@ -116,7 +137,8 @@ def segment_points(
     is_first = conditioned is None
     slice_features = features.vision_features if conditioned is None else conditioned
     inputs = decoder_inputs(features, slice_features, prompt, mask, add_no_mem_embed=is_first)
-    return _segmented(model.decode(**inputs), 0, confidence)
+    (found,) = model.place.fetch(model.decode(**inputs))
+    return _segmented(found, confidence)
 
 
 def segment_mask(model: Model, features: Features, prompt: MaskPrompt) -> Segmented:
@@ -139,8 +161,7 @@ def memorise_prompted(model: Model, features: Features, segmented: Segmented) ->
 
 def memorise_tracked(model: Model, features: Features, segmented: Segmented) -> Buffer:
     """The memory (T, M) of a tracked slice: of its mask's probabilities, holes and all."""
-    logits = segmented.logits if segmented.unfilled is None else segmented.unfilled
-    return _memorise(model, features, logits, segmented, binarize=False)
+    return _memorise(model, features, segmented.unfilled, segmented, binarize=False)
 
 
 def _memorise(
@@ -159,29 +180,16 @@ def _memorise(
     return memory
 
 
-def _segmented(
-    decoded: Decoded, row: int, confidence: Confidence, read: MemoryRead | None = None
-) -> Segmented:
-    unfilled: NDArray[np.float32] = decoded.low_res_masks[row, 0]
-    logits, iou = fill_holes(unfilled), float(decoded.ious[row])
+def _segmented(found: Fetched, confidence: Confidence, read: MemoryRead | None = None) -> Segmented:
     return Segmented(
-        logits,
-        iou,
-        float(decoded.object_score_logits[row]),
-        decoded.obj_ptr[row],
+        found.mask,
+        found.iou,
+        found.object_score,
+        found.obj_ptr,
         read.frames if read else (),
         read.weights if read else (),
-        confidence(logits, iou),
-        None if logits is unfilled else unfilled,
+        confidence(found.mask, found.iou),
     )
-
-
-def stack(features: Sequence[Features]) -> Features:
-    """Encodings of several slices as one batch; a single one is passed through."""
-    if len(features) == 1:
-        return features[0]
-    names = [part.name for part in fields(Features)]
-    return Features(*(np.concatenate([getattr(f, name) for f in features]) for name in names))
 
 
 def decoder_inputs(
@@ -193,7 +201,7 @@ def decoder_inputs(
     add_no_mem_embed: bool,
 ) -> dict[str, Buffer]:
     """Inputs of `mask_decoder` for b rows with one prompt in common and an optional dense mask (1, 1, 4 G, 4 G)."""
-    rows = len(features)
+    rows = features.shape[0]
     side = slices.high_res_feats_0.shape[-1]
     return {
         "features": features,

@@ -1,14 +1,17 @@
-"""What a back end must offer: five small methods in all, so that a new one is one file."""
+"""What a back end must offer: three small methods in all, so that a new one is one file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Host back ends compute on numpy arrays; a device back end will hand out its own buffers.
+if TYPE_CHECKING:
+    from runtime.place import Place
+
+# Numpy arrays on the host; on a device `kernels.device_array.DeviceArray`, which has shape, dtype and items like one.
 Buffer = NDArray[np.generic]
 
 
@@ -25,14 +28,11 @@ class Backend(Protocol):
     description: str
     """One line for people: what runs where, and why it was chosen."""
 
+    place: Place
+    """Where inputs and outputs of its engines live."""
+
     def load(self, graph: str) -> Engine:
         """Make one of `contract.GRAPHS` ready."""
-
-    def empty(self, shape: tuple[int, ...], dtype: str) -> Buffer:
-        """An uninitialised buffer of this back end."""
-
-    def synchronize(self) -> None:
-        """Wait until everything enqueued is done."""
 
     def close(self) -> None:
         """Give back what the back end holds; it cannot be used afterwards."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from runtime.backends.base import Buffer
 from runtime.contract import GraphSpec, ModelNumbers, graph_specs
+from runtime.place import HOST, Place
 
 Answer = Callable[[Mapping[str, Buffer]], Mapping[str, np.ndarray]]
 
@@ -64,6 +65,7 @@ class FakeBackend:
     """
 
     description = "fake: answers from the contract, computes nothing"
+    place: Place = HOST
 
     def __init__(self, model: ModelNumbers, answers: Mapping[str, Answer] | None = None) -> None:
         self._specs = graph_specs(model)
@@ -72,12 +74,6 @@ class FakeBackend:
 
     def load(self, graph: str) -> FakeEngine:
         return FakeEngine(graph, self._specs[graph], self.calls, self._answers.get(graph))
-
-    def empty(self, shape: tuple[int, ...], dtype: str) -> Buffer:
-        return np.empty(shape, dtype)
-
-    def synchronize(self) -> None:
-        """Nothing runs."""
 
     def close(self) -> None:
         """Nothing is held."""

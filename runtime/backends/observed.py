@@ -20,7 +20,7 @@ class ObservedEngine:
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         started = time.perf_counter()
         self._engine.run(inputs, outputs)
-        self._backend.synchronize()
+        self._backend.place.synchronize()
         self._observe(self._graph, inputs, outputs, 1e3 * (time.perf_counter() - started))
 
 
@@ -41,15 +41,10 @@ class ObservedBackend:
     ) -> None:
         self._backend, self._observe, self._load = backend, observe, load or backend.load
         self.description = backend.description
+        self.place = backend.place.unreplayed()
 
     def load(self, graph: str) -> ObservedEngine:
         return ObservedEngine(graph, self._load(graph), self._backend, self._observe)
-
-    def empty(self, shape: tuple[int, ...], dtype: str) -> Buffer:
-        return self._backend.empty(shape, dtype)
-
-    def synchronize(self) -> None:
-        self._backend.synchronize()
 
     def close(self) -> None:
         self._backend.close()

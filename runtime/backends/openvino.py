@@ -15,6 +15,7 @@ from runtime.backends.ort import OrtBackend
 from runtime.bundle import Bundle
 from runtime.cache import cache_folder
 from runtime.errors import BackendUnavailable, BundleError
+from runtime.place import HOST, Place
 
 DEVICE = "CPU"
 CAPABILITIES = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
@@ -60,6 +61,8 @@ class OpenVinoBackend:
 
     Raises BackendUnavailable if the processor does not compute in that precision.
     """
+
+    place: Place = HOST
 
     def __init__(
         self,
@@ -107,12 +110,6 @@ class OpenVinoBackend:
                 f"{self._bundle.path}: OpenVINO {ov.__version__} refuses {graph}: {error}"
             ) from error
         return OpenVinoEngine(compiled)
-
-    def empty(self, shape: tuple[int, ...], dtype: str) -> Buffer:
-        return np.empty(shape, dtype)
-
-    def synchronize(self) -> None:
-        """Nothing to wait for: runs return when they are done."""
 
     def close(self) -> None:
         """Nothing is held beyond the engines."""

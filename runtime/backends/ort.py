@@ -10,6 +10,7 @@ import onnxruntime
 from runtime.backends.base import Buffer
 from runtime.bundle import Bundle
 from runtime.errors import BackendUnavailable, BundleError
+from runtime.place import HOST, Place
 
 PROVIDER = "CPUExecutionProvider"
 WARNINGS_AND_WORSE = 2
@@ -40,6 +41,8 @@ class OrtBackend:
         hint: "latency", or "throughput" for threads that do not spin while they wait.
     """
 
+    place: Place = HOST
+
     def __init__(self, bundle: Bundle, threads: int | None = None, hint: str = "latency") -> None:
         self._bundle = bundle
         self._options = onnxruntime.SessionOptions()
@@ -69,12 +72,6 @@ class OrtBackend:
                 f"asked for {PROVIDER}, ONNX Runtime opened {session.get_providers()}"
             )
         return OrtEngine(session)
-
-    def empty(self, shape: tuple[int, ...], dtype: str) -> Buffer:
-        return np.empty(shape, dtype)
-
-    def synchronize(self) -> None:
-        """Nothing to wait for: runs return when they are done."""
 
     def close(self) -> None:
         """Nothing is held beyond the engines."""

@@ -12,15 +12,15 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.bfloat16 import round_to_bfloat16
-from kernels.slot_similarity import slot_similarity
 from runtime.arena import Arena
-from runtime.backends import Buffer
+from runtime.backends.base import Buffer
 from runtime.contract import ModelNumbers
 from runtime.memory.pick_up import PICK_UPS
 from runtime.memory.read import Clock, read
-from runtime.memory.records import MemoryRead, Record
+from runtime.memory.records import MemoryRead, Record, Room
 from runtime.memory.rules import MemoryRules
+
+NOTHING = Record(-1, -1, 0.0, 0.0)
 
 
 class Templates:
@@ -48,13 +48,9 @@ class Templates:
     ) -> None:
         """Remember a prompted frame: features (1, C, G, G), memory (T, M), pointer (C,)."""
         self._arena.reserve(*self._each)
-        new, new_ptr = store(
-            self._arena,
-            Record(frame, -1, confidence, object_score, True),
-            memory,
-            obj_ptr,
-            vision_features if self._rules.compares_images else None,
-        )
+        room = make_room(self._arena, self._rules)
+        self._arena.store_one(room, memory, obj_ptr, vision_features)
+        new, new_ptr = records_of(room, Record(frame, -1, confidence, object_score, True))
         self.memories = sorted([*self.memories, new], key=lambda r: r.frame)
         self.pointers = sorted([*self.pointers, new_ptr], key=lambda r: r.frame)
 
@@ -133,10 +129,30 @@ class MemoryBank:
             return found
         embeddings = {r.slot: r.embedding for r in (*self._templates.memories, *self.memories)}
         slots = [e for slot in found.slots if (e := embeddings[slot]) is not None]
-        similarity = slot_similarity(self._arena.embeddings.values, slots, vision_features)
+        similarity = self._arena.similarity("image", slots, vision_features)
         # Seeded by the frame, so that a slice's draw does not depend on what was computed before it.
         rng = np.random.default_rng([self._rules.seed, frame])
         return replace(found, weights=PICK_UPS[self._rules.pick_up](similarity, rng))
+
+    def make_room(self) -> Room:
+        """Slots for the next frame to be offered; to be handed to `keep` or `give_up`."""
+        return make_room(self._arena, self._rules)
+
+    def give_up(self, room: Room) -> None:
+        """Give back slots that nothing came of."""
+        self._keep(self.memories, self.pointers, *([r] for r in records_of(room, NOTHING)))
+
+    def keep(self, frame: int, room: Room, confidence: float, object_score: float) -> None:
+        """Offer a tracked frame whose tensors are in their room; the policy decides what stays."""
+        new, new_ptr = records_of(room, Record(frame, -1, confidence, object_score))
+        records = [*self._templates.memories, *self.memories, new]
+        memories = self._rules.row.keep(records, self._similarity(records), self._limits)
+        if self._rules.row.is_recency:  # SAM 2 reads more pointers than memories
+            pointers = [*self.pointers, new_ptr][-(self._model.max_obj_ptrs - 1) :]
+        else:
+            frames = {r.frame for r in memories}
+            pointers = [r for r in (*self.pointers, new_ptr) if r.frame in frames]
+        self._keep(memories, pointers, [*self.memories, new], [*self.pointers, new_ptr])
 
     def offer(
         self,
@@ -147,32 +163,21 @@ class MemoryBank:
         confidence: float,
         object_score: float,
     ) -> None:
-        """Offer a tracked frame: features (C, G, G), memory (T, M), pointer (C,); the policy decides what stays."""
-        new, new_ptr = store(
-            self._arena,
-            Record(frame, -1, confidence, object_score),
-            memory,
-            obj_ptr,
-            vision_features if self._rules.compares_images else None,
-        )
-        records = [*self._templates.memories, *self.memories, new]
-        memories = self._rules.row.keep(records, self._similarity(records), self._limits)
-        if self._rules.row.is_recency:  # SAM 2 reads more pointers than memories
-            pointers = [*self.pointers, new_ptr][-(self._model.max_obj_ptrs - 1) :]
-        else:
-            frames = {r.frame for r in memories}
-            pointers = [r for r in (*self.pointers, new_ptr) if r.frame in frames]
-        self._keep(memories, pointers, [*self.memories, new], [*self.pointers, new_ptr])
+        """Offer a tracked frame: features (C, G, G), memory (T, M), pointer (C,)."""
+        room = self.make_room()
+        self._arena.store_one(room, memory, obj_ptr, vision_features)
+        self.keep(frame, room, confidence, object_score)
 
     def recall(
         self, frame: int, vision_features: Buffer, memory: Buffer | None, obj_ptr: Buffer
     ) -> None:
         """Put back a tracked frame whatever the policy says; without its memory only its pointer."""
-        record = Record(frame, -1, 0.0, 0.0)
+        room = make_room(self._arena, self._rules, has_memory=memory is not None)
+        self._arena.store_one(room, memory, obj_ptr, vision_features)
+        new, new_ptr = records_of(room, replace(NOTHING, frame=frame))
         if memory is not None:
-            embedding = vision_features if self._rules.compares_images else None
-            self.memories = [*self.memories, store_memory(self._arena, record, memory, embedding)]
-        self.pointers = [*self.pointers, store_pointer(self._arena, record, obj_ptr)]
+            self.memories = [*self.memories, new]
+        self.pointers = [*self.pointers, new_ptr]
 
     def drop(self, frame: int) -> None:
         """Forget one tracked frame, if it is there: it has been prompted since."""
@@ -203,14 +208,15 @@ class MemoryBank:
         compares = self._rules.row.compares
         if compares is None:
             return np.empty((0, 0), np.float32)
-        values = (self._arena.memories if compares == "memory" else self._arena.embeddings).values
+        values = self._arena.memories if compares == "memory" else self._arena.embeddings
         matrix = np.eye(len(records), dtype=np.float32)
         known: dict[tuple[Record, Record], float] = {}
         for i, later in enumerate(records):
             missing = [j for j in range(i) if (records[j], later) not in self._known]
             if missing:
                 slots = [slot_of(records[j], compares) for j in missing]
-                cosines = slot_similarity(values, slots, values[slot_of(later, compares)])
+                probe = values.values[slot_of(later, compares)]
+                cosines = self._arena.similarity(compares, slots, probe)
                 for j, cosine in zip(missing, cosines, strict=True):
                     self._known[records[j], later] = float(cosine)
             for j in range(i):
@@ -228,37 +234,20 @@ def slot_of(record: Record, compares: str) -> int:
     return record.embedding
 
 
-def store(
-    arena: Arena,
-    record: Record,
-    memory: Buffer,
-    obj_ptr: Buffer,
-    vision_features: Buffer | None,
-) -> tuple[Record, Record]:
-    """Write a frame's memory, pointer and perhaps embedding; returns its record, and the twin for the pointer."""
+def make_room(arena: Arena, rules: MemoryRules, has_memory: bool = True) -> Room:
+    """Slots for one frame."""
+    memory = arena.memories.take() if has_memory else None
+    keeps_image = has_memory and rules.compares_images
+    return Room(memory, arena.pointers.take(), arena.embeddings.take() if keeps_image else None)
+
+
+def records_of(room: Room, record: Record) -> tuple[Record, Record]:
+    """The record of a room's memory, and the twin for its pointer."""
+    memory = -1 if room.memory is None else room.memory
     return (
-        store_memory(arena, record, memory, vision_features),
-        store_pointer(arena, record, obj_ptr),
+        replace(record, slot=memory, embedding=room.embedding),
+        replace(record, slot=room.pointer),
     )
-
-
-def store_memory(
-    arena: Arena, record: Record, memory: Buffer, vision_features: Buffer | None
-) -> Record:
-    """Write a memory, rounded to bfloat16 as upstream stores it, and perhaps its image's embedding."""
-    slot, embedding = arena.memories.take(), None
-    round_to_bfloat16(np.asarray(memory, np.float32), arena.memories.values[slot])
-    if vision_features is not None:
-        embedding = arena.embeddings.take()
-        arena.embeddings.values[embedding] = vision_features.reshape(-1)
-    return replace(record, slot=slot, embedding=embedding)
-
-
-def store_pointer(arena: Arena, record: Record, obj_ptr: Buffer) -> Record:
-    """Write an object pointer."""
-    slot = arena.pointers.take()
-    arena.pointers.values[slot] = obj_ptr
-    return replace(record, slot=slot)
 
 
 def give_back(

@@ -27,6 +27,15 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Room:
+    """Slots set aside for one frame: its memory, its object pointer, its image embedding; None where it has none."""
+
+    memory: int | None
+    pointer: int
+    embedding: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryRead:
     """What one row reads in one step, memories and pointers alike as parallel tuples.
 

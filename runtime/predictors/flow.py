@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kernels.slot_similarity import slot_similarity
 from runtime.errors import InputError, PromptError
-from runtime.features import FeatureCache
+from runtime.features import Cache
 from runtime.memory import MemoryRules
 from runtime.model import Model
 from runtime.predictors.image import check_image
@@ -55,7 +55,7 @@ class FlowPredictor:
         self._rules = memory or MemoryRules()
         self._rules.limits(model.numbers)
         self._tracker: Tracker | None = None
-        self._features: FeatureCache | None = None
+        self._features: Cache | None = None
         self._shapes: tuple[tuple[int, int], ...] = ()
 
     def set_images(self, images: Sequence[NDArray[np.uint8]]) -> None:
@@ -75,9 +75,7 @@ class FlowPredictor:
                     "kind: convert the set to grey, or repeat the grey ones over three channels"
                 )
         self._shapes = tuple(image.shape[:2] for image in taken)
-        self._features = FeatureCache(
-            self._model, lambda index: taken[index], self._max_feature_bytes
-        )
+        self._features = self._model.features(lambda index: taken[index], self._max_feature_bytes)
         self._tracker = Tracker(
             self._model,
             self._rules,
@@ -150,13 +148,15 @@ class FlowPredictor:
 
     def _by_similarity(self, others: list[int], prompted: list[int]) -> list[int]:
         """Numbers of images, those most alike to any prompted image first, equals in the order given."""
-        assert self._features is not None
-        known = np.stack([self._features[i].vision_features[0] for i in prompted])
+        known = np.stack([self._embedding(i) for i in prompted])
         best = {
-            i: slot_similarity(known, range(len(known)), self._features[i].vision_features).max()
-            for i in others
+            i: slot_similarity(known, range(len(known)), self._embedding(i)).max() for i in others
         }
         return sorted(others, key=lambda i: -best[i])
+
+    def _embedding(self, index: int) -> NDArray[np.generic]:
+        assert self._features is not None
+        return self._model.place.get(self._features[index].vision_features[0])
 
     def _need_images(self) -> Tracker:
         if self._tracker is None:

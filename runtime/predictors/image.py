@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import InputError, PromptError
-from runtime.features import FeatureCache
+from runtime.features import Cache
 from runtime.model import Model
 from runtime.predictors.prompted import PromptedSlice, check_prompts, prompt_slice
 from runtime.prompts import Prompt
@@ -26,7 +26,7 @@ class ImagePredictor:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._features: FeatureCache | None = None
+        self._features: Cache | None = None
         self._shape = (0, 0)
         self._before: PromptedSlice | None = None
 
@@ -34,7 +34,7 @@ class ImagePredictor:
         """Encode an image, uint8 (y, x) or (y, x, 3); earlier prompts are forgotten. Raises InputError."""
         check_image(image, "image")
         self._shape = image.shape[:2]
-        self._features = FeatureCache(self._model, lambda index: image)
+        self._features = self._model.features(lambda index: image)
         self._before = None
         self._features[0]
 

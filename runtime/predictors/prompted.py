@@ -10,9 +10,10 @@ import numpy as np
 from runtime.backends import Buffer
 from runtime.confidence import Confidence
 from runtime.errors import PromptError
-from runtime.model import Features, Model
+from runtime.model import Model
 from runtime.prompts import Box, Mask, Point, Prompt, check_prompt, to_mask, to_points
 from runtime.result import MAX_OBJECT_ID
+from runtime.tensors import Features
 from runtime.track import IOU, Segmented, segment_mask, segment_points
 
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 
-from runtime.arena import Arena
 from runtime.backends import Buffer
 from runtime.errors import InputError, PromptError
-from runtime.features import FeatureCache
+from runtime.features import Cache
 from runtime.memory import MemoryBank, MemoryRules, Templates
-from runtime.memory.gather import gather
 from runtime.model import Model
 from runtime.predictors.prompted import PromptedSlice, Tracked, check_object_id, prompt_slice
 from runtime.predictors.tracked_object import Chain, Plan, TrackedObject
@@ -43,15 +42,14 @@ class Tracker:
         self,
         model: Model,
         rules: MemoryRules,
-        features: FeatureCache,
+        features: Cache,
         shape_of: Callable[[int], tuple[int, int]],
         num_slices: int,
         is_ordered: bool = True,
     ) -> None:
-        numbers = model.numbers
         self._model, self._rules, self._features = model, rules, features
         self._shape_of, self._num_slices, self._is_ordered = shape_of, num_slices, is_ordered
-        self._arena = Arena(model.backend, numbers.num_tokens, numbers.mem_dim, numbers.d_model)
+        self._arena = model.arena()
         self._confidence = model.confidence(rules.confidence)
         self._past: list[dict[int, dict[int, PromptedSlice]]] = []
         self._run = 0
@@ -134,6 +132,7 @@ class Tracker:
 
     def _follow(self, to_come: list[tuple[int, Chain, list[int]]], run: int) -> Iterator[SliceMask]:
         active = [each for each in to_come if each[2]]
+        self._features.expect(_in_turn([frames for *_, frames in active]))
         while active:
             for start in range(0, len(active), MAX_ROWS):
                 if self.cancelled.is_set():
@@ -221,7 +220,7 @@ class Tracker:
                     memory = memorise_tracked(self._model, features, found)
                 bank.recall(frame, features.vision_features, memory, found.obj_ptr)
             own = self._features[index]
-            inputs = gather(self._arena, [bank.read(index, own.vision_features[0])])
+            inputs = self._arena.gather_reads([bank.read(index, own.vision_features[0])])
             return self._model.condition(attended_features=own.attended_features, **inputs)
         finally:
             bank.close()
@@ -251,3 +250,9 @@ class Tracker:
 
     def _slice_mask(self, object_id: int, index: int, segmented: Segmented) -> SliceMask:
         return SliceMask(index, object_id, segmented, self._shape_of(index))
+
+
+def _in_turn(ways: Sequence[Sequence[int]]) -> list[int]:
+    """Slices in the order in which chains that advance together come to them, each once."""
+    met = (frame for frames in zip_longest(*ways) for frame in frames if frame is not None)
+    return list(dict.fromkeys(met))

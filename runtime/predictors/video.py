@@ -9,12 +9,9 @@ from math import inf
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.arena import Arena
 from runtime.backends import Buffer
 from runtime.errors import InputError, PromptError
-from runtime.features import FeatureCache
 from runtime.memory import MemoryBank, MemoryRules, Templates
-from runtime.memory.gather import gather
 from runtime.model import Model
 from runtime.predictors.image import check_image
 from runtime.predictors.prompted import (
@@ -61,15 +58,14 @@ class VideoPredictor:
     """
 
     def __init__(self, model: Model, memory: MemoryRules | None = None) -> None:
-        numbers = model.numbers
         self._model = model
         self._rules = memory or MemoryRules()
-        self._rules.limits(numbers)
+        self._rules.limits(model.numbers)
         self._confidence = model.confidence(self._rules.confidence)
-        self._arena = Arena(model.backend, numbers.num_tokens, numbers.mem_dim, numbers.d_model)
+        self._arena = model.arena()
         self._objects: dict[int, FollowedObject] = {}
         self._frame: NDArray[np.uint8] | None = None
-        self._features: FeatureCache | None = None
+        self._features = model.features(lambda index: self._pixels())
         self.index = -1
         """Number of the frame pushed last, -1 before the first."""
 
@@ -84,9 +80,9 @@ class VideoPredictor:
                 f"frame {self.index + 1} is {frame.shape}, those before it are {self._frame.shape}; "
                 "a video of another size needs a predictor of its own"
             )
-        kept = frame.copy()  # the caller may write the next frame into the same buffer
-        self._frame, self.index = kept, self.index + 1
-        self._features = FeatureCache(self._model, lambda index: kept)
+        # The caller may write the next frame into the same buffer.
+        self._frame, self.index = frame.copy(), self.index + 1
+        self._features.clear()
         followed = list(self._objects.items())
         masks = {}
         for start in range(0, len(followed), MAX_ROWS):
@@ -106,7 +102,7 @@ class VideoPredictor:
 
         Raises PromptError if there is no frame, or the prompts do not fit it or each other.
         """
-        if self._frame is None or self._features is None:
+        if self._frame is None:
             raise PromptError("no frame yet; call push first")
         here = [replace(prompt, slice=0) for prompt in prompts]
         shape = self._frame.shape[:2]
@@ -150,13 +146,16 @@ class VideoPredictor:
 
     def _condition_again(self, known: FollowedObject) -> Callable[[], Buffer]:
         """What conditions the current frame once more, if a prompt asks for it; to be made before the step."""
-        assert self._features is not None
         features = self._features[self.index]
-        inputs = gather(self._arena, [known.bank.read(self.index, features.vision_features[0])])
+        read = known.bank.read(self.index, features.vision_features[0])
+        inputs = self._arena.gather_reads([read])
         inputs["attended_features"] = features.attended_features
         return lambda: self._model.condition(**inputs)
 
     def _slice_mask(self, object_id: int, segmented: Segmented) -> SliceMask:
-        assert self._frame is not None
-        height, width = self._frame.shape[:2]
+        height, width = self._pixels().shape[:2]
         return SliceMask(self.index, object_id, segmented, (height, width))
+
+    def _pixels(self) -> NDArray[np.uint8]:
+        assert self._frame is not None
+        return self._frame

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import InputError, PromptError
-from runtime.features import FeatureCache
 from runtime.io.volume import Volume
 from runtime.memory import MemoryRules
 from runtime.model import Model
@@ -78,7 +77,7 @@ class VolumePredictor:
         pixels, used = apply_window(taken, window)
         depth, height, width = self._shape = taken.shape
         self.pixels = pixels
-        features = FeatureCache(self._model, lambda index: pixels[index], self._max_feature_bytes)
+        features = self._model.features(lambda index: pixels[index], self._max_feature_bytes)
         self._tracker = Tracker(
             self._model, self._rules, features, lambda index: (height, width), depth
         )

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 import runtime.memory.bank as bank
+import runtime.place as place
+import runtime.tensors as tensors
 import runtime.track as track
 from benchmarks.official import holes_filled, official_predictor
 from export.model.sam2 import Sam2
@@ -122,7 +124,7 @@ def unrounded(monkeypatch: pytest.MonkeyPatch) -> None:
     import sam2.sam2_video_predictor as module
 
     monkeypatch.setattr(module, "torch", _WithoutBfloat16())
-    monkeypatch.setattr(bank, "round_to_bfloat16", _copy)
+    monkeypatch.setattr(place, "round_to_bfloat16", _copy)
 
 
 class _WithoutBfloat16(SimpleNamespace):
@@ -249,7 +251,8 @@ def unfilled(official: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None
     candidates may fall the other way. Without it nothing but arithmetic differs.
     """
     monkeypatch.setattr(official, "fill_hole_area", 0)
-    monkeypatch.setattr(track, "fill_holes", lambda logits: logits)
+    for module in (track, tensors):
+        monkeypatch.setattr(module, "fill_holes", lambda logits: logits)
 
 
 SHARP_CORRECTIONS = (

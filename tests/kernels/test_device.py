@@ -13,6 +13,7 @@ import kernels.device
 from kernels import mask, slots
 from kernels.catalogue import KERNELS
 from kernels.device import Device, NoDevice, why_not
+from kernels.device_array import DeviceArray
 from kernels.kernel import Kernel
 
 CASES = [(kernel, name) for kernel in KERNELS for name in kernel.cases]
@@ -86,10 +87,13 @@ class Core:
         self.compiled: list[tuple[str, str]] = []
         self.launched: list[tuple[Any, ...]] = []
         self.allocated: list[np.ndarray] = []
+        self.bindings = Bindings()
         resource = SimpleNamespace(allocate=self._allocate)
         self.device = SimpleNamespace(
             set_current=lambda: None,
-            create_stream=lambda: SimpleNamespace(handle=7, sync=lambda: None),
+            create_stream=lambda options: SimpleNamespace(
+                handle=7, sync=lambda: None, priority=options
+            ),
             memory_resource=resource,
             arch="90",
             name="Abacus",
@@ -97,6 +101,10 @@ class Core:
         self.Device = lambda ordinal: self.device
         self.LaunchConfig = lambda grid, block: (grid, block)
         self.EventOptions: Any = None
+        self.StreamOptions = lambda priority: priority
+        self.LegacyPinnedMemoryResource = lambda: SimpleNamespace(
+            allocate=lambda size: self._allocate(size, None)
+        )
         self.ProgramOptions = lambda arch, include_path: arch
         self.Stream = SimpleNamespace(from_handle=lambda handle: ("stream", handle))
 
@@ -116,16 +124,53 @@ class Core:
         self.launched.append((kernel, config, arguments))
 
 
-def copy(target: int, source: int, size: int, stream: int) -> tuple[int]:
-    ctypes.memmove(target, source, size)
-    return (0,)
+class Bindings:
+    """The driver's calls that the device layer makes."""
+
+    CUresult = SimpleNamespace(CUDA_SUCCESS=0)
+    CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL="this thread")
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.status = 0
+
+    def cuMemcpyAsync(self, target: int, source: int, size: int, stream: int) -> tuple[int]:
+        ctypes.memmove(target, source, size if not self.status else 0)
+        return (self.status,)
+
+    def cuMemGetInfo(self) -> tuple[int, int, int]:
+        return (0, 3, 5)
+
+    def cuStreamBeginCapture(self, stream: int, mode: str) -> tuple[int]:
+        return self._note("begin", stream, mode)
+
+    def cuStreamEndCapture(self, stream: int) -> tuple[int, str]:
+        return (*self._note("end", stream), "graph")
+
+    def cuGraphInstantiate(self, graph: str, flags: int) -> tuple[int, str]:
+        return (*self._note("instantiate", graph), "executable")
+
+    def cuGraphGetNodes(self, graph: str) -> tuple[int, list[str], int]:
+        return (0, [], 9)
+
+    def cuGraphDestroy(self, graph: str) -> tuple[int]:
+        return self._note("destroy", graph)
+
+    def cuGraphLaunch(self, executable: str, stream: int) -> tuple[int]:
+        return self._note("launch", executable, stream)
+
+    def cuGraphExecDestroy(self, executable: str) -> tuple[int]:
+        return self._note("destroy", executable)
+
+    def _note(self, *call: Any) -> tuple[int]:
+        self.calls.append(call)
+        return (self.status,)
 
 
 @pytest.fixture
 def core(monkeypatch: pytest.MonkeyPatch) -> Core:
     made = Core()
-    bindings = SimpleNamespace(cuMemcpyAsync=copy, CUresult=SimpleNamespace(CUDA_SUCCESS=0))
-    modules = {"cuda.core": made, "cuda.bindings.driver": bindings}
+    modules = {"cuda.core": made, "cuda.bindings.driver": made.bindings}
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver())
     monkeypatch.setattr(kernels.device, "import_module", modules.__getitem__)
     return made
@@ -135,21 +180,82 @@ def test_what_is_uploaded_comes_back(core: Core) -> None:
     device = Device()
     stream = device.stream()
     array = np.arange(12, dtype=np.float32).reshape(3, 4)
-    buffer = device.upload(array.T, stream=stream)
-    np.testing.assert_array_equal(
-        device.download(buffer, (4, 3), "float32", stream=stream), array.T
-    )
+    uploaded = device.upload(array.T, stream=stream)
+    assert (uploaded.shape, uploaded.dtype) == ((4, 3), np.float32)
+    np.testing.assert_array_equal(device.download(uploaded, stream=stream), array.T)
     assert device.foreign_stream(41) == ("stream", 41)
 
 
-def test_a_copy_that_fails_is_an_error(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_that_fails_is_an_error(core: Core) -> None:
     device = Device()
-    driver = SimpleNamespace(
-        cuMemcpyAsync=lambda *_: (2,), CUresult=SimpleNamespace(CUDA_SUCCESS=0)
-    )
-    monkeypatch.setattr(kernels.device, "import_module", lambda name: driver)
-    with pytest.raises(RuntimeError, match="a copy of 8 bytes fails on Abacus: 2"):
+    core.bindings.status = 2
+    with pytest.raises(RuntimeError, match="cuMemcpyAsync fails on Abacus: 2"):
         device.upload(np.zeros(1), stream=device.stream())
+
+
+def test_copies_of_unequal_sizes_are_refused(core: Core) -> None:
+    device = Device()
+    stream = device.stream()
+    with pytest.raises(ValueError, match="12 bytes to 8"):
+        device.copy(np.zeros(3, np.float32), np.zeros(2, np.float32), stream=stream)
+
+
+def test_pinned_memory_is_an_array_that_keeps_its_allocation(core: Core) -> None:
+    pinned = Device().pinned((2, 3), "int64")
+    pinned[...] = 7
+    assert (pinned.shape, pinned.dtype) == ((2, 3), np.int64)
+    assert (core.allocated[0].view(np.int64) == 7).all()
+
+
+def test_memory_that_does_not_suffice_is_a_memory_error(core: Core) -> None:
+    def full(size: int, stream: Any) -> Any:
+        raise RuntimeError("CUDA_ERROR_OUT_OF_MEMORY: no")
+
+    def broken(size: int, stream: Any) -> Any:
+        raise RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS: no")
+
+    device = Device()
+    assert device.memory_bytes == (3, 5)
+    core.device.memory_resource.allocate = full
+    with pytest.raises(MemoryError, match="24 bytes on Abacus"):
+        device.empty((2, 3), "float32", stream=None)
+    core.device.memory_resource.allocate = broken
+    with pytest.raises(RuntimeError, match="ILLEGAL"):
+        device.empty((2, 3), "float32", stream=None)
+
+
+def test_streams_have_the_priority_asked_for(core: Core) -> None:
+    assert Device().stream(-1).priority == -1
+    assert Device().stream().priority is None
+
+
+def test_work_is_captured_between_begin_and_end_and_launched_as_one(core: Core) -> None:
+    device, calls = Device(), core.bindings.calls
+    stream = device.stream()
+    graph = device.capture(lambda: calls.append(("work",)), stream=stream)
+    assert graph.num_nodes == 9
+    graph.launch(stream=stream)
+    assert [call[0] for call in calls] == [
+        "begin",
+        "work",
+        "end",
+        "instantiate",
+        "destroy",
+        "launch",
+    ]
+    assert calls[0][1:] == (7, "this thread") and calls[-1][1:] == ("executable", 7)
+    del graph
+    assert calls[-1] == ("destroy", "executable")
+
+
+def test_a_capture_that_fails_is_ended(core: Core) -> None:
+    def fail() -> None:
+        raise ValueError("no")
+
+    device = Device()
+    with pytest.raises(ValueError, match="no"):
+        device.capture(fail, stream=device.stream())
+    assert core.bindings.calls[-1][0] == "end"
 
 
 def test_launches_get_addresses_and_numbers_in_order(core: Core) -> None:
@@ -167,9 +273,8 @@ def test_launches_get_addresses_and_numbers_in_order(core: Core) -> None:
 def test_a_source_is_compiled_once_for_the_device_and_tables_are_sent_once(core: Core) -> None:
     device, case = Device(), mask.KERNEL.cases["enlarged"]()
     stream = device.stream()
-    buffers: dict[str, Any] = {
-        name: 16 * i for i, name in enumerate(("logits", "mask", "area", "box"))
-    }
+    names = ("logits", "mask", "area", "box")
+    buffers = {name: DeviceArray(16 * i, (1,), "float32") for i, name in enumerate(names)}
     for _ in range(3):
         device.enqueue(mask.KERNEL, buffers, case.shapes, case.numbers, stream=stream)
     assert core.compiled == [("clear_statistics", "sm_90"), ("mask_of_logits", "sm_90")]

@@ -112,7 +112,7 @@ class Skewed:
 
     def __init__(self, model: Model) -> None:
         self.model, self.description = model, "skewed"
-        for part in ("empty", "synchronize", "close"):
+        for part in ("place", "close"):
             setattr(self, part, getattr(model.backend, part))
 
     def load(self, graph: str) -> Any:

@@ -11,7 +11,8 @@ from runtime import Box, FlowPredictor, VolumePredictor
 from runtime.contract import PIXEL_MEAN, PIXEL_STD, feature_bytes
 from runtime.errors import OutOfMemory
 from runtime.features import FeatureCache
-from runtime.model import Features, load
+from runtime.model import load
+from runtime.tensors import Features
 from tests.fakes import FAKE_NUMBERS, TELLING, fake_model
 
 
@@ -157,7 +158,7 @@ def test_the_budget_is_a_share_of_the_machine_unless_it_is_given(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     machine = 3 * ONE_SLICE_BYTES / runtime.features.MEMORY_SHARE
-    monkeypatch.setattr(runtime.features, "_memory_bytes", lambda: machine)
+    monkeypatch.setattr(runtime.features, "memory_bytes", lambda: machine)
     encoded = Encoded()
     for index in range(6):
         encoded.cache[index]

@@ -84,7 +84,7 @@ def test_a_mask_that_differs_fails_bf16_too_and_a_pixel_does_not() -> None:
     changed[0, 0] = -5.0
     for tracked, logits in ((truth, large), (found, changed)):
         key, mask = tracked.popitem()
-        tracked[key] = replace(mask, segmented=replace(mask.segmented, logits=logits))
+        tracked[key] = replace(mask, segmented=replace(mask.segmented, low_res=logits))
     assert compare_tracks(found, truth, "bf16")["passed"]
     assert not compare_tracks(found, truth)["passed"]
 
@@ -99,7 +99,7 @@ def test_the_dice_that_counts_is_an_objects_over_all_slices() -> None:
         changed = values.copy()
         if index == 1:
             changed.flat[1] = -5.0
-        found[1, index] = replace(truth[1, index], segmented=replace(segmented, logits=changed))
+        found[1, index] = replace(truth[1, index], segmented=replace(segmented, low_res=changed))
     result = compare_tracks(found, truth, "bf16")
     assert result["lowest_dice"] == pytest.approx(2 * 61 / 123)
     assert result["lowest_slice_dice"] == pytest.approx(2 / 3)

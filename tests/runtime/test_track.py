@@ -102,7 +102,7 @@ class Stage:
 def stage() -> Stage:
     model, backend = fake_model(ANSWERS)
     numbers = model.numbers
-    arena = Arena(backend, numbers.num_tokens, numbers.mem_dim, numbers.d_model)
+    arena = model.arena()
     features = FeatureCache(model, lambda index: np.full((30, 30), 40 * index, np.uint8))
     templates = Templates(arena, MemoryRules())
     memory = np.full((numbers.num_tokens, numbers.mem_dim), 3.0, np.float32)

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import runtime.memory.bank
+import runtime.place
 from kernels.bfloat16 import round_to_bfloat16
 from kernels.slot_similarity import slot_similarity
 from runtime.arena import Arena, Slots
-from runtime.backends.fake import FakeBackend
 from runtime.errors import OutOfMemory
 from runtime.memory import MemoryBank, MemoryRules, Record, Templates
 from runtime.memory.pick_up import PICK_UPS
 from runtime.memory.policies import POLICIES
+from runtime.place import HOST, HostPlace
 from tests.fakes import FAKE_NUMBERS
 
 MEMORY = np.zeros((FAKE_NUMBERS.num_tokens, FAKE_NUMBERS.mem_dim), np.float32)
@@ -25,8 +25,7 @@ POINTER = np.zeros(FAKE_NUMBERS.d_model, np.float32)
 
 
 def make_arena() -> Arena:
-    numbers = FAKE_NUMBERS
-    return Arena(FakeBackend(numbers), numbers.num_tokens, numbers.mem_dim, numbers.d_model)
+    return Arena(FAKE_NUMBERS)
 
 
 def make_bank(arena: Arena, templates: Templates, direction: int = 1) -> MemoryBank:
@@ -106,7 +105,7 @@ def test_records_tell_confidence_score_and_whether_they_were_prompted() -> None:
 
 
 def test_reserving_more_keeps_what_is_stored() -> None:
-    slots = Slots(FakeBackend(FAKE_NUMBERS), (3,))
+    slots = Slots(HOST, (3,))
     slots.reserve(2)
     slot = slots.take()
     slots.values[slot] = 7.0
@@ -117,7 +116,7 @@ def test_reserving_more_keeps_what_is_stored() -> None:
 
 
 def test_what_was_released_is_reserved_again_without_moving_anything() -> None:
-    slots = Slots(FakeBackend(FAKE_NUMBERS), (3,))
+    slots = Slots(HOST, (3,))
     slots.reserve(6)
     slots.release(5)
     before = slots.values
@@ -126,7 +125,7 @@ def test_what_was_released_is_reserved_again_without_moving_anything() -> None:
 
 
 def test_taking_what_was_not_reserved_is_a_mistake_of_the_program() -> None:
-    slots = Slots(FakeBackend(FAKE_NUMBERS), (3,))
+    slots = Slots(HOST, (3,))
     slots.reserve(1)
     slots.take()
     with pytest.raises(IndexError):
@@ -137,9 +136,9 @@ def test_memories_that_do_not_fit_are_out_of_memory(monkeypatch: pytest.MonkeyPa
     def full(shape: tuple[int, ...], dtype: str) -> np.ndarray:
         raise MemoryError
 
-    backend = FakeBackend(FAKE_NUMBERS)
-    slots = Slots(backend, (3,))
-    monkeypatch.setattr(backend, "empty", full)
+    place = HostPlace()
+    slots = Slots(place, (3,))
+    monkeypatch.setattr(place, "empty", full)
     with pytest.raises(OutOfMemory, match="2 memories of 12 bytes") as refused:
         slots.reserve(2)
     assert refused.value.exit_code == 6
@@ -465,7 +464,7 @@ def count_pairs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         pairs.append(len(list(slots)))
         return slot_similarity(values, list(slots), probe)
 
-    monkeypatch.setattr(runtime.memory.bank, "slot_similarity", counted)
+    monkeypatch.setattr(runtime.place, "slot_similarity", counted)
     return pairs
 
 

@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 
 from runtime.arena import Arena
-from runtime.backends.fake import FakeBackend
 from runtime.contract import graph_specs
-from runtime.memory.gather import gather
 from runtime.memory.records import MemoryRead
 from tests.fakes import FAKE_NUMBERS
 
@@ -15,7 +13,7 @@ from tests.fakes import FAKE_NUMBERS
 def arena() -> Arena:
     """Slot s holds s in its memory and 100 + s in its pointer."""
     numbers = FAKE_NUMBERS
-    arena = Arena(FakeBackend(numbers), numbers.num_tokens, numbers.mem_dim, numbers.d_model)
+    arena = Arena(numbers)
     arena.reserve(8, 8)
     for slot in range(8):
         arena.memories.values[slot] = slot
@@ -44,7 +42,7 @@ SHORT = MemoryRead(
 
 
 def test_a_row_is_padded_with_its_own_first_slot_at_weight_zero(arena: Arena) -> None:
-    inputs = gather(arena, [LONG, SHORT])
+    inputs = arena.gather_reads([LONG, SHORT])
     np.testing.assert_array_equal(inputs["memory"][..., 0, 0], [[5, 1, 2], [4, 7, 4]])
     np.testing.assert_array_equal(inputs["memory_time"], [[6, 1, 0], [3, 2, 3]])
     np.testing.assert_array_equal(inputs["memory_weight"], [[1, 0.5, 1], [0.75, 0.5, 0]])
@@ -54,7 +52,7 @@ def test_a_row_is_padded_with_its_own_first_slot_at_weight_zero(arena: Arena) ->
 
 
 def test_rows_of_one_length_are_not_padded(arena: Arena) -> None:
-    inputs = gather(arena, [SHORT, SHORT, SHORT])
+    inputs = arena.gather_reads([SHORT, SHORT, SHORT])
     assert inputs["memory"].shape[:2] == (3, 2)
     assert inputs["obj_ptrs"].shape[:2] == (3, 2)
     assert inputs["memory_weight"].all()
@@ -64,12 +62,12 @@ def test_what_is_gathered_fits_the_contract(arena: Arena) -> None:
     spec = graph_specs(FAKE_NUMBERS)["memory_attention"]
     features = np.zeros((2, FAKE_NUMBERS.num_tokens, FAKE_NUMBERS.d_model), np.float32)
     axes = spec.check_inputs(
-        "memory_attention", {"attended_features": features, **gather(arena, [LONG, SHORT])}
+        "memory_attention", {"attended_features": features, **arena.gather_reads([LONG, SHORT])}
     )
     assert axes == {"b": 2, "k": 3, "p": 2}
 
 
 def test_what_was_gathered_does_not_change_when_a_slot_is_used_again(arena: Arena) -> None:
-    inputs = gather(arena, [SHORT])
+    inputs = arena.gather_reads([SHORT])
     arena.memories.values[4] = -1
     assert (inputs["memory"][:, 0] == 4).all()

@@ -1,0 +1,140 @@
+"""A tensor in device memory, which other libraries take without a copy: numpy, torch, cupy, numba and pycuda.
+
+Both ways lead through the CUDA array interface (version 3, numba's documentation) and DLPack (`kernels.dlpack`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from kernels.dlpack import CUDA, Foreign, capsule_of, foreign_of
+
+
+class DeviceArray:
+    """A C-contiguous tensor. A view shares the memory, and keeps it, of what it was taken from.
+
+    Attributes:
+        address: of the first element.
+        shape, dtype: as numpy's.
+        owner: what keeps the memory; never looked at.
+        stream: handle of the stream in whose order the contents are ready; None if they are.
+        device: DLPack's device type and ordinal.
+    """
+
+    __slots__ = ("address", "device", "dtype", "owner", "shape", "stream")
+
+    def __init__(
+        self,
+        address: int,
+        shape: tuple[int, ...],
+        dtype: str | np.dtype[Any],
+        owner: Any = None,
+        stream: int | None = None,
+        device: tuple[int, int] = (CUDA, 0),
+    ) -> None:
+        self.address, self.shape, self.dtype = address, tuple(shape), np.dtype(dtype)
+        self.owner, self.stream, self.device = owner, stream, device
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return math.prod(self.shape)
+
+    @property
+    def ndim(self) -> int:
+        """Axes."""
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes."""
+        return self.size * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: int | slice) -> DeviceArray:
+        """An item, or a range of them, along the leading axis; IndexError outside, ValueError for a step."""
+        row = self.nbytes // max(len(self), 1)
+        if isinstance(key, slice):
+            start, stop, step = key.indices(len(self))
+            if step != 1:
+                raise ValueError(f"a view with step {step}; wanted neighbours")
+            return self._view(start * row, (max(stop - start, 0), *self.shape[1:]))
+        if not -len(self) <= key < len(self):
+            raise IndexError(f"item {key} of {len(self)}")
+        return self._view(key % len(self) * row, self.shape[1:])
+
+    def reshape(self, shape: tuple[int, ...]) -> DeviceArray:
+        """The same memory in another shape; one side may be -1. ValueError if the sizes differ."""
+        known = math.prod(side for side in shape if side != -1)
+        sides = tuple(self.size // max(known, 1) if side == -1 else side for side in shape)
+        if math.prod(sides) != self.size:
+            raise ValueError(f"{self.shape} is not {shape}")
+        return self._view(0, sides)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        if self.device[0] != CUDA:
+            raise AttributeError("not in CUDA memory")
+        return {
+            "version": 3,
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "data": (self.address, False),
+            "strides": None,
+            "stream": self.stream,
+        }
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.device
+
+    def __dlpack__(self, *, stream: int | None = None, **rest: Any) -> Any:
+        """A capsule; the consumer's stream does not matter where `stream` of this array is None."""
+        return capsule_of(self.address, self.shape, self.dtype, self.device, self.owner)
+
+    def _view(self, offset: int, shape: tuple[int, ...]) -> DeviceArray:
+        return DeviceArray(
+            self.address + offset, shape, self.dtype, self.owner, self.stream, self.device
+        )
+
+
+def is_device_array(array: object) -> bool:
+    """Whether an object says that it lies in CUDA memory."""
+    if isinstance(array, DeviceArray) or hasattr(array, "__cuda_array_interface__"):
+        return True
+    where = getattr(array, "__dlpack_device__", None)
+    return where is not None and where()[0] == CUDA
+
+
+def device_array(array: Any, stream: int = -1) -> DeviceArray:
+    """Anybody's array in CUDA memory as ours, without a copy.
+
+    Args:
+        array: has `__cuda_array_interface__` or `__dlpack__`.
+        stream: handle of the stream it will be read on; -1 leaves the order to the caller.
+
+    Raises ValueError if it is not C-contiguous, TypeError if it has neither interface. Contents that its owner has only
+    enqueued are ready in the order of `stream` of what is returned.
+    """
+    if isinstance(array, DeviceArray):
+        return array
+    if (interface := getattr(array, "__cuda_array_interface__", None)) is not None:
+        dtype, shape = np.dtype(interface["typestr"]), tuple(interface["shape"])
+        strides = interface.get("strides")
+        found = Foreign(interface["data"][0], shape, dtype, strides, (CUDA, 0), array)
+        ready = interface.get("stream")
+    elif hasattr(array, "__dlpack__"):
+        found, ready = foreign_of(array, stream), None
+    else:
+        raise TypeError(
+            f"{type(array).__name__} has neither __cuda_array_interface__ nor __dlpack__"
+        )
+    if not found.is_contiguous:
+        raise ValueError(
+            f"an array {found.shape} with strides {found.strides}; wanted C order: make it contiguous on the device"
+        )
+    return DeviceArray(found.address, found.shape, found.dtype, found.owner, ready, found.device)

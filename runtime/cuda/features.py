@@ -1,0 +1,236 @@
+"""Encodings of a whole volume on the device: batches made ahead of need, in fixed slots, with a budget and a spill."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.contract import feature_bytes, graph_specs
+from runtime.cuda.encode import Lane
+from runtime.errors import OutOfMemory
+from runtime.features import MEMORY_SHARE, Encoder, ReadSlice, memory_bytes
+from runtime.tensors import Features
+
+if TYPE_CHECKING:
+    from runtime.cuda.place import CudaPlace
+
+log = logging.getLogger("runtime")
+BATCH_SIZES = (1, 2, 4, 8)  # slices encoded at a time
+AHEAD = 16  # slices encoded before they are needed
+FEWEST_SLOTS = 32  # a step's slices, and the batches under way
+DEVICE_SHARE = 0.5  # of the device's free memory
+NAMES = tuple(part.name for part in fields(Features))
+
+
+@dataclass(slots=True)
+class Spilled:
+    """An encoding in pinned host memory; `arrived` is when it has come there."""
+
+    arrays: dict[str, NDArray[Any]]
+    arrived: Any
+
+
+class DeviceFeatures:
+    """Encodings of slices on the device, by slice number (`runtime.features.Cache`).
+
+    Slots fill up to half of the device's free memory. What was not used for longest then moves to pinned host memory,
+    and comes back by a copy, until that is full too; beyond that it is encoded again.
+
+    Args:
+        place: the device.
+        model: does the encoding.
+        read_slice: number to uint8 pixels (y, x) or (y, x, 3), on the host or in CUDA memory.
+        max_bytes: of encodings to hold on the device and the host together; None is half of the device's free memory
+            and a third of the host's.
+    """
+
+    def __init__(
+        self, place: CudaPlace, model: Encoder, read_slice: ReadSlice, max_bytes: int | None = None
+    ) -> None:
+        self._place, self._model, self._read_slice = place, model, read_slice
+        one = feature_bytes(model.numbers)
+        on_device = place.device.memory_bytes[0] * DEVICE_SHARE
+        on_host = memory_bytes() * MEMORY_SHARE
+        if max_bytes is not None:
+            on_device, on_host = (
+                min(on_device, max_bytes),
+                min(on_host, max(0.0, max_bytes - on_device)),
+            )
+        self._most_slots = max(int(on_device // one), FEWEST_SLOTS)
+        self._most_spilled = int(on_host // one)
+        self._slots: dict[str, Any] = {}
+        self._free: list[int] = []
+        self._where: OrderedDict[int, int] = OrderedDict()
+        self._ready: dict[int, Any] = {}
+        self._spilled: OrderedDict[int, Spilled] = OrderedDict()
+        self._lanes: dict[tuple[int, ...], Lane] = {}
+        self._order: list[int] = []
+        self._has_said = False
+
+    def __len__(self) -> int:
+        return len(self._where) + len(self._spilled)
+
+    @property
+    def tensors(self) -> list[Any]:
+        """The slots, which stay where they are until more are needed."""
+        return list(self._slots.values())
+
+    def __getitem__(self, index: int) -> Features:
+        (slot,) = self.locate([index])
+        return Features(*(self._slots[name][slot : slot + 1] for name in NAMES))
+
+    def expect(self, order: Sequence[int]) -> None:
+        """Make room for all of these, as far as the budget goes, and encode in this order ahead of need."""
+        self._order = list(order)
+        held = {*self._order, *self._where}
+        self._grow(min(len(held) + FEWEST_SLOTS, self._most_slots))
+
+    def locate(self, indices: Sequence[int]) -> list[int]:
+        """Slots of these slices; what is enqueued afterwards finds them there."""
+        wanted = list(dict.fromkeys(indices))
+        if not self._slots:
+            self._grow(min(FEWEST_SLOTS, self._most_slots))
+        self._make([index for index in wanted if index not in self._where], wanted)
+        for index in wanted:
+            self._where.move_to_end(index)
+            if index in self._ready:
+                self._place.current.wait(self._ready.pop(index))
+        self._look_ahead(wanted)
+        return [self._where[index] for index in indices]
+
+    def gather(self, places: Any) -> Features:
+        """Encodings in some slots, as one batch."""
+        return Features(*(self._place.gather(self._slots[name], places) for name in NAMES))
+
+    def clear(self) -> None:
+        """Forget all; slots and buffers are kept."""
+        self._free += self._where.values()
+        self._where.clear()
+        self._ready.clear()
+        self._spilled.clear()
+        self._order = []
+
+    def _look_ahead(self, needed: Sequence[int]) -> None:
+        """Enqueue encodings of the next slices, in whole batches, but for the last of all."""
+        if needed and needed[-1] in self._order:
+            self._order = self._order[self._order.index(needed[-1]) + 1 :]
+        coming = self._order[:AHEAD]
+        missing = [index for index in coming if index not in self._where]
+        is_end = len(self._order) <= AHEAD
+        if missing and (is_end or len(missing) >= BATCH_SIZES[-1]):
+            keep = [*needed, *coming]
+            self._make(missing[: BATCH_SIZES[-1]], keep)
+
+    def _make(self, missing: Sequence[int], keep: Sequence[int]) -> None:
+        """Bring slices to slots, from the host or by encoding them, without giving up those to be kept."""
+        for index in [index for index in missing if index in self._spilled]:
+            self._restore(index, keep)
+        to_encode = [index for index in missing if index not in self._where]
+        for start in range(0, len(to_encode), BATCH_SIZES[-1]):
+            batch = to_encode[start : start + BATCH_SIZES[-1]]
+            pixels = [self._read_slice(index) for index in batch]
+            for shape in dict.fromkeys(image.shape for image in pixels):
+                alike = [i for i, image in enumerate(pixels) if image.shape == shape]
+                self._encode([batch[i] for i in alike], [pixels[i] for i in alike], keep)
+
+    def _encode(self, indices: Sequence[int], pixels: Sequence[Any], keep: Sequence[int]) -> None:
+        """Enqueue the encoding of slices of one shape on the stream for that."""
+        place = self._place
+        size = next(size for size in BATCH_SIZES if size >= len(indices))
+        slots = [self._take(keep) for _ in indices]
+        lane = self._lane((size, *pixels[0].shape))
+        place.encode_stream.wait(place.step_stream.record())  # a step may still read these slots
+        with place.on(place.encode_stream):
+            encoded = lane.encode([*pixels, *[pixels[-1]] * (size - len(pixels))])
+            index = place.put(np.array(slots, np.int64))
+            for name in NAMES:
+                place.store(self._slots[name], index, encoded[name][: len(slots)], False)
+            ready = place.encode_stream.record()
+        for slice_index, slot in zip(indices, slots, strict=True):
+            self._where[slice_index], self._ready[slice_index] = slot, ready
+
+    def _lane(self, shape: tuple[int, ...]) -> Lane:
+        if shape not in self._lanes:
+            self._lanes[shape] = Lane(self._place, self._model, shape)
+        return self._lanes[shape]
+
+    def _take(self, keep: Sequence[int]) -> int:
+        """A free slot; the one unused for longest is given up if there is none."""
+        if not self._free:
+            given_up = next(index for index in self._where if index not in keep)
+            self._spill(given_up)
+        return self._free.pop()
+
+    def _spill(self, index: int) -> None:
+        slot = self._where.pop(index)
+        self._ready.pop(index, None)
+        self._free.append(slot)
+        self._say_full()
+        if self._most_spilled == 0:
+            return
+        arrays = self._pinned_like(slot)
+        encode = self._place.encode_stream  # on which this slot is written to next
+        encode.wait(self._place.step_stream.record())
+        for name, array in arrays.items():
+            self._place.device.copy(self._slots[name][slot], array, stream=encode)
+        self._spilled[index] = Spilled(arrays, encode.record())
+
+    def _pinned_like(self, slot: int) -> dict[str, NDArray[Any]]:
+        """Pinned memory for one encoding: that of the oldest spilled one where no more is allowed."""
+        if len(self._spilled) >= self._most_spilled:
+            return self._spilled.popitem(last=False)[1].arrays
+        return {
+            name: self._place.device.pinned(self._slots[name].shape[1:], "float32")
+            for name in NAMES
+        }
+
+    def _restore(self, index: int, keep: Sequence[int]) -> None:
+        held = self._spilled.pop(index)
+        slot, encode = self._take(keep), self._place.encode_stream
+        encode.wait(self._place.step_stream.record())
+        for name, array in held.arrays.items():
+            self._place.device.copy(array, self._slots[name][slot], stream=encode)
+        self._where[index], self._ready[index] = slot, encode.record()
+        self._returning = (
+            held  # its memory must outlive the copy, which the next restoring waits for
+        )
+
+    def _grow(self, count: int) -> None:
+        """Have at least so many slots; what they hold stays."""
+        before = len(next(iter(self._slots.values()))) if self._slots else 0
+        if count <= before:
+            return
+        place, outputs = self._place, graph_specs(self._model.numbers)["image_encoder"].outputs
+        place.synchronize()
+        try:
+            grown = {
+                name: place.empty((count, *outputs[name].bind({"n": 1})[1:]), "float32")
+                for name in NAMES
+            }
+        except MemoryError as error:
+            raise OutOfMemory(
+                f"{count} encoded slices do not fit on {place.device.name}: {error}; allow fewer with --max-memory"
+            ) from error
+        if before:
+            for name in NAMES:
+                place.copy(self._slots[name], grown[name][:before])
+        place.synchronize()
+        self._slots = grown
+        self._free += range(before, count)
+
+    def _say_full(self) -> None:
+        if not self._has_said:
+            where = "move to the host" if self._most_spilled else "are encoded again when needed"
+            log.warning(
+                "%d encoded slices fill the memory allowed on %s; others %s (--max-memory allows more)",
+                self._most_slots,
+                self._place.device.name,
+                where,
+            )
+        self._has_said = True

@@ -1,0 +1,275 @@
+"""Tensors in a CUDA device's memory, and the operations between graphs there (`runtime.place.Place`)."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.device import Device, NoDevice
+from kernels.device_array import DeviceArray
+from kernels.mask import KERNEL as MASK
+from kernels.slots import GATHER, SIMILARITY, STORE
+from runtime.batch import Batch
+from runtime.contract import ModelNumbers
+from runtime.cuda.control import ControlBlock
+from runtime.cuda.features import DeviceFeatures
+from runtime.cuda.readback import Readback
+from runtime.cuda.tape import Tape
+from runtime.errors import BackendUnavailable
+from runtime.features import Cache, Encoder, ReadSlice
+from runtime.tensors import Decoded, Fetched
+
+if TYPE_CHECKING:
+    from runtime.memory.records import MemoryRead
+
+MOST_REPLAYS = 32  # step shapes kept as graphs
+MEMORY_STEP = 4  # prompted slices beyond the usual: lengths grow by so many at a time
+STEP_PRIORITY, ENCODE_PRIORITY = -1, 0  # a step is waited for, an encoding seldom
+
+
+@dataclass(slots=True)
+class Replay:
+    """A step of one shape on given addresses.
+
+    Attributes:
+        tape: the buffers that it computes in.
+        decoded: its outputs; scalars and pointers in pinned memory.
+        graph: captured when the shape comes for the second time.
+    """
+
+    tape: Tape
+    decoded: Decoded
+    graph: Any = None
+
+
+class CudaPlace:
+    """A device's memory, with one stream for steps and one for encodings that run ahead of them.
+
+    A step is run as it is the first time its shape comes, captured into a CUDA graph the second time, and launched from
+    then on. It reads slots and writes slots that it does not read, so that running it twice does no harm.
+
+    Args:
+        device: a `kernels.device.Device`.
+        numbers: of the model.
+        stream: handle of the caller's own stream for steps, such as pycuda's `stream.handle`; None makes one.
+        replays: False runs every step as it is.
+    """
+
+    spare_share = 1.0
+
+    def __init__(
+        self, device: Any, numbers: ModelNumbers, stream: int | None = None, replays: bool = True
+    ) -> None:
+        self.device, self.numbers = device, numbers
+        self.step_stream = (
+            device.stream(STEP_PRIORITY) if stream is None else device.foreign_stream(stream)
+        )
+        self.encode_stream = device.stream(ENCODE_PRIORITY)
+        self._now = [self.step_stream]
+        self._replays = replays
+        self._tape: Tape | None = None
+        self._steps: OrderedDict[tuple[Any, ...], Replay] = OrderedDict()
+        self._blocks: dict[tuple[int, ...], ControlBlock] = {}
+        self._readback = Readback(device)
+
+    @property
+    def current(self) -> Any:
+        """The stream on which whatever is asked for is enqueued."""
+        return self._now[-1]
+
+    @contextmanager
+    def on(self, stream: Any) -> Iterator[None]:
+        """Enqueue on another stream meanwhile."""
+        self._now.append(stream)
+        try:
+            yield
+        finally:
+            self._now.pop()
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
+        def make() -> Any:
+            return self.device.empty(shape, dtype, stream=self.current)
+
+        return self._tape.empty(shape, dtype, make) if self._tape else make()
+
+    def put(self, array: Any) -> Any:
+        if isinstance(array, DeviceArray):
+            return array
+        array = np.ascontiguousarray(array)
+
+        def make() -> Any:
+            made = self.device.empty(array.shape, array.dtype.name, stream=self.current)
+            self.device.copy(array, made, stream=self.current)
+            return made
+
+        return self._tape.constant(array, make) if self._tape else make()
+
+    def get(self, tensor: Any) -> NDArray[Any]:
+        if isinstance(tensor, np.ndarray):
+            return tensor
+        found: NDArray[Any] = self.device.download(tensor, stream=self.current)
+        return found
+
+    def copy(self, source: Any, target: Any) -> None:
+        self.device.copy(source, target, stream=self.current)
+
+    def gather(self, values: Any, index: Any) -> Any:
+        index = self.put(index)
+        shapes = {"values": values.shape, "index": index.shape}
+        made = self.empty((*index.shape, *values.shape[1:]), "float32")
+        self._run(GATHER, {"values": values, "index": index, "gathered": made}, shapes, {})
+        return made
+
+    def store(self, values: Any, index: Any, rows: Any, is_rounded: bool) -> None:
+        index, rows = self.put(index), self.put(rows)
+        shapes = {"memories": rows.shape, "index": index.shape, "before": values.shape}
+        buffers = {"memories": rows, "index": index, "values": values}
+        self._run(STORE, buffers, shapes, {"is_rounded": is_rounded})
+
+    def similarity(self, values: Any, slots: list[int], probe: Any) -> NDArray[np.float32]:
+        buffers = {
+            "values": values,
+            "index": self.put(np.array(slots, np.int64)),
+            "probe": self.put(probe).reshape((-1,)),
+            "cosines": self.empty((len(slots),), "float32"),
+        }
+        shapes = {name: buffers[name].shape for name in ("values", "index", "probe")}
+        self._run(SIMILARITY, buffers, shapes, {})
+        return self.get(buffers["cosines"])
+
+    def mask(self, logits: Any, size: tuple[int, int]) -> dict[str, Any]:
+        """`mask` (b, y, x) uint8, `area` (b,) and `box` (b, 4) of low-resolution logits (b, s, s), on the device."""
+        logits = self.put(logits)
+        shapes, numbers = {"logits": logits.shape}, {"size": size}
+        made = {
+            name: self.empty(shape, dtype)
+            for name, (shape, dtype) in MASK.outputs(shapes, numbers).items()
+        }
+        self._run(MASK, {"logits": logits, **made}, shapes, numbers)
+        return made
+
+    def lengths(self, reads: Sequence[MemoryRead]) -> tuple[int, int]:
+        """A full memory from the first step on, so that nearly all steps have one shape; weights mask the rest."""
+        most = max(len(read.slots) for read in reads), max(len(read.ptr_slots) for read in reads)
+        usual = self.numbers.num_maskmem, self.numbers.max_obj_ptrs
+        k, p = (
+            length + max(0, -(-(n - length) // MEMORY_STEP)) * MEMORY_STEP
+            for n, length in zip(most, usual, strict=True)
+        )
+        return k, p
+
+    def send(self, batch: Batch) -> Batch:
+        if batch.shape not in self._blocks:
+            self._blocks[batch.shape] = ControlBlock(self.device, batch, self.current)
+        block = self._blocks[batch.shape]
+        block.send(batch, stream=self.current)
+        return block.batch
+
+    def replayed(
+        self, batch: Batch, held: Sequence[Any], compute: Callable[[], Decoded]
+    ) -> Decoded:
+        key = (batch.shape, *(tensor.address for tensor in held))
+        if key not in self._steps or not self._replays:
+            step = self._recorded(compute)
+            if self._replays:
+                self._steps[key] = step
+                while len(self._steps) > MOST_REPLAYS:
+                    self._steps.popitem(last=False)
+            return step.decoded
+        self._steps.move_to_end(key)
+        step = self._steps[key]
+        if step.graph is None:
+            step.graph = self.device.capture(
+                lambda: self._again(step, compute), stream=self.current
+            )
+        step.graph.launch(stream=self.current)
+        return step.decoded
+
+    @property
+    def launches_per_step(self) -> int | None:
+        """Kernels and copies in the graph launched last; None before there is one."""
+        graphs = [step.graph for step in self._steps.values() if step.graph is not None]
+        return graphs[-1].num_nodes if graphs else None
+
+    def unreplayed(self) -> CudaPlace:
+        watched = copy.copy(self)
+        watched._replays, watched._steps = False, OrderedDict()
+        return watched
+
+    def fetch(self, decoded: Decoded) -> list[Fetched]:
+        if not isinstance(decoded.ious, np.ndarray):
+            decoded = self._with_scalars_read(decoded)
+        arrived = self.current.record()
+        masks = self._readback.masks(decoded.low_res_masks, stream=self.current)
+        arrived.sync()
+        return [
+            Fetched(
+                mask,
+                float(decoded.ious[i]),
+                float(decoded.object_score_logits[i]),
+                decoded.obj_ptr[i].copy(),
+            )
+            for i, mask in enumerate(masks)
+        ]
+
+    def features(
+        self, model: Encoder, read_slice: ReadSlice, max_bytes: int | None = None
+    ) -> Cache:
+        return DeviceFeatures(self, model, read_slice, max_bytes)
+
+    def synchronize(self) -> None:
+        self.encode_stream.sync()
+        self.step_stream.sync()
+
+    def _recorded(self, compute: Callable[[], Decoded]) -> Replay:
+        tape = Tape()
+        return Replay(tape, self._taped(tape, compute))
+
+    def _again(self, step: Replay, compute: Callable[[], Decoded]) -> None:
+        step.tape.rewind()
+        self._taped(step.tape, compute)
+        step.tape.rewind()
+
+    def _taped(self, tape: Tape, compute: Callable[[], Decoded]) -> Decoded:
+        self._tape = tape
+        try:
+            return self._with_scalars_read(compute())
+        finally:
+            self._tape = None
+
+    def _with_scalars_read(self, decoded: Decoded) -> Decoded:
+        """With a copy of scalars and pointers to pinned memory enqueued."""
+        read = []
+        for tensor in (decoded.ious, decoded.object_score_logits, decoded.obj_ptr):
+            pinned = self._pinned(tensor.shape)
+            self.device.copy(tensor, pinned, stream=self.current)
+            read.append(pinned)
+        return Decoded(decoded.low_res_masks, *read)
+
+    def _pinned(self, shape: tuple[int, ...]) -> NDArray[Any]:
+        def make() -> NDArray[Any]:
+            made: NDArray[Any] = self.device.pinned(shape, "float32")
+            return made
+
+        if self._tape is None:
+            return make()
+        found: NDArray[Any] = self._tape.empty(shape, "pinned", make)
+        return found
+
+    def _run(self, kernel: Any, buffers: Any, shapes: Any, numbers: Any) -> None:
+        self.device.enqueue(kernel, buffers, shapes, numbers, stream=self.current)
+
+
+def open_place(numbers: ModelNumbers, stream: int | None = None) -> CudaPlace:
+    """The first CUDA device as a place. Raises BackendUnavailable with what is missing."""
+    try:
+        return CudaPlace(Device(), numbers, stream)
+    except NoDevice as error:
+        raise BackendUnavailable(f"no CUDA device can be used: {error}") from error

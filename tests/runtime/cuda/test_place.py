@@ -1,0 +1,284 @@
+"""Everything around a GPU's engines, on a device made of host memory: it must find what the host finds."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import pytest
+
+from runtime import Box, FlowPredictor, Mask, MemoryRules, Point, VideoPredictor, VolumePredictor
+from runtime.cuda import features as device_features
+from runtime.cuda.place import CudaPlace
+from runtime.model import Model, load
+from runtime.phantom import Phantom, make_phantom
+from runtime.predictors import ImagePredictor
+from tests.cuda import on_device
+from tests.fakes import FAKE_NUMBERS, encode, fake_model
+from tests.kernels import on_host
+from tests.kernels.host_device import HostDevice
+
+pytestmark = pytest.mark.skipif(on_host.COMPILER is None, reason="no C++ compiler here")
+
+NUM_SLICES = 13
+TOLERANCE = 1e-3  # of the largest logit: lengths are padded and batches are larger, so that sums round otherwise
+
+
+@pytest.fixture(scope="module")
+def phantom() -> Phantom:
+    return make_phantom((NUM_SLICES, 64, 64))
+
+
+@pytest.fixture(scope="module")
+def host() -> Model:
+    return load(None, "ort", 1)
+
+
+Logits = dict[tuple[int, int], np.ndarray]
+
+
+def volume(model: Model, phantom: Phantom, rules: MemoryRules | None = None) -> Logits:
+    predictor = VolumePredictor(model, rules)
+    predictor.set_volume(phantom.pixels, "none")
+    middle = NUM_SLICES // 2
+    predictor.add(phantom.box(middle, 1), object_id=1)
+    predictor.add(phantom.box(middle - 2, 2), object_id=2)
+    result = predictor.propagate()
+    return {(i, k): m.segmented.logits for i, of in result.slices.items() for k, m in of.items()}
+
+
+def assert_equal(found: Logits, truth: Logits) -> None:
+    assert found.keys() == truth.keys()
+    for key, right in truth.items():
+        assert np.abs(found[key] - right).max() <= TOLERANCE * np.abs(right).max(), key
+
+
+@pytest.mark.parametrize("replays", [True, False])
+def test_a_volume_on_the_device_is_the_hosts(host: Model, phantom: Phantom, replays: bool) -> None:
+    model, device = on_device(host, replays=replays)
+    assert_equal(volume(model, phantom), volume(host, phantom))
+    assert (device.captures > 0) == replays
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        MemoryRules(policy="self_sorting", pick_up="weighted"),
+        MemoryRules(policy="confidence", pick_up="resample", confidence="foreground"),
+    ],
+    ids=["self_sorting", "confidence"],
+)
+def test_policies_that_look_at_tensors_find_the_same(
+    host: Model, phantom: Phantom, rules: MemoryRules
+) -> None:
+    model, _ = on_device(host)
+    assert_equal(volume(model, phantom, rules), volume(host, phantom, rules))
+
+
+def test_steps_of_one_shape_are_captured_once_and_launched_from_then_on(
+    host: Model, phantom: Phantom
+) -> None:
+    model, device = on_device(host)
+    volume(model, phantom)
+    shapes = {key[0] for key in place_of(model)._steps}
+    # Both objects both ways, then fewer as ends are reached: each shape has run as it was, once.
+    assert {rows for rows, *_ in shapes} <= {1, 2, 3, 4}
+    assert {rest for _, *rest in [(s[0], s[1:]) for s in shapes] for rest in rest} == {(7, 16, 0)}
+    assert device.captures <= len(shapes)
+    assert device.launches >= NUM_SLICES // 2 - len(shapes)
+    assert (place_of(model).launches_per_step or 0) > 8
+
+
+def place_of(model: Model) -> CudaPlace:
+    place = model.place
+    assert isinstance(place, CudaPlace)
+    return place
+
+
+def test_nothing_is_allocated_once_a_shape_is_known(host: Model, phantom: Phantom) -> None:
+    model, device = on_device(host)
+    predictor = VolumePredictor(model)
+    predictor.set_volume(phantom.pixels, "none")
+    predictor.add(Box(slice=0, y=(10, 30), x=(10, 30)))
+    allocations = [device.allocations for _ in predictor.stream(directions=(1,))]
+    assert len(set(allocations[-8:])) <= 2, "but for the slots' numbers of a batch of encodings"
+
+
+def test_masks_come_when_they_are_asked_for_and_stay_what_they_were(
+    host: Model, phantom: Phantom
+) -> None:
+    model, _ = on_device(host)
+    predictor = VolumePredictor(model)
+    predictor.set_volume(phantom.pixels, "none")
+    predictor.add(phantom.box(6, 1))
+    at_once = {found.slice: found.segmented.logits.copy() for found in predictor.stream()}
+    again = VolumePredictor(model)
+    again.set_volume(phantom.pixels, "none")
+    again.add(phantom.box(6, 1))
+    later = list(again.stream())  # nobody looks before the end
+    for found in later:
+        np.testing.assert_array_equal(found.segmented.logits, at_once[found.slice])
+    readback = place_of(model)._readback
+    del found, later, predictor, again
+    gc.collect()
+    assert readback.num_free >= 1
+
+
+def test_prompts_corrections_and_masks_find_what_the_host_finds(
+    host: Model, phantom: Phantom
+) -> None:
+    def session(model: Model) -> list[np.ndarray]:
+        predictor = VolumePredictor(model)
+        predictor.set_volume(phantom.pixels, "none")
+        found = [predictor.add(phantom.box(6, 1)).segmented.logits]
+        found.append(predictor.add(Point(slice=6, y=20, x=20, positive=False)).segmented.logits)
+        predictor.propagate()
+        found.append(predictor.add(Point(slice=9, y=32, x=32)).segmented.logits)
+        mask = Mask(slice=4, mask=phantom.labels[4] == 2)
+        found.append(predictor.add(mask, object_id=2).segmented.logits)
+        result = predictor.propagate()
+        found += [m.segmented.logits for of in result.slices.values() for m in of.values()]
+        return found
+
+    model, _ = on_device(host)
+    for ours, right in zip(session(model), session(host), strict=True):
+        assert np.abs(ours - right).max() <= TOLERANCE * np.abs(right).max()
+
+
+def test_videos_sets_and_images_find_what_the_host_finds(host: Model, phantom: Phantom) -> None:
+    sizes = [(64, 64), (50, 64), (64, 64), (40, 30), (50, 64)]
+    images = [phantom.pixels[3 + i][:h, :w] for i, (h, w) in enumerate(sizes)]
+
+    def everything(model: Model) -> list[np.ndarray]:
+        video, flow, image = VideoPredictor(model), FlowPredictor(model), ImagePredictor(model)
+        found = []
+        for number, frame in enumerate(phantom.pixels[4:11]):
+            found += [mask.segmented.logits for mask in video.push(frame).values()]
+            if number == 0:
+                found.append(video.add(phantom.box(4, 1)).segmented.logits)
+            if number == 3:
+                found.append(video.add(Point(y=30, x=30)).segmented.logits)
+        flow.set_images(images)
+        flow.add(Box(slice=1, y=(10, 40), x=(10, 50)))
+        result = flow.propagate(order="similar")
+        found += [mask.segmented.logits for mask in result.slices[1].values()]
+        image.set_image(images[3])
+        found.append(image.predict(Point(y=20, x=15)).segmented.logits)
+        return found
+
+    model, _ = on_device(host)
+    for ours, right in zip(everything(model), everything(host), strict=True):
+        assert np.abs(ours - right).max() <= TOLERANCE * np.abs(right).max()
+
+
+def test_a_watched_model_is_computed_step_by_step(host: Model, phantom: Phantom) -> None:
+    model, device = on_device(host)
+    seen: list[str] = []
+    watched = model.observed(lambda graph, inputs, outputs, ms: seen.append(graph))
+    assert_equal(volume(watched, phantom), volume(host, phantom))
+    assert device.captures == 0
+    assert seen.count("memory_attention") == seen.count("memory_encoder") - 2
+    assert seen.count("image_encoder") < NUM_SLICES, "slices are encoded in batches"
+
+
+def test_a_step_that_fails_gives_its_slots_back(host: Model, phantom: Phantom) -> None:
+    model, _ = on_device(host)
+    predictor = VolumePredictor(model)
+    predictor.set_volume(phantom.pixels, "none")
+    predictor.add(phantom.box(6, 1))
+    next(stream := predictor.stream())
+    tracker = predictor._tracker
+    assert tracker is not None
+    in_use = tracker._arena.memories.in_use
+    place = place_of(model)
+    send, place.send = place.send, lambda batch: 1 / 0  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError):
+        next(stream)
+    assert tracker._arena.memories.in_use == in_use
+    place.send = send  # type: ignore[method-assign]
+    assert len(predictor.propagate().slices[1]) == NUM_SLICES
+
+
+class Spill:
+    """A volume with a cache that holds less than it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, slots: int, max_bytes: int | None) -> None:
+        monkeypatch.setattr(device_features, "FEWEST_SLOTS", slots)
+        model, backend = fake_model({"image_encoder": encode})
+        one = device_features.feature_bytes(FAKE_NUMBERS)
+        self.device = HostDevice(1 << 24)
+        self.model, _ = on_device(model, self.device)
+        self.backend = backend
+        limit = None if max_bytes is None else max_bytes * one
+        self.cache = self.model.features(lambda i: np.full((9, 9), 2 * i, np.uint8), limit)
+
+    def level(self, index: int) -> float:
+        features = self.cache[index]
+        parts = [self.model.place.get(getattr(features, name)) for name in device_features.NAMES]
+        level = float(parts[0][0, 0, 0, 0])
+        assert parts[2][0, 0, 0, 0] == level, "of one slice"
+        return level
+
+    @property
+    def num_encoded(self) -> int:
+        return sum(
+            len(call.inputs["image"])
+            for call in self.backend.calls
+            if call.graph == "image_encoder"
+        )
+
+
+def test_encodings_beyond_the_devices_budget_come_back_from_the_host(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spill = Spill(monkeypatch, slots=4, max_bytes=10)
+    monkeypatch.setattr(spill.cache, "_most_slots", 4)
+    monkeypatch.setattr(spill.cache, "_most_spilled", 6)
+    truth = [spill.level(i) for i in range(10)]
+    assert len(set(truth)) == 10
+    assert spill.num_encoded == 10
+    rng = np.random.default_rng(0)
+    for index in rng.integers(0, 10, 60):
+        assert spill.level(int(index)) == truth[index]
+    assert spill.num_encoded == 10, "none is encoded twice"
+    assert caplog.text.count("move to the host") == 1
+    assert len(spill.cache) == 10  # type: ignore[arg-type]
+
+
+def test_encodings_beyond_both_budgets_are_made_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spill = Spill(monkeypatch, slots=3, max_bytes=0)
+    truth = [spill.level(i) for i in range(6)]
+    assert [spill.level(i) for i in range(6)] == truth
+    assert spill.num_encoded == 12
+    assert "encoded again" in caplog.text
+
+
+def test_slices_are_encoded_ahead_in_batches_and_never_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spill = Spill(monkeypatch, slots=32, max_bytes=None)
+    order = [*range(20, 60), 3]
+    spill.cache.expect(order)
+    for index in order:
+        assert spill.level(index) == pytest.approx(
+            spill.level(20) + (index - 20) * DEGREE, abs=1e-4
+        )
+    sizes = [len(c.inputs["image"]) for c in spill.backend.calls if c.graph == "image_encoder"]
+    assert spill.num_encoded < len(order) + 8
+    assert max(sizes) == 8 and len(sizes) <= 8
+
+
+DEGREE = 2 / 255 / 0.229  # what the next slice of `Spill` is more after normalisation
+
+
+def test_more_slots_are_made_without_losing_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    spill = Spill(monkeypatch, slots=4, max_bytes=None)
+    before = [spill.level(i) for i in (1, 2, 3)]
+    addresses = [tensor.address for tensor in spill.cache.tensors]
+    spill.cache.expect(list(range(4, 40)))
+    assert [tensor.address for tensor in spill.cache.tensors] != addresses
+    assert [spill.level(i) for i in (1, 2, 3)] == before
+    spill.cache.clear()
+    assert len(spill.cache) == 0  # type: ignore[arg-type]
