@@ -41,6 +41,16 @@ def why_not() -> str | None:
     return None if count.value else "the NVIDIA driver sees no device"
 
 
+def device_name() -> str | None:
+    """Of the first device, asked of the driver alone; None where there is none."""
+    if why_not() is not None:
+        return None
+    driver, device, name = ctypes.CDLL(DRIVER), ctypes.c_int(), ctypes.create_string_buffer(256)
+    if driver.cuDeviceGet(ctypes.byref(device), 0) or driver.cuDeviceGetName(name, 256, device):
+        return None
+    return name.value.decode(errors="replace")
+
+
 class Device:
     """One device, its primary context current: shared with whatever else uses it in this process.
 
@@ -66,6 +76,11 @@ class Device:
     def name(self) -> str:
         """Of the card."""
         return str(self._device.name)
+
+    @property
+    def architecture(self) -> str:
+        """Compute capability without its dot, such as "90"."""
+        return str(self._device.arch)
 
     @property
     def memory_bytes(self) -> tuple[int, int]:
@@ -217,7 +232,7 @@ class Device:
         key = (kernel.source, name)
         if key not in self._entries:
             options = self._core.ProgramOptions(
-                arch=f"sm_{self._device.arch}", include_path=str(FOLDER)
+                arch=f"sm_{self.architecture}", include_path=str(FOLDER)
             )
             program = self._core.Program(kernel.path.read_text(), "c++", options)
             self._entries[key] = program.compile("cubin").get_kernel(name)

@@ -16,7 +16,6 @@ from typing import Any
 from runtime.backends import BACKENDS, DEFAULT
 from runtime.bundle import Bundle
 from runtime.cache import cache_folder
-from runtime.machine import machine_name
 
 Certificate = dict[str, Any]
 HOW_TO_CERTIFY = "python -m runtime.certify"
@@ -35,9 +34,9 @@ def stamp(bundle: Bundle, backend: str) -> Certificate:
     row = BACKENDS[backend]
     return {
         "backend": backend,
-        "package": f"{row.package} {row.package_version}",
+        "package": row.package,
         "fingerprint": bundle.fingerprint,
-        "machine": machine_name(),
+        "machine": row.machine,
     }
 
 

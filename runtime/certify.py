@@ -87,7 +87,8 @@ def main(arguments: list[str] | None = None) -> None:
     if args.slices < 3:
         raise InputError(f"found --slices {args.slices}; wanted 3 or more")
     bundle = open_bundle(args.bundle)
-    wanted = args.backend or [name for name in BACKENDS if name != DEFAULT]
+    usual = [name for name, row in BACKENDS.items() if name != DEFAULT and not row.is_fallback]
+    wanted = args.backend or usual
     certificates = []
     for name in wanted:
         try:
@@ -100,7 +101,8 @@ def main(arguments: list[str] | None = None) -> None:
         path = keep(certificate, bundle)
         certificates.append(certificate)
         print(
-            f"{_line(certificate)}; kept as {path}" if path else _line(certificate), file=sys.stderr
+            f"{in_words(certificate)}; kept as {path}" if path else in_words(certificate),
+            file=sys.stderr,
         )
     choice = choose(bundle)
     print(f"auto takes {choice.backend}: {choice.reason}", file=sys.stderr)
@@ -117,7 +119,8 @@ def main(arguments: list[str] | None = None) -> None:
         )
 
 
-def _line(certificate: Certificate) -> str:
+def in_words(certificate: Certificate) -> str:
+    """A certificate in one line."""
     dice = min(task["lowest_dice"] for task in certificate["propagation"].values())
     error = max(
         output["relative_error"]

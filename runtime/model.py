@@ -119,6 +119,7 @@ def load(
     backend: str = "auto",
     threads: int | None = None,
     hint: str = "latency",
+    stream: int | None = None,
 ) -> Model:
     """Open a model to hand to a predictor.
 
@@ -128,6 +129,7 @@ def load(
             bundle on this machine (`runtime.certificate`), and the log says why.
         threads: threads within an operator; None takes every core.
         hint: "latency" for one study at a time, "throughput" where several processes share the machine.
+        stream: handle of the caller's own CUDA stream for a back end there, such as pycuda's `stream.handle`.
 
     Raises:
         BundleError, BundleIncomplete, BundleChanged: the bundle cannot be used.
@@ -137,7 +139,7 @@ def load(
     if opened.caution:
         _say_once(f"{opened.model.name}: {opened.caution}")
     choice = choose(opened) if backend == "auto" else Choice(backend, "asked for")
-    chosen = open_backend(choice.backend, opened, threads, hint)
+    chosen = open_backend(choice.backend, opened, threads, hint, stream)
     log.info(
         "%s at %d pixels on %s (%s)",
         opened.model.name,

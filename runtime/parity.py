@@ -29,7 +29,7 @@ LOGIT_TOLERANCE = (
 DEFAULT_SLICES = 24
 
 
-TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 3e-2, "int8": 8e-2}
+TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "mixed": 1e-2, "bf16": 3e-2, "int8": 8e-2}
 """Of one pass through one graph, by what the graph is computed in."""
 LOWEST_DICE, LOWEST_DICE_REDUCED = (
     0.999,

@@ -9,6 +9,7 @@ import numpy as np
 
 from kernels.device_array import DeviceArray
 from runtime.backends.base import Backend, Engine
+from runtime.contract import ModelNumbers
 from runtime.cuda.place import CudaPlace
 from runtime.model import Model
 from tests.kernels.host_device import HostDevice
@@ -54,6 +55,11 @@ class DeviceBackend:
 
     def close(self) -> None:
         self._backend.close()
+
+
+def place_on_host(numbers: ModelNumbers, device: HostDevice | None = None) -> CudaPlace:
+    """A place on a device made of host memory."""
+    return CudaPlace(device or HostDevice(), numbers)
 
 
 def on_device(

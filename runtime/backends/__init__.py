@@ -8,9 +8,11 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from kernels.device import device_name
 from runtime.backends.base import Backend, Buffer, Engine
 from runtime.bundle import Bundle
-from runtime.errors import BackendUnavailable
+from runtime.errors import BackendUnavailable, InputError
+from runtime.machine import machine_name
 
 __all__ = ["BACKENDS", "HINTS", "Backend", "Buffer", "Engine", "open_backend"]
 
@@ -21,8 +23,9 @@ class Row:
 
     module: str
     name: str
-    package: str
+    packages: tuple[str, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
+    is_cuda: bool = False
 
     @property
     def precision(self) -> str:
@@ -30,20 +33,48 @@ class Row:
         return str(self.options.get("precision", "fp32"))
 
     @property
-    def package_version(self) -> str | None:
-        """Of the package it needs, or None if that is not installed."""
-        try:
-            return version(self.package)
-        except PackageNotFoundError:
-            return None
+    def is_fallback(self) -> bool:
+        """Only worth trying where another one has failed."""
+        return self.options.get("attention") == "unfused"
+
+    @property
+    def package(self) -> str:
+        """The package that it needs and its version; one of several names may be installed."""
+        for name in self.packages:
+            try:
+                return f"{name} {version(name)}"
+            except PackageNotFoundError:
+                continue
+        return f"{self.packages[0]} None"
+
+    @property
+    def machine(self) -> str:
+        """What its figures and certificates hold for."""
+        return f"{machine_name()}, {device_name()}" if self.is_cuda else machine_name()
 
 
-OPENVINO = ("runtime.backends.openvino", "OpenVinoBackend", "openvino")
+def _trt(precision: str, attention: str = "fused") -> Row:
+    options = {"precision": precision, "attention": attention}
+    packages = ("tensorrt", "tensorrt-rtx")
+    return Row("runtime.backends.trt", "TrtBackend", packages, options, is_cuda=True)
+
+
+def _ort_cuda(provider: str) -> Row:
+    options = {"provider": provider}
+    packages = ("onnxruntime-gpu",)
+    return Row("runtime.backends.ort_cuda", "OrtCudaBackend", packages, options, is_cuda=True)
+
+
+OPENVINO = ("runtime.backends.openvino", "OpenVinoBackend", ("openvino",))
 BACKENDS = {
-    "ort": Row("runtime.backends.ort", "OrtBackend", "onnxruntime"),
+    "ort": Row("runtime.backends.ort", "OrtBackend", ("onnxruntime", "onnxruntime-gpu")),
     "openvino": Row(*OPENVINO),
     "openvino-bf16": Row(*OPENVINO, {"precision": "bf16"}),
     "openvino-fp16": Row(*OPENVINO, {"precision": "fp16"}),
+    "ort-cuda": _ort_cuda("cuda"),
+    "ort-tensorrt": _ort_cuda("tensorrt"),
+    **{f"trt-{name}": _trt(name) for name in ("bf16", "mixed", "fp16", "fp32")},
+    **{f"trt-{name}-unfused": _trt(name, "unfused") for name in ("bf16", "mixed", "fp32")},
 }
 DEFAULT = "ort"
 
@@ -54,7 +85,11 @@ HINTS = {
 
 
 def open_backend(
-    name: str, bundle: Bundle, threads: int | None = None, hint: str = "latency"
+    name: str,
+    bundle: Bundle,
+    threads: int | None = None,
+    hint: str = "latency",
+    stream: int | None = None,
 ) -> Backend:
     """Open a back end of `BACKENDS`.
 
@@ -63,8 +98,10 @@ def open_backend(
         bundle: where its graphs come from.
         threads: threads within an operator; None takes every core.
         hint: a key of `HINTS`.
+        stream: handle of the caller's own CUDA stream, on which steps are enqueued; None makes one.
 
-    Raises BackendUnavailable for an unknown name or one whose package is missing.
+    Raises BackendUnavailable for an unknown name or one whose package is missing, InputError for a stream where there
+    is none.
     """
     if name not in BACKENDS:
         raise BackendUnavailable(f"no back end '{name}'; there are: auto, {', '.join(BACKENDS)}")
@@ -73,7 +110,10 @@ def open_backend(
         kind = getattr(import_module(row.module), row.name)
     except ImportError as error:
         raise BackendUnavailable(
-            f"back end '{name}' needs a package: {error}; pip install {row.package}"
+            f"back end '{name}' needs a package: {error}; pip install {row.packages[0]}"
         ) from error
-    opened: Backend = kind(bundle, threads, hint, **row.options)
+    if stream is not None and not row.is_cuda:
+        raise InputError(f"back end '{name}' computes on the host; wanted no stream")
+    own = {} if stream is None else {"stream": stream}
+    opened: Backend = kind(bundle, threads, hint, **row.options, **own)
     return opened

@@ -6,9 +6,11 @@ nothing here creates a `Runtime`, which without a driver would crash the process
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from runtime.contract import ModelNumbers, graph_specs
@@ -18,6 +20,10 @@ MODULES = ("tensorrt", "tensorrt_rtx")  # in the order of preference
 WORKSPACE_BYTES = 4 << 30
 
 Shape = tuple[int, ...]
+Profile = Mapping[str, tuple[Shape, Shape, Shape]]
+"""Smallest, usual and largest shape of each input with a dynamic axis."""
+Progress = Callable[[str, float], bool]
+"""Told a phase and the share of it that is done; False stops the build."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +33,11 @@ class Span:
     smallest: int
     usual: int
     largest: int
+
+    @classmethod
+    def exactly(cls, length: int) -> Span:
+        """One length alone."""
+        return cls(length, length, length)
 
 
 def spans(model: ModelNumbers) -> dict[str, Span]:
@@ -44,9 +55,38 @@ def spans(model: ModelNumbers) -> dict[str, Span]:
     }
 
 
-def profile(model: ModelNumbers, graph: str) -> dict[str, tuple[Shape, Shape, Shape]]:
-    """Smallest, usual and largest shape of each input of a graph that has a dynamic axis."""
-    axes = spans(model)
+def profiles(model: ModelNumbers, graph: str) -> list[Profile]:
+    """Shapes that an engine is made for, each with kernels of its own; the first that fits is used.
+
+    A single slice encoded for a prompt; a step of one object in one direction or in both, with a full memory (a step is
+    padded to that, so that a volume knows no other); then everything else that may come.
+    """
+    general = spans(model)
+    step = {axis: Span.exactly(general[axis].usual) for axis in ("k", "p")} | {"q": Span.exactly(1)}
+    exact = [{axis: Span.exactly(rows) for axis in "nb"} | step for rows in (1, 2)]
+    found: list[Profile] = []
+    for axes in (*exact, general):
+        made = _profile(model, graph, {**general, **axes})
+        if made not in found and not (graph == "image_encoder" and axes is exact[1]):
+            found.append(made)
+    return found
+
+
+def choose_profile(candidates: Sequence[Profile], shapes: Mapping[str, Shape]) -> int | None:
+    """Number of the first profile that takes these shapes; None if none does."""
+    for number, profile in enumerate(candidates):
+        if all(
+            all(
+                low <= side <= high
+                for low, side, high in zip(least, shapes[name], most, strict=True)
+            )
+            for name, (least, _, most) in profile.items()
+        ):
+            return number
+    return None
+
+
+def _profile(model: ModelNumbers, graph: str, axes: Mapping[str, Span]) -> Profile:
     lengths = [
         {axis: getattr(span, size) for axis, span in axes.items()}
         for size in ("smallest", "usual", "largest")
@@ -54,7 +94,7 @@ def profile(model: ModelNumbers, graph: str) -> dict[str, tuple[Shape, Shape, Sh
     shapes = {}
     for name, spec in graph_specs(model)[graph].inputs.items():
         if any(isinstance(side, str) for side in spec.shape):
-            smallest, usual, largest = (spec.bind(axes) for axes in lengths)
+            smallest, usual, largest = (spec.bind(each) for each in lengths)
             shapes[name] = (smallest, usual, largest)
     return shapes
 
@@ -72,18 +112,27 @@ def import_tensorrt() -> Any:
     )
 
 
-def build_engine(data: bytes, shapes: Mapping[str, tuple[Shape, Shape, Shape]], name: str) -> bytes:
+def build_engine(
+    data: bytes,
+    wanted: Sequence[Profile],
+    name: str,
+    timings: Path | None = None,
+    progress: Progress | None = None,
+) -> bytes:
     """A serialised engine of an ONNX graph.
 
     Args:
-        data: the graph.
-        shapes: smallest, usual and largest shape of each input with a dynamic axis.
+        data: the graph, in the types that it is to be computed in.
+        wanted: shapes to make it for.
         name: of the graph, for messages.
+        timings: file of measured kernel times, read and written, which makes the next build faster.
+        progress: is told how far it has come.
 
-    Raises BackendUnavailable without TensorRT, BundleError for a graph that it refuses, with node and reason.
+    Raises BackendUnavailable without TensorRT, BundleError for a graph that it refuses, with node and reason,
+    KeyboardInterrupt if `progress` stopped it.
     """
     trt = import_tensorrt()
-    logger = _Log(trt)
+    logger = Log(trt)
     builder = trt.Builder(logger.logger)
     network = builder.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, logger.logger)
@@ -93,16 +142,70 @@ def build_engine(data: bytes, shapes: Mapping[str, tuple[Shape, Shape, Shape]], 
         )
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
-    chosen = builder.create_optimization_profile()
-    for tensor, (smallest, usual, largest) in shapes.items():
-        chosen.set_shape(tensor, smallest, usual, largest)
-    config.add_optimization_profile(chosen)
+    config.clear_flag(trt.BuilderFlag.TF32)  # float32 is asked for where its digits count
+    for shapes in wanted:
+        chosen = builder.create_optimization_profile()
+        for tensor, (smallest, usual, largest) in shapes.items():
+            chosen.set_shape(tensor, smallest, usual, largest)
+        config.add_optimization_profile(chosen)
+    monitor = None if progress is None else _monitor(trt, progress)
+    if monitor is not None:
+        config.progress_monitor = monitor
+    cache = _read_timings(config, timings)
     plan = builder.build_serialized_network(network, config)
+    if monitor is not None and monitor.is_stopped:
+        raise KeyboardInterrupt
     if plan is None:
         raise BundleError(
             f"{trt.__name__} {trt.__version__} builds no engine of {name}: {logger.last_error}"
         )
+    if cache is not None and timings is not None:
+        write_whole(timings, bytes(cache.serialize()))
     return bytes(plan)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, also where two processes write it."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_bytes(data)
+    part.replace(path)
+
+
+def _read_timings(config: Any, path: Path | None) -> Any:
+    """The cache of timings in use; one that another TensorRT wrote begins anew."""
+    if path is None or not hasattr(config, "create_timing_cache"):
+        return None
+    known = path.read_bytes() if path.exists() else b""
+    cache = config.create_timing_cache(known)
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        cache = config.create_timing_cache(b"")
+        if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+            return None
+    return cache
+
+
+def _monitor(trt: Any, progress: Progress) -> Any:
+    """TensorRT's phases, of which those within others are not told."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.steps: dict[str, int] = {}
+            self.is_stopped = False
+
+        def phase_start(self, phase: str, parent: str | None, num_steps: int) -> None:
+            if not parent:
+                self.steps[phase] = max(num_steps, 1)
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            if phase in self.steps and not progress(phase, (step + 1) / self.steps[phase]):
+                self.is_stopped = True
+            return not self.is_stopped
+
+        def phase_finish(self, phase: str) -> None:
+            self.steps.pop(phase, None)
+
+    return Monitor()
 
 
 def _network_flags(trt: Any) -> int:
@@ -116,7 +219,7 @@ def _parse_errors(parser: Any) -> str:
     return "; ".join(f"{e.node_name()} ({e.node_operator()}): {e.desc()}" for e in errors)
 
 
-class _Log:
+class Log:
     """TensorRT's log, of which the last error is kept."""
 
     def __init__(self, trt: Any) -> None:

@@ -267,9 +267,9 @@ class CudaPlace:
         self.device.enqueue(kernel, buffers, shapes, numbers, stream=self.current)
 
 
-def open_place(numbers: ModelNumbers, stream: int | None = None) -> CudaPlace:
+def open_place(numbers: ModelNumbers, stream: int | None = None, replays: bool = True) -> CudaPlace:
     """The first CUDA device as a place. Raises BackendUnavailable with what is missing."""
     try:
-        return CudaPlace(Device(), numbers, stream)
+        return CudaPlace(Device(), numbers, stream, replays)
     except NoDevice as error:
         raise BackendUnavailable(f"no CUDA device can be used: {error}") from error

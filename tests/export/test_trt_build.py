@@ -7,9 +7,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from runtime.backends import trt_build
-from runtime.backends.trt_build import build_engine, import_tensorrt, profile, spans
+from runtime.backends.trt_build import (
+    build_engine,
+    choose_profile,
+    import_tensorrt,
+    profiles,
+    spans,
+)
+from runtime.backends.typed_graph import PRECISIONS, typed_graph
 from runtime.bundle import Bundle
 from runtime.contract import GRAPHS, graph_specs
 from runtime.errors import BackendUnavailable, BundleError
@@ -28,15 +37,45 @@ needs_tensorrt = pytest.mark.skipif(not has_tensorrt(), reason="no TensorRT here
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_every_dynamic_input_has_a_profile_that_fits_the_contract(graph: str) -> None:
-    specs, shapes = graph_specs(FAKE_NUMBERS)[graph].inputs, profile(FAKE_NUMBERS, graph)
+def test_every_dynamic_input_has_profiles_that_fit_the_contract(graph: str) -> None:
+    specs = graph_specs(FAKE_NUMBERS)[graph].inputs
     dynamic = {n for n, spec in specs.items() if any(isinstance(s, str) for s in spec.shape)}
-    assert shapes.keys() == dynamic
-    for name, sizes in shapes.items():
-        axes: dict[str, int] = {}
-        for shape, which in zip(sizes, ("smallest", "usual", "largest"), strict=True):
-            axes = {axis: getattr(span, which) for axis, span in spans(FAKE_NUMBERS).items()}
-            assert specs[name].mismatch(shape, specs[name].dtype, axes) is None
+    for shapes in profiles(FAKE_NUMBERS, graph):
+        assert shapes.keys() == dynamic
+        for which in range(3):
+            axes: dict[str, int] = {}
+            for name, sizes in shapes.items():
+                assert specs[name].mismatch(sizes[which], specs[name].dtype, axes) is None
+        for smallest, usual, largest in shapes.values():
+            assert all(a <= b <= c for a, b, c in zip(smallest, usual, largest, strict=True))
+
+
+@given(st.integers(1, 8), st.integers(1, 31), st.integers(1, 40), st.integers(1, 32))
+def test_every_step_that_may_come_has_a_profile_and_a_full_memory_one_of_its_own(
+    rows: int, memories: int, pointers: int, points: int
+) -> None:
+    axes = {"n": rows, "b": rows, "k": memories, "p": pointers, "q": points}
+    for graph in GRAPHS:
+        candidates = profiles(FAKE_NUMBERS, graph)
+        shapes = {n: s.bind(axes) for n, s in graph_specs(FAKE_NUMBERS)[graph].inputs.items()}
+        chosen = choose_profile(candidates, shapes)
+        assert chosen is not None
+        for name, (smallest, _, largest) in candidates[chosen].items():
+            assert all(a <= b <= c for a, b, c in zip(smallest, shapes[name], largest, strict=True))
+    full = {"n": 1, "b": rows, "k": 7, "p": 16, "q": 1}
+    for graph in GRAPHS:
+        candidates = profiles(FAKE_NUMBERS, graph)
+        shapes = {n: s.bind(full) for n, s in graph_specs(FAKE_NUMBERS)[graph].inputs.items()}
+        exact = choose_profile(candidates, shapes)
+        assert exact is not None
+        is_exact = all(low == high for low, _, high in candidates[exact].values())
+        assert is_exact == (rows <= 2 or graph == "image_encoder")
+
+
+def test_a_step_beyond_every_profile_has_none() -> None:
+    candidates = profiles(FAKE_NUMBERS, "memory_encoder")
+    specs = graph_specs(FAKE_NUMBERS)["memory_encoder"].inputs
+    assert choose_profile(candidates, {n: s.bind({"b": 9}) for n, s in specs.items()}) is None
 
 
 def test_the_usual_length_is_a_full_memory() -> None:
@@ -51,13 +90,31 @@ def test_the_usual_length_is_a_full_memory() -> None:
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_an_engine_is_built_of_every_graph(graph: str, graphs: Any) -> None:
     data = graphs.proto(graph, "decomposed").SerializeToString()
-    assert len(build_engine(data, profile(graphs.model.numbers, graph), graph)) > 10000
+    assert len(build_engine(data, profiles(graphs.model.numbers, graph), graph)) > 10000
+
+
+@needs_tensorrt
+def test_a_build_tells_how_far_it_has_come_and_can_be_stopped(toy_bundle: Bundle) -> None:
+    data = typed_graph(
+        toy_bundle.read_graph("memory_encoder"), PRECISIONS["fp32"], "memory_encoder"
+    )
+    wanted = profiles(toy_bundle.model, "memory_encoder")
+    told: list[tuple[str, float]] = []
+
+    def tell(phase: str, share: float) -> bool:
+        told.append((phase, share))
+        return True
+
+    build_engine(data, wanted, "memory_encoder", progress=tell)
+    assert told and all(0 < share <= 1 for _, share in told)
+    with pytest.raises(KeyboardInterrupt):
+        build_engine(data, wanted, "memory_encoder", progress=lambda phase, share: False)
 
 
 @needs_tensorrt
 def test_a_graph_that_is_refused_is_named_with_node_and_reason(toy_bundle: Bundle) -> None:
     data = toy_bundle.read_graph("memory_attention")
-    shapes = profile(toy_bundle.model, "memory_attention")
+    shapes = profiles(toy_bundle.model, "memory_attention")
     with pytest.raises(BundleError, match=r"refuses memory_attention: .*MultiHeadAttention"):
         build_engine(data, shapes, "memory_attention")
 
@@ -65,8 +122,8 @@ def test_a_graph_that_is_refused_is_named_with_node_and_reason(toy_bundle: Bundl
 @needs_tensorrt
 def test_a_profile_that_a_graph_does_not_take_is_refused(graphs: Any) -> None:
     data = graphs.proto("memory_encoder", "decomposed").SerializeToString()
-    shapes = profile(graphs.model.numbers, "memory_encoder")
-    del shapes["low_res_masks"]
+    shapes = [dict(each) for each in profiles(graphs.model.numbers, "memory_encoder")]
+    del shapes[0]["low_res_masks"]
     with pytest.raises(BundleError, match=r"builds no engine of memory_encoder: .*low_res_masks"):
         build_engine(data, shapes, "memory_encoder")
 
@@ -75,7 +132,7 @@ def test_without_tensorrt_one_is_told_what_to_install(monkeypatch: pytest.Monkey
     for name in trt_build.MODULES:
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(BackendUnavailable, match="pip install tensorrt-rtx") as refused:
-        build_engine(b"", {}, "memory_encoder")
+        build_engine(b"", [], "memory_encoder")
     assert refused.value.exit_code == 5
 
 

@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from runtime.backends.trt_build import build_engine, profile
+from runtime.backends.trt_build import build_engine, profiles
 from runtime.backends.typed_attention import SPELLINGS
 from runtime.backends.typed_graph import PRECISIONS, PRODUCTS, Precision, typed_graph
 from runtime.bundle import Bundle
@@ -199,4 +199,4 @@ def test_an_engine_is_built_of_every_graph_in_every_precision(
         pytest.skip("the same graph as in fp32")
     precision: Any = Precision(row.half, row.graphs, attention)
     data = typed_graph(toy_bundle.read_graph(graph), precision, graph)
-    assert len(build_engine(data, profile(toy_bundle.model, graph), graph)) > 10000
+    assert len(build_engine(data, profiles(toy_bundle.model, graph), graph)) > 10000

@@ -96,6 +96,7 @@ class HostDevice:
     """
 
     name = "a host that plays a device"
+    architecture = "00"
 
     def __init__(self, total_bytes: int = 1 << 30) -> None:
         self.total_bytes = total_bytes

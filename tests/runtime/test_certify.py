@@ -71,7 +71,7 @@ def test_what_is_not_here_is_passed_over_unless_it_was_asked_for(
     for name in list(BACKENDS):
         if name not in ("ort", "openvino"):
             monkeypatch.delitem(BACKENDS, name)
-    monkeypatch.setitem(BACKENDS, "abacus", Row("runtime.backends.abacus", "Abacus", "abacus"))
+    monkeypatch.setitem(BACKENDS, "abacus", Row("runtime.backends.abacus", "Abacus", ("abacus",)))
     certify.main(SHORT)
     captured = capsys.readouterr()
     assert [c["backend"] for c in json.loads(captured.out)["certificates"]] == ["openvino"]

@@ -1,0 +1,147 @@
+"""Engines kept on disk: known by everything that would make them wrong, so that a stale one is never found."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.backends.trt_build import (
+    Profile,
+    Progress,
+    build_engine,
+    import_tensorrt,
+    profiles,
+    write_whole,
+)
+from runtime.backends.typed_graph import Precision, typed_graph
+from runtime.bundle import Bundle
+from runtime.cache import cache_folder
+
+
+@dataclass(frozen=True, slots=True)
+class EngineKey:
+    """What an engine is valid for.
+
+    Attributes:
+        graph: name in the contract.
+        typed_sha256: of the typed graph: weights, operators, types, spelling of attention.
+        profiles_sha256: of the shapes that it was made for.
+        tensorrt: module and version.
+        device: name of the card.
+        architecture: its compute capability, such as "90".
+    """
+
+    graph: str
+    typed_sha256: str
+    profiles_sha256: str
+    tensorrt: str
+    device: str
+    architecture: str
+
+    @property
+    def name(self) -> str:
+        """Of the file, without suffix."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return f"{self.graph}-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+
+
+def tensorrt_version() -> str:
+    """Module and version. Raises BackendUnavailable."""
+    trt = import_tensorrt()
+    return f"{trt.__name__} {trt.__version__}"
+
+
+def key_of(
+    graph: str,
+    typed: bytes,
+    wanted: Sequence[Profile],
+    tensorrt: str,
+    device: str,
+    architecture: str,
+) -> EngineKey:
+    """The key of an engine."""
+    shapes = json.dumps([{name: list(p[name]) for name in sorted(p)} for p in wanted])
+    return EngineKey(
+        graph,
+        hashlib.sha256(typed).hexdigest(),
+        hashlib.sha256(shapes.encode()).hexdigest(),
+        tensorrt,
+        device,
+        architecture,
+    )
+
+
+class EngineCache:
+    """This user's engines for one card.
+
+    Args:
+        device: name of the card.
+        architecture: its compute capability.
+        folder: where they are kept; None keeps none.
+    """
+
+    def __init__(self, device: str, architecture: str, folder: Path | None = None) -> None:
+        self._device, self._architecture = device, architecture
+        self._folder = folder
+
+    @classmethod
+    def of_this_user(cls, device: str, architecture: str) -> EngineCache:
+        """In the user's cache folder (`runtime.cache`)."""
+        return cls(device, architecture, cache_folder("engines"))
+
+    def engine(
+        self,
+        bundle: Bundle,
+        graph: str,
+        precision: Precision,
+        progress: Progress | None = None,
+    ) -> bytes:
+        """A serialised engine: the one kept, or a new one, which is kept.
+
+        Raises BackendUnavailable without TensorRT or onnx, BundleError for a graph that TensorRT refuses.
+        """
+        typed = typed_graph(bundle.read_graph(graph), precision, graph)
+        wanted = profiles(bundle.model, graph)
+        version = tensorrt_version()
+        key = key_of(graph, typed, wanted, version, self._device, self._architecture)
+        if (kept := self._read(key)) is not None:
+            return kept
+        plan = build_engine(typed, wanted, graph, self._timings(version), progress)
+        self._keep(key, plan)
+        return plan
+
+    def holds(self, bundle: Bundle, graph: str, precision: Precision) -> bool:
+        """Whether an engine needs no building."""
+        typed = typed_graph(bundle.read_graph(graph), precision, graph)
+        wanted, version = profiles(bundle.model, graph), tensorrt_version()
+        key = key_of(graph, typed, wanted, version, self._device, self._architecture)
+        return self._read(key) is not None
+
+    def _timings(self, version: str) -> Path | None:
+        if self._folder is None:
+            return None
+        name = f"{version}-{self._device}-{self._architecture}".replace(" ", "-").replace("/", "-")
+        return self._folder / f"{name}.timings"
+
+    def _read(self, key: EngineKey) -> bytes | None:
+        """The engine with this key, if it is whole."""
+        if self._folder is None:
+            return None
+        try:
+            said: dict[str, Any] = json.loads((self._folder / f"{key.name}.json").read_bytes())
+            plan = (self._folder / f"{key.name}.engine").read_bytes()
+        except (OSError, ValueError):
+            return None
+        is_whole = said.get("sha256") == hashlib.sha256(plan).hexdigest()
+        return plan if is_whole and said.get("key") == asdict(key) else None
+
+    def _keep(self, key: EngineKey, plan: bytes) -> None:
+        if self._folder is None:
+            return
+        said = {"key": asdict(key), "sha256": hashlib.sha256(plan).hexdigest()}
+        write_whole(self._folder / f"{key.name}.engine", plan)
+        write_whole(self._folder / f"{key.name}.json", json.dumps(said, indent=1).encode())

@@ -1,0 +1,171 @@
+"""TensorRT on a CUDA device, natively: TensorRT 10 and 11, and TensorRT-RTX, through the names they share."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm import tqdm
+
+from runtime.backends.engines import EngineCache
+from runtime.backends.trt_build import Log, Profile, choose_profile, import_tensorrt, profiles
+from runtime.backends.typed_graph import PRECISIONS, Precision
+from runtime.bundle import Bundle
+from runtime.cuda.place import CudaPlace, open_place
+from runtime.errors import BundleError, InputError
+
+log = logging.getLogger("runtime")
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """An execution context for one set of shapes, and the memory it computes in."""
+
+    context: Any
+    scratch: Any
+
+
+class TrtEngine:
+    """One deserialised engine. Each set of shapes on each stream has a context of its own.
+
+    A captured CUDA graph holds its context's addresses; a context that never changes shape keeps them true.
+    """
+
+    def __init__(
+        self, trt: Any, engine: Any, wanted: list[Profile], place: CudaPlace, graph: str
+    ) -> None:
+        self._trt, self._engine, self._place, self._graph = trt, engine, place, graph
+        self._profiles = wanted
+        self._ready: dict[tuple[Shapes, int], Ready] = {}
+
+    def run(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        """Enqueue on the place's current stream. Raises InputError for shapes it was not made for."""
+        stream = int(self._place.current.handle)
+        shapes = tuple((name, tuple(tensor.shape)) for name, tensor in inputs.items())
+        if (shapes, stream) not in self._ready:
+            self._ready[shapes, stream] = self._make_ready(dict(shapes), stream)
+        context = self._ready[shapes, stream].context
+        for name, tensor in (*inputs.items(), *outputs.items()):
+            context.set_tensor_address(name, tensor.address)
+        if not context.execute_async_v3(stream):
+            raise RuntimeError(f"TensorRT does not enqueue {self._graph} with {shapes}")
+
+    def _make_ready(self, shapes: dict[str, tuple[int, ...]], stream: int) -> Ready:
+        number = choose_profile(self._profiles, shapes)
+        if number is None:
+            raise InputError(
+                f"TensorRT's {self._graph} was not made for {shapes}; at most {self._largest()}: prompt fewer slices "
+                "of one object, or follow fewer objects at a time"
+            )
+        context = self._new_context()
+        context.set_optimization_profile_async(number, stream)
+        self._place.current.sync()
+        for name, shape in shapes.items():
+            context.set_input_shape(name, shape)
+        if missing := context.infer_shapes():
+            raise RuntimeError(f"TensorRT does not know the shapes of {missing} in {self._graph}")
+        size = max(int(context.update_device_memory_size_for_shapes()), 1)
+        scratch = self._place.device.empty((size,), "uint8", stream=self._place.current)
+        context.set_device_memory(scratch.address, size)
+        return Ready(context, scratch)
+
+    def _new_context(self) -> Any:
+        """With memory of ours, and where kernels are specialised while running, specialised before they run."""
+        trt, engine = self._trt, self._engine
+        managed = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        if not hasattr(trt, "DynamicShapesKernelSpecializationStrategy"):
+            return engine.create_execution_context(managed)
+        config = engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(managed)
+        eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        config.dynamic_shapes_kernel_specialization_strategy = eager
+        return engine.create_execution_context(config)
+
+    def _largest(self) -> dict[str, tuple[int, ...]]:
+        return {name: shapes[2] for name, shapes in self._profiles[-1].items()}
+
+
+class TrtBackend:
+    """Graphs of one bundle on TensorRT. Engines are built when they are missing, and kept for this user.
+
+    Args:
+        bundle: where the graphs come from.
+        threads: not used: the host only enqueues.
+        hint: not used.
+        precision: a key of `PRECISIONS`.
+        attention: a key of `typed_attention.SPELLINGS`.
+        stream: handle of the caller's own stream; None makes one.
+
+    Raises BackendUnavailable without a device, TensorRT, or the onnx package.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        threads: int | None = None,
+        hint: str = "latency",
+        precision: str = "fp32",
+        attention: str = "fused",
+        stream: int | None = None,
+    ) -> None:
+        # Before anything of TensorRT: without a driver its Runtime is an object around nothing, and crashes.
+        self.place = open_place(bundle.model, stream)
+        self._trt = import_tensorrt()
+        self._bundle = bundle
+        row = PRECISIONS[precision]
+        self._precision = Precision(row.half, row.graphs, attention)
+        device = self.place.device
+        self._engines = EngineCache.of_this_user(device.name, device.architecture)
+        self._log = Log(self._trt)
+        self._runtime = self._trt.Runtime(self._log.logger)
+        spelling = "" if attention == "fused" else f", attention {attention}"
+        self.description = (
+            f"{self._trt.__name__} {self._trt.__version__}, {device.name}, {precision}{spelling}"
+        )
+
+    def load(self, graph: str) -> TrtEngine:
+        """Raises BundleError for a graph that TensorRT refuses or an engine that does not run here."""
+        with BuildBar(graph) as bar:
+            plan = self._engines.engine(self._bundle, graph, self._precision, bar.update)
+        engine = self._runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise BundleError(
+                f"{self.description}: an engine of {graph} does not run here: {self._log.last_error}"
+            )
+        return TrtEngine(self._trt, engine, profiles(self._bundle.model, graph), self.place, graph)
+
+    def close(self) -> None:
+        """Wait for what is enqueued; engines go with whoever holds them."""
+        self.place.synchronize()
+
+
+class BuildBar:
+    """A progress bar that appears once there is something to wait for."""
+
+    def __init__(self, graph: str) -> None:
+        self._graph = graph
+        self._bar: Any = None
+        self._phase = ""
+
+    def __enter__(self) -> BuildBar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def update(self, phase: str, share: float) -> bool:
+        """Show how far a phase has come; True goes on."""
+        if self._bar is None:
+            self._bar = tqdm(
+                total=100, desc=f"building {self._graph}", unit="%", file=sys.stderr, leave=False
+            )
+        if phase != self._phase:
+            self._phase, self._bar.n = phase, 0
+            self._bar.set_postfix_str(phase[:40])
+        self._bar.update(round(100 * share) - self._bar.n)
+        return True

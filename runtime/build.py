@@ -1,0 +1,144 @@
+"""`python -m runtime.build`: TensorRT engines of a bundle, built ahead and certified on the card they were built on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from runtime.backends import BACKENDS
+from runtime.backends.trt import BuildBar
+from runtime.backends.trt_build import build_engine, profiles
+from runtime.backends.typed_graph import PRECISIONS, Precision, typed_graph
+from runtime.bundle import Bundle, open_bundle
+from runtime.certificate import Certificate, choose, keep
+from runtime.certify import certify, in_words
+from runtime.command import run_command
+from runtime.contract import GRAPHS
+from runtime.errors import InputError, Mismatch
+from runtime.model import load
+from runtime.parity import DEFAULT_SLICES
+
+LADDER = [
+    f"trt-{precision}{attention}"
+    for precision in ("bf16", "mixed", "fp32")
+    for attention in ("", "-unfused")
+]
+
+EXAMPLES = """examples:
+  python -m runtime.build --bundle medsam2                       # bfloat16, or what comes nearest and is right
+  python -m runtime.build --bundle medsam2 --backend trt-mixed
+  python -m runtime.build --bundle medsam2 --check               # on any machine: does TensorRT take every graph?
+
+Engines and timings are kept for this user and card; whatever uses the same bundle afterwards starts at once. Each set
+of engines is compared with ONNX Runtime in fp32 before it is trusted. One that fails is refused, and the next of
+trt-bf16, trt-mixed, trt-fp32 is built, each with fused attention first and without it then.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    p = argparse.ArgumentParser(
+        prog="python -m runtime.build",
+        description="Build and certify TensorRT engines.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("--bundle", metavar="BUNDLE", help="default: the embedded demonstration model")
+    p.add_argument(
+        "--backend",
+        default="trt-bf16",
+        choices=[name for name in BACKENDS if name.startswith("trt-")],
+        help="what to begin with (%(default)s)",
+    )
+    p.add_argument(
+        "--slices", type=int, default=DEFAULT_SLICES, help="of each propagation (%(default)s)"
+    )
+    p.add_argument(
+        "--check",
+        action="store_true",
+        help="build every graph for every shape and keep nothing; needs no GPU with TensorRT-RTX",
+    )
+    return p
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command: a line for each step, then everything as JSON."""
+    args = parser().parse_args(arguments)
+    if args.slices < 3:
+        raise InputError(f"found --slices {args.slices}; wanted 3 or more")
+    bundle = open_bundle(args.bundle)
+    if args.check:
+        print(json.dumps({"bundle": bundle.path.name, "graphs": check(bundle, args.backend)}))
+        return
+    tried = climb(bundle, ladder(args.backend), args.slices)
+    choice = choose(bundle)
+    print(f"auto takes {choice.backend}: {choice.reason}", file=sys.stderr)
+    print(json.dumps({"auto": choice.backend, "certificates": tried}))
+    if not tried[-1]["passed"]:
+        raise Mismatch(
+            f"no engines of {bundle.path} compute what ONNX Runtime does on this card; tried "
+            f"{', '.join(certificate['backend'] for certificate in tried)}"
+        )
+
+
+def ladder(first: str) -> list[str]:
+    """Back ends to try, from one on: each precision first with the engine's own fused attention, then without it."""
+    if first not in LADDER:
+        return [first, *LADDER[-2:]]
+    return LADDER[LADDER.index(first) :]
+
+
+def climb(bundle: Bundle, names: Sequence[str], num_slices: int) -> list[Certificate]:
+    """Build and certify one back end after the other until one passes; all certificates are kept."""
+    tried: list[Certificate] = []
+    for name in names:
+        build_s = build(bundle, name)
+        certificate = {**certify(bundle, name, num_slices), "build_s": round(build_s, 1)}
+        keep(certificate, bundle)
+        tried.append(certificate)
+        print(f"{in_words(certificate)}; built in {build_s:.1f} s", file=sys.stderr)
+        if certificate["passed"]:
+            break
+        print(f"{name} is refused for this bundle on this card", file=sys.stderr)
+    return tried
+
+
+def build(bundle: Bundle, name: str) -> float:
+    """Have engines of all graphs, from the cache or new. Returns the seconds it took."""
+    started = time.perf_counter()
+    model = load(bundle, name)
+    for graph in tqdm(GRAPHS, desc=name, unit="engine", file=sys.stderr):
+        model.engine(graph)
+    model.close()
+    return time.perf_counter() - started
+
+
+def check(bundle: Bundle, name: str) -> dict[str, Any]:
+    """Build every graph for every shape the runtime uses and throw it away; bytes and seconds by graph.
+
+    Raises BundleError for a graph that TensorRT refuses, BackendUnavailable without it.
+    """
+    options = BACKENDS[name].options
+    row = PRECISIONS[options["precision"]]
+    precision = Precision(row.half, row.graphs, options["attention"])
+    found: dict[str, Any] = {}
+    for graph in GRAPHS:
+        typed = typed_graph(bundle.read_graph(graph), precision, graph)
+        wanted = profiles(bundle.model, graph)
+        started = time.perf_counter()
+        with BuildBar(graph) as bar:
+            plan = build_engine(typed, wanted, graph, progress=bar.update)
+        seconds = round(time.perf_counter() - started, 2)
+        found[graph] = {"bytes": len(plan), "profiles": len(wanted), "build_s": seconds}
+        print(f"{graph}: {len(wanted)} profiles, {len(plan)} bytes, {seconds} s", file=sys.stderr)
+    return found
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,106 @@
+"""`python -m runtime.build`: engines are trusted when they are certified, and otherwise the next ones are tried."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import runtime.build as build
+from runtime.bundle import Bundle
+from runtime.cache import VARIABLE
+from runtime.certificate import stamp
+from runtime.contract import GRAPHS
+from runtime.errors import InputError, Mismatch
+from tests.export.test_trt_build import needs_tensorrt
+
+
+class Card:
+    """A GPU on which only some back ends compute the right thing."""
+
+    def __init__(self) -> None:
+        self.right: set[str] = set()
+        self.built: list[str] = []
+        self.engines: list[str] = []
+
+    def load(self, bundle: Bundle, name: str) -> Any:
+        self.built.append(name)
+        return SimpleNamespace(engine=self.engines.append, close=lambda: None)
+
+    def certify(self, bundle: Bundle, name: str, num_slices: int) -> dict[str, Any]:
+        return {
+            **stamp(bundle, name),
+            "passed": name in self.right,
+            "graphs": {"memory_encoder": {"memory": {"relative_error": 0.5}}},
+            "propagation": {"click": {"lowest_dice": 0.9}},
+            "latency_ms": 1.0,
+            "times_reference": 30.0,
+        }
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Card:
+    made = Card()
+    monkeypatch.setenv(
+        VARIABLE, str(tmp_path)
+    )  # certificates of an imagined card must not outlive it
+    monkeypatch.setattr(build, "load", made.load)
+    monkeypatch.setattr(build, "certify", made.certify)
+    return made
+
+
+def test_engines_that_pass_are_kept_and_auto_takes_them(
+    card: Card, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card.right = {"trt-bf16"}
+    build.main([])
+    assert card.built == ["trt-bf16"] and card.engines == list(GRAPHS)
+    out, err = capsys.readouterr()
+    report = json.loads(out)
+    assert report["auto"] == "trt-bf16"
+    assert report["certificates"][0]["build_s"] >= 0
+    assert "trt-bf16: passed" in err
+
+
+def test_engines_that_fail_are_refused_and_the_next_are_tried(
+    card: Card, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card.right = {"trt-mixed-unfused", "trt-fp32"}
+    build.main(["--backend", "trt-bf16"])
+    assert card.built == ["trt-bf16", "trt-bf16-unfused", "trt-mixed", "trt-mixed-unfused"]
+    out, err = capsys.readouterr()
+    assert [c["passed"] for c in json.loads(out)["certificates"]] == [False, False, False, True]
+    assert err.count("is refused for this bundle on this card") == 3
+
+
+def test_where_nothing_passes_that_is_an_error(
+    card: Card, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Mismatch, match="tried trt-fp32, trt-fp32-unfused"):
+        build.main(["--backend", "trt-fp32"])
+    assert json.loads(capsys.readouterr().out)["auto"] == "ort"
+
+
+def test_a_precision_beside_the_ladder_falls_to_its_end(card: Card) -> None:
+    assert build.ladder("trt-fp16") == ["trt-fp16", "trt-fp32", "trt-fp32-unfused"]
+    assert build.ladder("trt-bf16")[-2:] == ["trt-fp32", "trt-fp32-unfused"]
+
+
+def test_too_few_slices_are_refused(card: Card) -> None:
+    with pytest.raises(InputError, match="wanted 3 or more"):
+        build.main(["--slices", "2"])
+
+
+@needs_tensorrt
+@pytest.mark.parametrize("backend", ["trt-bf16", "trt-mixed-unfused"])
+def test_a_check_builds_every_graph_for_every_shape_without_a_gpu(
+    backend: str, toy_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build.main(["--check", "--bundle", str(toy_bundle.path), "--backend", backend])
+    found = json.loads(capsys.readouterr().out)["graphs"]
+    assert list(found) == list(GRAPHS)
+    for row in found.values():
+        assert row["bytes"] > 10000 and row["profiles"] >= 2
