@@ -209,13 +209,19 @@ class Device:
     def time_ms(self, enqueue: Callable[[], object], repeat: int, *, stream: Any) -> float:
         """Device time of one of `repeat` calls in a row, between two events; one call before them warms up."""
         enqueue()
-        options = self._core.EventOptions(timing_enabled=True)
-        start = stream.record(options=options)
+        start = self.mark(stream=stream)
         for _ in range(repeat):
             enqueue()
-        stop = stream.record(options=options)
+        return self.elapsed_ms(start, self.mark(stream=stream)) / repeat
+
+    def mark(self, *, stream: Any) -> Any:
+        """A moment in a stream's order, for `elapsed_ms`."""
+        return stream.record(options=self._core.EventOptions(timing_enabled=True))
+
+    def elapsed_ms(self, start: Any, stop: Any) -> float:
+        """Device time between two moments; waits for the second."""
         stop.sync()
-        return float(stop - start) / repeat
+        return float(stop - start)
 
     def _launch(
         self, kernel: Kernel, launch: Launch, buffers: Mapping[str, Any], stream: Any

@@ -25,10 +25,9 @@ class Slots:
     addresses stay fixed while a run lasts.
     """
 
-    def __init__(self, place: Place, shape: tuple[int, ...]) -> None:
-        self._place = place
-        self._shape = shape
-        self.values: Buffer = place.empty((0, *shape), "float32")
+    def __init__(self, place: Place, shape: tuple[int, ...], name: str = "slots") -> None:
+        self._place, self._shape, self._name = place, shape, name
+        self.values: Buffer = place.slots((0, *shape), name)
         self._free: list[int] = []
         self._reserved = 0
 
@@ -49,7 +48,7 @@ class Slots:
             return
         total = before + missing + int((before + missing) * self._place.spare_share)
         try:
-            grown = self._place.empty((total, *self._shape), "float32")
+            grown = self._place.slots((total, *self._shape), self._name)
         except MemoryError as error:
             raise OutOfMemory(
                 f"{total} memories of {4 * int(np.prod(self._shape))} bytes do not fit; track fewer "
@@ -84,9 +83,9 @@ class Arena:
 
     def __init__(self, numbers: ModelNumbers, place: Place = HOST) -> None:
         self.place = place
-        self.memories = Slots(place, (numbers.num_tokens, numbers.mem_dim))
-        self.pointers = Slots(place, (numbers.d_model,))
-        self.embeddings = Slots(place, (numbers.d_model * numbers.num_tokens,))
+        self.memories = Slots(place, (numbers.num_tokens, numbers.mem_dim), "memories")
+        self.pointers = Slots(place, (numbers.d_model,), "pointers")
+        self.embeddings = Slots(place, (numbers.d_model * numbers.num_tokens,), "embeddings")
 
     @property
     def tensors(self) -> list[Buffer]:

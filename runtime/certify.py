@@ -12,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from kernels.device import why_not
 from runtime.backends import BACKENDS, DEFAULT
 from runtime.bundle import Bundle, open_bundle
 from runtime.certificate import Certificate, choose, keep, stamp
@@ -88,6 +89,9 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError(f"found --slices {args.slices}; wanted 3 or more")
     bundle = open_bundle(args.bundle)
     usual = [name for name, row in BACKENDS.items() if name != DEFAULT and not row.is_fallback]
+    if not args.backend and (reason := why_not()):
+        usual = [name for name in usual if not BACKENDS[name].is_cuda]
+        print(f"no CUDA device, so none of its back ends: {reason}", file=sys.stderr)
     wanted = args.backend or usual
     certificates = []
     for name in wanted:

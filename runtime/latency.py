@@ -83,14 +83,8 @@ def time_propagation(
     watch = Stopwatch()
     predictor = VolumePredictor(model.observed(watch), max_feature_bytes=max_feature_bytes)
     predictor.set_volume(phantom.pixels, "none")
-    middle = len(phantom.pixels) // 2
-    boxes = [phantom.box(middle, i % NUM_OBJECTS + 1) for i in range(num_objects)]
-    first_mask_ms = _timed(lambda: predictor.add(boxes[0]).mask())
-    second_prompt_ms = _timed(lambda: predictor.add(boxes[0], object_id=num_objects + 1).mask())
-    predictor.undo()
-    for object_id, box in enumerate(boxes, 1):
-        for back in range(num_prompted):
-            predictor.add(replace(box, slice=middle - back), object_id=object_id)
+    first_mask_ms, second_prompt_ms = first_masks(predictor, phantom, num_objects)
+    middle = prompt_all(predictor, phantom, num_objects, num_prompted)
     watch.lap()
     steps: list[dict[str, float]] = []
     logits = {}
@@ -109,6 +103,29 @@ def time_propagation(
             steps.append(_account(watch.lap(), 1e3 * (now - started)))
             started = now
     return Run(steps, first_mask_ms, logits, second_prompt_ms)
+
+
+def first_masks(
+    predictor: VolumePredictor, phantom: Phantom, num_objects: int
+) -> tuple[float, float]:
+    """Milliseconds from the first prompt on a new volume to its mask, and from another one on the same slice."""
+    box = phantom.box(len(phantom.pixels) // 2, 1)
+    first_ms = _timed(lambda: predictor.add(box).mask())
+    second_ms = _timed(lambda: predictor.add(box, object_id=num_objects + 1).mask())
+    predictor.undo()
+    return first_ms, second_ms
+
+
+def prompt_all(
+    predictor: VolumePredictor, phantom: Phantom, num_objects: int, num_prompted: int
+) -> int:
+    """Box each object on the middle slice and on those before it; returns the middle slice's number."""
+    middle = len(phantom.pixels) // 2
+    for i in range(num_objects):
+        box = phantom.box(middle, i % NUM_OBJECTS + 1)
+        for back in range(num_prompted):
+            predictor.add(replace(box, slice=middle - back), object_id=i + 1)
+    return middle
 
 
 def _timed(do: Callable[[], object]) -> float:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.bfloat16 import round_to_bfloat16
+from kernels.device_array import is_device_array
 from kernels.slot_similarity import slot_similarity
 from runtime.backends.base import Buffer
 from runtime.batch import Batch
+from runtime.errors import InputError
 from runtime.features import Cache, Encoder, FeatureCache, ReadSlice
 from runtime.tensors import Decoded, Fetched, LowResMask
 
@@ -32,8 +35,17 @@ class Place(Protocol):
     def empty(self, shape: tuple[int, ...], dtype: str) -> Buffer:
         """An uninitialised tensor here. Raises MemoryError."""
 
+    def slots(self, shape: tuple[int, ...], name: str) -> Buffer:
+        """An uninitialised float32 tensor that is kept for a whole volume. Raises MemoryError."""
+
     def put(self, array: Buffer) -> Buffer:
         """A tensor here with an array's contents; one that is here already is passed through."""
+
+    def take(self, pixels: Any, is_kept: bool = False) -> Any:
+        """A caller's slices, wherever they are, as they can be encoded here without a copy.
+
+        `is_kept`: the caller may write something else there afterwards. Raises InputError for what cannot be read here.
+        """
 
     def get(self, tensor: Buffer) -> NDArray[Any]:
         """A tensor's contents on the host, once everything enqueued before is done."""
@@ -72,6 +84,9 @@ class Place(Protocol):
     ) -> Cache:
         """A cache of encodings here."""
 
+    def timed(self, run: Callable[[], object]) -> float:
+        """Milliseconds that something takes here, start to end; waits for it."""
+
     def synchronize(self) -> None:
         """Wait until everything enqueued is done."""
 
@@ -84,8 +99,19 @@ class HostPlace:
     def empty(self, shape: tuple[int, ...], dtype: str) -> Buffer:
         return np.empty(shape, dtype)
 
+    def slots(self, shape: tuple[int, ...], name: str) -> Buffer:
+        return np.empty(shape, np.float32)
+
     def put(self, array: Buffer) -> Buffer:
         return np.asarray(array)
+
+    def take(self, pixels: Any, is_kept: bool = False) -> Any:
+        if is_device_array(pixels):
+            raise InputError(
+                "found an array in CUDA memory, and a back end that computes on the host; choose one on the device, "
+                "such as trt-bf16 or ort-cuda, or copy the array to the host"
+            )
+        return pixels.copy() if is_kept else pixels
 
     def get(self, tensor: Buffer) -> NDArray[Any]:
         return np.asarray(tensor)
@@ -137,6 +163,11 @@ class HostPlace:
         self, model: Encoder, read_slice: ReadSlice, max_bytes: int | None = None
     ) -> Cache:
         return FeatureCache(model, read_slice, max_bytes)
+
+    def timed(self, run: Callable[[], object]) -> float:
+        started = time.perf_counter()
+        run()
+        return 1e3 * (time.perf_counter() - started)
 
     def synchronize(self) -> None:
         """Nothing to wait for."""

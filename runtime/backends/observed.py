@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 
 from runtime.backends.base import Backend, Buffer, Engine
@@ -18,10 +17,8 @@ class ObservedEngine:
         self._graph, self._engine, self._backend, self._observe = graph, engine, backend, observe
 
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
-        started = time.perf_counter()
-        self._engine.run(inputs, outputs)
-        self._backend.place.synchronize()
-        self._observe(self._graph, inputs, outputs, 1e3 * (time.perf_counter() - started))
+        ms = self._backend.place.timed(lambda: self._engine.run(inputs, outputs))
+        self._observe(self._graph, inputs, outputs, ms)
 
 
 class ObservedBackend:

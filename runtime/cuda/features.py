@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.contract import feature_bytes, graph_specs
-from runtime.cuda.encode import Lane
 from runtime.errors import OutOfMemory
 from runtime.features import MEMORY_SHARE, Encoder, ReadSlice, memory_bytes
 from runtime.tensors import Features
@@ -24,6 +23,7 @@ log = logging.getLogger("runtime")
 BATCH_SIZES = (1, 2, 4, 8)  # slices encoded at a time
 AHEAD = 16  # slices encoded before they are needed
 FEWEST_SLOTS = 32  # a step's slices, and the batches under way
+SLOT_STEP = 64  # volumes of nearly one depth take each other's slots over
 DEVICE_SHARE = 0.5  # of the device's free memory
 NAMES = tuple(part.name for part in fields(Features))
 
@@ -69,7 +69,6 @@ class DeviceFeatures:
         self._where: OrderedDict[int, int] = OrderedDict()
         self._ready: dict[int, Any] = {}
         self._spilled: OrderedDict[int, Spilled] = OrderedDict()
-        self._lanes: dict[tuple[int, ...], Lane] = {}
         self._order: list[int] = []
         self._has_said = False
 
@@ -89,7 +88,8 @@ class DeviceFeatures:
         """Make room for all of these, as far as the budget goes, and encode in this order ahead of need."""
         self._order = list(order)
         held = {*self._order, *self._where}
-        self._grow(min(len(held) + FEWEST_SLOTS, self._most_slots))
+        whole = -(-(len(held) + FEWEST_SLOTS) // SLOT_STEP) * SLOT_STEP
+        self._grow(min(whole, self._most_slots))
 
     def locate(self, indices: Sequence[int]) -> list[int]:
         """Slots of these slices; what is enqueued afterwards finds them there."""
@@ -144,21 +144,17 @@ class DeviceFeatures:
         place = self._place
         size = next(size for size in BATCH_SIZES if size >= len(indices))
         slots = [self._take(keep) for _ in indices]
-        lane = self._lane((size, *pixels[0].shape))
+        lane = place.lane((size, *pixels[0].shape))
         place.encode_stream.wait(place.step_stream.record())  # a step may still read these slots
         with place.on(place.encode_stream):
-            encoded = lane.encode([*pixels, *[pixels[-1]] * (size - len(pixels))])
+            padded = [*pixels, *[pixels[-1]] * (size - len(pixels))]
+            encoded = lane.encode(padded, self._model.engine("image_encoder"))
             index = place.put(np.array(slots, np.int64))
             for name in NAMES:
                 place.store(self._slots[name], index, encoded[name][: len(slots)], False)
             ready = place.encode_stream.record()
         for slice_index, slot in zip(indices, slots, strict=True):
             self._where[slice_index], self._ready[slice_index] = slot, ready
-
-    def _lane(self, shape: tuple[int, ...]) -> Lane:
-        if shape not in self._lanes:
-            self._lanes[shape] = Lane(self._place, self._model, shape)
-        return self._lanes[shape]
 
     def _take(self, keep: Sequence[int]) -> int:
         """A free slot; the one unused for longest is given up if there is none."""
@@ -210,7 +206,7 @@ class DeviceFeatures:
         place.synchronize()
         try:
             grown = {
-                name: place.empty((count, *outputs[name].bind({"n": 1})[1:]), "float32")
+                name: place.slots((count, *outputs[name].bind({"n": 1})[1:]), name)
                 for name in NAMES
             }
         except MemoryError as error:

@@ -13,16 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.device import Device, NoDevice
-from kernels.device_array import DeviceArray
+from kernels.device_array import DeviceArray, device_array, is_device_array
 from kernels.mask import KERNEL as MASK
 from kernels.slots import GATHER, SIMILARITY, STORE
 from runtime.batch import Batch
 from runtime.contract import ModelNumbers
 from runtime.cuda.control import ControlBlock
+from runtime.cuda.encode import Lane
 from runtime.cuda.features import DeviceFeatures
+from runtime.cuda.pool import SlotPool
 from runtime.cuda.readback import Readback
 from runtime.cuda.tape import Tape
-from runtime.errors import BackendUnavailable
+from runtime.errors import BackendUnavailable, InputError
 from runtime.features import Cache, Encoder, ReadSlice
 from runtime.tensors import Decoded, Fetched
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from runtime.memory.records import MemoryRead
 
 MOST_REPLAYS = 32  # step shapes kept as graphs
+MOST_LANES = 8  # shapes of slices kept ready
 MEMORY_STEP = 4  # prompted slices beyond the usual: lengths grow by so many at a time
 STEP_PRIORITY, ENCODE_PRIORITY = -1, 0  # a step is waited for, an encoding seldom
 
@@ -73,11 +76,15 @@ class CudaPlace:
         )
         self.encode_stream = device.stream(ENCODE_PRIORITY)
         self._now = [self.step_stream]
+        self.step_marks: list[tuple[Any, Any]] | None = None
+        """Where it is a list, the beginning and end of each step that is launched as a graph are noted there."""
         self._replays = replays
         self._tape: Tape | None = None
         self._steps: OrderedDict[tuple[Any, ...], Replay] = OrderedDict()
         self._blocks: dict[tuple[int, ...], ControlBlock] = {}
         self._readback = Readback(device)
+        self._pool = SlotPool(device)
+        self._lanes: OrderedDict[tuple[int, ...], Lane] = OrderedDict()
 
     @property
     def current(self) -> Any:
@@ -99,6 +106,19 @@ class CudaPlace:
 
         return self._tape.empty(shape, dtype, make) if self._tape else make()
 
+    def slots(self, shape: tuple[int, ...], name: str) -> Any:
+        return self._pool.slots(shape, name, stream=self.current)
+
+    def lane(self, shape: tuple[int, ...]) -> Lane:
+        """Buffers to encode a batch of slices of one shape in."""
+        if shape not in self._lanes:
+            self._lanes[shape] = Lane(self, shape)
+            while len(self._lanes) > MOST_LANES:
+                self.synchronize()
+                self._lanes.popitem(last=False)
+        self._lanes.move_to_end(shape)
+        return self._lanes[shape]
+
     def put(self, array: Any) -> Any:
         if isinstance(array, DeviceArray):
             return array
@@ -110,6 +130,22 @@ class CudaPlace:
             return made
 
         return self._tape.constant(array, make) if self._tape else make()
+
+    def take(self, pixels: Any, is_kept: bool = False) -> Any:
+        if not is_device_array(pixels):
+            return pixels.copy() if is_kept else pixels
+        try:
+            taken = device_array(pixels, int(self.step_stream.handle))
+        except (TypeError, ValueError, BufferError) as error:
+            raise InputError(f"an array on the device cannot be read: {error}") from error
+        if taken.stream is not None:  # its owner has only enqueued what is to be there
+            self.step_stream.wait(self.device.foreign_stream(taken.stream))
+            self.encode_stream.wait(self.step_stream)
+        if not is_kept:
+            return taken
+        kept = self.device.empty(taken.shape, taken.dtype.name, stream=self.step_stream)
+        self.device.copy(taken, kept, stream=self.step_stream)
+        return kept
 
     def get(self, tensor: Any) -> NDArray[Any]:
         if isinstance(tensor, np.ndarray):
@@ -189,7 +225,12 @@ class CudaPlace:
             step.graph = self.device.capture(
                 lambda: self._again(step, compute), stream=self.current
             )
-        step.graph.launch(stream=self.current)
+        if self.step_marks is None:
+            step.graph.launch(stream=self.current)
+        else:
+            start = self.device.mark(stream=self.current)
+            step.graph.launch(stream=self.current)
+            self.step_marks.append((start, self.device.mark(stream=self.current)))
         return step.decoded
 
     @property
@@ -223,6 +264,11 @@ class CudaPlace:
         self, model: Encoder, read_slice: ReadSlice, max_bytes: int | None = None
     ) -> Cache:
         return DeviceFeatures(self, model, read_slice, max_bytes)
+
+    def timed(self, run: Callable[[], object]) -> float:
+        start = self.device.mark(stream=self.current)
+        run()
+        return float(self.device.elapsed_ms(start, self.device.mark(stream=self.current)))
 
     def synchronize(self) -> None:
         self.encode_stream.sync()

@@ -63,7 +63,7 @@ class FlowPredictor:
 
         Raises InputError for an empty set, for an image of another kind, and where grey and colour are mixed.
         """
-        taken = list(images)
+        taken = [self._model.place.take(image) for image in images]
         if not taken:
             raise InputError("found no images; wanted at least one")
         for index, image in enumerate(taken):

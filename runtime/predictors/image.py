@@ -32,6 +32,7 @@ class ImagePredictor:
 
     def set_image(self, image: NDArray[np.uint8]) -> None:
         """Encode an image, uint8 (y, x) or (y, x, 3); earlier prompts are forgotten. Raises InputError."""
+        image = self._model.place.take(image)
         check_image(image, "image")
         self._shape = image.shape[:2]
         self._features = self._model.features(lambda index: image)

@@ -74,14 +74,15 @@ class VideoPredictor:
 
         Raises InputError for a frame of another kind or size than the one before; the frame is not taken then.
         """
-        check_image(frame, f"frame {self.index + 1}")
+        # The caller may write the next frame into the same buffer.
+        kept = self._model.place.take(frame, is_kept=True)
+        check_image(kept, f"frame {self.index + 1}")
         if self._frame is not None and frame.shape != self._frame.shape:
             raise InputError(
                 f"frame {self.index + 1} is {frame.shape}, those before it are {self._frame.shape}; "
                 "a video of another size needs a predictor of its own"
             )
-        # The caller may write the next frame into the same buffer.
-        self._frame, self.index = frame.copy(), self.index + 1
+        self._frame, self.index = kept, self.index + 1
         self._features.clear()
         followed = list(self._objects.items())
         masks = {}

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.device_array import is_device_array
 from runtime.errors import InputError, PromptError
 from runtime.io.volume import Volume
 from runtime.memory import MemoryRules
@@ -68,20 +69,35 @@ class VolumePredictor:
         """Take a volume; objects and prompts of the one before are forgotten.
 
         Args:
-            volume: what `read_volume` gives, or an array (z, y, x).
+            volume: what `read_volume` gives, or an array (z, y, x). With a back end on a CUDA device it may lie there
+                (`__cuda_array_interface__` or DLPack): uint8 is read in place, anything else comes to the host once,
+                where its window is worked out.
             window: how intensities become eight bits, see `runtime.window.apply_window`.
 
         Returns the window used. Raises VolumeError or InputError.
         """
-        taken = volume if isinstance(volume, Volume) else Volume.from_array(volume)
-        pixels, used = apply_window(taken, window)
-        depth, height, width = self._shape = taken.shape
+        pixels, used = self._windowed(volume, window)
+        depth, height, width = self._shape = pixels.shape
         self.pixels = pixels
+        self._tracker = None  # what it holds is taken over
         features = self._model.features(lambda index: pixels[index], self._max_feature_bytes)
         self._tracker = Tracker(
             self._model, self._rules, features, lambda index: (height, width), depth
         )
         return used
+
+    def _windowed(
+        self, volume: Volume | NDArray[np.generic], window: str | Window
+    ) -> tuple[NDArray[np.uint8], Window]:
+        """Pixels (z, y, x) in eight bits, on the device if they were there and needed no change."""
+        if is_device_array(volume):
+            place = self._model.place
+            taken = place.take(volume)
+            if taken.ndim == 3 and taken.dtype == np.uint8 and window in ("auto", "none"):
+                return taken, Window("none")
+            volume = place.get(taken)
+        found = volume if isinstance(volume, Volume) else Volume.from_array(volume)
+        return apply_window(found, window)
 
     def another_view(self, pixels: NDArray[np.uint8]) -> VolumePredictor:
         """A predictor of the same model and rules for other pixels (z, y, x), such as planes along another axis."""

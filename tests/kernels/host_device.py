@@ -6,6 +6,7 @@ under test forgets to order therefore shows: a buffer read too early holds garba
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Callable, Mapping
 from itertools import count
@@ -68,6 +69,18 @@ class HostStream:
     def sync(self) -> None:
         assert self.device.capturing is None, "waiting while a graph is captured"
         self.run_until(self.num_enqueued)
+
+
+class Mark:
+    """The moment at which a stream has come to a place in its queue."""
+
+    def __init__(self, stream: HostStream) -> None:
+        self.time_s = 0.0
+        stream.enqueue(self._pass)
+        self.event = stream.record()
+
+    def _pass(self) -> None:
+        self.time_s = time.perf_counter()
 
 
 class HostGraph:
@@ -153,6 +166,13 @@ class HostDevice:
             write()[...] = read()
 
         stream.enqueue(work)
+
+    def mark(self, *, stream: HostStream) -> Mark:
+        return Mark(stream)
+
+    def elapsed_ms(self, start: Mark, stop: Mark) -> float:
+        stop.event.sync()
+        return 1e3 * (stop.time_s - start.time_s)
 
     def upload(self, array: np.ndarray, *, stream: HostStream) -> DeviceArray:
         made = self.empty(array.shape, array.dtype.name, stream=stream)

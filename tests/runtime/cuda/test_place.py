@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import gc
+from typing import Any
 
 import numpy as np
 import pytest
 
 from runtime import Box, FlowPredictor, Mask, MemoryRules, Point, VideoPredictor, VolumePredictor
 from runtime.cuda import features as device_features
+from runtime.cuda.masks import device_mask
 from runtime.cuda.place import CudaPlace
+from runtime.cuda.pool import SlotPool
+from runtime.errors import InputError
 from runtime.model import Model, load
 from runtime.phantom import Phantom, make_phantom
 from runtime.predictors import ImagePredictor
@@ -282,3 +286,104 @@ def test_more_slots_are_made_without_losing_what_is_there(monkeypatch: pytest.Mo
     assert [spill.level(i) for i in (1, 2, 3)] == before
     spill.cache.clear()
     assert len(spill.cache) == 0  # type: ignore[arg-type]
+
+
+def test_a_second_volume_takes_the_slots_and_graphs_of_the_first(
+    host: Model, phantom: Phantom
+) -> None:
+    model, device = on_device(host)
+    predictor = VolumePredictor(model)
+    captures = []
+    for _ in range(3):
+        predictor.set_volume(phantom.pixels, "none")
+        predictor.add(phantom.box(6, 1))
+        result = predictor.propagate()
+        captures.append(device.captures)
+        gc.collect()
+    assert captures[0] >= 1 and captures[1] == captures[2]
+    assert len(result.slices[1]) == NUM_SLICES
+
+
+def test_slots_that_wait_are_freed_where_there_is_no_room() -> None:
+    device = HostDevice(1 << 20)
+    pool, stream = SlotPool(device), device.stream()
+    held = pool.slots((1 << 16,), "memories", stream=stream)
+    address = held.address
+    del held
+    assert pool.waiting_bytes == 1 << 18
+    again = pool.slots((1 << 16,), "memories", stream=stream)
+    assert again.address == address and pool.waiting_bytes == 0
+    view = again[: 1 << 10]
+    del again
+    assert pool.waiting_bytes == 0, "a view holds it too"
+    del view
+    large = pool.slots((3 << 16,), "pointers", stream=stream)
+    assert pool.waiting_bytes == 1 << 18
+    other = pool.slots((1 << 15,), "embeddings", stream=stream)
+    assert pool.waiting_bytes == 0, "there was no room for both"
+    with pytest.raises(MemoryError):
+        pool.slots((1 << 16,), "memories", stream=stream)
+    assert large.shape == (3 << 16,) and other.shape == (1 << 15,)
+
+
+class Theirs:
+    """An array of somebody else's in the device's memory, as pycuda's or cupy's shows itself."""
+
+    def __init__(self, device: HostDevice, array: np.ndarray, stream: Any) -> None:
+        self.held = device.empty(array.shape, array.dtype.name, stream=stream)
+        device.copy(array, self.held, stream=stream)
+        self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
+        self.__cuda_array_interface__ = {
+            "version": 3,
+            "shape": array.shape,
+            "typestr": array.dtype.str,
+            "data": (self.held.address, False),
+            "strides": None,
+            "stream": stream.handle,
+        }
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16"])
+def test_a_volume_on_the_device_is_read_there(host: Model, phantom: Phantom, dtype: str) -> None:
+    model, device = on_device(host)
+    theirs = Theirs(device, phantom.pixels.astype(dtype), device.stream())
+    found = []
+    for volume, chosen in ((theirs, model), (phantom.pixels.astype(dtype), host)):
+        predictor = VolumePredictor(chosen)
+        used = predictor.set_volume(volume)  # type: ignore[arg-type]
+        assert used.kind == ("none" if dtype == "uint8" else "percentile")
+        found.append(predictor.add(phantom.box(6, 1)))
+    assert np.abs(found[0].segmented.logits - found[1].segmented.logits).max() < 1e-2
+    mask = device_mask(model, found[0])
+    np.testing.assert_array_equal(np.from_dlpack(mask), found[0].mask())
+    with pytest.raises(InputError, match="no masks on a device"):
+        device_mask(host, found[1])
+
+
+def test_images_and_frames_on_the_device_are_read_there(host: Model, phantom: Phantom) -> None:
+    model, device = on_device(host)
+    stream = device.stream()
+    image = ImagePredictor(model)
+    image.set_image(Theirs(device, phantom.pixels[6], stream))  # type: ignore[arg-type]
+    right = ImagePredictor(host)
+    right.set_image(phantom.pixels[6])
+    click = Point(y=30, x=30)
+    found, truth = (each.predict(click).segmented.logits for each in (image, right))
+    assert np.abs(found - truth).max() <= TOLERANCE * np.abs(truth).max()
+    video = VideoPredictor(model)
+    buffer = Theirs(device, phantom.pixels[6], stream)
+    video.push(buffer)  # type: ignore[arg-type]
+    device.copy(np.zeros_like(phantom.pixels[6]), buffer.held, stream=place_of(model).step_stream)
+    frame = video.add(click).segmented.logits
+    assert np.abs(frame - truth).max() <= TOLERANCE * np.abs(truth).max()
+
+
+def test_arrays_that_cannot_be_read_are_refused(host: Model, phantom: Phantom) -> None:
+    model, device = on_device(host)
+    theirs = Theirs(device, phantom.pixels, device.stream())
+    for predictor in (VolumePredictor(host).set_volume, ImagePredictor(host).set_image):
+        with pytest.raises(InputError, match="in CUDA memory, and a back end that computes"):
+            predictor(theirs)  # type: ignore[arg-type]
+    theirs.__cuda_array_interface__["strides"] = (1, 1, 1)
+    with pytest.raises(InputError, match="make it contiguous"):
+        VolumePredictor(model).set_volume(theirs)  # type: ignore[arg-type]

@@ -133,12 +133,12 @@ def test_taking_what_was_not_reserved_is_a_mistake_of_the_program() -> None:
 
 
 def test_memories_that_do_not_fit_are_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    def full(shape: tuple[int, ...], name: str) -> np.ndarray:
         raise MemoryError
 
     place = HostPlace()
     slots = Slots(place, (3,))
-    monkeypatch.setattr(place, "empty", full)
+    monkeypatch.setattr(place, "slots", full)
     with pytest.raises(OutOfMemory, match="2 memories of 12 bytes") as refused:
         slots.reserve(2)
     assert refused.value.exit_code == 6

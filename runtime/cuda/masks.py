@@ -1,0 +1,25 @@
+"""Masks for whoever goes on working on the device: a viewer's renderer, a loss, another kernel."""
+
+from __future__ import annotations
+
+from kernels.device_array import DeviceArray
+from runtime.cuda.place import CudaPlace
+from runtime.errors import InputError
+from runtime.model import Model
+from runtime.result import SliceMask
+
+
+def device_mask(model: Model, found: SliceMask) -> DeviceArray:
+    """A mask (y, x) uint8 at the slice's size, ready on the model's device, bit for bit what `found.mask()` is.
+
+    It has `__cuda_array_interface__` and `__dlpack__`: torch, cupy, numba and pycuda take it without a copy.
+    Raises InputError for a model on the host.
+    """
+    place = model.place
+    if not isinstance(place, CudaPlace):
+        raise InputError(
+            f"{model.backend.description} has no masks on a device; ask found.mask() for one on the host"
+        )
+    made: DeviceArray = place.mask(found.segmented.logits[None], found.shape)["mask"][0]
+    place.synchronize()
+    return made

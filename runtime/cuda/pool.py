@@ -1,0 +1,53 @@
+"""Slots that one volume leaves behind for the next: at the same addresses, so that captured steps serve again."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from typing import Any
+
+from kernels.device_array import DeviceArray
+
+FLOAT_BYTES = 4
+
+
+class Lease:
+    """Keeps a block out of the pool for as long as anybody has a view of it."""
+
+
+class SlotPool:
+    """Blocks of device memory by name and size. What nobody holds waits for the next one to ask.
+
+    Args:
+        device: where.
+    """
+
+    def __init__(self, device: Any) -> None:
+        self._device = device
+        self._free: dict[tuple[str, int], list[DeviceArray]] = {}
+
+    def slots(self, shape: tuple[int, ...], name: str, *, stream: Any) -> DeviceArray:
+        """A float32 tensor; what waits in vain is freed where there is no room otherwise. Raises MemoryError."""
+        key = name, FLOAT_BYTES * math.prod(shape)
+        waiting = self._free.setdefault(key, [])
+        block = waiting.pop() if waiting else self._new(key[1], stream)
+        lease = Lease()
+        weakref.finalize(lease, waiting.append, block)
+        return DeviceArray(block.address, shape, "float32", lease, device=block.device)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Of blocks that nobody holds."""
+        return sum(size * len(blocks) for (_, size), blocks in self._free.items())
+
+    def _new(self, size: int, stream: Any) -> DeviceArray:
+        try:
+            found: DeviceArray = self._device.empty((size,), "uint8", stream=stream)
+        except MemoryError:
+            if not self.waiting_bytes:
+                raise
+            for blocks in self._free.values():
+                blocks.clear()
+            stream.sync()
+            found = self._device.empty((size,), "uint8", stream=stream)
+        return found
