@@ -1,6 +1,7 @@
 // CUDA sources compiled for the host: every thread of a block is a fibre, barriers and shuffles switch between them.
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -13,11 +14,13 @@
 #define __device__
 #define __forceinline__ inline
 #define __shared__ static
+#define __launch_bounds__(threads)
 
 struct Index { int x, y, z; };
 static Index threadIdx, blockIdx, blockDim, gridDim;
 
-struct Fibre { ucontext_t context; std::vector<char> stack; Index thread; bool is_done; };
+struct Copy { void* to; const void* from; };
+struct Fibre { ucontext_t context; std::vector<char> stack; std::vector<Copy> copies; Index thread; bool is_done; };
 static std::vector<Fibre> fibres;
 static ucontext_t scheduler;
 static int current, arrived;
@@ -40,8 +43,8 @@ static void __syncthreads() {
     while (generation == mine) yield();
 }
 
-// Shuffles: all lanes of a warp put their value down, then all read.
-struct Warp { float values[32]; int arrived; long generation; };
+// Exchange within a warp: all lanes put something down, then all read, then all may put down again.
+struct Warp { alignas(16) unsigned char held[32][64]; int arrived; long generation; };
 static std::vector<Warp> warps;
 
 static void warp_barrier(Warp& warp, int lanes) {
@@ -50,17 +53,75 @@ static void warp_barrier(Warp& warp, int lanes) {
     while (warp.generation == mine) yield();
 }
 
-static float __shfl_down_sync(unsigned, float value, int away) {
+template <typename T>
+struct Exchange {
+    static_assert(sizeof(T) <= sizeof(Warp::held[0]));
     int flat = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
-    int lane = flat & 31, total = (int)fibres.size(), lanes = std::min(32, total - (flat & ~31));
+    int lane = flat & 31, lanes = std::min(32, (int)fibres.size() - (flat & ~31));
     Warp& warp = warps[flat >> 5];
-    warp.values[lane] = value;
-    warp_barrier(warp, lanes);
-    float found = lane + away < lanes ? warp.values[lane + away] : value;
-    warp_barrier(warp, lanes);
-    return found;
+    explicit Exchange(T mine) { memcpy(warp.held[lane], &mine, sizeof mine); warp_barrier(warp, lanes); }
+    ~Exchange() { warp_barrier(warp, lanes); }
+    T of(int other) const { T found; memcpy(&found, warp.held[other], sizeof found); return found; }
+};
+
+static float __shfl_down_sync(unsigned, float value, int away) {
+    Exchange<float> all(value);
+    return all.lane + away < all.lanes ? all.of(all.lane + away) : value;
+}
+static float __shfl_xor_sync(unsigned, float value, int away) {
+    Exchange<float> all(value);
+    return (all.lane ^ away) < all.lanes ? all.of(all.lane ^ away) : value;
+}
+static int __any_sync(unsigned, int is_so) {
+    Exchange<int> all(is_so);
+    int any = 0;
+    for (int lane = 0; lane < all.lanes; lane++) any |= all.of(lane);
+    return any != 0;
 }
 
+// What `mma.cuh` builds on. Matrices as PTX ISA, "ldmatrix", says: lane 8 m + r knows row r of matrix m.
+template <int count>
+struct WarpWords {
+    struct Words { unsigned words[count]; };
+    Exchange<Words> all;
+    WarpWords(Words mine) : all(mine) {}
+    unsigned of(int lane, int word) const { return all.of(lane).words[word]; }
+};
+
+template <bool is_transposed>
+static void matrices(unsigned (&out)[4], const unsigned short* mine) {
+    if ((uintptr_t)mine % 16) abort();
+    Exchange<const unsigned short*> rows(mine);
+    for (int matrix = 0; matrix < 4; matrix++) {
+        unsigned halves[2];
+        for (int i = 0; i < 2; i++) {
+            int row = rows.lane / 4, column = rows.lane % 4 * 2 + i;
+            if (is_transposed) std::swap(row, column);
+            halves[i] = rows.of(8 * matrix + row)[column];
+        }
+        out[matrix] = halves[0] | halves[1] << 16;
+    }
+}
+static void ldmatrix_x4(unsigned (&out)[4], const unsigned short* row) { matrices<false>(out, row); }
+static void ldmatrix_x4_trans(unsigned (&out)[4], const unsigned short* row) { matrices<true>(out, row); }
+
+// A copy may land at any time before it is waited for: those of odd threads land at once, of even ones at the last moment.
+static void land(const Copy& copy) {
+    if (copy.from) memcpy(copy.to, copy.from, 16);
+    else memset(copy.to, 0, 16);
+}
+static void cp_async_16(void* to, const void* from, bool there) {
+    if ((uintptr_t)to % 16 || (uintptr_t)from % 16) abort();
+    Copy copy = {to, there ? from : nullptr};
+    if (threadIdx.x % 2) land(copy);
+    else fibres[current].copies.push_back(copy);
+}
+static void cp_async_wait_all() {
+    for (auto& copy : fibres[current].copies) land(copy);
+    fibres[current].copies.clear();
+}
+
+using std::min;
 static unsigned __float_as_uint(float value) { unsigned bits; memcpy(&bits, &value, 4); return bits; }
 static float __uint_as_float(unsigned bits) { float value; memcpy(&value, &bits, 4); return value; }
 static float __fadd_rn(float a, float b) { return a + b; }
@@ -92,6 +153,7 @@ static void run_block() {
         Fibre& fibre = fibres[i];
         fibre.stack.resize(1 << 15);
         fibre.thread = {i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y};
+        fibre.copies.clear();
         fibre.is_done = false;
         getcontext(&fibre.context);
         fibre.context.uc_stack.ss_sp = fibre.stack.data();
