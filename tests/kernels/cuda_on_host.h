@@ -89,7 +89,7 @@ struct WarpWords {
 };
 
 template <bool is_transposed>
-static void matrices(unsigned (&out)[4], const unsigned short* mine) {
+static void load_matrices(unsigned (&out)[4], const unsigned short* mine) {
     if ((uintptr_t)mine % 16) abort();
     Exchange<const unsigned short*> rows(mine);
     for (int matrix = 0; matrix < 4; matrix++) {
@@ -102,8 +102,8 @@ static void matrices(unsigned (&out)[4], const unsigned short* mine) {
         out[matrix] = halves[0] | halves[1] << 16;
     }
 }
-static void ldmatrix_x4(unsigned (&out)[4], const unsigned short* row) { matrices<false>(out, row); }
-static void ldmatrix_x4_trans(unsigned (&out)[4], const unsigned short* row) { matrices<true>(out, row); }
+static void ldmatrix_x4(unsigned (&out)[4], const unsigned short* row) { load_matrices<false>(out, row); }
+static void ldmatrix_x4_trans(unsigned (&out)[4], const unsigned short* row) { load_matrices<true>(out, row); }
 
 // A copy may land at any time before it is waited for: those of odd threads land at once, of even ones at the last moment.
 static void land(const Copy& copy) {
