@@ -1,4 +1,5 @@
-// Reading memory: out = sum_j w_j e^s_j v_j / sum_j w_j e^s_j with s = q . k / sqrt(256), one head, bfloat16 in, float out.
+// Reading memory: out = sum_j w_j e^s_j v_j / sum_j w_j e^s_j, s = q . k / sqrt(256); one head, bfloat16 in, float out.
+// Inputs are finite and start at multiples of 16 bytes.
 //
 // With one head there are few tiles of queries, so that blocks also share out the keys ("splits"), and a second kernel
 // joins what they found. Logits are taken to base 2 and log2(w_j) is added to them: a weight of 0 is -inf, whatever the
@@ -10,7 +11,7 @@ constexpr int WARPS = 8, THREADS = 32 * WARPS;
 constexpr int QUERIES = MMA_ROWS * WARPS;  // of a block; `memory_read.py` knows it too
 constexpr int KEYS = 32;                   // of a tile; `memory_read.py` knows it too
 constexpr int PIECE = 8;                   // bfloat16 numbers in 16 bytes
-constexpr int PAD = PIECE;                 // rows 16 bytes apart modulo 128: eight rows of ldmatrix meet all banks once
+constexpr int PAD = PIECE;                 // rows are 16 bytes apart modulo 128, so that 8 rows meet each bank once
 constexpr int STEPS = KEY_CHANNELS / MMA_DEPTH;
 constexpr int KEY_COLUMNS = KEYS / MMA_COLUMNS, VALUE_COLUMNS = VALUE_CHANNELS / MMA_COLUMNS;
 constexpr float LOG2_E_OVER_16 = 0.09016844005556021f;  // 16 = sqrt(KEY_CHANNELS)
@@ -110,8 +111,8 @@ static __device__ __forceinline__ void raise_best(Running& running, const float 
     }
 }
 
-// Fragment A of 2^(logit - best) for 16 keys: two neighbouring fragments C are one A. The sum is of the rounded numbers,
-// so that they stay shares of one whole.
+// Fragment A of 2^(logit - best) for 16 keys: two neighbouring fragments C are one A (mma.cuh). The sum takes the
+// rounded numbers, so that they stay shares of one whole.
 static __device__ __forceinline__ void shares(
     u32 (&a)[4], Running& running, const float (&logit)[KEY_COLUMNS][4], int first_column) {
 #pragma unroll

@@ -21,8 +21,9 @@ QUERIES, KEYS = 128, 32  # tiles of `memory_read.cu`
 BLOCKS = 128  # to share the work among: about an H100's 132 multiprocessors, of which each holds one block
 FEWEST_TILES = 4  # of a split: below, queries and scratch cost more than keys
 
-# Shares e^(s - max) are rounded to bfloat16 to be multiplied with the values, by up to 2^-9 of each. The sum of shares
-# takes the rounded ones, so that one key alone gives its value exactly, and over many keys errors average out.
+# Shares w e^(s - max) are rounded to bfloat16, by up to 2^-9 of each, to be multiplied with the values. Their sum takes
+# the rounded ones, so that one key alone gives its value exactly. Measured: 1.9e-3 at the workload, and 2.9e-3 where
+# 7232 keys have nearly equal shares, whose mean is small.
 TOLERANCE = 4e-3
 
 
@@ -35,7 +36,7 @@ def memory_read(
     """`out` (b, T, 64) float32, in double precision inside.
 
     Args:
-        query: (b, T, 256), bits of bfloat16 numbers.
+        query: (b, T, 256), bits of finite bfloat16 numbers.
         key: (b, N, 256), likewise.
         value: (b, N, 64), likewise.
         weight: (b, N), non-negative; where all are 0, `out` is 0.

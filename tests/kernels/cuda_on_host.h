@@ -20,7 +20,14 @@ struct Index { int x, y, z; };
 static Index threadIdx, blockIdx, blockDim, gridDim;
 
 struct Copy { void* to; const void* from; };
-struct Fibre { ucontext_t context; std::vector<char> stack; std::vector<Copy> copies; Index thread; bool is_done; };
+struct Fibre {
+    ucontext_t context;
+    std::vector<char> stack;
+    std::vector<Copy> copies;
+    Index thread;
+    bool is_done;
+    long waits_for;  // the barrier before which it stands, or -1
+};
 static std::vector<Fibre> fibres;
 static ucontext_t scheduler;
 static int current, arrived;
@@ -40,6 +47,7 @@ static int alive() {
 static void __syncthreads() {
     long mine = generation;
     if (++arrived == (int)fibres.size()) { arrived = 0; generation++; return; }
+    fibres[current].waits_for = mine;
     while (generation == mine) yield();
 }
 
@@ -105,7 +113,7 @@ static void load_matrices(unsigned (&out)[4], const unsigned short* mine) {
 static void ldmatrix_x4(unsigned (&out)[4], const unsigned short* row) { load_matrices<false>(out, row); }
 static void ldmatrix_x4_trans(unsigned (&out)[4], const unsigned short* row) { load_matrices<true>(out, row); }
 
-// A copy may land at any time before it is waited for: those of odd threads land at once, of even ones at the last moment.
+// A copy may land at any time until it is waited for: those of odd threads land at once, of even ones at the last moment.
 static void land(const Copy& copy) {
     if (copy.from) memcpy(copy.to, copy.from, 16);
     else memset(copy.to, 0, 16);
@@ -144,6 +152,23 @@ static void start() {
     swapcontext(&fibres[current].context, &scheduler);
 }
 
+// One warp runs as far ahead of the others as barriers let it, so that a barrier that is missing shows.
+static bool run_warp(int warp) {
+    bool has_moved = false;
+    for (long rounds = 0, is_moving = 1; is_moving; rounds++) {
+        if (rounds > 1000000) abort();
+        is_moving = 0;
+        for (int i = 32 * warp; i < std::min(32 * warp + 32, (int)fibres.size()); i++) {
+            if (fibres[i].is_done || fibres[i].waits_for == generation) continue;
+            is_moving = has_moved = true;
+            current = i;
+            threadIdx = fibres[i].thread;
+            swapcontext(&scheduler, &fibres[i].context);
+        }
+    }
+    return has_moved;
+}
+
 static void run_block() {
     int count = blockDim.x * blockDim.y * blockDim.z;
     fibres.resize(count);
@@ -155,6 +180,7 @@ static void run_block() {
         fibre.thread = {i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y};
         fibre.copies.clear();
         fibre.is_done = false;
+        fibre.waits_for = -1;
         getcontext(&fibre.context);
         fibre.context.uc_stack.ss_sp = fibre.stack.data();
         fibre.context.uc_stack.ss_size = fibre.stack.size();
@@ -162,14 +188,10 @@ static void run_block() {
         makecontext(&fibre.context, start, 0);
     }
     // A thread that has left before a barrier would hang a GPU too: say so instead of waiting for ever.
-    for (long idle = 0; alive(); idle++) {
-        if (idle > 1000000) abort();
-        for (int i = 0; i < count; i++) {
-            if (fibres[i].is_done) continue;
-            current = i;
-            threadIdx = fibres[i].thread;
-            swapcontext(&scheduler, &fibres[i].context);
-        }
+    while (alive()) {
+        bool has_moved = false;
+        for (int warp = 0; warp < (int)warps.size(); warp++) has_moved |= run_warp(warp);
+        if (!has_moved) abort();
     }
 }
 

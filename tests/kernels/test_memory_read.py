@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from export.model.attention import attention
 from kernels import memory_read
 from kernels.bfloat16 import from_bits, to_bits
-from kernels.kernel import Case
+from kernels.kernel import FOLDER, Case
 from kernels.memory_read import KERNEL, KEYS, QUERIES, TOLERANCE, tiles_a_split
 from tests.kernels import on_host
 
@@ -160,3 +160,14 @@ def test_the_workload_keeps_an_h100_busy_and_a_batch_is_not_split_further() -> N
     assert split.grid == (8, 16, 1)
     shapes = {"query": (16, 1024, 256), "key": (16, 7232, 256)}
     assert KERNEL.plan(shapes, {})[0].grid == (8, 1, 16)
+
+
+TENSOR_CORES = b"mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32"
+
+
+@pytest.mark.parametrize(("architecture", "has_them"), [("sm_75", False), ("sm_80", True)])
+def test_tensor_cores_multiply_where_there_are_such(architecture: str, has_them: bool) -> None:
+    core = pytest.importorskip("cuda.core", reason="cuda-core is not installed")
+    options = core.ProgramOptions(arch=architecture, include_path=str(FOLDER))
+    code = core.Program(KERNEL.path.read_text(), "c++", options).compile("ptx").code
+    assert (TENSOR_CORES in code) == (b"cp.async" in code) == has_them
