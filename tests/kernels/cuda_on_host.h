@@ -113,7 +113,7 @@ static void load_matrices(unsigned (&out)[4], const unsigned short* mine) {
 static void ldmatrix_x4(unsigned (&out)[4], const unsigned short* row) { load_matrices<false>(out, row); }
 static void ldmatrix_x4_trans(unsigned (&out)[4], const unsigned short* row) { load_matrices<true>(out, row); }
 
-// A copy may land at any time until it is waited for: those of odd threads land at once, of even ones at the last moment.
+// A copy may land at any time until it is waited for: odd threads' land at once, even ones' at the last moment.
 static void land(const Copy& copy) {
     if (copy.from) memcpy(copy.to, copy.from, 16);
     else memset(copy.to, 0, 16);
