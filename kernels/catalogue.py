@@ -1,6 +1,6 @@
 """Every kernel that has a CUDA source: what tests and benchmarks walk."""
 
-from kernels import mask, preprocess, slots, window
+from kernels import mask, memory_read, preprocess, slots, window
 
 KERNELS = (
     window.KERNEL,
@@ -9,4 +9,5 @@ KERNELS = (
     slots.GATHER,
     slots.STORE,
     slots.SIMILARITY,
+    memory_read.KERNEL,
 )

@@ -6,6 +6,8 @@ typedef unsigned char u8;
 typedef unsigned short u16;
 typedef unsigned int u32;
 
+struct alignas(16) Sixteen { u32 words[4]; };  // bytes: the most that a thread moves at once
+
 static __device__ __forceinline__ u32 bits_of(float value) { return __float_as_uint(value); }
 
 // To the nearest bfloat16, ties to even; finite values only.

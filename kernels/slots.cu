@@ -1,8 +1,6 @@
 // Memory slots on the device: gathered by index, stored rounded to bfloat16, compared. Rows are multiples of 16 bytes.
 #include "common.cuh"
 
-struct alignas(16) Sixteen { u32 words[4]; };
-
 // values (slots, length) at index (count,) to out (count, length); lengths in pieces of 16 bytes
 extern "C" __global__ void gather_slots(const Sixteen* values, const long long* index, Sixteen* out, int length) {
     const Sixteen* from = values + index[blockIdx.y] * length;

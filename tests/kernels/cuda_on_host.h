@@ -1,6 +1,7 @@
 // CUDA sources compiled for the host: every thread of a block is a fibre, barriers and shuffles switch between them.
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -13,11 +14,20 @@
 #define __device__
 #define __forceinline__ inline
 #define __shared__ static
+#define __launch_bounds__(threads)
 
 struct Index { int x, y, z; };
 static Index threadIdx, blockIdx, blockDim, gridDim;
 
-struct Fibre { ucontext_t context; std::vector<char> stack; Index thread; bool is_done; };
+struct Copy { void* to; const void* from; };
+struct Fibre {
+    ucontext_t context;
+    std::vector<char> stack;
+    std::vector<Copy> copies;
+    Index thread;
+    bool is_done;
+    long waits_for;  // the barrier before which it stands, or -1
+};
 static std::vector<Fibre> fibres;
 static ucontext_t scheduler;
 static int current, arrived;
@@ -37,11 +47,12 @@ static int alive() {
 static void __syncthreads() {
     long mine = generation;
     if (++arrived == (int)fibres.size()) { arrived = 0; generation++; return; }
+    fibres[current].waits_for = mine;
     while (generation == mine) yield();
 }
 
-// Shuffles: all lanes of a warp put their value down, then all read.
-struct Warp { float values[32]; int arrived; long generation; };
+// Exchange within a warp: all lanes put something down, then all read, then all may put down again.
+struct Warp { alignas(16) unsigned char held[32][64]; int arrived; long generation; };
 static std::vector<Warp> warps;
 
 static void warp_barrier(Warp& warp, int lanes) {
@@ -50,17 +61,75 @@ static void warp_barrier(Warp& warp, int lanes) {
     while (warp.generation == mine) yield();
 }
 
-static float __shfl_down_sync(unsigned, float value, int away) {
+template <typename T>
+struct Exchange {
+    static_assert(sizeof(T) <= sizeof(Warp::held[0]));
     int flat = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
-    int lane = flat & 31, total = (int)fibres.size(), lanes = std::min(32, total - (flat & ~31));
+    int lane = flat & 31, lanes = std::min(32, (int)fibres.size() - (flat & ~31));
     Warp& warp = warps[flat >> 5];
-    warp.values[lane] = value;
-    warp_barrier(warp, lanes);
-    float found = lane + away < lanes ? warp.values[lane + away] : value;
-    warp_barrier(warp, lanes);
-    return found;
+    explicit Exchange(T mine) { memcpy(warp.held[lane], &mine, sizeof mine); warp_barrier(warp, lanes); }
+    ~Exchange() { warp_barrier(warp, lanes); }
+    T of(int other) const { T found; memcpy(&found, warp.held[other], sizeof found); return found; }
+};
+
+static float __shfl_down_sync(unsigned, float value, int away) {
+    Exchange<float> all(value);
+    return all.lane + away < all.lanes ? all.of(all.lane + away) : value;
+}
+static float __shfl_xor_sync(unsigned, float value, int away) {
+    Exchange<float> all(value);
+    return (all.lane ^ away) < all.lanes ? all.of(all.lane ^ away) : value;
+}
+static int __any_sync(unsigned, int is_so) {
+    Exchange<int> all(is_so);
+    int any = 0;
+    for (int lane = 0; lane < all.lanes; lane++) any |= all.of(lane);
+    return any != 0;
 }
 
+// What `mma.cuh` builds on. Matrices as PTX ISA, "ldmatrix", says: lane 8 m + r knows row r of matrix m.
+template <int count>
+struct WarpWords {
+    struct Words { unsigned words[count]; };
+    Exchange<Words> all;
+    WarpWords(Words mine) : all(mine) {}
+    unsigned of(int lane, int word) const { return all.of(lane).words[word]; }
+};
+
+template <bool is_transposed>
+static void load_matrices(unsigned (&out)[4], const unsigned short* mine) {
+    if ((uintptr_t)mine % 16) abort();
+    Exchange<const unsigned short*> rows(mine);
+    for (int matrix = 0; matrix < 4; matrix++) {
+        unsigned halves[2];
+        for (int i = 0; i < 2; i++) {
+            int row = rows.lane / 4, column = rows.lane % 4 * 2 + i;
+            if (is_transposed) std::swap(row, column);
+            halves[i] = rows.of(8 * matrix + row)[column];
+        }
+        out[matrix] = halves[0] | halves[1] << 16;
+    }
+}
+static void ldmatrix_x4(unsigned (&out)[4], const unsigned short* row) { load_matrices<false>(out, row); }
+static void ldmatrix_x4_trans(unsigned (&out)[4], const unsigned short* row) { load_matrices<true>(out, row); }
+
+// A copy may land at any time until it is waited for: odd threads' land at once, even ones' at the last moment.
+static void land(const Copy& copy) {
+    if (copy.from) memcpy(copy.to, copy.from, 16);
+    else memset(copy.to, 0, 16);
+}
+static void cp_async_16(void* to, const void* from, bool there) {
+    if ((uintptr_t)to % 16 || (uintptr_t)from % 16) abort();
+    Copy copy = {to, there ? from : nullptr};
+    if (threadIdx.x % 2) land(copy);
+    else fibres[current].copies.push_back(copy);
+}
+static void cp_async_wait_all() {
+    for (auto& copy : fibres[current].copies) land(copy);
+    fibres[current].copies.clear();
+}
+
+using std::min;
 static unsigned __float_as_uint(float value) { unsigned bits; memcpy(&bits, &value, 4); return bits; }
 static float __uint_as_float(unsigned bits) { float value; memcpy(&value, &bits, 4); return value; }
 static float __fadd_rn(float a, float b) { return a + b; }
@@ -83,6 +152,23 @@ static void start() {
     swapcontext(&fibres[current].context, &scheduler);
 }
 
+// One warp runs as far ahead of the others as barriers let it, so that a barrier that is missing shows.
+static bool run_warp(int warp) {
+    bool has_moved = false;
+    for (long rounds = 0, is_moving = 1; is_moving; rounds++) {
+        if (rounds > 1000000) abort();
+        is_moving = 0;
+        for (int i = 32 * warp; i < std::min(32 * warp + 32, (int)fibres.size()); i++) {
+            if (fibres[i].is_done || fibres[i].waits_for == generation) continue;
+            is_moving = has_moved = true;
+            current = i;
+            threadIdx = fibres[i].thread;
+            swapcontext(&scheduler, &fibres[i].context);
+        }
+    }
+    return has_moved;
+}
+
 static void run_block() {
     int count = blockDim.x * blockDim.y * blockDim.z;
     fibres.resize(count);
@@ -92,7 +178,9 @@ static void run_block() {
         Fibre& fibre = fibres[i];
         fibre.stack.resize(1 << 15);
         fibre.thread = {i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y};
+        fibre.copies.clear();
         fibre.is_done = false;
+        fibre.waits_for = -1;
         getcontext(&fibre.context);
         fibre.context.uc_stack.ss_sp = fibre.stack.data();
         fibre.context.uc_stack.ss_size = fibre.stack.size();
@@ -100,14 +188,10 @@ static void run_block() {
         makecontext(&fibre.context, start, 0);
     }
     // A thread that has left before a barrier would hang a GPU too: say so instead of waiting for ever.
-    for (long idle = 0; alive(); idle++) {
-        if (idle > 1000000) abort();
-        for (int i = 0; i < count; i++) {
-            if (fibres[i].is_done) continue;
-            current = i;
-            threadIdx = fibres[i].thread;
-            swapcontext(&scheduler, &fibres[i].context);
-        }
+    while (alive()) {
+        bool has_moved = false;
+        for (int warp = 0; warp < (int)warps.size(); warp++) has_moved |= run_warp(warp);
+        if (!has_moved) abort();
     }
 }
 

@@ -17,7 +17,7 @@ import numpy as np
 from kernels.kernel import FOLDER, Case, Kernel, Launch
 
 HEADER = Path(__file__).with_name("cuda_on_host.h")
-ENTRY = re.compile(r'extern "C" __global__ void (\w+)')
+ENTRY = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\w+\) )?(\w+)')
 FLAGS = ("-std=c++20", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-w")
 
 COMPILER = next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))), None)

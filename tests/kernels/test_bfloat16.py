@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from kernels.bfloat16 import round_to_bfloat16
+from kernels.bfloat16 import from_bits, round_to_bfloat16, to_bits
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
@@ -56,3 +56,11 @@ def test_rounding_in_place_and_from_a_strided_view_work() -> None:
 def test_rounding_twice_is_rounding_once() -> None:
     once = rounded(np.random.default_rng(1).standard_normal(1000).astype(np.float32))
     assert same_bits(rounded(once), once)
+
+
+def test_bits_are_the_upper_halves_of_rounded_numbers_and_say_them_again() -> None:
+    values = np.random.default_rng(2).standard_normal((7, 5)).astype(np.float32)[:, ::2]
+    bits = to_bits(values)
+    truth = torch.from_numpy(values.copy()).bfloat16()
+    assert np.array_equal(bits, truth.view(torch.int16).numpy().view(np.uint16))
+    assert np.array_equal(from_bits(bits), truth.float().numpy())
