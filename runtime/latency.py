@@ -111,6 +111,27 @@ def time_propagation(
     return Run(steps, first_mask_ms, logits, second_prompt_ms)
 
 
+def time_volume(model: Model, phantom: Phantom, num_objects: int) -> float:
+    """Milliseconds from a volume in memory to the masks of all its slices, at the slices' size.
+
+    Every object is boxed on the middle slice and followed in both directions, which advance as one batch; encoding of
+    every slice is part of it.
+    """
+    middle = len(phantom.pixels) // 2
+    boxes = [phantom.box(middle, i % NUM_OBJECTS + 1) for i in range(num_objects)]
+    predictor = VolumePredictor(model)
+
+    def segment() -> None:
+        predictor.set_volume(phantom.pixels, "none")
+        for object_id, box in enumerate(boxes, 1):
+            predictor.add(box, object_id=object_id)
+        for found in predictor.stream():
+            found.mask()
+        model.backend.synchronize()
+
+    return _timed(segment)
+
+
 def _timed(do: Callable[[], object]) -> float:
     """Milliseconds that it takes."""
     started = time.perf_counter()
