@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +17,17 @@ from runtime.errors import BackendUnavailable
 DEVICES = ("cpu", "cuda")
 PERIOD_S = 0.005  # between two readings of a memory meter
 MIB = 2**20
+CLOCKS = (
+    "name",
+    "driver_version",
+    "clocks.sm",
+    "clocks.max.sm",
+    "clocks.mem",
+    "power.draw",
+    "power.limit",
+    "temperature.gpu",
+)
+SMI_SECONDS = 10
 
 
 def check_device(name: str) -> None:
@@ -49,6 +62,21 @@ def precise_fp32() -> None:
     """Make fp32 mean fp32: PyTorch's convolutions on CUDA are TF32 by default, which would be no truth."""
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def clocks() -> dict[str, str] | None:
+    """What nvidia-smi says of the first card now; None where it is missing or has nothing to say."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    query = ["nvidia-smi", f"--query-gpu={','.join(CLOCKS)}", "--format=csv,noheader", "--id=0"]
+    try:
+        done = subprocess.run(
+            query, capture_output=True, text=True, timeout=SMI_SECONDS, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    values = [value.strip() for value in done.stdout.strip().split(",")]
+    return dict(zip(CLOCKS, values, strict=True)) if len(values) == len(CLOCKS) else None
 
 
 def resident_bytes() -> int:

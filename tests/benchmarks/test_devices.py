@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import subprocess
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
@@ -69,3 +73,32 @@ def test_fp32_is_made_precise() -> None:
         assert not torch.backends.cuda.matmul.allow_tf32
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+ROW = "NVIDIA H200, 580.1, 1980 MHz, 1980 MHz, 3201 MHz, 120.5 W, 700.00 W, 35"
+
+
+@pytest.mark.parametrize(
+    ("there", "answer", "known"),
+    [
+        (False, ROW, False),
+        (True, ROW, True),
+        (True, "No devices were found", False),
+        (True, subprocess.TimeoutExpired("nvidia-smi", 10), False),
+    ],
+    ids=["missing", "there", "no card", "hangs"],
+)
+def test_clocks_are_told_where_nvidia_smi_knows_them(
+    there: bool, answer: Any, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answers(*_: Any, **__: Any) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return SimpleNamespace(stdout=f"{answer}\n")
+
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/nvidia-smi" if there else None)
+    monkeypatch.setattr("subprocess.run", answers)
+    found = devices.clocks()
+    assert (found is not None) == known
+    if found:
+        assert found["clocks.sm"] == "1980 MHz" and found["temperature.gpu"] == "35"
