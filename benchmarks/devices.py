@@ -35,7 +35,7 @@ def check_device(name: str) -> None:
     if name == "cpu" or torch.cuda.is_available():
         return
     reason = why_not() or f"PyTorch {torch.__version__} is built or set up without it"
-    raise BackendUnavailable(f"no CUDA for PyTorch here: {reason}; take --device cpu")
+    raise BackendUnavailable(f"no CUDA for PyTorch here: {reason}")
 
 
 def default_device() -> str:
