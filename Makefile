@@ -4,7 +4,11 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: bench test lint clean
+# Packages that a CUDA machine has already, torch among them, are used as they are: it may have no network.
+PYTHON_GPU ?= python3
+GPU_CHECK ?=
+
+.PHONY: bench test lint gpu-check clean
 
 bench: $(VENV)/.runtime  ## set up the runtime, then measure it on the embedded model
 	$(RUN) -m runtime.bench
@@ -16,6 +20,9 @@ lint: $(VENV)/.test  ## style and types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+gpu-check:  ## on a CUDA machine: test, measure and certify what needs one, such as GPU_CHECK="--minutes 30"
+	$(PYTHON_GPU) -m benchmarks gpu-check $(GPU_CHECK)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

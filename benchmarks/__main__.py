@@ -1,4 +1,4 @@
-"""`python -m benchmarks rivals|scaling|kernels|quality|phantoms`: speed, its growth, quality, labelled data."""
+"""`python -m benchmarks NAME`: speed, its growth and its ceilings, quality, labelled data."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ BENCHMARKS = {
     "rivals": "a bundle's back ends against PyTorch and the official package, in one run",
     "scaling": "latency and memory against slices, objects, prompts, threads and image size",
     "kernels": "every CUDA kernel beside its reference and the card's copy speed",
+    "ceilings": "what this machine can do at the most: copies, products, launches",
+    "roofline": "the least time a bundle's graphs can take on such a machine",
+    "gpu-check": "everything above on a CUDA machine, within a given time",
     "quality": "Dice and more on held-out phantoms or on labelled volumes in a folder",
     "phantoms": "labelled phantoms as files",
 }
 
-MODULES = {"phantoms": "write_phantoms"}
+MODULES = {"phantoms": "write_phantoms", "gpu-check": "gpu_check"}
 
 
 def main() -> None:
@@ -25,7 +28,7 @@ def main() -> None:
     if name in BENCHMARKS:
         import_module(f"benchmarks.{MODULES.get(name, name)}").main(arguments)
         return
-    lines = [f"  {known:8} {what}" for known, what in BENCHMARKS.items()]
+    lines = [f"  {known:9} {what}" for known, what in BENCHMARKS.items()]
     print("usage: python -m benchmarks NAME [--help] ...\n\n" + "\n".join(lines))
     sys.exit(0 if name in ("-h", "--help") else 2)
 

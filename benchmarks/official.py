@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
 from typing import Any
 from unittest import mock
 
@@ -14,6 +14,8 @@ import torch
 from hydra import compose
 from hydra.utils import instantiate
 
+from benchmarks.devices import timed_ms
+from benchmarks.official_graph import replay_modules
 from export.model.sam2 import Sam2
 from export.variants import VARIANTS, Variant
 from kernels.preprocess import preprocess
@@ -33,10 +35,11 @@ POSTPROCESSING = (
 )
 PREDICTORS = {
     "eager": ("SAM2VideoPredictor", ()),
+    "graph": ("SAM2VideoPredictor", ()),
     "compile": ("SAM2VideoPredictor", ("++model.compile_image_encoder=true",)),
     "vos_optimized": ("SAM2VideoPredictorVOS", ("++model.compile_image_encoder=true",)),
 }
-"""build_sam.py's choices: the class, and what else is overridden."""
+"""build_sam.py's choices: the class, and what else is overridden; "graph" is eager with its modules recorded."""
 
 
 def official_predictor(variant: Variant, image_size: int, kind: str = "eager") -> torch.nn.Module:
@@ -73,13 +76,15 @@ class OfficialContender:
 
     Frames are resized and normalised beforehand, which counts for it: ours does so within its time. Upstream fills
     holes in masks only where its compiled extension works; in its first pass, which is compared and not timed, it is
-    lent connected components, so that it computes what its configuration says.
+    lent connected components, so that it computes what its configuration says. From then on it is spared the attempt.
 
     Args:
         model: whose weights to take.
         kind: a key of `PREDICTORS`.
         autocast: dtype to autocast to, as upstream's examples do; None is fp32 throughout.
         device: where PyTorch runs it.
+
+    Raises BackendUnavailable for the kind "graph" off CUDA.
     """
 
     def __init__(self, model: Sam2, kind: str, autocast: torch.dtype | None, device: str) -> None:
@@ -87,6 +92,8 @@ class OfficialContender:
         self._predictor = official_predictor(VARIANTS[numbers.name], numbers.image_size, kind)
         self._predictor.load_state_dict(model.state_dict(), strict=True)
         self._predictor.to(device)
+        if kind == "graph":
+            replay_modules(self._predictor, device)
         self._autocast, self._device, self._size = autocast, device, numbers.image_size
         self._is_warm = False
         precision = "fp32" if autocast is None else str(autocast).removeprefix("torch.")
@@ -94,19 +101,13 @@ class OfficialContender:
 
     def run(self, phantom: Phantom, num_objects: int) -> Run:
         """Box each object on the middle slice and follow it to the last, taking the time."""
-        with torch.inference_mode(), nullcontext() if self._is_warm else holes_filled():
-            self._is_warm = True
-            return self._run(phantom, num_objects)
-
-    def _run(self, phantom: Phantom, num_objects: int) -> Run:
-        frames = torch.from_numpy(preprocess(phantom.pixels, self._size, PIXEL_MEAN, PIXEL_STD))
-        middle, (height, width) = len(phantom.pixels) // 2, phantom.pixels.shape[1:]
-        with self._mixed():
-            state = official_state(self._predictor, frames.to(self._device), height, width)
-            first_mask_ms = self._timed(lambda: self._prompt(state, phantom, middle, 1))
+        with torch.inference_mode(), self._mixed(), self._filled():
+            state = self._state(phantom, self._frames(phantom))
+            first_mask_ms = self._timed(lambda: self._prompt(state, phantom, 1))
             for object_id in range(2, num_objects + 1):
-                self._prompt(state, phantom, middle, object_id)
+                self._prompt(state, phantom, object_id)
             steps, logits = [], {}
+            middle = len(phantom.pixels) // 2
             stream = self._predictor.propagate_in_video(state)
             for index in range(middle, len(phantom.pixels)):
                 total_ms = self._timed(lambda: next(stream))
@@ -116,22 +117,53 @@ class OfficialContender:
                     logits[index, object_id] = _low_res(state, index, object_id)
         return Run(steps, first_mask_ms, logits)
 
+    def volume_ms(self, phantom: Phantom, num_objects: int) -> float:
+        """From normalised frames on the host to the masks of all slices there, forwards and then backwards.
+
+        On its way back it reads what it has found ahead, which ours does not; the number of steps is the same.
+        """
+        frames = self._frames(phantom)
+
+        def segment() -> None:
+            state = self._state(phantom, frames)
+            for object_id in range(1, num_objects + 1):
+                self._prompt(state, phantom, object_id)
+            for is_reverse in (False, True):
+                for *_, logits in self._predictor.propagate_in_video(state, reverse=is_reverse):
+                    (logits > 0).cpu()
+
+        with torch.inference_mode(), self._mixed(), self._filled():
+            return self._timed(segment)
+
+    def _frames(self, phantom: Phantom) -> torch.Tensor:
+        return torch.from_numpy(preprocess(phantom.pixels, self._size, PIXEL_MEAN, PIXEL_STD))
+
+    def _state(self, phantom: Phantom, frames: torch.Tensor) -> dict[str, Any]:
+        return official_state(
+            self._predictor, frames.to(self._device), *map(int, phantom.pixels.shape[1:])
+        )
+
     def _mixed(self) -> AbstractContextManager[object]:
         if self._autocast is None:
             return nullcontext()
         return torch.autocast(torch.device(self._device).type, self._autocast)
 
-    def _timed(self, do: Callable[[], object]) -> float:
-        started = time.perf_counter()
-        do()
-        if self._device.startswith("cuda"):
-            torch.cuda.synchronize()
-        return 1e3 * (time.perf_counter() - started)
+    def _filled(self) -> AbstractContextManager[object]:
+        if not self._is_warm:
+            self._is_warm = True
+            return holes_filled()
+        if find_spec("sam2._C") is None:
+            self._predictor.fill_hole_area = 0
+        return nullcontext()
 
-    def _prompt(self, state: Any, phantom: Phantom, index: int, object_id: int) -> None:
-        box = phantom.box(index, (object_id - 1) % NUM_OBJECTS + 1)
+    def _timed(self, do: Callable[[], object]) -> float:
+        return timed_ms(do, self._device)
+
+    def _prompt(self, state: Any, phantom: Phantom, object_id: int) -> None:
+        middle = len(phantom.pixels) // 2
+        box = phantom.box(middle, (object_id - 1) % NUM_OBJECTS + 1)
         corners = np.array([box.x[0], box.y[0], box.x[1] - 1, box.y[1] - 1], np.float32)
-        self._predictor.add_new_points_or_box(state, index, object_id, box=corners)
+        self._predictor.add_new_points_or_box(state, middle, object_id, box=corners)
 
 
 def holes_filled() -> AbstractContextManager[object]:

@@ -1,9 +1,10 @@
 """`python -m benchmarks rivals`: a bundle's back ends against PyTorch, with the same weights, pixels and machine.
 
-PyTorch comes as the official package's predictors (eager in fp32 and bf16, with a compiled encoder, `vos_optimized`)
-and as this project's own definition of the model, which is timed graph by graph and whose fp32 is the truth. Passes
-alternate between the contenders, so that a machine's moods fall on all of them. Speed is never shown without the match
-beside it: largest error of any slice's logits, and Dice of all masks and of the worst slice, against PyTorch fp32.
+PyTorch comes as the official package's predictors (eager in fp32 and bf16, with a compiled encoder, `vos_optimized`,
+and with its modules replayed as CUDA graphs) and as this project's own definition of the model, which is timed graph by
+graph and whose fp32 is the truth. Passes alternate between the contenders, so that a machine's moods fall on all of
+them. Speed is never shown without the match beside it: largest error of any slice's logits, and Dice of all masks and
+of the worst slice, against PyTorch fp32.
 """
 
 from __future__ import annotations
@@ -11,96 +12,62 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from export.model.sam2 import Sam2
-from export.torch_backend import torch_model
+from benchmarks.contenders import CONTENDERS, TRUTH, Contender, Race, truth
+from benchmarks.devices import (
+    DEVICES,
+    Meter,
+    check_device,
+    default_device,
+    memory_readers,
+    precise_fp32,
+)
+from benchmarks.rivals_table import table
 from export.verify import reference_for
-from runtime import Model, load
-from runtime.backends import BACKENDS
-from runtime.bundle import Bundle, open_bundle
+from runtime.bundle import open_bundle
 from runtime.errors import BackendUnavailable, InputError
-from runtime.latency import COLUMNS, Run, bench_phantom, check_sizes, summarise, time_propagation
+from runtime.latency import Run, bench_phantom, check_sizes, summarise
 from runtime.machine import machine_name
-from runtime.phantom import Phantom
+from runtime.phantom import Phantom, make_phantom
 
 EXAMPLES = """examples:
   python -m export --random-weights 2 --model sam2.1_hiera_t --image-size 512 -o random512
   python -m benchmarks rivals random512
   python -m benchmarks rivals medsam2 --checkpoint MedSAM2_latest.pt --contenders ort,openvino-bf16,official-bf16
+  python -m benchmarks rivals random512 --device cuda --volume 128 --contenders official-bf16,official-graph
 
-A contender that cannot run here is named with its reason. Compiled ones take minutes to warm up; their first pass, like
-every other's, is not counted.
+A contender that cannot run here is named with its reason. Compiled ones take minutes to warm up; their first pass (on
+CUDA three: to compile, to record, and to see how much memory it takes), like every other's, is not counted.
 """
-TRUTH = "torch-fp32"
+WARM_UPS = {
+    "cpu": 1,
+    "cuda": 3,
+}  # the last one with the meter on; PyTorch records its graphs in the second
 MAX_REASON = 200  # characters of a failure that are reported
-
-
-class Contender(Protocol):
-    """Whoever can follow a phantom's objects."""
-
-    description: str
-
-    def run(self, phantom: Phantom, num_objects: int) -> Run:
-        """One propagation, measured."""
+MIN_VOLUME = 3  # slices: one each way from the middle
+Measured = TypeVar("Measured")
 
 
 @dataclass(frozen=True, slots=True)
-class Runtime:
-    """A model behind this runtime's predictor."""
+class Entry:
+    """A contender that has run.
 
-    model: Model
+    Attributes:
+        contender: opened and warm.
+        first: its first pass, which is compared with the truth.
+        memory_mib: how far memory grew, from before it was opened to the peak of a pass: "host" and, on CUDA, "device".
+    """
 
-    @property
-    def description(self) -> str:
-        return self.model.backend.description
-
-    def run(self, phantom: Phantom, num_objects: int) -> Run:
-        return time_propagation(self.model, phantom, num_objects)
-
-
-@dataclass(frozen=True, slots=True)
-class Race:
-    """What contenders are made from."""
-
-    bundle: Bundle
-    reference: Sam2
-    threads: int | None
-    device: str
-
-
-def _ours(name: str, race: Race) -> Contender:
-    return Runtime(load(race.bundle, name, race.threads))
-
-
-def _definition(autocast: torch.dtype | None, race: Race) -> Contender:
-    return Runtime(torch_model(race.reference, autocast))
-
-
-def _official(kind: str, autocast: torch.dtype | None, race: Race) -> Contender:
-    try:
-        from benchmarks.official import OfficialContender
-    except ImportError as error:
-        raise BackendUnavailable(f"the official package is missing: {error}") from error
-    return OfficialContender(race.reference, kind, autocast, race.device)
-
-
-CONTENDERS: dict[str, Callable[[Race], Contender]] = {
-    **{name: partial(_ours, name) for name in BACKENDS},
-    TRUTH: partial(_definition, None),
-    "torch-bf16": partial(_definition, torch.bfloat16),
-    "official-fp32": partial(_official, "eager", None),
-    "official-bf16": partial(_official, "eager", torch.bfloat16),
-    "official-compile": partial(_official, "compile", torch.bfloat16),
-    "official-vos": partial(_official, "vos_optimized", torch.bfloat16),
-}
+    contender: Contender
+    first: Run
+    memory_mib: Mapping[str, float]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -127,9 +94,16 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--repeat", type=int, default=2, help="passes of each (%(default)s)")
     p.add_argument(
+        "--volume",
+        type=int,
+        metavar="N",
+        help="also time a volume of N slices in both directions, end to end; default: none",
+    )
+    p.add_argument(
         "--device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        help="of the official package (%(default)s)",
+        choices=DEVICES,
+        default=default_device(),
+        help="of PyTorch, ours and the official package's (%(default)s)",
     )
     return p
 
@@ -137,36 +111,41 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     args = parser().parse_args(arguments)
-    if wanted := check_sizes(args.slices, args.objects, args.image_size):
-        raise InputError(f"nothing to measure; wanted {wanted}")
-    names = args.contenders.split(",")
-    if unknown := [name for name in names if name not in CONTENDERS]:
-        raise InputError(f"no contender '{unknown[0]}'; there are: {', '.join(CONTENDERS)}")
+    names = _checked(args)
     if args.threads:
         torch.set_num_threads(args.threads)
+    precise_fp32()
     bundle = open_bundle(args.bundle)
     race = Race(bundle, reference_for(bundle, args.checkpoint), args.threads, args.device)
     phantom = bench_phantom(args.slices, args.image_size)
-    contenders, absent = _enter(names, race)
-    runs = _alternate(contenders, phantom, args.objects, args.repeat, absent)
+    absent: dict[str, str] = {}
+    entries = _enter(names, race, phantom, args.objects, absent)
+    runs = _alternate(
+        entries, lambda known: known.run(phantom, args.objects), args.repeat, "run", absent
+    )
     if not runs:
         raise InputError(f"none of them can run here: {absent}")
-    truth = runs[TRUTH][0] if TRUTH in runs else _definition(None, race).run(phantom, args.objects)
+    volumes = _volumes({name: entries[name] for name in runs}, args, absent)
+    right = entries[TRUTH].first if TRUTH in runs else truth(race).run(phantom, args.objects)
     report: dict[str, Any] = {
         "model": bundle.model.name,
         "model_image_size": bundle.model.image_size,
         "weights": bundle.weights["kind"],
         "machine": machine_name(),
+        "device": torch.cuda.get_device_name() if args.device == "cuda" else "CPU",
         "threads": args.threads,
         "objects": args.objects,
         "slices": args.slices,
+        "volume_slices": args.volume,
         "repeat": args.repeat,
         "contenders": {
             name: {
-                "description": contenders[name].description,
-                "latency_ms": summarise(own[1:], bundle.model.num_maskmem),
-                "first_mask_ms": float(np.median([run.first_mask_ms for run in own[1:]])),
-                **match(own[0], truth),
+                "description": entries[name].contender.description,
+                "latency_ms": summarise(own, bundle.model.num_maskmem),
+                "first_mask_ms": float(np.median([run.first_mask_ms for run in own])),
+                "volume_ms": volumes.get(name),
+                "memory_mib": entries[name].memory_mib,
+                **match(entries[name].first, right),
             }
             for name, own in runs.items()
         },
@@ -177,27 +156,94 @@ def main(arguments: list[str] | None = None) -> None:
     print(json.dumps(report))
 
 
+def _checked(args: argparse.Namespace) -> list[str]:
+    """Names of the contenders wanted. Raises InputError, BackendUnavailable for a device that is not here."""
+    if wanted := check_sizes(args.slices, args.objects, args.image_size):
+        raise InputError(f"nothing to measure; wanted {wanted}")
+    if args.repeat < 1:
+        raise InputError("nothing to measure; wanted --repeat 1 or more")
+    if args.volume is not None and args.volume < MIN_VOLUME:
+        raise InputError(f"found --volume {args.volume}; wanted {MIN_VOLUME} slices or more")
+    names = args.contenders.split(",")
+    if unknown := [name for name in names if name not in CONTENDERS]:
+        raise InputError(f"no contender '{unknown[0]}'; there are: {', '.join(CONTENDERS)}")
+    check_device(args.device)
+    return names
+
+
+def _enter(
+    names: list[str], race: Race, phantom: Phantom, num_objects: int, absent: dict[str, str]
+) -> dict[str, Entry]:
+    """Open and warm up, one after the other; who cannot goes to `absent` with the reason."""
+    entries = {}
+    for name in tqdm(names, desc="warm up", unit="contender", file=sys.stderr):
+        try:
+            entries[name] = _warm(name, race, phantom, num_objects)
+        except BackendUnavailable as error:
+            absent[name] = str(error)
+        except Exception as error:  # a rival that cannot is a result too
+            absent[name] = _reason(error)
+    return entries
+
+
+def _warm(name: str, race: Race, phantom: Phantom, num_objects: int) -> Entry:
+    _give_back(race.device)
+    meter = Meter(memory_readers(race.device))
+    contender = CONTENDERS[name](race)
+    runs = [contender.run(phantom, num_objects) for _ in range(WARM_UPS[race.device] - 1)]
+    _give_back(race.device)
+    with meter:
+        runs.append(contender.run(phantom, num_objects))
+    return Entry(contender, runs[0], meter.grown_mib)
+
+
+def _give_back(device: str) -> None:
+    """Return to the device what PyTorch only keeps for later, which would hide what the next pass takes."""
+    if device == "cuda":
+        torch.cuda.empty_cache()
+
+
 def _alternate(
-    contenders: dict[str, Contender],
-    phantom: Phantom,
-    num_objects: int,
+    entries: Mapping[str, Entry],
+    measure: Callable[[Contender], Measured],
     repeat: int,
+    what: str,
     absent: dict[str, str],
-) -> dict[str, list[Run]]:
-    """Everyone's passes, the first one to warm up; who fails is moved to `absent`."""
-    runs: dict[str, list[Run]] = {name: [] for name in contenders}
-    todo = (repeat + 1) * len(contenders)
-    with tqdm(total=todo, desc="rivals", unit="pass", file=sys.stderr) as bar:
-        for _ in range(repeat + 1):
-            for name in list(runs):
-                bar.set_description(name)
+) -> dict[str, list[Measured]]:
+    """Everyone's passes in turn; who fails is moved to `absent`."""
+    found: dict[str, list[Measured]] = {name: [] for name in entries}
+    with tqdm(total=repeat * len(entries), desc=what, unit="pass", file=sys.stderr) as bar:
+        for _ in range(repeat):
+            for name in list(found):
+                bar.set_description(f"{what} {name}")
                 try:
-                    runs[name].append(contenders[name].run(phantom, num_objects))
-                except Exception as error:  # a rival that cannot is a result too
-                    absent[name] = f"{type(error).__name__}: {str(error)[:MAX_REASON]}"
-                    del runs[name]
+                    found[name].append(measure(entries[name].contender))
+                except Exception as error:  # as above
+                    absent.setdefault(name, _reason(error))
+                    del found[name]
                 bar.update()
-    return runs
+    return found
+
+
+def _volumes(
+    entries: Mapping[str, Entry], args: argparse.Namespace, absent: dict[str, str]
+) -> dict[str, float]:
+    """Median milliseconds of everyone's volumes, the first of each not counted; nothing if none are wanted."""
+    if args.volume is None:
+        return {}
+    phantom = make_phantom((args.volume, args.image_size, args.image_size))
+    times = _alternate(
+        entries,
+        lambda known: known.volume_ms(phantom, args.objects),
+        args.repeat + 1,
+        "volume",
+        absent,
+    )
+    return {name: round(float(np.median(own[1:])), 3) for name, own in times.items()}
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:MAX_REASON]}"
 
 
 def _add_ratios(entries: dict[str, Any]) -> None:
@@ -206,17 +252,6 @@ def _add_ratios(entries: dict[str, Any]) -> None:
     base = next(iter(totals))
     for name, entry in entries.items():
         entry["times_first"] = round(totals[name] / totals[base], 2)
-
-
-def _enter(names: list[str], race: Race) -> tuple[dict[str, Contender], dict[str, str]]:
-    """Contenders that can be opened here, and why the others cannot."""
-    contenders, absent = {}, {}
-    for name in names:
-        try:
-            contenders[name] = CONTENDERS[name](race)
-        except BackendUnavailable as error:
-            absent[name] = str(error)
-    return contenders, absent
 
 
 def match(run: Run, truth: Run) -> dict[str, float]:
@@ -234,26 +269,3 @@ def match(run: Run, truth: Run) -> dict[str, float]:
         "dice": 2 * both / total if total else 1.0,
         "lowest_dice": float(min(dices)),
     }
-
-
-def table(report: dict[str, Any]) -> str:
-    """The report for people, in Markdown."""
-    base = next(iter(report["contenders"]))
-    lines = [
-        f"{report['model']} at {report['model_image_size']} pixels, {report['objects']} object(s), medians in ms per "
-        f"slice; {report['machine']}",
-        "",
-        "| | "
-        + " | ".join(COLUMNS)
-        + f" | against {base} | worst logit error | Dice | lowest Dice |",
-        "|---" * (len(COLUMNS) + 5) + "|",
-    ]
-    for name, entry in report["contenders"].items():
-        medians = (entry["latency_ms"][column]["median"] for column in COLUMNS)
-        cells = " | ".join(f"{ms:.1f}" if ms else "" for ms in medians)
-        lines.append(
-            f"| {name}: {entry['description']} | {cells} | {entry['times_first']:.2f} | "
-            f"{entry['worst_relative_error']:.1e} | {entry['dice']:.4f} | {entry['lowest_dice']:.4f} |"
-        )
-    lines += [f"{name} cannot run here: {reason}" for name, reason in report["absent"].items()]
-    return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -17,35 +18,45 @@ Precision = torch.dtype | None
 
 
 class TorchEngine:
-    """One method of the model as a graph."""
+    """One method of the model as a graph. Copies to its device and back are part of a run."""
 
     def __init__(
-        self, method: Callable[..., Tensor | tuple[Tensor, ...]], autocast: Precision
+        self,
+        method: Callable[..., Tensor | tuple[Tensor, ...]],
+        autocast: Precision,
+        device: torch.device,
     ) -> None:
-        self._method, self._autocast = method, autocast
+        self._method, self._autocast, self._device = method, autocast, device
 
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in inputs.items()}
-        is_mixed = self._autocast is not None
-        with torch.inference_mode(), torch.autocast("cpu", self._autocast, enabled=is_mixed):
+        tensors = {
+            name: torch.from_numpy(np.ascontiguousarray(a)).to(self._device)
+            for name, a in inputs.items()
+        }
+        is_mixed, kind = self._autocast is not None, self._device.type
+        with torch.inference_mode(), torch.autocast(kind, self._autocast, enabled=is_mixed):
             results = self._method(**tensors)
         for out, result in zip(
             outputs.values(), results if isinstance(results, tuple) else (results,), strict=True
         ):
-            out[...] = result.float().numpy()
+            out[...] = result.float().cpu().numpy()
 
 
 class TorchBackend:
-    """`Sam2`, eager, on the CPU.
+    """`Sam2`, eager.
 
     Args:
-        model: weights loaded.
+        model: weights loaded; it stays where it is, a device gets a copy.
         autocast: a dtype to compute in where PyTorch's autocast allows it; None is fp32 throughout.
+        device: where PyTorch runs it. Arrays are the host's on any device.
     """
 
     place: Place = HOST
 
-    def __init__(self, model: Sam2, autocast: Precision = None) -> None:
+    def __init__(self, model: Sam2, autocast: Precision = None, device: str = "cpu") -> None:
+        self._device = torch.device(device)
+        if self._device.type != "cpu":
+            model = copy.deepcopy(model).to(self._device)
         self._methods = {
             "image_encoder": model.encode,
             "memory_attention": model.condition,
@@ -54,20 +65,25 @@ class TorchBackend:
         }
         self._autocast = autocast
         precision = "fp32" if autocast is None else f"{autocast} autocast"
-        self.description = f"PyTorch {torch.__version__}, CPU, {precision}"
+        self.description = f"PyTorch {torch.__version__}, {_place(self._device)}, {precision}"
 
     def load(self, graph: str) -> TorchEngine:
-        return TorchEngine(self._methods[graph], self._autocast)
+        return TorchEngine(self._methods[graph], self._autocast, self._device)
 
     def close(self) -> None:
         """Nothing is held."""
 
 
-def torch_model(model: Sam2, autocast: Precision = None) -> Model:
+def torch_model(model: Sam2, autocast: Precision = None, device: str = "cpu") -> Model:
     """The torch model as the runtime sees any other: hand it to a predictor."""
     constants = {
         "mask_downsample_weight": model.mask_downsample.weight[0, 0].numpy(),
         "mask_downsample_bias": model.mask_downsample.bias[0].numpy(),
         "no_obj_ptr": model.no_obj_ptr[0].numpy(),
     }
-    return Model(model.numbers, TorchBackend(model, autocast), constants)
+    return Model(model.numbers, TorchBackend(model, autocast, device), constants)
+
+
+def _place(device: torch.device) -> str:
+    """A device for people."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()

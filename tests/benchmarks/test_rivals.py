@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 
 from benchmarks import rivals
+from benchmarks.official import OfficialContender
+from export.model.sam2 import Sam2
 from export.variants import VARIANTS
 from runtime.bundle import Bundle
 from runtime.errors import BackendUnavailable, InputError
 from runtime.latency import COLUMNS, Run
+from runtime.phantom import Phantom, make_phantom
 from tests.variants import TOY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,6 +94,80 @@ def test_who_cannot_run_is_named_with_the_reason(
         race(toy_bundle, "breaks,missing", capsys)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_volume_is_timed_both_ways_only_if_asked_for(
+    toy_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["ort", "official-fp32"]
+    table, report = race(toy_bundle, ",".join(names), capsys, "--volume", "5")
+    assert all(entry["volume_ms"] > 0 for entry in report["contenders"].values())
+    assert report["volume_slices"] == 5 and any("5 slices both ways" in line for line in table)
+    table, report = race(toy_bundle, "ort", capsys)
+    assert report["contenders"]["ort"]["volume_ms"] is None
+    assert not any("both ways" in line for line in table)
+
+
+def test_a_volume_that_fails_leaves_the_rest_of_the_row(
+    toy_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(model: Any, phantom: Phantom, num_objects: int) -> float:
+        raise MemoryError("too long")
+
+    monkeypatch.setattr("benchmarks.contenders.time_volume", fails)
+    table, report = race(toy_bundle, "ort", capsys, "--volume", "5")
+    assert report["contenders"]["ort"]["volume_ms"] is None
+    assert report["absent"] == {"ort": "MemoryError: too long"}
+    assert any("| failed |" in line for line in table)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_official_predictor_follows_in_both_directions(
+    toy: Sam2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contender = OfficialContender(toy, "eager", None, "cpu")
+    seen: list[int] = []
+    predictor = contender._predictor
+    step = predictor._run_single_frame_inference
+
+    def spy(**given: Any) -> Any:
+        seen.append(given["frame_idx"])
+        return step(**given)
+
+    monkeypatch.setattr(predictor, "_run_single_frame_inference", spy)
+    assert contender.volume_ms(make_phantom((5, 64, 64)), 1) > 0
+    assert seen[-4:] == [3, 4, 1, 0], "after the prompt on slice 2"
+
+
+def test_memory_is_told_of_the_host_and_of_a_device_only_where_there_is_one(
+    toy_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, report = race(toy_bundle, "ort", capsys, "--device", "cpu")
+    assert list(report["contenders"]["ort"]["memory_mib"]) == ["host"]
+    assert report["device"] == "CPU"
+
+
+def test_cuda_that_is_not_here_is_refused_before_anything_is_measured(
+    toy_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(BackendUnavailable, match="no CUDA for PyTorch here") as refused:
+        rivals.main([str(toy_bundle.path), "--device", "cuda"])
+    assert refused.value.exit_code == 5
+
+
+def test_graphs_are_for_cuda(toy_bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    _, report = race(toy_bundle, "ort,official-graph", capsys, "--device", "cpu")
+    assert "CUDA graphs need a CUDA device" in report["absent"]["official-graph"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--slices", "0"], ["--repeat", "0"], ["--volume", "2"], ["--objects", "0"]]
+)
+def test_what_cannot_be_measured_is_refused(toy_bundle: Bundle, wrong: list[str]) -> None:
+    with pytest.raises(InputError, match="wanted"):
+        rivals.main([str(toy_bundle.path), *wrong])
+
+
 def test_an_unknown_contender_is_refused_with_those_there_are(toy_bundle: Bundle) -> None:
     with pytest.raises(InputError, match=r"no contender 'tortoise'; there are: ort, .*official"):
         rivals.main([str(toy_bundle.path), "--contenders", "ort,tortoise"])
@@ -103,11 +180,6 @@ def test_a_match_is_of_the_worst_slice() -> None:
     assert match["worst_relative_error"] == pytest.approx(1.5)
     assert match["lowest_dice"] == pytest.approx(2 / 3)
     assert match["dice"] == pytest.approx(4 / 5)
-
-
-def test_nothing_to_race_is_an_error(toy_bundle: Bundle) -> None:
-    with pytest.raises(InputError, match="nothing to measure"):
-        rivals.main([str(toy_bundle.path), "--slices", "0"])
 
 
 @pytest.mark.parametrize(("name", "code"), [("--help", 0), ("speed", 2)])

@@ -16,7 +16,15 @@ from runtime.backends import open_backend
 from runtime.bundle import open_bundle
 from runtime.command import parse_bytes
 from runtime.errors import InputError
-from runtime.latency import COLUMNS, Run, Stopwatch, bench_phantom, steady, time_propagation
+from runtime.latency import (
+    COLUMNS,
+    Run,
+    Stopwatch,
+    bench_phantom,
+    steady,
+    time_propagation,
+    time_volume,
+)
 from tests.fakes import fake_model
 
 SMALL = ["--slices", "3", "--repeat", "1", "--image-size", "64"]
@@ -53,6 +61,15 @@ def test_stages_and_host_add_up_to_the_whole_step() -> None:
         parts = sum(step[name] for name in COLUMNS if name != "total")
         assert parts == pytest.approx(step["total"])
     assert len(run.logits) == 2 * 5  # the prompted slice and four more, of two objects
+
+
+def test_a_volume_is_followed_both_ways_as_one_batch() -> None:
+    model, backend = fake_model()
+    assert time_volume(model, bench_phantom(4, 64), num_objects=2) > 0
+    batches = [len(c.inputs["memory"]) for c in backend.calls if c.graph == "memory_attention"]
+    assert batches == [2 * 2] * 4, "two objects, two directions"
+    encoded = sum(len(c.inputs["image"]) for c in backend.calls if c.graph == "image_encoder")
+    assert encoded == 9
 
 
 def test_only_steps_with_a_full_memory_are_counted_if_there_are_any() -> None:
