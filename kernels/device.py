@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import math
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
@@ -68,7 +69,8 @@ class Device:
         except ImportError as error:
             raise NoDevice(f"cuda-core is missing ({error}); pip install cuda-core") from error
         self._device = self._core.Device(ordinal)
-        self._device.set_current()
+        self._thread = threading.local()
+        self.use()
         self._entries: dict[tuple[str, str], Any] = {}
         self._tables: dict[Any, dict[str, Any]] = {}
 
@@ -89,11 +91,14 @@ class Device:
         return int(free), int(total)
 
     def use(self) -> None:
-        """Make the device's primary context this thread's."""
-        self._device.set_current()
+        """Make the device's primary context this thread's; done by whatever allocates, copies or launches."""
+        if not getattr(self._thread, "has_context", False):
+            self._device.set_current()
+            self._thread.has_context = True
 
     def stream(self, priority: int | None = None) -> Any:
         """A stream of this device; lower numbers go first."""
+        self.use()
         return self._device.create_stream(options=self._core.StreamOptions(priority=priority))
 
     def foreign_stream(self, handle: int) -> Any:
@@ -103,6 +108,7 @@ class Device:
     def empty(self, shape: tuple[int, ...], dtype: str, *, stream: Any) -> DeviceArray:
         """A tensor, uninitialised, allocated in the stream's order. Raises MemoryError."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
+        self.use()
         try:
             buffer = self._device.memory_resource.allocate(max(size, 1), stream=stream)
         except Exception as error:  # cuda-core's own class, which it does not name
@@ -114,6 +120,7 @@ class Device:
     def pinned(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
         """A numpy array that the device copies to and from without waiting. Raises MemoryError."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
+        self.use()
         buffer = self._core.LegacyPinnedMemoryResource().allocate(max(size, 1))
         memory: Any = (ctypes.c_char * max(size, 1)).from_address(int(buffer.handle))
         memory.owner = buffer  # numpy keeps the one, which keeps the other
@@ -182,6 +189,7 @@ class Device:
             numbers: of the case.
             stream: where.
         """
+        self.use()
         written = {name: shape for name, (shape, _) in kernel.outputs(shapes, numbers).items()}
         held = {**self._tables_of(kernel, shapes, numbers, stream), **buffers}
         for launch in kernel.plan({**shapes, **written}, numbers):
@@ -259,6 +267,7 @@ class Device:
 
     def _driver(self, call: str, *arguments: Any) -> Any:
         """A driver call's results. Raises RuntimeError with its status."""
+        self.use()
         status, *found = getattr(self._bindings, call)(*arguments)
         if status != self._bindings.CUresult.CUDA_SUCCESS:
             raise RuntimeError(f"{call} fails on {self.name}: {status}")

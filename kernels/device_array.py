@@ -122,13 +122,15 @@ def device_array(array: Any, stream: int = -1) -> DeviceArray:
     """
     if isinstance(array, DeviceArray):
         return array
-    if (interface := getattr(array, "__cuda_array_interface__", None)) is not None:
+    if hasattr(
+        array, "__dlpack__"
+    ):  # first, since its owner then orders the streams; torch's interface does not
+        found, ready = foreign_of(array, stream), None
+    elif (interface := getattr(array, "__cuda_array_interface__", None)) is not None:
         dtype, shape = np.dtype(interface["typestr"]), tuple(interface["shape"])
         strides = interface.get("strides")
         found = Foreign(interface["data"][0], shape, dtype, strides, (CUDA, 0), array)
         ready = interface.get("stream")
-    elif hasattr(array, "__dlpack__"):
-        found, ready = foreign_of(array, stream), None
     else:
         raise TypeError(
             f"{type(array).__name__} has neither __cuda_array_interface__ nor __dlpack__"

@@ -8,8 +8,16 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
+
+class _WhenUsed:
+    """SimpleITK, imported when something of it is first asked for: who brings arrays of their own never loads it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(import_module("SimpleITK"), name)
+
+
 # SimpleITK ships a py.typed marker and no annotations, so type checkers must be told to let it be.
-sitk: Any = import_module("SimpleITK")
+sitk: Any = _WhenUsed()
 
 _ADDRESS = re.compile(r"\(0x[0-9a-f]+\)")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -88,9 +89,10 @@ class Core:
         self.launched: list[tuple[Any, ...]] = []
         self.allocated: list[np.ndarray] = []
         self.bindings = Bindings()
+        self.threads: list[int] = []
         resource = SimpleNamespace(allocate=self._allocate)
         self.device = SimpleNamespace(
-            set_current=lambda: None,
+            set_current=lambda: self.threads.append(threading.get_ident()),
             create_stream=lambda options: SimpleNamespace(
                 handle=7, sync=lambda: None, priority=options
             ),
@@ -191,6 +193,17 @@ def test_a_call_that_fails_is_an_error(core: Core) -> None:
     core.bindings.status = 2
     with pytest.raises(RuntimeError, match="cuMemcpyAsync fails on Abacus: 2"):
         device.upload(np.zeros(1), stream=device.stream())
+
+
+def test_each_thread_gets_the_devices_context_once(core: Core) -> None:
+    device = Device()
+    for _ in range(2):
+        device.empty((1,), "uint8", stream=None)
+    assert core.threads == [threading.get_ident()]
+    other = threading.Thread(target=lambda: [device.memory_bytes, device.memory_bytes])
+    other.start()
+    other.join()
+    assert len(core.threads) == 2 and core.threads[1] != core.threads[0]
 
 
 def test_copies_of_unequal_sizes_are_refused(core: Core) -> None:
