@@ -1,0 +1,296 @@
+"""A bundle's graph as TensorRT is given it: plain operators whose own types say what is computed in which precision.
+
+TensorRT 11 and TensorRT-RTX are strongly typed, so that nothing but the graph decides. What stays float32 within a
+lowered graph, and why, is in `typed_rules`. This is the only file of the runtime that needs onnx.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from runtime.backends.typed_attention import Array, Attention, spell
+from runtime.backends.typed_rules import FLOAT, computes_in
+from runtime.errors import BackendUnavailable, BundleError
+
+if TYPE_CHECKING:
+    import onnx
+
+# The first in which convolutions take bfloat16. From 20, the exporter's, to 22 the operators that bundles have were
+# given more types and no other meaning (github.com/onnx/onnx, docs/Changelog.md).
+OPSET, OLDEST_OPSET = 22, 20
+IR_VERSION = 10  # of that opset
+ELEMENTS = {FLOAT: 1, "float16": 10, "bfloat16": 16}  # TensorProto.DataType
+ATTENTION = ("com.microsoft", "MultiHeadAttention")
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """What a graph computes in.
+
+    Attributes:
+        name: key of `PRECISIONS`.
+        half: type of matrix products and convolutions: "float16", "bfloat16", or None for float32.
+        graphs: those of `contract.GRAPHS` that are lowered; the others stay float32.
+        attention: one of `typed_attention.SPELLINGS`.
+    """
+
+    name: str
+    half: str | None = None
+    graphs: tuple[str, ...] = ()
+    attention: str = "fused"
+
+
+# The decoder is never lowered: what it finds decides what is kept, what is absent and which candidate is taken. With
+# all else in float16, users of SAM 2 report that objects are lost along the stack; the two graphs of "mixed" are safe.
+READERS = ("image_encoder", "memory_attention")
+PRECISIONS = {
+    precision.name: precision
+    for precision in (
+        Precision("fp32"),
+        Precision("bf16", "bfloat16", (*READERS, "memory_encoder")),
+        Precision("fp16", "float16", (*READERS, "memory_encoder")),
+        Precision("mixed", "float16", READERS),
+    )
+}
+
+
+def typed_graph(data: bytes, graph: str, precision: Precision) -> bytes:
+    """The ONNX graph that TensorRT builds an engine of; the same bytes for the same arguments.
+
+    Inputs and outputs keep names, axes and types. Constant expressions are folded, so that weights are initializers
+    of the type that they are used in, equal ones stored once.
+
+    Args:
+        data: a graph of a bundle in fp32: ONNX, opset 20 to 22, with attention as com.microsoft MultiHeadAttention.
+        graph: its name in `contract.GRAPHS`.
+        precision: what to compute in.
+
+    Raises BackendUnavailable without onnx, BundleError for anything else than a graph of a bundle in fp32.
+    """
+    try:
+        import onnx.checker
+        import onnx.shape_inference
+        from google.protobuf.message import DecodeError
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"graphs for TensorRT are made with onnx ({error}); pip install onnx"
+        ) from error
+    half = precision.half if graph in precision.graphs else None
+    try:
+        source = onnx.load_from_string(data)
+        _check(source)
+        known = _infer(source)
+        nodes = _spelled(_folded(source, known), known, precision.attention)
+        model = _Typing(half, known).model(nodes, source.graph)
+        onnx.checker.check_model(model, full_check=True)
+    except (
+        DecodeError,
+        _Foreign,
+        onnx.checker.ValidationError,
+        onnx.shape_inference.InferenceError,
+    ) as error:
+        raise BundleError(f"{graph} is no graph of a bundle in fp32: {error}") from error
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+class _Foreign(ValueError):
+    """Something that no bundle in fp32 has."""
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is known of tensors, by name.
+
+    Attributes:
+        elements: codes of `TensorProto.DataType`.
+        widths: lengths of last axes, of those that are fixed.
+        constants: values of initializers and of what follows from them.
+    """
+
+    elements: dict[str, int]
+    widths: dict[str, int]
+    constants: dict[str, Array] = field(default_factory=dict)
+
+    def is_float(self, name: str) -> bool:
+        return self.elements.get(name) == ELEMENTS[FLOAT]
+
+
+def _check(source: onnx.ModelProto) -> None:
+    versions = {opset.domain: opset.version for opset in source.opset_import}
+    if not OLDEST_OPSET <= versions.get("", 0) <= OPSET:
+        raise _Foreign(f"it has opset {versions.get('')}")
+    for node in source.graph.node:
+        if node.domain and (node.domain, node.op_type) != ATTENTION:
+            raise _Foreign(f"{node.name} is {node.domain} {node.op_type}")
+        if any(attribute.HasField("g") for attribute in node.attribute):
+            raise _Foreign(f"{node.name} ({node.op_type}) has a graph of its own")
+
+
+def _is_attention(node: onnx.NodeProto) -> bool:
+    return (node.domain, node.op_type) == ATTENTION
+
+
+def _infer(source: onnx.ModelProto) -> _Known:
+    """Types of all tensors; onnx is told those of attention, which it does not know."""
+    from onnx import helper, shape_inference
+
+    source.graph.value_info.extend(
+        helper.make_tensor_value_info(node.output[0], ELEMENTS[FLOAT], [None, None, None])
+        for node in source.graph.node
+        if _is_attention(node)
+    )
+    graph = shape_inference.infer_shapes(source, data_prop=True).graph
+    known = _Known({weight.name: weight.data_type for weight in source.graph.initializer}, {})
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        known.elements[value.name] = value.type.tensor_type.elem_type
+        sides = value.type.tensor_type.shape.dim
+        if sides and sides[-1].dim_value:
+            known.widths[value.name] = sides[-1].dim_value
+    return known
+
+
+def _folded(source: onnx.ModelProto, known: _Known) -> list[onnx.NodeProto]:
+    """Nodes that depend on an input; what the others compute is added to what is known."""
+    from onnx import helper, numpy_helper
+    from onnx.reference import ReferenceEvaluator
+
+    initializers = {weight.name: weight for weight in source.graph.initializer}
+    fixed, folded, kept = set(initializers), [], []
+    for node in source.graph.node:
+        if all(name in fixed for name in node.input if name):
+            fixed.update(node.output)
+            folded.append(node)
+        else:
+            kept.append(node)
+    read = dict.fromkeys(name for node in kept for name in node.input if name in fixed)
+    made = [name for name in read if name not in initializers]
+    outputs = [helper.make_tensor_value_info(name, known.elements[name], None) for name in made]
+    part = helper.make_graph(folded, "constants", [], outputs, source.graph.initializer)
+    model = helper.make_model(part, opset_imports=source.opset_import)
+    values = dict(zip(made, ReferenceEvaluator(model).run(None, {}), strict=True))
+    for name in read:
+        value = values[name] if name in values else numpy_helper.to_array(initializers[name])
+        dtype = helper.tensor_dtype_to_np_dtype(known.elements[name])
+        known.constants[name] = np.asarray(value, dtype)
+    return kept
+
+
+def _spelled(
+    nodes: Iterable[onnx.NodeProto], known: _Known, spelling: str
+) -> Iterator[onnx.NodeProto]:
+    """Nodes with each attention spelled out."""
+    from onnx import helper
+
+    for node in nodes:
+        if not _is_attention(node):
+            yield node
+            continue
+        plain = spell(_attention(node, known), spelling)
+        for name, value in plain.constants.items():
+            known.constants[name] = value
+            known.elements[name] = helper.np_dtype_to_tensor_dtype(value.dtype)
+        for op in plain.ops:
+            known.elements[op.output] = ELEMENTS[FLOAT]
+            yield helper.make_node(op.kind, op.inputs, [op.output], name=op.output, **op.attributes)
+
+
+def _attention(node: onnx.NodeProto, known: _Known) -> Attention:
+    """ONNX Runtime's operator as it is used in bundles: no bias, mask or past."""
+    from onnx import helper
+
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    if len(node.input) != 3 or not attributes.keys() <= {"num_heads", "scale"}:
+        raise _Foreign(f"{node.name} ({node.op_type}) has more than query, key and value")
+    query, key, value = node.input
+    if query not in known.widths:
+        raise _Foreign(f"the channels of {query}, the query of {node.name}, are not known")
+    heads = attributes["num_heads"]
+    scale = attributes.get("scale") or (known.widths[query] / heads) ** -0.5
+    return Attention(query, key, value, node.output[0], heads, scale)
+
+
+class _Typing:
+    """One pass over nodes in order. `x` is a float32 tensor, `x.float16` the same one in half.
+
+    A tensor is cast at most once, when it is first read in the other type, and never what a cast made.
+    """
+
+    def __init__(self, half: str | None, known: _Known) -> None:
+        self._half, self._known = half, known
+        self._nodes: list[onnx.NodeProto] = []
+        self._types: dict[str, str] = {}  # what each computed floating tensor was computed in
+        self._cast: set[str] = set()
+        self._weights: dict[tuple[str, str], str] = {}
+        self._stored: dict[bytes, str] = {}
+        self._initializers: list[onnx.TensorProto] = []
+
+    def model(self, nodes: Iterable[onnx.NodeProto], source: onnx.GraphProto) -> onnx.ModelProto:
+        """The typed model of these nodes, with the inputs and outputs of `source`."""
+        from onnx import helper
+
+        self._types.update({x.name: FLOAT for x in source.input if self._known.is_float(x.name)})
+        for node in nodes:
+            self._add(node)
+        for value in source.output:
+            self._read(value.name, FLOAT)
+        graph = helper.make_graph(
+            self._nodes, source.name, source.input, source.output, self._initializers
+        )
+        opset = helper.make_opsetid("", OPSET)
+        return helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION)
+
+    def _add(self, node: onnx.NodeProto) -> None:
+        floats = [name for name in node.input if self._known.is_float(name)]
+        constants = self._known.constants
+        chosen = computes_in(
+            node.op_type,
+            self._half,
+            [self._types[name] for name in floats if name not in constants],
+            [constants[name] for name in floats if name in constants],
+        )
+        node.input[:] = [self._read(name, chosen) for name in node.input]
+        for name in node.output:
+            if self._known.is_float(name):
+                self._types[name] = chosen
+        node.output[:] = [self._spelled(name, chosen) for name in node.output]
+        self._nodes.append(node)
+
+    def _spelled(self, name: str, dtype: str) -> str:
+        return f"{name}.{dtype}" if dtype != FLOAT and self._known.is_float(name) else name
+
+    def _read(self, name: str, dtype: str) -> str:
+        """Name of a tensor in a type, where it is floating; cast or stored if this is the first to read it so."""
+        if name in self._known.constants:
+            return self._stored_as(name, dtype)
+        wanted = self._spelled(name, dtype)
+        if self._types.get(name, dtype) != dtype and wanted not in self._cast:
+            from onnx import helper
+
+            given = self._spelled(name, self._types[name])
+            self._cast.add(wanted)
+            self._nodes.append(
+                helper.make_node("Cast", [given], [wanted], f"{wanted}/Cast", to=ELEMENTS[dtype])
+            )
+        return wanted
+
+    def _stored_as(self, name: str, dtype: str) -> str:
+        from onnx import helper, numpy_helper
+
+        wanted = self._spelled(name, dtype)
+        if (name, wanted) not in self._weights:
+            values = self._known.constants[name]
+            if wanted != name:
+                values = values.astype(helper.tensor_dtype_to_np_dtype(ELEMENTS[dtype]))
+            stored = numpy_helper.from_array(values, wanted)
+            content = f"{stored.data_type} {stored.dims} ".encode() + stored.raw_data
+            key = hashlib.sha256(content).digest()
+            if key not in self._stored:
+                self._stored[key] = wanted
+                self._initializers.append(stored)
+            self._weights[name, wanted] = self._stored[key]
+        return self._weights[name, wanted]
