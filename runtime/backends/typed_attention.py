@@ -16,9 +16,10 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 SPELLINGS = ("fused", "unfused")
-# Unnormalised weights are at most 2^-8 instead of 1, so that their sum with values stays within float16: below 65504
-# for 32768 keys as long as values are below 511 in the mean. Both sides of the division have the factor.
-SHIFT = 8 * np.log(2)
+# Weights that are not normalised yet are at most 1, so that 32768 keys may sum up to 32768 times their values, which
+# float16 holds (65504) only if values are made smaller. Not the weights: those of keys that count may be small beside
+# one that has slot weight 0, and have no bits to lose. A power of two rounds nothing.
+VALUE_SCALE = 2.0**-8
 
 QUERY_AXES = [0, 2, 1, 3]  # (b, T, heads, d) to (b, heads, T, d) and back
 KEY_AXES = [0, 2, 3, 1]  # (b, T, heads, d) to (b, heads, d, T)
@@ -106,7 +107,8 @@ def _fused(out: Spelling, scores: str, value: str) -> str:
 
 
 def _unfused(out: Spelling, scores: str, value: str) -> str:
-    last = np.array([-1], np.int64)
-    highest = out.add("Add", out.add("ReduceMax", scores, last), np.array([SHIFT], np.float32))
+    last, small = np.array([-1], np.int64), np.array([VALUE_SCALE], np.float32)
+    highest = out.add("ReduceMax", scores, last)
     weights = out.add("Exp", out.add("Sub", scores, highest))
-    return out.add("Div", out.add("MatMul", weights, value), out.add("ReduceSum", weights, last))
+    read = out.add("MatMul", weights, out.add("Mul", value, small))
+    return out.add("Div", read, out.add("Mul", out.add("ReduceSum", weights, last), small))
