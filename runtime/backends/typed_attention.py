@@ -83,7 +83,8 @@ def spell(attention: Attention, spelling: str) -> Spelling:
         attention: the tensors.
         spelling: "fused", softmax as one operator between two products, which engines know how to fuse; or "unfused",
             exp(scores - max) against the values, divided by its sum afterwards: equal in exact arithmetic, and no
-            pattern that TensorRT knows.
+            pattern that TensorRT knows, whose fused kernels in float16 were seen to overflow where keys are very many
+            (github.com/tier4/autoware-ml/pull/95).
     """
     out = Spelling(attention.output)
     split = np.array([0, 0, attention.num_heads, -1], np.int64)  # 0 keeps an axis, dynamic or not

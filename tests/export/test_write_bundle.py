@@ -168,11 +168,11 @@ def test_an_export_that_fails_half_way_leaves_everything_as_it_was(
     before = contents(tmp_path)
     reached = []
 
-    def fails_at_third(model: Sam2, graph: str, attention: str) -> onnx.ModelProto:
+    def fails_at_third(model: Sam2, graph: str) -> onnx.ModelProto:
         reached.extend(p.name for p in tmp_path.glob(".*/**/*"))
         if graph == GRAPHS[2]:
             raise error
-        return stub(model, graph, attention)
+        return stub(model, graph)
 
     monkeypatch.setattr("export.write_bundle.to_onnx", fails_at_third)
     with pytest.raises(error):
