@@ -17,7 +17,6 @@ from export.checkpoint import load_model, read_checkpoint
 from export.model.sam2 import Sam2
 from export.quantise import MAX_DICE_DROP
 from export.random_weights import fingerprint, random_state
-from export.to_onnx import SPELLINGS
 from export.variants import VARIANTS
 from export.write_bundle import check_target, write_bundle
 from runtime.bundle import CAUTIONS, PRECISIONS
@@ -50,7 +49,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--image-size", type=int, help="pixels, a multiple of 32; default: the model's own"
     )
-    p.add_argument("--attention", choices=SPELLINGS, default="fused", help="default: %(default)s")
     p.add_argument(
         "--encoder",
         choices=PRECISIONS,
@@ -94,7 +92,6 @@ def main(arguments: list[str] | None = None) -> None:
         args.output,
         weights,
         licence,
-        attention=args.attention,
         encoder=args.encoder,
         max_dice_drop=args.max_dice_drop,
         overwrite=args.overwrite,

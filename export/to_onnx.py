@@ -1,15 +1,14 @@
 """One graph of a model to one checked ONNX model.
 
-Attention is spelled for the engine that will run it: `fused` as ONNX Runtime's `MultiHeadAttention`, whose CPU
-kernel is blocked and never writes the scores out; `decomposed` as matrix products with the scale on the query,
-for engines that fuse by themselves.
+Attention is one node, ONNX Runtime's `MultiHeadAttention`, whose CPU kernel is blocked and never writes the scores
+out. Back ends without such a node spell it for themselves (runtime/backends/typed_attention.py).
 """
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -38,7 +37,7 @@ class ExportError(Sam2Error):
     """A traced graph that does not fit the contract."""
 
 
-def fused(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
+def _attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
     """One com.microsoft MultiHeadAttention node."""
     shape = (*query.shape[:2], value.shape[2])
     attributes = {"num_heads": num_heads}
@@ -49,31 +48,17 @@ def fused(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
     return out
 
 
-def decomposed(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
-    """Matrix product, softmax, matrix product."""
-    q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-    return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
-
-
-SPELLINGS: dict[str, Callable[[Tensor, Tensor, Tensor, int], Tensor]] = {
-    "fused": fused,
-    "decomposed": decomposed,
-}
-
-
-def to_onnx(model: Sam2, graph: str, attention: str = "fused") -> onnx.ModelProto:
+def to_onnx(model: Sam2, graph: str) -> onnx.ModelProto:
     """Trace one of `contract.GRAPHS`, with the contract's names and dynamic axes.
 
     Args:
         model: weights loaded.
         graph: which graph.
-        attention: a key of `SPELLINGS`.
 
     Raises ExportError if the result does not fit the contract or fails `onnx.checker`.
     """
     spec = graph_specs(model.numbers)[graph]
-    traced = _trace(model, graph, spec, SPELLINGS[attention])
+    traced = _trace(model, graph, spec)
     _strip(traced)
     _name_axes(traced, spec)
     _halve_weights(traced)
@@ -81,12 +66,7 @@ def to_onnx(model: Sam2, graph: str, attention: str = "fused") -> onnx.ModelProt
     return traced
 
 
-def _trace(
-    model: Sam2,
-    graph: str,
-    spec: GraphSpec,
-    spelling: Callable[[Tensor, Tensor, Tensor, int], Tensor],
-) -> onnx.ModelProto:
+def _trace(model: Sam2, graph: str, spec: GraphSpec) -> onnx.ModelProto:
     axes = {axis: torch.export.Dim(axis, min=1, max=MAX_AXIS) for axis in EXAMPLE_AXES}
     arguments = tuple(
         torch.ones(t.bind(EXAMPLE_AXES), dtype=getattr(torch, t.dtype))
@@ -98,7 +78,7 @@ def _trace(
     )
     with torch.no_grad(), _quiet_tracer():
         program = torch.export.export(MODULES[graph](model), arguments, dynamic_shapes=dynamic)
-        program = program.run_decompositions({torch.ops.sam2_runtime.attention.default: spelling})
+        program = program.run_decompositions({torch.ops.sam2_runtime.attention.default: _attention})
         exported = torch.onnx.export(
             program,
             (),

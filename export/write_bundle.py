@@ -30,7 +30,6 @@ def write_bundle(
     weights: dict[str, Any],
     licence: str,
     *,
-    attention: str = "fused",
     encoder: str = "fp32",
     max_dice_drop: float = MAX_DICE_DROP,
     overwrite: bool = False,
@@ -43,7 +42,6 @@ def write_bundle(
         path: the folder to make; its parent must exist.
         weights: `kind` (see `runtime.bundle.CAUTIONS`), `source` and what else identifies them.
         licence: SPDX name of the weights' licence.
-        attention: a key of `export.to_onnx.SPELLINGS`.
         encoder: one of `runtime.bundle.PRECISIONS`: precision of the image encoder's weights.
         max_dice_drop: what an encoder in int8 may lose on phantoms.
         overwrite: replace a bundle that is already there; anything else is never replaced.
@@ -59,9 +57,9 @@ def write_bundle(
         made.mkdir()
         files = {}
         for graph in progress(GRAPHS):
-            data = to_onnx(model, graph, attention).SerializeToString()
+            data = to_onnx(model, graph).SerializeToString()
             files[graph_file(graph)] = _write_graph(made, graph, data)
-        _write_manifest(made, _manifest(model, weights, licence, attention, files))
+        _write_manifest(made, _manifest(model, weights, licence, files))
         if encoder == "int8":
             made = _in_int8(made, building / "int8", max_dice_drop)
         made.chmod(0o755)
@@ -113,7 +111,7 @@ def check_target(target: Path, overwrite: bool) -> None:
 
 
 def _manifest(
-    model: Sam2, weights: dict[str, Any], licence: str, attention: str, files: dict[str, Any]
+    model: Sam2, weights: dict[str, Any], licence: str, files: dict[str, Any]
 ) -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,
@@ -121,7 +119,6 @@ def _manifest(
         "weights": weights,
         "licence": licence,
         "precision": "fp32",
-        "attention": attention,
         "exporter": {"torch": version("torch"), "onnx": version("onnx"), "opset": OPSET},
         "constants": {
             "mask_downsample_weight": model.mask_downsample.weight[0, 0].tolist(),

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from tqdm import tqdm
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from runtime.backends import BACKENDS
 from runtime.backends.trt import BuildBar
 from runtime.backends.trt_build import build_engine, profiles
-from runtime.backends.typed_graph import PRECISIONS, Precision, typed_graph
+from runtime.backends.typed_graph import PRECISIONS, typed_graph
 from runtime.bundle import Bundle, open_bundle
 from runtime.certificate import Certificate, choose, keep
 from runtime.certify import certify, in_words
@@ -125,15 +126,15 @@ def check(bundle: Bundle, name: str) -> dict[str, Any]:
     Raises BundleError for a graph that TensorRT refuses, BackendUnavailable without it.
     """
     options = BACKENDS[name].options
-    row = PRECISIONS[options["precision"]]
-    precision = Precision(row.half, row.graphs, options["attention"])
+    precision = replace(PRECISIONS[options["precision"]], attention=options["attention"])
     found: dict[str, Any] = {}
     for graph in GRAPHS:
-        typed = typed_graph(bundle.read_graph(graph), precision, graph)
+        typed = typed_graph(bundle.read_graph(graph), graph, precision)
         wanted = profiles(bundle.model, graph)
         started = time.perf_counter()
         with BuildBar(graph) as bar:
-            plan = build_engine(typed, wanted, graph, progress=bar.update)
+            uses_tf32 = precision.lowers(graph)
+            plan = build_engine(typed, wanted, graph, None, bar.update, uses_tf32)
         seconds = round(time.perf_counter() - started, 2)
         found[graph] = {"bytes": len(plan), "profiles": len(wanted), "build_s": seconds}
         print(f"{graph}: {len(wanted)} profiles, {len(plan)} bytes, {seconds} s", file=sys.stderr)

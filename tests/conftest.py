@@ -53,7 +53,7 @@ def no_tracing(toy_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is exported gets the toy's graphs, which takes no time."""
     import onnx
 
-    def traced(model, graph: str, attention: str) -> onnx.ModelProto:
+    def traced(model, graph: str) -> onnx.ModelProto:
         return onnx.load_from_string(toy_bundle.read_graph(graph))
 
     monkeypatch.setattr("export.write_bundle.to_onnx", traced)

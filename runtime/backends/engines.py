@@ -104,19 +104,20 @@ class EngineCache:
 
         Raises BackendUnavailable without TensorRT or onnx, BundleError for a graph that TensorRT refuses.
         """
-        typed = typed_graph(bundle.read_graph(graph), precision, graph)
+        typed = typed_graph(bundle.read_graph(graph), graph, precision)
         wanted = profiles(bundle.model, graph)
         version = tensorrt_version()
         key = key_of(graph, typed, wanted, version, self._device, self._architecture)
         if (kept := self._read(key)) is not None:
             return kept
-        plan = build_engine(typed, wanted, graph, self._timings(version), progress)
+        timings, uses_tf32 = self._timings(version), precision.lowers(graph)
+        plan = build_engine(typed, wanted, graph, timings, progress, uses_tf32)
         self._keep(key, plan)
         return plan
 
     def holds(self, bundle: Bundle, graph: str, precision: Precision) -> bool:
         """Whether an engine needs no building."""
-        typed = typed_graph(bundle.read_graph(graph), precision, graph)
+        typed = typed_graph(bundle.read_graph(graph), graph, precision)
         wanted, version = profiles(bundle.model, graph), tensorrt_version()
         key = key_of(graph, typed, wanted, version, self._device, self._architecture)
         return self._read(key) is not None

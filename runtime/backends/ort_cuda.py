@@ -111,7 +111,7 @@ class OrtCudaBackend:
             options.intra_op_num_threads = self._threads
         data = self._bundle.read_graph(graph)
         if self._kind == "tensorrt":
-            data = typed_graph(data, PRECISIONS["fp32"], graph)
+            data = typed_graph(data, graph, PRECISIONS["fp32"])
         try:
             session = onnxruntime.InferenceSession(
                 data,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tqdm import tqdm
 
 from runtime.backends.engines import EngineCache
 from runtime.backends.trt_build import Log, Profile, choose_profile, import_tensorrt, profiles
-from runtime.backends.typed_graph import PRECISIONS, Precision
+from runtime.backends.typed_graph import PRECISIONS
 from runtime.bundle import Bundle
 from runtime.cuda.place import CudaPlace, open_place
 from runtime.errors import BundleError, InputError
@@ -116,8 +116,7 @@ class TrtBackend:
         self.place = open_place(bundle.model, stream)
         self._trt = import_tensorrt()
         self._bundle = bundle
-        row = PRECISIONS[precision]
-        self._precision = Precision(row.half, row.graphs, attention)
+        self._precision = replace(PRECISIONS[precision], attention=attention)
         device = self.place.device
         self._engines = EngineCache.of_this_user(device.name, device.architecture)
         self._log = Log(self._trt)

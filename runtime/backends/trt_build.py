@@ -118,6 +118,7 @@ def build_engine(
     name: str,
     timings: Path | None = None,
     progress: Progress | None = None,
+    uses_tf32: bool = False,
 ) -> bytes:
     """A serialised engine of an ONNX graph.
 
@@ -127,6 +128,8 @@ def build_engine(
         name: of the graph, for messages.
         timings: file of measured kernel times, read and written, which makes the next build faster.
         progress: is told how far it has come.
+        uses_tf32: let products of float32 tensors round what they read to ten bits. In a graph in half, those are the
+            scores of memory attention, which have more bits than half even so; in one in float32 every digit counts.
 
     Raises BackendUnavailable without TensorRT, BundleError for a graph that it refuses, with node and reason,
     KeyboardInterrupt if `progress` stopped it.
@@ -142,7 +145,7 @@ def build_engine(
         )
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
-    config.clear_flag(trt.BuilderFlag.TF32)  # float32 is asked for where its digits count
+    (config.set_flag if uses_tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
     for shapes in wanted:
         chosen = builder.create_optimization_profile()
         for tensor, (smallest, usual, largest) in shapes.items():

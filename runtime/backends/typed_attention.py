@@ -1,100 +1,117 @@
-"""The bundle's attention node, ONNX Runtime's MultiHeadAttention, in operators that every engine knows."""
+"""Attention in plain ONNX operators, described without onnx.
+
+The scale is on the query, before the product: scores stay small, and TensorRT asks for it there before it fuses
+(docs.nvidia.com/deeplearning/tensorrt, "Fused Attention").
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-DOMAIN, OPERATOR = "com.microsoft", "MultiHeadAttention"
+Array = npt.NDArray[Any]
+
 SPELLINGS = ("fused", "unfused")
-"""`fused` is what engines look for to put a fused kernel in its place. In `unfused` the division comes last, which is
-the same algebra and which no engine recognises: fused kernels have been silently wrong in several releases."""
+SCORES = "/scores"  # what the names of scores end in
+# Weights that are not normalised yet are at most 1, so that 32768 keys may sum up to 32768 times their values, which
+# float16 holds (65504) only if values are made smaller. Not the weights: those of keys that count may be small beside
+# one that has slot weight 0, and have no bits to lose. A power of two rounds nothing.
+VALUE_SCALE = 2.0**-8
+
+QUERY_AXES = [0, 2, 1, 3]  # (b, T, heads, d) to (b, heads, T, d) and back
+KEY_AXES = [0, 2, 3, 1]  # (b, T, heads, d) to (b, heads, d, T)
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One operator of ONNX's own domain, with one output, after which it is named."""
+
+    kind: str
+    inputs: tuple[str, ...]
+    output: str
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Tensors of one attention, and how many heads it has.
+
+    Attributes:
+        query, key: names, float (b, T, heads * d), each with its own T.
+        value: name, float (b, T of the key, heads * e); e need not be d.
+        output: name, float (b, T of the query, heads * e).
+        num_heads: heads.
+        scale: what scores are multiplied by.
+    """
+
+    query: str
+    key: str
+    value: str
+    output: str
+    num_heads: int
+    scale: float
 
 
 @dataclass(slots=True)
-class Writer:
-    """Adds nodes under one prefix to a list.
+class Spelling:
+    """Operators and constants that replace one attention, in order."""
 
-    Attributes:
-        onnx: the package.
-        prefix: of the names of all tensors made.
-        nodes: made so far.
-        initializers: constants made so far.
-    """
-
-    onnx: Any
     prefix: str
-    nodes: list[Any]
-    initializers: list[Any]
+    ops: list[Op] = field(default_factory=list)
+    constants: dict[str, Array] = field(default_factory=dict)
 
-    def constant(self, values: Any, name: str) -> str:
-        """A constant tensor."""
-        full = f"{self.prefix}{name}"
-        self.initializers.append(self.onnx.numpy_helper.from_array(np.asarray(values), full))
-        return full
+    def add(self, kind: str, *inputs: str | Array, to: str | None = None, **attributes: Any) -> str:
+        """Append an operator; arrays among its inputs become constants. Returns its output's name."""
+        output = to or f"{self.prefix}/{len(self.ops)}_{kind}"
+        names = []
+        for i, given in enumerate(inputs):
+            if not isinstance(given, str):
+                self.constants[f"{output}/{i}"] = given
+                given = f"{output}/{i}"
+            names.append(given)
+        self.ops.append(Op(kind, tuple(names), output, attributes))
+        return output
 
-    def node(self, operator: str, inputs: list[str], name: str, **attributes: Any) -> str:
-        """A node of one output, called `name`."""
-        full = f"{self.prefix}{name}"
-        made = self.onnx.helper.make_node(operator, inputs, [full], name=full, **attributes)
-        self.nodes.append(made)
-        return full
 
+def spell(attention: Attention, spelling: str) -> Spelling:
+    """Plain operators of an attention.
 
-def spell_out(onnx: Any, node: Any, spelling: str) -> tuple[list[Any], list[Any]]:
-    """Nodes and initializers that compute what one attention node does, under its output's name.
-
-    Query (b, T, heads d), key (b, N, heads d) and value (b, N, heads e); b, T and N may be dynamic. The scale is on
-    the query, where TensorRT's documentation wants it.
+    Args:
+        attention: the tensors.
+        spelling: "fused", softmax as one operator between two products, which engines know how to fuse; or "unfused",
+            exp(scores - max) against the values, divided by its sum afterwards: equal in exact arithmetic, and no
+            pattern that TensorRT knows, whose fused kernels in float16 were seen to overflow where keys are very many
+            (github.com/tier4/autoware-ml/pull/95).
     """
-    w = Writer(onnx, f"{node.output[0]}/", [], [])
-    (heads,) = (a.i for a in node.attribute if a.name == "num_heads")
-    apart = w.constant(np.array([0, 0, heads, -1], np.int64), "apart")
+    out = Spelling(attention.output)
+    split = np.array([0, 0, attention.num_heads, -1], np.int64)  # 0 keeps an axis, dynamic or not
     query, key, value = (
-        w.node("Reshape", [tensor, apart], f"{name}_heads")
-        for tensor, name in zip(node.input, ("query", "key", "value"), strict=True)
+        out.add("Transpose", out.add("Reshape", name, split), perm=axes)
+        for name, axes in (
+            (attention.query, QUERY_AXES),
+            (attention.key, KEY_AXES),
+            (attention.value, QUERY_AXES),
+        )
     )
-    query = w.node("Transpose", [query], "query", perm=[0, 2, 1, 3])
-    key = w.node("Transpose", [key], "key", perm=[0, 2, 3, 1])
-    value = w.node("Transpose", [value], "value", perm=[0, 2, 1, 3])
-    scaled = w.node("Mul", [query, _scale(w, query)], "scaled")
-    scores = w.node("MatMul", [scaled, key], "scores")
-    read = _fused(w, scores, value) if spelling == "fused" else _unfused(w, scores, value)
-    together = w.node("Transpose", [read], "together", perm=[0, 2, 1, 3])
-    flat = w.constant(np.array([0, 0, -1], np.int64), "flat")
-    w.nodes.append(onnx.helper.make_node("Reshape", [together, flat], [node.output[0]]))
-    return w.nodes, w.initializers
+    scaled = out.add("Mul", query, np.array([attention.scale], np.float32))
+    scores = out.add("MatMul", scaled, key, to=f"{attention.output}{SCORES}")
+    read = (_fused if spelling == "fused" else _unfused)(out, scores, value)
+    joined = out.add("Transpose", read, perm=QUERY_AXES)
+    out.add("Reshape", joined, np.array([0, 0, -1], np.int64), to=attention.output)
+    return out
 
 
-def _scale(w: Writer, query: str) -> str:
-    """1 / sqrt(d), from the query's own shape, which is static."""
-    shape = w.node("Shape", [query], "shape", start=3)
-    size = w.node("Cast", [shape], "size", to=w.onnx.TensorProto.FLOAT)
-    root = w.node("Sqrt", [size], "root")
-    return w.node("Reciprocal", [root], "scale")
+def _fused(out: Spelling, scores: str, value: str) -> str:
+    return out.add("MatMul", out.add("Softmax", scores, axis=-1), value)
 
 
-def _fused(w: Writer, scores: str, value: str) -> str:
-    return w.node("MatMul", [w.node("Softmax", [scores], "shares", axis=-1), value], "read")
-
-
-def _unfused(w: Writer, scores: str, value: str) -> str:
-    axis = w.constant(np.array([-1], np.int64), "axis")
-    largest = w.node("ReduceMax", [scores, axis], "largest", keepdims=1)
-    weights = w.node("Exp", [w.node("Sub", [scores, largest], "below")], "weights")
-    total = w.node("ReduceSum", [weights, axis], "total", keepdims=1)
-    return w.node("Div", [w.node("MatMul", [weights, value], "sum"), total], "read")
-
-
-def spelled_out(onnx: Any, graph: Any, spelling: str) -> Iterator[Any]:
-    """A graph's nodes with every attention node spelled out; constants are added to the graph."""
-    for node in graph.node:
-        if (node.domain, node.op_type) == (DOMAIN, OPERATOR):
-            nodes, constants = spell_out(onnx, node, spelling)
-            graph.initializer.extend(constants)
-            yield from nodes
-        else:
-            yield node
+def _unfused(out: Spelling, scores: str, value: str) -> str:
+    last, small = np.array([-1], np.int64), np.array([VALUE_SCALE], np.float32)
+    highest = out.add("ReduceMax", scores, last)
+    weights = out.add("Exp", out.add("Sub", scores, highest))
+    read = out.add("MatMul", weights, out.add("Mul", value, small))
+    return out.add("Div", read, out.add("Mul", out.add("ReduceSum", weights, last), small))

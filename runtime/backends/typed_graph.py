@@ -1,206 +1,306 @@
-"""A bundle's graph as TensorRT is given it: plain operators, and every tensor of the type that it is computed in.
+"""A bundle's graph as TensorRT is given it: plain operators whose own types say what is computed in which precision.
 
-TensorRT 11 and TensorRT-RTX are strongly typed: precision is what the graph's own types say, and nothing else. Rules
-are those of PyTorch's autocast, which the reduced precisions are compared with: products in half precision, everything
-delicate in float32. The only file of the runtime that needs the `onnx` package, and only when an engine is built.
+TensorRT 11 and TensorRT-RTX are strongly typed, so that nothing but the graph decides. What stays float32 within a
+lowered graph, and why, is in `typed_rules`. This is the only file of the runtime that needs onnx.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from importlib import import_module
-from typing import Any
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runtime.backends.typed_attention import spelled_out
+from runtime.backends.typed_attention import SCORES, Array, Attention, spell
+from runtime.backends.typed_rules import FLOAT, computes_in
 from runtime.errors import BackendUnavailable, BundleError
 
-OPSET = 22  # the first in which convolutions and pooling are defined for bfloat16
-LARGEST_FLOAT16 = 65504.0
+if TYPE_CHECKING:
+    import onnx
+
+# The first in which convolutions take bfloat16. From 20, the exporter's, to 22 the operators that bundles have were
+# given more types and no other meaning (github.com/onnx/onnx, docs/Changelog.md).
+OPSET, OLDEST_OPSET = 22, 20
+IR_VERSION = 10  # of that opset
+ELEMENTS = {FLOAT: 1, "float16": 10, "bfloat16": 16}  # TensorProto.DataType
+ATTENTION = ("com.microsoft", "MultiHeadAttention")
 
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """What is computed in half precision.
+    """What a graph computes in.
 
     Attributes:
-        half: "bfloat16", "float16", or None for none.
-        graphs: in which graphs.
-        attention: a key of `typed_attention.SPELLINGS`.
+        name: key of `PRECISIONS`.
+        half: type of matrix products and convolutions: "float16", "bfloat16", or None for float32.
+        graphs: those of `contract.GRAPHS` that are lowered; the others stay float32.
+        attention: one of `typed_attention.SPELLINGS`.
+        exact_scores: those of `graphs` in which the scores of attention stay float32, from float32 queries and keys.
     """
 
-    half: str | None
+    name: str
+    half: str | None = None
     graphs: tuple[str, ...] = ()
     attention: str = "fused"
+    exact_scores: tuple[str, ...] = ("memory_attention",)
+
+    def lowers(self, graph: str) -> bool:
+        """Whether a graph computes in half at all."""
+        return self.half is not None and graph in self.graphs
 
 
-HEAVY = ("image_encoder", "memory_attention")
-# The decoder stays in float32 in all of them: what it finds decides what is kept, what is absent and which candidate is
-# taken. Public reports on float16 (cjaverliat/sam2): encoder and memory attention are safe, all graphs together lose
-# the object through the recurrent loop.
+# The decoder is never lowered: what it finds decides what is kept, what is absent and which candidate is taken. With
+# all else in float16, users of SAM 2 report that objects are lost along the stack; the two graphs of "mixed" are safe.
+# Scores of memory attention stay float32: where a network is sure they reach 100, and half a unit of bfloat16 is there
+# a quarter, a share of 1.3 instead of 1. No fused kernel is lost by it, since keys have 256 channels and values 65.
+READERS = ("image_encoder", "memory_attention")
 PRECISIONS = {
-    "fp32": Precision(None),
-    "bf16": Precision("bfloat16", (*HEAVY, "memory_encoder")),
-    "fp16": Precision("float16", (*HEAVY, "memory_encoder")),
-    "mixed": Precision("float16", HEAVY),
-}
-
-PRODUCTS = {"MatMul", "Gemm", "Conv", "ConvTranspose"}
-# Half only where everything that comes in is half already: they move numbers, add a bias, or pick the largest. Softmax
-# is among them because a fused kernel does it inside in float32; unfused, it is spelled out in operators that are not.
-# Not among them: Mul, which turns queries and keys by their positions; Div, Exp, Erf, LayerNormalization; nor Gather,
-# of which TensorRT-RTX 1.7 builds no engine in the image encoder ("CHECK(def_tactic_desc) failed").
-FOLLOWERS = {
-    *("Add", "Concat", "Expand", "Flatten", "Identity", "MaxPool", "Pad", "Relu"),
-    *("Reshape", "Slice", "Softmax", "Split", "Squeeze", "Transpose", "Unsqueeze"),
+    precision.name: precision
+    for precision in (
+        Precision("fp32"),
+        Precision("bf16", "bfloat16", (*READERS, "memory_encoder")),
+        Precision("fp16", "float16", (*READERS, "memory_encoder")),
+        Precision("mixed", "float16", READERS),
+    )
 }
 
 
-def typed_graph(data: bytes, precision: Precision, graph: str) -> bytes:
-    """A graph of a bundle in the types that it is to be computed in; its inputs and outputs keep theirs.
+def typed_graph(data: bytes, graph: str, precision: Precision) -> bytes:
+    """The ONNX graph that TensorRT builds an engine of; the same bytes for the same arguments.
+
+    Inputs and outputs keep names, axes and types. Constant expressions are folded, so that weights are initializers
+    of the type that they are used in, equal ones stored once.
 
     Args:
-        data: the graph, in float32.
-        precision: one of `PRECISIONS`, or of your own.
-        graph: its name in the contract.
+        data: a graph of a bundle in fp32: ONNX, opset 20 to 22, with attention as com.microsoft MultiHeadAttention.
+        graph: its name in `contract.GRAPHS`.
+        precision: what to compute in.
 
-    Raises BackendUnavailable without the onnx package, BundleError for what is no such graph.
+    Raises BackendUnavailable without onnx, BundleError for anything else than a graph of a bundle in fp32.
     """
     try:
-        onnx: Any = import_module("onnx")
-        import_module("onnx.shape_inference")
+        import onnx.checker
+        import onnx.shape_inference
+        from google.protobuf.message import DecodeError
     except ImportError as error:
         raise BackendUnavailable(
-            f"engines are built from typed graphs, which needs a package: {error}; pip install onnx"
+            f"graphs for TensorRT are made with onnx ({error}); pip install onnx"
         ) from error
+    half = precision.half if precision.lowers(graph) else None
+    has_exact_scores = graph in precision.exact_scores
     try:
-        model = onnx.load_from_string(data)
-    except Exception as error:  # protobuf's own classes
-        raise BundleError(f"{graph} is not an ONNX graph: {error}") from error
-    _widen_weights(onnx, model.graph)
-    nodes = list(spelled_out(onnx, model.graph, precision.attention))
-    _replace_nodes(model.graph, nodes)
-    del model.opset_import[:]
-    model.opset_import.append(onnx.helper.make_opsetid("", OPSET))
-    if precision.half is not None and graph in precision.graphs:
-        Lowering(onnx, model, precision.half).lower()
-    written: bytes = model.SerializeToString(deterministic=True)
-    return written
+        source = onnx.load_from_string(data)
+        _check(source)
+        known = _infer(source)
+        nodes = _spelled(_folded(source, known), known, precision.attention)
+        model = _Typing(half, known, has_exact_scores).model(nodes, source.graph)
+        onnx.checker.check_model(model, full_check=True)
+    except (
+        DecodeError,
+        _Foreign,
+        onnx.checker.ValidationError,
+        onnx.shape_inference.InferenceError,
+    ) as error:
+        raise BundleError(f"{graph} is no graph of a bundle in fp32: {error}") from error
+    return bytes(model.SerializeToString(deterministic=True))
 
 
-def _widen_weights(onnx: Any, graph: Any) -> None:
-    """Weights that the bundle stores as float16 behind a Cast, in float32 without it."""
-    stored = {weight.name: weight for weight in graph.initializer}
-    kept = []
-    for node in graph.node:
-        weight = stored.get(node.input[0]) if node.op_type == "Cast" else None
-        if weight is None or weight.data_type != onnx.TensorProto.FLOAT16:
-            kept.append(node)
-            continue
-        values = onnx.numpy_helper.to_array(weight).astype(np.float32)
-        weight.CopyFrom(onnx.numpy_helper.from_array(values, node.output[0]))
-    _replace_nodes(graph, kept)
+class _Foreign(ValueError):
+    """Something that no bundle in fp32 has."""
 
 
-def _replace_nodes(graph: Any, nodes: list[Any]) -> None:
-    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
+@dataclass(slots=True)
+class _Known:
+    """What is known of tensors, by name.
 
-
-class Lowering:
-    """Puts a float32 graph's products into half precision.
-
-    Args:
-        onnx: the package.
-        model: to be changed.
-        half: "bfloat16" or "float16".
+    Attributes:
+        elements: codes of `TensorProto.DataType`.
+        widths: lengths of last axes, of those that are fixed.
+        constants: values of initializers and of what follows from them.
     """
 
-    def __init__(self, onnx: Any, model: Any, half: str) -> None:
-        self._onnx, self._graph, self._half = onnx, model.graph, half
-        self._type = getattr(onnx.TensorProto, half.upper())
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=False)
-        typed = (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
-        single = onnx.TensorProto.FLOAT
-        self._floats = {v.name for v in typed if v.type.tensor_type.elem_type == single}
-        self._weights = {w.name: w for w in model.graph.initializer}
-        self._floats |= {name for name, w in self._weights.items() if w.data_type == single}
-        self._constants = set(self._weights)
-        self._halves: set[str] = set()  # tensors computed in half
-        self._made: dict[tuple[str, bool], str] = {}  # casts, by tensor and whether to half
-        self._nodes: list[Any] = []
+    elements: dict[str, int]
+    widths: dict[str, int]
+    constants: dict[str, Array] = field(default_factory=dict)
 
-    def lower(self) -> None:
-        """Change the graph."""
-        results = {value.name for value in self._graph.output}
-        for node in self._graph.node:
-            floats = [name for name in node.input if name in self._floats]
-            if all(name in self._constants for name in node.input if name):
-                self._constants.update(node.output)
-            is_half = self._is_half(node.op_type, floats)
-            for i, name in enumerate(node.input):
-                if name in self._floats:
-                    node.input[i] = self._as(name, is_half)
-            self._nodes.append(node)
-            if not is_half:
-                continue
-            for i, name in enumerate(node.output):
-                if name in results:  # the contract's outputs stay float32
-                    node.output[i] = f"{name}/{self._half}"
-                    self._cast(node.output[i], name, self._onnx.TensorProto.FLOAT)
-                else:
-                    self._halves.add(name)
-        _replace_nodes(self._graph, self._nodes)
-        used = {name for node in self._graph.node for name in node.input}
-        kept = [w for w in self._graph.initializer if w.name in used]
-        del self._graph.initializer[:]
-        self._graph.initializer.extend(kept)
+    def is_float(self, name: str) -> bool:
+        return self.elements.get(name) == ELEMENTS[FLOAT]
 
-    def _is_half(self, operator: str, floats: list[str]) -> bool:
-        variable = [name for name in floats if name not in self._constants]
-        if not variable or not all(self._fits(name) for name in floats):
-            return False
-        if operator in PRODUCTS:
-            return True
-        return operator in FOLLOWERS and all(name in self._halves for name in variable)
 
-    def _fits(self, name: str) -> bool:
-        """Whether a weight is within half precision's range; of anything else nothing is known."""
-        weight = self._weights.get(name)
-        if weight is None or self._half != "float16":
-            return True
-        values = self._onnx.numpy_helper.to_array(weight)
-        return values.size == 0 or bool(np.abs(values).max() <= LARGEST_FLOAT16)
+def _check(source: onnx.ModelProto) -> None:
+    versions = {opset.domain: opset.version for opset in source.opset_import}
+    if not OLDEST_OPSET <= versions.get("", 0) <= OPSET:
+        raise _Foreign(f"it has opset {versions.get('')}")
+    for node in source.graph.node:
+        if node.domain and (node.domain, node.op_type) != ATTENTION:
+            raise _Foreign(f"{node.name} is {node.domain} {node.op_type}")
+        if any(attribute.HasField("g") for attribute in node.attribute):
+            raise _Foreign(f"{node.name} ({node.op_type}) has a graph of its own")
 
-    def _as(self, name: str, to_half: bool) -> str:
-        """A tensor in the type asked for: itself, a weight stored so, or a Cast, of which there is never another."""
-        if to_half == (name in self._halves):
-            return name
-        if (name, to_half) not in self._made:
-            kind = self._type if to_half else self._onnx.TensorProto.FLOAT
-            target = f"{name}/{self._half if to_half else 'float32'}"
-            if to_half and name in self._weights:
-                self._store(name, target)
-            else:
-                self._cast(name, target, kind)
-            self._made[name, to_half] = target
-        return self._made[name, to_half]
 
-    def _store(self, name: str, target: str) -> None:
-        numbers = self._onnx.numpy_helper.to_array(self._weights[name])
-        stored = self._onnx.helper.make_tensor(
-            target, self._type, numbers.shape, self._bytes(numbers), raw=True
+def _is_attention(node: onnx.NodeProto) -> bool:
+    return (node.domain, node.op_type) == ATTENTION
+
+
+def _infer(source: onnx.ModelProto) -> _Known:
+    """Types of all tensors; onnx is told those of attention, which it does not know."""
+    from onnx import helper, shape_inference
+
+    source.graph.value_info.extend(
+        helper.make_tensor_value_info(node.output[0], ELEMENTS[FLOAT], [None, None, None])
+        for node in source.graph.node
+        if _is_attention(node)
+    )
+    graph = shape_inference.infer_shapes(source, data_prop=True).graph
+    known = _Known({weight.name: weight.data_type for weight in source.graph.initializer}, {})
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        known.elements[value.name] = value.type.tensor_type.elem_type
+        sides = value.type.tensor_type.shape.dim
+        if sides and sides[-1].dim_value:
+            known.widths[value.name] = sides[-1].dim_value
+    return known
+
+
+def _folded(source: onnx.ModelProto, known: _Known) -> list[onnx.NodeProto]:
+    """Nodes that depend on an input; what the others compute is added to what is known."""
+    from onnx import helper, numpy_helper
+    from onnx.reference import ReferenceEvaluator
+
+    initializers = {weight.name: weight for weight in source.graph.initializer}
+    fixed, folded, kept = set(initializers), [], []
+    for node in source.graph.node:
+        if all(name in fixed for name in node.input if name):
+            fixed.update(node.output)
+            folded.append(node)
+        else:
+            kept.append(node)
+    read = dict.fromkeys(name for node in kept for name in node.input if name in fixed)
+    made = [name for name in read if name not in initializers]
+    outputs = [helper.make_tensor_value_info(name, known.elements[name], None) for name in made]
+    part = helper.make_graph(folded, "constants", [], outputs, source.graph.initializer)
+    model = helper.make_model(part, opset_imports=source.opset_import)
+    values = dict(zip(made, ReferenceEvaluator(model).run(None, {}), strict=True))
+    for name in read:
+        value = values[name] if name in values else numpy_helper.to_array(initializers[name])
+        dtype = helper.tensor_dtype_to_np_dtype(known.elements[name])
+        known.constants[name] = np.asarray(value, dtype)
+    return kept
+
+
+def _spelled(
+    nodes: Iterable[onnx.NodeProto], known: _Known, spelling: str
+) -> Iterator[onnx.NodeProto]:
+    """Nodes with each attention spelled out."""
+    from onnx import helper
+
+    for node in nodes:
+        if not _is_attention(node):
+            yield node
+            continue
+        plain = spell(_attention(node, known), spelling)
+        for name, value in plain.constants.items():
+            known.constants[name] = value
+            known.elements[name] = helper.np_dtype_to_tensor_dtype(value.dtype)
+        for op in plain.ops:
+            known.elements[op.output] = ELEMENTS[FLOAT]
+            yield helper.make_node(op.kind, op.inputs, [op.output], name=op.output, **op.attributes)
+
+
+def _attention(node: onnx.NodeProto, known: _Known) -> Attention:
+    """ONNX Runtime's operator as it is used in bundles: no bias, mask or past."""
+    from onnx import helper
+
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    if len(node.input) != 3 or not attributes.keys() <= {"num_heads", "scale"}:
+        raise _Foreign(f"{node.name} ({node.op_type}) has more than query, key and value")
+    query, key, value = node.input
+    if query not in known.widths:
+        raise _Foreign(f"the channels of {query}, the query of {node.name}, are not known")
+    heads = attributes["num_heads"]
+    scale = attributes.get("scale") or (known.widths[query] / heads) ** -0.5
+    return Attention(query, key, value, node.output[0], heads, scale)
+
+
+class _Typing:
+    """One pass over nodes in order. `x` is a float32 tensor, `x.float16` the same one in half.
+
+    A tensor is cast at most once, when it is first read in the other type, and never what a cast made.
+    """
+
+    def __init__(self, half: str | None, known: _Known, has_exact_scores: bool) -> None:
+        self._half, self._known, self._has_exact_scores = half, known, has_exact_scores
+        self._nodes: list[onnx.NodeProto] = []
+        self._types: dict[str, str] = {}  # what each computed floating tensor was computed in
+        self._cast: set[str] = set()
+        self._weights: dict[tuple[str, str], str] = {}
+        self._stored: dict[bytes, str] = {}
+        self._initializers: list[onnx.TensorProto] = []
+
+    def model(self, nodes: Iterable[onnx.NodeProto], source: onnx.GraphProto) -> onnx.ModelProto:
+        """The typed model of these nodes, with the inputs and outputs of `source`."""
+        from onnx import helper
+
+        self._types.update({x.name: FLOAT for x in source.input if self._known.is_float(x.name)})
+        for node in nodes:
+            self._add(node)
+        for value in source.output:
+            self._read(value.name, FLOAT)
+        graph = helper.make_graph(
+            self._nodes, source.name, source.input, source.output, self._initializers
         )
-        self._graph.initializer.append(stored)
+        opset = helper.make_opsetid("", OPSET)
+        return helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION)
 
-    def _bytes(self, numbers: Any) -> bytes:
-        if self._half == "float16":
-            return bytes(numbers.astype("<f2").tobytes())
-        bits = numbers.astype("<f4").view(np.uint32)
-        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16  # to nearest, ties to even
-        return bytes(rounded.astype("<u2").tobytes())
+    def _add(self, node: onnx.NodeProto) -> None:
+        floats = [name for name in node.input if self._known.is_float(name)]
+        constants = self._known.constants
+        is_exact = self._has_exact_scores and node.output[0].endswith(SCORES)
+        chosen = computes_in(
+            node.op_type,
+            None if is_exact else self._half,
+            [self._types[name] for name in floats if name not in constants],
+            [constants[name] for name in floats if name in constants],
+        )
+        node.input[:] = [self._read(name, chosen) for name in node.input]
+        for name in node.output:
+            if self._known.is_float(name):
+                self._types[name] = chosen
+        node.output[:] = [self._spelled(name, chosen) for name in node.output]
+        self._nodes.append(node)
 
-    def _cast(self, name: str, target: str, kind: int) -> None:
-        self._nodes.append(self._onnx.helper.make_node("Cast", [name], [target], to=kind))
+    def _spelled(self, name: str, dtype: str) -> str:
+        return f"{name}.{dtype}" if dtype != FLOAT and self._known.is_float(name) else name
+
+    def _read(self, name: str, dtype: str) -> str:
+        """Name of a tensor in a type, where it is floating; cast or stored if this is the first to read it so."""
+        if name in self._known.constants:
+            return self._stored_as(name, dtype)
+        wanted = self._spelled(name, dtype)
+        if self._types.get(name, dtype) != dtype and wanted not in self._cast:
+            from onnx import helper
+
+            given = self._spelled(name, self._types[name])
+            self._cast.add(wanted)
+            self._nodes.append(
+                helper.make_node("Cast", [given], [wanted], f"{wanted}/Cast", to=ELEMENTS[dtype])
+            )
+        return wanted
+
+    def _stored_as(self, name: str, dtype: str) -> str:
+        from onnx import helper, numpy_helper
+
+        wanted = self._spelled(name, dtype)
+        if (name, wanted) not in self._weights:
+            values = self._known.constants[name]
+            if wanted != name:
+                values = values.astype(helper.tensor_dtype_to_np_dtype(ELEMENTS[dtype]))
+            stored = numpy_helper.from_array(values, wanted)
+            content = f"{stored.data_type} {stored.dims} ".encode() + stored.raw_data
+            key = hashlib.sha256(content).digest()
+            if key not in self._stored:
+                self._stored[key] = wanted
+                self._initializers.append(stored)
+            self._weights[name, wanted] = self._stored[key]
+        return self._weights[name, wanted]

@@ -1,4 +1,4 @@
-"""The toy's graphs on ONNX Runtime in both spellings of attention, each exported once a session."""
+"""The toy's graphs on ONNX Runtime, each loaded once a session."""
 
 from __future__ import annotations
 
@@ -10,41 +10,34 @@ import pytest
 import torch
 
 from export.model.sam2 import Sam2
-from export.to_onnx import to_onnx
 from runtime.bundle import Bundle
 from tests.graph_inputs import Arrays
 
 
 class Graphs:
-    """Graphs by name and spelling; "fused" ones come from the bundle."""
+    """The bundle's graphs by name, beside the model that they were made of."""
 
     def __init__(self, model: Sam2, bundle: Bundle) -> None:
         self.model, self._bundle = model, bundle
-        self._protos: dict[tuple[str, str], onnx.ModelProto] = {}
-        self._sessions: dict[tuple[str, str], onnxruntime.InferenceSession] = {}
+        self._protos: dict[str, onnx.ModelProto] = {}
+        self._sessions: dict[str, onnxruntime.InferenceSession] = {}
 
-    def proto(self, graph: str, spelling: str) -> onnx.ModelProto:
-        key = (graph, spelling)
-        if key not in self._protos:
-            self._protos[key] = (
-                onnx.load_from_string(self._bundle.read_graph(graph))
-                if spelling == "fused"
-                else to_onnx(self.model, graph, spelling)
-            )
-        return self._protos[key]
+    def proto(self, graph: str) -> onnx.ModelProto:
+        if graph not in self._protos:
+            self._protos[graph] = onnx.load_from_string(self._bundle.read_graph(graph))
+        return self._protos[graph]
 
-    def session(self, graph: str, spelling: str) -> onnxruntime.InferenceSession:
-        key = (graph, spelling)
-        if key not in self._sessions:
+    def session(self, graph: str) -> onnxruntime.InferenceSession:
+        if graph not in self._sessions:
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = 1
-            self._sessions[key] = onnxruntime.InferenceSession(
-                self.proto(*key).SerializeToString(), options, providers=["CPUExecutionProvider"]
+            self._sessions[graph] = onnxruntime.InferenceSession(
+                self._bundle.read_graph(graph), options, providers=["CPUExecutionProvider"]
             )
-        return self._sessions[key]
+        return self._sessions[graph]
 
-    def run(self, graph: str, spelling: str, inputs: Arrays) -> Arrays:
-        session = self.session(graph, spelling)
+    def run(self, graph: str, inputs: Arrays) -> Arrays:
+        session = self.session(graph)
         names = [output.name for output in session.get_outputs()]
         return dict(zip(names, session.run(None, inputs), strict=True))
 

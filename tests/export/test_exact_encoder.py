@@ -181,5 +181,5 @@ def test_memory_attention_is_the_plain_one(toy: Sam2) -> None:
 
 @pytest.mark.parametrize("graph", ["image_encoder", "memory_attention"])
 def test_nothing_is_split_in_the_exported_graph(graph: str, graphs: Any) -> None:
-    kinds = {node.op_type for node in graphs.proto(graph, "fused").graph.node}
+    kinds = {node.op_type for node in graphs.proto(graph).graph.node}
     assert not kinds & {"SplitToSequence", "SequenceAt", "Split"}

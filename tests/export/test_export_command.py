@@ -173,7 +173,6 @@ def test_an_image_size_that_does_not_divide_is_exit_3(
         (["--random-weights", "zero", "-o", "b"], "invalid int value"),
         (["--checkpoint", "a.pt", "--model", "sam3", "-o", "b"], "invalid choice: 'sam3'"),
         (["--checkpoint", "a.pt", "--weights-kind", "random", "-o", "b"], "invalid choice"),
-        (["--checkpoint", "a.pt", "--attention", "flash", "-o", "b"], "invalid choice"),
     ],
 )
 def test_wrong_usage_is_exit_2_and_says_why(arguments: list[str], said: str, export: Any) -> None:

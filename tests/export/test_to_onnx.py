@@ -74,7 +74,7 @@ def test_a_graph_on_onnx_runtime_is_the_torch_model(
     graph: str, axes: dict[str, int], toy: Sam2, graphs: Any
 ) -> None:
     inputs = graph_inputs(toy.numbers, graph, axes, seed=sum(axes.values()))
-    found = graphs.run(graph, "fused", inputs)
+    found = graphs.run(graph, inputs)
     assert worst_error(graph, found, plain(toy, graph, inputs)) < TOLERANCE
 
 
@@ -98,18 +98,6 @@ def test_graphs_of_sam_2_0_keep_the_inputs_it_does_not_read(
     assert relative_error(found, wanted) < TOLERANCE
 
 
-@pytest.mark.parametrize(
-    ("graph", "axes"), [row for row in LENGTHS if row[0] in WITH_ATTENTION], ids=ids
-)
-def test_both_spellings_of_attention_agree(
-    graph: str, axes: dict[str, int], toy: Sam2, graphs: Any
-) -> None:
-    inputs = graph_inputs(toy.numbers, graph, axes, seed=sum(axes.values()))
-    fused = graphs.run(graph, "fused", inputs)
-    decomposed = graphs.run(graph, "decomposed", inputs)
-    assert worst_error(graph, decomposed, list(fused.values())) < TOLERANCE
-
-
 def test_absent_objects_and_both_kinds_of_selection_in_one_batch_are_the_torch_models(
     toy: Sam2, graphs: Any
 ) -> None:
@@ -125,7 +113,7 @@ def test_absent_objects_and_both_kinds_of_selection_in_one_batch_are_the_torch_m
     mean = plain(toy, "mask_decoder", inputs)[2].mean()
     model, proto = copy.deepcopy(toy), onnx.ModelProto()
     model.get_parameter(bias).sub_(mean)
-    proto.CopyFrom(graphs.proto("mask_decoder", "fused"))
+    proto.CopyFrom(graphs.proto("mask_decoder"))
     (stored,) = (w for w in proto.graph.initializer if w.name.endswith(bias))
     stored.CopyFrom(numpy_helper.from_array(model.get_parameter(bias).numpy(), stored.name))
     session = onnxruntime.InferenceSession(
@@ -147,17 +135,14 @@ def test_absent_objects_and_both_kinds_of_selection_in_one_batch_are_the_torch_m
     assert 0 < fell_back.sum() < rows - 4
 
 
-@pytest.mark.parametrize("spelling", ["fused", "decomposed"])
-def test_what_a_flag_or_label_switches_off_is_not_read(
-    spelling: str, toy: Sam2, graphs: Any
-) -> None:
+def test_what_a_flag_or_label_switches_off_is_not_read(toy: Sam2, graphs: Any) -> None:
     inputs = graph_inputs(toy.numbers, "mask_decoder", {"b": 2, "q": 3})
     inputs["has_mask_input"][:] = [False, True]
     inputs["point_labels"][:, 1] = -1
-    expected = graphs.run("mask_decoder", spelling, inputs)
+    expected = graphs.run("mask_decoder", inputs)
     inputs["mask_input"][0] = np.nan
     inputs["point_coords"][:, 1] = np.nan
-    found = graphs.run("mask_decoder", spelling, inputs)
+    found = graphs.run("mask_decoder", inputs)
     for name, values in expected.items():
         np.testing.assert_array_equal(found[name], values)
 
@@ -165,7 +150,7 @@ def test_what_a_flag_or_label_switches_off_is_not_read(
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_names_axes_and_types_are_the_contracts(graph: str, toy: Sam2, graphs: Any) -> None:
     spec = graph_specs(toy.numbers)[graph]
-    session = graphs.session(graph, "fused")
+    session = graphs.session(graph)
     types = {"float32": "tensor(float)", "int64": "tensor(int64)", "bool": "tensor(bool)"}
     for found, wanted in (
         (session.get_inputs(), spec.inputs),
@@ -178,34 +163,23 @@ def test_names_axes_and_types_are_the_contracts(graph: str, toy: Sam2, graphs: A
 
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_a_graph_is_valid_onnx_of_the_stated_opset(graph: str, graphs: Any) -> None:
-    spellings = ("fused", "decomposed") if graph in WITH_ATTENTION else ("fused",)
-    for spelling in spellings:
-        proto = graphs.proto(graph, spelling)
-        onnx.checker.check_model(proto, full_check=False)
-        domains = {opset.domain: opset.version for opset in proto.opset_import}
-        assert domains[""] == OPSET
-        used = {node.domain for node in proto.graph.node}
-        is_fused = spelling == "fused" and graph in WITH_ATTENTION
-        assert used == ({"", "com.microsoft"} if is_fused else {""})
+    proto = graphs.proto(graph)
+    onnx.checker.check_model(proto, full_check=False)
+    domains = {opset.domain: opset.version for opset in proto.opset_import}
+    assert domains[""] == OPSET
+    used = {node.domain for node in proto.graph.node}
+    assert used == ({"", "com.microsoft"} if graph in WITH_ATTENTION else {""})
 
 
 @pytest.mark.parametrize("graph", WITH_ATTENTION)
-def test_every_attention_is_one_node_when_fused_and_none_when_decomposed(
-    graph: str, graphs: Any
-) -> None:
-    counts = {
-        spelling: sum(
-            node.op_type == "MultiHeadAttention"
-            for node in graphs.proto(graph, spelling).graph.node
-        )
-        for spelling in ("fused", "decomposed")
-    }
-    assert counts == {"fused": ATTENTIONS[graph], "decomposed": 0}
+def test_every_attention_is_one_node(graph: str, graphs: Any) -> None:
+    nodes = graphs.proto(graph).graph.node
+    assert sum(node.op_type == "MultiHeadAttention" for node in nodes) == ATTENTIONS[graph]
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_a_graph_says_nothing_about_the_machine_it_was_made_on(graph: str, graphs: Any) -> None:
-    data = graphs.proto(graph, "fused").SerializeToString()
+    data = graphs.proto(graph).SerializeToString()
     root = str(Path(__file__).parents[2])
     for told in (root, sysconfig.get_paths()["purelib"], str(Path.home()), ".py", "site-packages"):
         assert told.encode() not in data, told
@@ -275,7 +249,7 @@ def test_a_graph_that_does_not_fit_the_contract_is_not_handed_out(
     damage: Any, toy: Sam2, graphs: Any
 ) -> None:
     proto = onnx.ModelProto()
-    proto.CopyFrom(graphs.proto("memory_encoder", "fused"))
+    proto.CopyFrom(graphs.proto("memory_encoder"))
     spec = graph_specs(toy.numbers)["memory_encoder"]
     _check(proto, "memory_encoder", spec)
     damage(proto)

@@ -1,10 +1,11 @@
-"""Engines are built without a GPU: every graph at every shape that the runtime asks for."""
+"""Engines are built without a GPU: every graph at every shape that the runtime asks for, in every precision."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
+from functools import cache
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,9 +19,10 @@ from runtime.backends.trt_build import (
     profiles,
     spans,
 )
+from runtime.backends.typed_attention import SPELLINGS
 from runtime.backends.typed_graph import PRECISIONS, typed_graph
 from runtime.bundle import Bundle
-from runtime.contract import GRAPHS, graph_specs
+from runtime.contract import GRAPHS, ModelNumbers, graph_specs
 from runtime.errors import BackendUnavailable, BundleError
 from tests.fakes import FAKE_NUMBERS
 
@@ -86,17 +88,28 @@ def test_the_usual_length_is_a_full_memory() -> None:
         assert 1 == span.smallest <= span.usual <= span.largest
 
 
+@cache
+def engine_size(data: bytes, numbers: ModelNumbers, graph: str) -> int:
+    """Of an engine, built once for precisions that give the same graph."""
+    return len(build_engine(data, profiles(numbers, graph), graph))
+
+
 @needs_tensorrt
+@pytest.mark.parametrize("attention", SPELLINGS)
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_an_engine_is_built_of_every_graph(graph: str, graphs: Any) -> None:
-    data = graphs.proto(graph, "decomposed").SerializeToString()
-    assert len(build_engine(data, profiles(graphs.model.numbers, graph), graph)) > 10000
+def test_an_engine_is_built_of_every_graph(
+    graph: str, precision: str, attention: str, toy_bundle: Bundle
+) -> None:
+    wanted = replace(PRECISIONS[precision], attention=attention)
+    data = typed_graph(toy_bundle.read_graph(graph), graph, wanted)
+    assert engine_size(data, toy_bundle.model, graph) > 10000
 
 
 @needs_tensorrt
 def test_a_build_tells_how_far_it_has_come_and_can_be_stopped(toy_bundle: Bundle) -> None:
     data = typed_graph(
-        toy_bundle.read_graph("memory_encoder"), PRECISIONS["fp32"], "memory_encoder"
+        toy_bundle.read_graph("memory_encoder"), "memory_encoder", PRECISIONS["fp32"]
     )
     wanted = profiles(toy_bundle.model, "memory_encoder")
     told: list[tuple[str, float]] = []
@@ -120,9 +133,11 @@ def test_a_graph_that_is_refused_is_named_with_node_and_reason(toy_bundle: Bundl
 
 
 @needs_tensorrt
-def test_a_profile_that_a_graph_does_not_take_is_refused(graphs: Any) -> None:
-    data = graphs.proto("memory_encoder", "decomposed").SerializeToString()
-    shapes = [dict(each) for each in profiles(graphs.model.numbers, "memory_encoder")]
+def test_a_profile_that_a_graph_does_not_take_is_refused(toy_bundle: Bundle) -> None:
+    data = typed_graph(
+        toy_bundle.read_graph("memory_encoder"), "memory_encoder", PRECISIONS["fp32"]
+    )
+    shapes = [dict(each) for each in profiles(toy_bundle.model, "memory_encoder")]
     del shapes[0]["low_res_masks"]
     with pytest.raises(BundleError, match=r"builds no engine of memory_encoder: .*low_res_masks"):
         build_engine(data, shapes, "memory_encoder")

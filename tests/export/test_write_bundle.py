@@ -19,9 +19,9 @@ from runtime.errors import InputError
 WEIGHTS = {"kind": "random", "source": "random", "seed": 7}
 
 
-def stub(model: Sam2, graph: str, attention: str) -> onnx.ModelProto:
+def stub(model: Sam2, graph: str) -> onnx.ModelProto:
     """In place of the tracer, which takes seconds."""
-    return onnx.ModelProto(producer_name=f"{graph} {attention}")
+    return onnx.ModelProto(producer_name=graph)
 
 
 @pytest.fixture
@@ -58,7 +58,6 @@ def test_the_manifest_says_what_the_runtime_and_people_need(toy: Sam2, toy_bundl
     assert toy_bundle.model == toy.numbers
     assert manifest["format_version"] == FORMAT_VERSION
     assert manifest["licence"] == "Apache-2.0"
-    assert manifest["attention"] == "fused"
     assert manifest["weights"]["kind"] == "random"
     constants = manifest["constants"]
     for name, tensor in (
@@ -76,11 +75,11 @@ def test_the_manifest_names_no_folder_of_this_machine(toy_bundle: Bundle) -> Non
 
 
 def test_a_bundle_opens_with_what_was_written(toy: Sam2, no_tracer: None, tmp_path: Path) -> None:
-    path = write(toy, tmp_path / "bundle", attention="decomposed")
+    path = write(toy, tmp_path / "bundle")
     bundle = open_bundle(path)
     assert bundle.weights == WEIGHTS
     for graph in GRAPHS:
-        assert onnx.load_from_string(bundle.read_graph(graph)) == stub(toy, graph, "decomposed")
+        assert onnx.load_from_string(bundle.read_graph(graph)) == stub(toy, graph)
 
 
 def test_progress_sees_each_graph_before_it_is_traced(
@@ -88,7 +87,7 @@ def test_progress_sees_each_graph_before_it_is_traced(
 ) -> None:
     events = []
 
-    def traced(model: Sam2, graph: str, attention: str) -> onnx.ModelProto:
+    def traced(model: Sam2, graph: str) -> onnx.ModelProto:
         events.append(("traced", graph))
         return onnx.ModelProto()
 
@@ -111,8 +110,8 @@ def test_an_existing_bundle_is_replaced_only_on_request(
     with pytest.raises(InputError, match="--overwrite"):
         write(toy, path)
     assert contents(tmp_path) == before
-    write(toy, path, attention="decomposed", overwrite=True)
-    assert open_bundle(path).manifest["attention"] == "decomposed"
+    write(toy, path, overwrite=True)
+    assert open_bundle(path).weights == WEIGHTS
     assert not (path / "certificate.json").exists()
 
 
@@ -169,14 +168,14 @@ def test_an_export_that_fails_half_way_leaves_everything_as_it_was(
     before = contents(tmp_path)
     reached = []
 
-    def fails_at_third(model: Sam2, graph: str, attention: str) -> onnx.ModelProto:
+    def fails_at_third(model: Sam2, graph: str) -> onnx.ModelProto:
         reached.extend(p.name for p in tmp_path.glob(".*/**/*"))
         if graph == GRAPHS[2]:
             raise error
-        return stub(model, graph, attention)
+        return stub(model, graph)
 
     monkeypatch.setattr("export.write_bundle.to_onnx", fails_at_third)
     with pytest.raises(error):
-        write(toy, tmp_path / "bundle", attention="decomposed", overwrite=overwrite)
+        write(toy, tmp_path / "bundle", overwrite=overwrite)
     assert graph_file(GRAPHS[1]) in reached
     assert contents(tmp_path) == before

@@ -24,10 +24,14 @@ class Builder:
 
     def __init__(self) -> None:
         self.built: list[tuple[str, Path | None]] = []
+        self.uses_tf32: list[bool] = []
         self.version = "tensorrt 11.4"
 
-    def build(self, typed: bytes, wanted: Any, graph: str, timings: Any, progress: Any) -> bytes:
+    def build(
+        self, typed: bytes, wanted: Any, graph: str, timings: Any, progress: Any, uses_tf32: bool
+    ) -> bytes:
         self.built.append((graph, timings))
+        self.uses_tf32.append(uses_tf32)
         return f"engine {len(self.built)}".encode()
 
 
@@ -70,6 +74,9 @@ def test_an_engine_is_built_once(builder: Builder, bundle: Bundle, tmp_path: Pat
     assert EngineCache("H200", "90", tmp_path).engine(bundle, GRAPH, precision) == first
     assert len(builder.built) == 1 and cache.holds(bundle, GRAPH, precision)
     ((_, timings),) = builder.built
+    assert builder.uses_tf32 == [True]
+    cache.engine(bundle, GRAPH, PRECISIONS["mixed"])
+    assert builder.uses_tf32 == [True, False], "what is not lowered is exact"
     assert timings == tmp_path / "tensorrt-11.4-H200-90.timings"
 
 
