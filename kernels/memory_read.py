@@ -22,8 +22,8 @@ BLOCKS = 128  # to share the work among: about an H100's 132 multiprocessors, of
 FEWEST_TILES = 4  # of a split: below, queries and scratch cost more than keys
 
 # Shares w e^(s - max) are rounded to bfloat16, by up to 2^-9 of each, to be multiplied with the values. Their sum takes
-# the rounded ones, so that one key alone gives its value exactly. Measured on the host: 1.6e-3 at the workload; in numpy,
-# 2.9e-3 where as many keys have nearly equal shares, so that the mean is small.
+# the rounded ones, so that one key alone gives its value exactly. Measured on the host: 1.6e-3 at the workload; in
+# numpy, 2.9e-3 where as many keys have nearly equal shares, so that the mean is small.
 TOLERANCE = 4e-3
 
 
