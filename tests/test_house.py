@@ -119,7 +119,7 @@ def test_commands_in_the_readme_exist() -> None:
     for module in set(re.findall(r"python -m ([\w.]+)", text)) - {"pip", "json.tool"}:
         target = ROOT / Path(*module.split("."))
         assert target.with_suffix(".py").is_file() or (target / "__main__.py").is_file(), module
-    for target in set(re.findall(r"\bmake (\w+)", text)):
+    for target in set(re.findall(r"\bmake ([\w-]+)", text)):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE), (
             target
         )

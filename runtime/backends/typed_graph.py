@@ -47,14 +47,12 @@ class Precision:
     exact_scores: tuple[str, ...] = ("memory_attention",)
 
     def lowers(self, graph: str) -> bool:
-        """Whether a graph computes in half at all."""
+        """Whether a graph computes in half."""
         return self.half is not None and graph in self.graphs
 
 
 # The decoder is never lowered: what it finds decides what is kept, what is absent and which candidate is taken. With
 # all else in float16, users of SAM 2 report that objects are lost along the stack; the two graphs of "mixed" are safe.
-# Scores of memory attention stay float32: where a network is sure they reach 100, and half a unit of bfloat16 is there
-# a quarter, a share of 1.3 instead of 1. No fused kernel is lost by it, since keys have 256 channels and values 65.
 READERS = ("image_encoder", "memory_attention")
 PRECISIONS = {
     precision.name: precision
@@ -89,13 +87,12 @@ def typed_graph(data: bytes, graph: str, precision: Precision) -> bytes:
             f"graphs for TensorRT are made with onnx ({error}); pip install onnx"
         ) from error
     half = precision.half if precision.lowers(graph) else None
-    has_exact_scores = graph in precision.exact_scores
     try:
         source = onnx.load_from_string(data)
         _check(source)
         known = _infer(source)
         nodes = _spelled(_folded(source, known), known, precision.attention)
-        model = _Typing(half, known, has_exact_scores).model(nodes, source.graph)
+        model = _Typing(half, known, graph in precision.exact_scores).model(nodes, source.graph)
         onnx.checker.check_model(model, full_check=True)
     except (
         DecodeError,
@@ -140,10 +137,6 @@ def _check(source: onnx.ModelProto) -> None:
             raise _Foreign(f"{node.name} ({node.op_type}) has a graph of its own")
 
 
-def _is_attention(node: onnx.NodeProto) -> bool:
-    return (node.domain, node.op_type) == ATTENTION
-
-
 def _infer(source: onnx.ModelProto) -> _Known:
     """Types of all tensors; onnx is told those of attention, which it does not know."""
     from onnx import helper, shape_inference
@@ -151,7 +144,7 @@ def _infer(source: onnx.ModelProto) -> _Known:
     source.graph.value_info.extend(
         helper.make_tensor_value_info(node.output[0], ELEMENTS[FLOAT], [None, None, None])
         for node in source.graph.node
-        if _is_attention(node)
+        if (node.domain, node.op_type) == ATTENTION
     )
     graph = shape_inference.infer_shapes(source, data_prop=True).graph
     known = _Known({weight.name: weight.data_type for weight in source.graph.initializer}, {})
@@ -196,7 +189,7 @@ def _spelled(
     from onnx import helper
 
     for node in nodes:
-        if not _is_attention(node):
+        if (node.domain, node.op_type) != ATTENTION:
             yield node
             continue
         plain = spell(_attention(node, known), spelling)

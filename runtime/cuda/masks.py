@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kernels.device_array import DeviceArray
+from kernels.mask import KERNEL
 from runtime.cuda.place import CudaPlace
 from runtime.errors import InputError
 from runtime.model import Model
@@ -20,6 +21,13 @@ def device_mask(model: Model, found: SliceMask) -> DeviceArray:
         raise InputError(
             f"{model.backend.description} has no masks on a device; ask found.mask() for one on the host"
         )
-    made: DeviceArray = place.mask(found.segmented.logits[None], found.shape)["mask"][0]
+    logits, numbers = place.put(found.segmented.logits[None]), {"size": found.shape}
+    shapes = {"logits": logits.shape}
+    made = {
+        name: place.empty(shape, dtype)
+        for name, (shape, dtype) in KERNEL.outputs(shapes, numbers).items()
+    }
+    place.run(KERNEL, {"logits": logits, **made}, shapes, numbers)
     place.synchronize()
-    return made
+    mask: DeviceArray = made["mask"][0]
+    return mask

@@ -6,7 +6,6 @@ import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from numpy.typing import NDArray
 
 from kernels.device import Device, NoDevice
 from kernels.device_array import DeviceArray, device_array, is_device_array
-from kernels.mask import KERNEL as MASK
 from kernels.slots import GATHER, SIMILARITY, STORE
 from runtime.batch import Batch
 from runtime.contract import ModelNumbers
@@ -23,7 +21,7 @@ from runtime.cuda.encode import Lane
 from runtime.cuda.features import DeviceFeatures
 from runtime.cuda.pool import SlotPool
 from runtime.cuda.readback import Readback
-from runtime.cuda.tape import Tape
+from runtime.cuda.tape import Replay, Tape
 from runtime.errors import BackendUnavailable, InputError
 from runtime.features import Cache, Encoder, ReadSlice
 from runtime.tensors import Decoded, Fetched
@@ -35,21 +33,6 @@ MOST_REPLAYS = 32  # step shapes kept as graphs
 MOST_LANES = 8  # shapes of slices kept ready
 MEMORY_STEP = 4  # prompted slices beyond the usual: lengths grow by so many at a time
 STEP_PRIORITY, ENCODE_PRIORITY = -1, 0  # a step is waited for, an encoding seldom
-
-
-@dataclass(slots=True)
-class Replay:
-    """A step of one shape on given addresses.
-
-    Attributes:
-        tape: the buffers that it computes in.
-        decoded: its outputs; scalars and pointers in pinned memory.
-        graph: captured when the shape comes for the second time.
-    """
-
-    tape: Tape
-    decoded: Decoded
-    graph: Any = None
 
 
 class CudaPlace:
@@ -160,14 +143,14 @@ class CudaPlace:
         index = self.put(index)
         shapes = {"values": values.shape, "index": index.shape}
         made = self.empty((*index.shape, *values.shape[1:]), "float32")
-        self._run(GATHER, {"values": values, "index": index, "gathered": made}, shapes, {})
+        self.run(GATHER, {"values": values, "index": index, "gathered": made}, shapes, {})
         return made
 
     def store(self, values: Any, index: Any, rows: Any, is_rounded: bool) -> None:
         index, rows = self.put(index), self.put(rows)
         shapes = {"memories": rows.shape, "index": index.shape, "before": values.shape}
         buffers = {"memories": rows, "index": index, "values": values}
-        self._run(STORE, buffers, shapes, {"is_rounded": is_rounded})
+        self.run(STORE, buffers, shapes, {"is_rounded": is_rounded})
 
     def similarity(self, values: Any, slots: list[int], probe: Any) -> NDArray[np.float32]:
         buffers = {
@@ -177,19 +160,8 @@ class CudaPlace:
             "cosines": self.empty((len(slots),), "float32"),
         }
         shapes = {name: buffers[name].shape for name in ("values", "index", "probe")}
-        self._run(SIMILARITY, buffers, shapes, {})
+        self.run(SIMILARITY, buffers, shapes, {})
         return self.get(buffers["cosines"])
-
-    def mask(self, logits: Any, size: tuple[int, int]) -> dict[str, Any]:
-        """`mask` (b, y, x) uint8, `area` (b,) and `box` (b, 4) of low-resolution logits (b, s, s), on the device."""
-        logits = self.put(logits)
-        shapes, numbers = {"logits": logits.shape}, {"size": size}
-        made = {
-            name: self.empty(shape, dtype)
-            for name, (shape, dtype) in MASK.outputs(shapes, numbers).items()
-        }
-        self._run(MASK, {"logits": logits, **made}, shapes, numbers)
-        return made
 
     def lengths(self, reads: Sequence[MemoryRead]) -> tuple[int, int]:
         """A full memory from the first step on, so that nearly all steps have one shape; weights mask the rest."""
@@ -309,7 +281,8 @@ class CudaPlace:
         found: NDArray[Any] = self._tape.empty(shape, "pinned", make)
         return found
 
-    def _run(self, kernel: Any, buffers: Any, shapes: Any, numbers: Any) -> None:
+    def run(self, kernel: Any, buffers: Any, shapes: Any, numbers: Any) -> None:
+        """Enqueue one of our kernels; arguments as `kernels.device.Device.enqueue`."""
         self.device.enqueue(kernel, buffers, shapes, numbers, stream=self.current)
 
 
