@@ -49,7 +49,7 @@ def test_imports_only_go_down(path: Path) -> None:
 def test_every_runtime_module_imports_without_torch() -> None:
     names = [m.name for m in pkgutil.walk_packages(runtime.__path__, "runtime.")]
     assert "runtime.segment" in names and "runtime.bench" in names
-    absent = "torch", "onnx", "onnxscript", "pydicom", "nibabel", "scipy", "cuda"
+    absent = "torch", "onnx", "onnxscript", "pydicom", "nibabel", "scipy", "SimpleITK", "cuda"
     code = (
         "import sys, importlib\n"
         f"for name in {absent}: sys.modules[name] = None\n"
