@@ -70,6 +70,11 @@ class Row:
     bank: MemoryBank
     frame: int
 
+    def read(self, features: Cache) -> MemoryRead:
+        """What the chain reads here."""
+        seen = features[self.frame].vision_features[0] if self.bank.looks_at_images else None
+        return self.bank.read(self.frame, seen)
+
 
 def track_step(
     model: Model,
@@ -80,7 +85,7 @@ def track_step(
 ) -> list[Segmented]:
     """Segment each row's slice from memory and remember the result: all objects and directions in one batch."""
     places = features.locate([row.frame for row in rows])
-    reads = [row.bank.read(row.frame, features[row.frame].vision_features[0]) for row in rows]
+    reads = [row.read(features) for row in rows]
     rooms = [row.bank.make_room() for row in rows]
     try:
         batch = model.place.send(pack(reads, places, rooms, model.place.lengths(reads)))

@@ -55,7 +55,7 @@ class DeviceFeatures:
     ) -> None:
         self._place, self._model, self._read_slice = place, model, read_slice
         one = feature_bytes(model.numbers)
-        on_device = place.device.memory_bytes[0] * DEVICE_SHARE
+        on_device = place.free_bytes * DEVICE_SHARE
         on_host = memory_bytes() * MEMORY_SHARE
         if max_bytes is not None:
             on_device, on_host = (

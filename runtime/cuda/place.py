@@ -89,6 +89,11 @@ class CudaPlace:
 
         return self._tape.empty(shape, dtype, make) if self._tape else make()
 
+    @property
+    def free_bytes(self) -> int:
+        """Of the device's memory, with what waits to be taken over."""
+        return int(self.device.memory_bytes[0]) + self._pool.waiting_bytes
+
     def slots(self, shape: tuple[int, ...], name: str) -> Any:
         return self._pool.slots(shape, name, stream=self.current)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections import deque
 from typing import Any
@@ -64,8 +65,9 @@ class _Arrival:
         return found
 
     def __del__(self) -> None:
-        self._event.sync()  # a block that is still being written to must not be handed out
-        self._owner.give_back(self._block)
+        with contextlib.suppress(Exception):  # the driver may be gone before this object
+            self._event.sync()  # a block that is still being written to must not be handed out
+            self._owner.give_back(self._block)
 
 
 class _Row:

@@ -111,7 +111,12 @@ class MemoryBank:
         pointers = model.max_obj_ptrs if rules.row.is_recency else memories
         return memories, pointers, memories if rules.compares_images else 0
 
-    def read(self, frame: int, vision_features: Buffer) -> MemoryRead:
+    @property
+    def looks_at_images(self) -> bool:
+        """Whether `read` needs to be given the frame's features."""
+        return self._rules.pick_up != "all"
+
+    def read(self, frame: int, vision_features: Buffer | None) -> MemoryRead:
         """What a step on `frame` with features (C, G, G) reads."""
         found = read(
             self._templates.memories,
@@ -125,8 +130,9 @@ class MemoryBank:
             self._clock,
             self._rules.row.reads_pointers,
         )
-        if self._rules.pick_up == "all":
+        if not self.looks_at_images:
             return found
+        assert vision_features is not None
         embeddings = {r.slot: r.embedding for r in (*self._templates.memories, *self.memories)}
         slots = [e for slot in found.slots if (e := embeddings[slot]) is not None]
         similarity = self._arena.similarity("image", slots, vision_features)
