@@ -60,7 +60,7 @@ class CudaPlace:
         self.encode_stream = device.stream(ENCODE_PRIORITY)
         self._now = [self.step_stream]
         self.step_marks: list[tuple[Any, Any]] | None = None
-        """Where it is a list, the beginning and end of each step that is launched as a graph are noted there."""
+        """Where it is a list, the beginning and end of each step are noted there."""
         self._replays = replays
         self._tape: Tape | None = None
         self._steps: OrderedDict[tuple[Any, ...], Replay] = OrderedDict()
@@ -188,9 +188,18 @@ class CudaPlace:
     def replayed(
         self, batch: Batch, held: Sequence[Any], compute: Callable[[], Decoded]
     ) -> Decoded:
+        if self.step_marks is None:
+            return self._step(batch, held, compute)
+        start = self.device.mark(stream=self.current)
+        decoded = self._step(batch, held, compute)
+        self.step_marks.append((start, self.device.mark(stream=self.current)))
+        return decoded
+
+    def _step(self, batch: Batch, held: Sequence[Any], compute: Callable[[], Decoded]) -> Decoded:
         key = (batch.shape, *(tensor.address for tensor in held))
         if key not in self._steps or not self._replays:
-            step = self._recorded(compute)
+            tape = Tape()
+            step = Replay(tape, self._taped(tape, compute))
             if self._replays:
                 self._steps[key] = step
                 while len(self._steps) > MOST_REPLAYS:
@@ -202,12 +211,7 @@ class CudaPlace:
             step.graph = self.device.capture(
                 lambda: self._again(step, compute), stream=self.current
             )
-        if self.step_marks is None:
-            step.graph.launch(stream=self.current)
-        else:
-            start = self.device.mark(stream=self.current)
-            step.graph.launch(stream=self.current)
-            self.step_marks.append((start, self.device.mark(stream=self.current)))
+        step.graph.launch(stream=self.current)
         return step.decoded
 
     @property
@@ -250,10 +254,6 @@ class CudaPlace:
     def synchronize(self) -> None:
         self.encode_stream.sync()
         self.step_stream.sync()
-
-    def _recorded(self, compute: Callable[[], Decoded]) -> Replay:
-        tape = Tape()
-        return Replay(tape, self._taped(tape, compute))
 
     def _again(self, step: Replay, compute: Callable[[], Decoded]) -> None:
         step.tape.rewind()
