@@ -397,7 +397,7 @@ def test_without_cuda_it_says_so_in_a_line(monkeypatch: pytest.MonkeyPatch) -> N
 def test_make_runs_it_with_the_python_it_is_given(python: str | None) -> None:
     given = [] if python is None else [f"PYTHON_GPU={python}"]
     done = subprocess.run(
-        ["make", "-n", "gpu-check", "GPU_CHECK=--minutes 3", *given],
+        ["make", "-n", "--no-print-directory", "gpu-check", "GPU_CHECK=--minutes 3", *given],
         cwd=ROOT,
         capture_output=True,
         text=True,
