@@ -84,7 +84,7 @@ def test_steps_of_one_shape_are_captured_once_and_launched_from_then_on(
 ) -> None:
     model, device = on_device(host)
     volume(model, phantom)
-    shapes = {key[0] for key in place_of(model)._steps}
+    shapes = {key[0] for key in place_of(model)._replays.steps}
     # Both objects both ways, then fewer as ends are reached: each shape has run as it was, once.
     assert {rows for rows, *_ in shapes} <= {1, 2, 3, 4}
     assert {rest for _, *rest in [(s[0], s[1:]) for s in shapes] for rest in rest} == {(7, 16, 0)}
@@ -306,7 +306,8 @@ def test_a_second_volume_takes_the_slots_and_graphs_of_the_first(
 
 def test_slots_that_wait_are_freed_where_there_is_no_room() -> None:
     device = HostDevice(1 << 20)
-    pool, stream = SlotPool(device), device.stream()
+    stream = device.stream()
+    pool = SlotPool(device, stream.sync)
     held = pool.slots((1 << 16,), "memories", stream=stream)
     address = held.address
     del held
