@@ -188,10 +188,10 @@ class DeviceFeatures:
 
     def _pinned(self) -> Pinned:
         """Pinned memory for one encoding: that of the oldest spilled one where no more is allowed."""
-        if self._spare:
-            return self._spare.pop()
         if len(self._spilled) >= self._most_spilled:
             return self._spilled.popitem(last=False)[1]
+        if self._spare:
+            return self._spare.pop()
         return {
             name: self._place.device.pinned(self._slots[name].shape[1:], "float32")
             for name in NAMES
