@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,13 +45,17 @@ class LowResMask:
 
     def __init__(self, read: Callable[[], NDArray[np.float32]]) -> None:
         self._read: Callable[[], NDArray[np.float32]] | None = read
+        self._found: NDArray[np.float32] | None = None
+        self._lock = Lock()  # a viewer may look while a run in another thread does
 
-    @cached_property
+    @property
     def unfilled(self) -> NDArray[np.float32]:
         """As the network gave them: memories of tracked slices are made of these."""
-        assert self._read is not None
-        found, self._read = self._read(), None
-        return found
+        with self._lock:
+            if self._read is not None:
+                self._found, self._read = self._read(), None
+        assert self._found is not None
+        return self._found
 
     @cached_property
     def filled(self) -> NDArray[np.float32]:

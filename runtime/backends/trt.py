@@ -69,7 +69,7 @@ class TrtEngine:
         if missing := context.infer_shapes():
             raise RuntimeError(f"TensorRT does not know the shapes of {missing} in {self._graph}")
         size = max(int(context.update_device_memory_size_for_shapes()), 1)
-        scratch = self._place.device.empty((size,), "uint8", stream=self._place.current)
+        scratch = self._place.allocate((size,), "uint8")
         context.set_device_memory(scratch.address, size)
         return Ready(context, scratch)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,12 +28,8 @@ DEVICE_SHARE = 0.5  # of the device's free memory
 NAMES = tuple(part.name for part in fields(Features))
 
 
-@dataclass(slots=True)
-class Spilled:
-    """An encoding in pinned host memory; `arrived` is when it has come there."""
-
-    arrays: dict[str, NDArray[Any]]
-    arrived: Any
+Pinned = dict[str, NDArray[Any]]
+"""An encoding in pinned host memory, written and read on the stream of encodings alone, and so in their order."""
 
 
 class DeviceFeatures:
@@ -68,7 +64,8 @@ class DeviceFeatures:
         self._free: list[int] = []
         self._where: OrderedDict[int, int] = OrderedDict()
         self._ready: dict[int, Any] = {}
-        self._spilled: OrderedDict[int, Spilled] = OrderedDict()
+        self._spilled: OrderedDict[int, Pinned] = OrderedDict()
+        self._spare: list[Pinned] = []
         self._order: list[int] = []
         self._has_said = False
 
@@ -81,7 +78,8 @@ class DeviceFeatures:
         return list(self._slots.values())
 
     def __getitem__(self, index: int) -> Features:
-        (slot,) = self.locate([index])
+        self._bring([index])
+        slot = self._where[index]
         return Features(*(self._slots[name][slot : slot + 1] for name in NAMES))
 
     def expect(self, order: Sequence[int]) -> None:
@@ -94,13 +92,7 @@ class DeviceFeatures:
     def locate(self, indices: Sequence[int]) -> list[int]:
         """Slots of these slices; what is enqueued afterwards finds them there."""
         wanted = list(dict.fromkeys(indices))
-        if not self._slots:
-            self._grow(min(FEWEST_SLOTS, self._most_slots))
-        self._make([index for index in wanted if index not in self._where], wanted)
-        for index in wanted:
-            self._where.move_to_end(index)
-            if index in self._ready:
-                self._place.current.wait(self._ready.pop(index))
+        self._bring(wanted)
         self._look_ahead(wanted)
         return [self._where[index] for index in indices]
 
@@ -113,13 +105,26 @@ class DeviceFeatures:
         self._free += self._where.values()
         self._where.clear()
         self._ready.clear()
+        self._spare += self._spilled.values()
         self._spilled.clear()
         self._order = []
 
+    def __del__(self) -> None:
+        if self._spilled or self._spare:
+            self._place.synchronize()  # pinned memory must outlive the copies to and from it
+
+    def _bring(self, wanted: Sequence[int]) -> None:
+        """Have these slices in slots, in the order of what is enqueued afterwards."""
+        self._make([index for index in wanted if index not in self._where], wanted)
+        for index in wanted:
+            self._where.move_to_end(index)
+            if index in self._ready:
+                self._place.current.wait(self._ready.pop(index))
+
     def _look_ahead(self, needed: Sequence[int]) -> None:
         """Enqueue encodings of the next slices, in whole batches, but for the last of all."""
-        if needed and needed[-1] in self._order:
-            self._order = self._order[self._order.index(needed[-1]) + 1 :]
+        met = [i for i, index in enumerate(self._order) if index in needed]
+        self._order = self._order[met[-1] + 1 if met else 0 :]
         coming = self._order[:AHEAD]
         missing = [index for index in coming if index not in self._where]
         is_end = len(self._order) <= AHEAD
@@ -143,21 +148,26 @@ class DeviceFeatures:
         """Enqueue the encoding of slices of one shape on the stream for that."""
         place = self._place
         size = next(size for size in BATCH_SIZES if size >= len(indices))
-        slots = [self._take(keep) for _ in indices]
-        lane = place.lane((size, *pixels[0].shape))
-        place.encode_stream.wait(place.step_stream.record())  # a step may still read these slots
-        with place.on(place.encode_stream):
-            padded = [*pixels, *[pixels[-1]] * (size - len(pixels))]
-            encoded = lane.encode(padded, self._model.engine("image_encoder"))
-            index = place.put(np.array(slots, np.int64))
-            for name in NAMES:
-                place.store(self._slots[name], index, encoded[name][: len(slots)], False)
-            ready = place.encode_stream.record()
+        engine, lane = self._model.engine("image_encoder"), place.lane((size, *pixels[0].shape))
+        slots: list[int] = []
+        try:
+            slots.extend(self._take(keep) for _ in indices)
+            with place.on(place.encode_stream):
+                encoded = lane.encode([*pixels, *[pixels[-1]] * (size - len(pixels))], engine)
+                index = place.put(np.array(slots, np.int64))
+                for name in NAMES:
+                    place.store(self._slots[name], index, encoded[name][: len(slots)], False)
+                ready = place.current.record()
+        except BaseException:
+            self._free += slots
+            raise
         for slice_index, slot in zip(indices, slots, strict=True):
             self._where[slice_index], self._ready[slice_index] = slot, ready
 
     def _take(self, keep: Sequence[int]) -> int:
-        """A free slot; the one unused for longest is given up if there is none."""
+        """A free slot, or one more; the one unused for longest is given up where there are no more."""
+        if not self._free:
+            self._grow(min(max(BATCH_SIZES[-1], 2 * self._num_slots), self._most_slots))
         if not self._free:
             given_up = next(index for index in self._where if index not in keep)
             self._spill(given_up)
@@ -170,36 +180,35 @@ class DeviceFeatures:
         self._say_full()
         if self._most_spilled == 0:
             return
-        arrays = self._pinned_like(slot)
-        encode = self._place.encode_stream  # on which this slot is written to next
-        encode.wait(self._place.step_stream.record())
-        for name, array in arrays.items():
-            self._place.device.copy(self._slots[name][slot], array, stream=encode)
-        self._spilled[index] = Spilled(arrays, encode.record())
+        pinned = self._pinned()
+        with self._place.on(self._place.encode_stream):  # on which this slot is written to next
+            for name, array in pinned.items():
+                self._place.copy(self._slots[name][slot], array)
+        self._spilled[index] = pinned
 
-    def _pinned_like(self, slot: int) -> dict[str, NDArray[Any]]:
+    def _pinned(self) -> Pinned:
         """Pinned memory for one encoding: that of the oldest spilled one where no more is allowed."""
         if len(self._spilled) >= self._most_spilled:
-            return self._spilled.popitem(last=False)[1].arrays
+            return self._spilled.popitem(last=False)[1]
+        if self._spare:
+            return self._spare.pop()
         return {
             name: self._place.device.pinned(self._slots[name].shape[1:], "float32")
             for name in NAMES
         }
 
     def _restore(self, index: int, keep: Sequence[int]) -> None:
-        held = self._spilled.pop(index)
-        slot, encode = self._take(keep), self._place.encode_stream
-        encode.wait(self._place.step_stream.record())
-        for name, array in held.arrays.items():
-            self._place.device.copy(array, self._slots[name][slot], stream=encode)
-        self._where[index], self._ready[index] = slot, encode.record()
-        self._returning = (
-            held  # its memory must outlive the copy, which the next restoring waits for
-        )
+        pinned = self._spilled.pop(index)
+        slot = self._take(keep)
+        with self._place.on(self._place.encode_stream):
+            for name, array in pinned.items():
+                self._place.copy(array, self._slots[name][slot])
+            self._where[index], self._ready[index] = slot, self._place.current.record()
+        self._spare.append(pinned)
 
     def _grow(self, count: int) -> None:
         """Have at least so many slots; what they hold stays."""
-        before = len(next(iter(self._slots.values()))) if self._slots else 0
+        before = self._num_slots
         if count <= before:
             return
         place, outputs = self._place, graph_specs(self._model.numbers)["image_encoder"].outputs
@@ -219,6 +228,10 @@ class DeviceFeatures:
         place.synchronize()
         self._slots = grown
         self._free += range(before, count)
+
+    @property
+    def _num_slots(self) -> int:
+        return len(self._slots[NAMES[0]]) if self._slots else 0
 
     def _say_full(self) -> None:
         if not self._has_said:

@@ -21,7 +21,7 @@ from runtime.cuda.encode import Lane
 from runtime.cuda.features import DeviceFeatures
 from runtime.cuda.pool import SlotPool
 from runtime.cuda.readback import Readback
-from runtime.cuda.tape import Replay, Tape
+from runtime.cuda.replay import Replays
 from runtime.errors import BackendUnavailable, InputError
 from runtime.features import Cache, Encoder, ReadSlice
 from runtime.tensors import Decoded, Fetched
@@ -29,7 +29,6 @@ from runtime.tensors import Decoded, Fetched
 if TYPE_CHECKING:
     from runtime.memory.records import MemoryRead
 
-MOST_REPLAYS = 32  # step shapes kept as graphs
 MOST_LANES = 8  # shapes of slices kept ready
 MEMORY_STEP = 4  # prompted slices beyond the usual: lengths grow by so many at a time
 STEP_PRIORITY, ENCODE_PRIORITY = -1, 0  # a step is waited for, an encoding seldom
@@ -61,22 +60,22 @@ class CudaPlace:
         self._now = [self.step_stream]
         self.step_marks: list[tuple[Any, Any]] | None = None
         """Where it is a list, the beginning and end of each step are noted there."""
-        self._replays = replays
-        self._tape: Tape | None = None
-        self._steps: OrderedDict[tuple[Any, ...], Replay] = OrderedDict()
+        self._is_replayed, self._replays = replays, Replays(device)
         self._blocks: dict[tuple[int, ...], ControlBlock] = {}
         self._readback = Readback(device)
-        self._pool = SlotPool(device)
+        self._pool = SlotPool(device, self.synchronize)
         self._lanes: OrderedDict[tuple[int, ...], Lane] = OrderedDict()
 
     @property
     def current(self) -> Any:
-        """The stream on which whatever is asked for is enqueued."""
+        """The stream on which whatever is asked for is enqueued; known to the thread that asks."""
+        self.device.use()
         return self._now[-1]
 
     @contextmanager
     def on(self, stream: Any) -> Iterator[None]:
-        """Enqueue on another stream meanwhile."""
+        """Enqueue on another stream meanwhile, after all that is enqueued on the current one by now."""
+        stream.wait(self.current.record())
         self._now.append(stream)
         try:
             yield
@@ -85,13 +84,18 @@ class CudaPlace:
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
         def make() -> Any:
-            return self.device.empty(shape, dtype, stream=self.current)
+            return self.allocate(shape, dtype)
 
-        return self._tape.empty(shape, dtype, make) if self._tape else make()
+        return tape.empty(shape, dtype, make) if (tape := self._replays.tape) else make()
+
+    def allocate(self, shape: tuple[int, ...], dtype: str) -> Any:
+        """A tensor that no pass is asked for again. Slots that wait for another volume make room for it."""
+        stream = self.current
+        return self._pool.made(lambda: self.device.empty(shape, dtype, stream=stream))
 
     @property
     def free_bytes(self) -> int:
-        """Of the device's memory, with what waits to be taken over."""
+        """Of the device, with the slots that wait for another volume."""
         return int(self.device.memory_bytes[0]) + self._pool.waiting_bytes
 
     def slots(self, shape: tuple[int, ...], name: str) -> Any:
@@ -113,26 +117,27 @@ class CudaPlace:
         array = np.ascontiguousarray(array)
 
         def make() -> Any:
-            made = self.device.empty(array.shape, array.dtype.name, stream=self.current)
+            made = self.allocate(array.shape, array.dtype.name)
             self.device.copy(array, made, stream=self.current)
             return made
 
-        return self._tape.constant(array, make) if self._tape else make()
+        return tape.constant(array, make) if (tape := self._replays.tape) else make()
 
     def take(self, pixels: Any, is_kept: bool = False) -> Any:
         if not is_device_array(pixels):
             return pixels.copy() if is_kept else pixels
+        self.device.use()
         try:
             taken = device_array(pixels, int(self.step_stream.handle))
         except (TypeError, ValueError, BufferError) as error:
             raise InputError(f"an array on the device cannot be read: {error}") from error
         if taken.stream is not None:  # its owner has only enqueued what is to be there
             self.step_stream.wait(self.device.foreign_stream(taken.stream))
-            self.encode_stream.wait(self.step_stream)
         if not is_kept:
             return taken
-        kept = self.device.empty(taken.shape, taken.dtype.name, stream=self.step_stream)
-        self.device.copy(taken, kept, stream=self.step_stream)
+        kept = self.allocate(taken.shape, taken.dtype.name)
+        self.copy(taken, kept)
+        self.current.sync()  # its owner, whose stream may be another one, writes there as soon as this returns
         return kept
 
     def get(self, tensor: Any) -> NDArray[Any]:
@@ -196,33 +201,22 @@ class CudaPlace:
         return decoded
 
     def _step(self, batch: Batch, held: Sequence[Any], compute: Callable[[], Decoded]) -> Decoded:
+        def step() -> Decoded:
+            return self._with_scalars_read(compute())
+
+        if not self._is_replayed:
+            return step()
         key = (batch.shape, *(tensor.address for tensor in held))
-        if key not in self._steps or not self._replays:
-            tape = Tape()
-            step = Replay(tape, self._taped(tape, compute))
-            if self._replays:
-                self._steps[key] = step
-                while len(self._steps) > MOST_REPLAYS:
-                    self._steps.popitem(last=False)
-            return step.decoded
-        self._steps.move_to_end(key)
-        step = self._steps[key]
-        if step.graph is None:
-            step.graph = self.device.capture(
-                lambda: self._again(step, compute), stream=self.current
-            )
-        step.graph.launch(stream=self.current)
-        return step.decoded
+        return self._replays.run(key, step, stream=self.current)
 
     @property
     def launches_per_step(self) -> int | None:
         """Kernels and copies in the graph launched last; None before there is one."""
-        graphs = [step.graph for step in self._steps.values() if step.graph is not None]
-        return graphs[-1].num_nodes if graphs else None
+        return self._replays.num_nodes
 
     def unreplayed(self) -> CudaPlace:
         watched = copy.copy(self)
-        watched._replays, watched._steps = False, OrderedDict()
+        watched._is_replayed = False
         return watched
 
     def fetch(self, decoded: Decoded) -> list[Fetched]:
@@ -252,20 +246,9 @@ class CudaPlace:
         return float(self.device.elapsed_ms(start, self.device.mark(stream=self.current)))
 
     def synchronize(self) -> None:
+        self.device.use()
         self.encode_stream.sync()
         self.step_stream.sync()
-
-    def _again(self, step: Replay, compute: Callable[[], Decoded]) -> None:
-        step.tape.rewind()
-        self._taped(step.tape, compute)
-        step.tape.rewind()
-
-    def _taped(self, tape: Tape, compute: Callable[[], Decoded]) -> Decoded:
-        self._tape = tape
-        try:
-            return self._with_scalars_read(compute())
-        finally:
-            self._tape = None
 
     def _with_scalars_read(self, decoded: Decoded) -> Decoded:
         """With a copy of scalars and pointers to pinned memory enqueued."""
@@ -281,9 +264,9 @@ class CudaPlace:
             made: NDArray[Any] = self.device.pinned(shape, "float32")
             return made
 
-        if self._tape is None:
+        if (tape := self._replays.tape) is None:
             return make()
-        found: NDArray[Any] = self._tape.empty(shape, "pinned", make)
+        found: NDArray[Any] = tape.empty(shape, "pinned", make)
         return found
 
     def run(self, kernel: Any, buffers: Any, shapes: Any, numbers: Any) -> None:

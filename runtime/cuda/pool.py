@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from kernels.device_array import DeviceArray
@@ -20,17 +21,22 @@ class SlotPool:
 
     Args:
         device: where.
+        synchronize: waits for everything enqueued, on whatever stream.
     """
 
-    def __init__(self, device: Any) -> None:
-        self._device = device
+    def __init__(self, device: Any, synchronize: Callable[[], object]) -> None:
+        self._device, self._synchronize = device, synchronize
         self._free: dict[tuple[str, int], list[DeviceArray]] = {}
 
     def slots(self, shape: tuple[int, ...], name: str, *, stream: Any) -> DeviceArray:
-        """A float32 tensor; what waits in vain is freed where there is no room otherwise. Raises MemoryError."""
+        """A float32 tensor. Raises MemoryError."""
         key = name, FLOAT_BYTES * math.prod(shape)
         waiting = self._free.setdefault(key, [])
-        block = waiting.pop() if waiting else self._new(key[1], stream)
+        block: DeviceArray = (
+            waiting.pop()
+            if waiting
+            else self.made(lambda: self._device.empty((key[1],), "uint8", stream=stream))
+        )
         lease = Lease()
         weakref.finalize(lease, waiting.append, block)
         return DeviceArray(block.address, shape, "float32", lease, device=block.device)
@@ -40,14 +46,15 @@ class SlotPool:
         """Of blocks that nobody holds."""
         return sum(size * len(blocks) for (_, size), blocks in self._free.items())
 
-    def _new(self, size: int, stream: Any) -> DeviceArray:
+    def made(self, make: Callable[[], DeviceArray]) -> DeviceArray:
+        """What `make` allocates; blocks that wait in vain are freed where there is no room otherwise."""
         try:
-            found: DeviceArray = self._device.empty((size,), "uint8", stream=stream)
+            return make()
         except MemoryError:
             if not self.waiting_bytes:
                 raise
-            for blocks in self._free.values():
-                blocks.clear()
-            stream.sync()
-            found = self._device.empty((size,), "uint8", stream=stream)
-        return found
+        self._synchronize()  # a block is freed on one stream, and may still be written to on another
+        for blocks in self._free.values():
+            blocks.clear()
+        self._synchronize()
+        return make()

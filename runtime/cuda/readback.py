@@ -59,14 +59,19 @@ class _Arrival:
         owner._device.copy(logits, block, stream=stream)
         self._event = stream.record()
 
-    def row(self, index: int) -> NDArray[np.float32]:
+    def wait(self) -> None:
+        """Until it has come, in whatever thread."""
+        self._owner._device.use()
         self._event.sync()
+
+    def row(self, index: int) -> NDArray[np.float32]:
+        self.wait()
         found: NDArray[np.float32] = self._block[index, 0].copy()
         return found
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # the driver may be gone before this object
-            self._event.sync()  # a block that is still being written to must not be handed out
+            self.wait()  # a block that is still being written to must not be handed out
             self._owner.give_back(self._block)
 
 

@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.tensors import Decoded
-
 
 @dataclass(slots=True)
 class Tape:
@@ -56,21 +54,6 @@ class Tape:
             raise RuntimeError(f"a pass asks for {wanted} where the first asked for {before}")
         self.position += 1
         return buffer
-
-
-@dataclass(slots=True)
-class Replay:
-    """A step of one shape on given addresses.
-
-    Attributes:
-        tape: the buffers that it computes in.
-        decoded: its outputs; scalars and pointers in pinned memory.
-        graph: captured when the shape comes for the second time.
-    """
-
-    tape: Tape
-    decoded: Decoded
-    graph: Any = None
 
 
 def _is_same(before: Any, wanted: Any) -> bool:

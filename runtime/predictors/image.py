@@ -32,7 +32,8 @@ class ImagePredictor:
 
     def set_image(self, image: NDArray[np.uint8]) -> None:
         """Encode an image, uint8 (y, x) or (y, x, 3); earlier prompts are forgotten. Raises InputError."""
-        image = self._model.place.take(image)
+        # The caller may write the next image into the same buffer.
+        image = self._model.place.take(image, is_kept=True)
         check_image(image, "image")
         self._shape = image.shape[:2]
         self._features = self._model.features(lambda index: image)
@@ -47,9 +48,10 @@ class ImagePredictor:
         if self._features is None:
             raise PromptError("no image yet; call set_image first")
         check_prompts(prompts, (1, *self._shape))
+        features = self._features[0]
         self._before = prompt_slice(
             self._model,
-            self._features[0],
+            lambda: features,
             self._shape,
             prompts,
             self._before,

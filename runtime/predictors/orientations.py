@@ -141,7 +141,8 @@ def _along(
     key = int(inside[:, prompted].sum((1, 2)).argmax())
     others = [i for i in range(3) if i != axis]
     plane = Plane.of(inside.shape[1:], (spacing_mm[others[0]], spacing_mm[others[1]]))
-    view = predictor.another_view(plane.fill(np.moveaxis(predictor.pixels, axis, 0)[start:stop]))
+    pixels = np.moveaxis(predictor.pixels_on_host(), axis, 0)
+    view = predictor.another_view(plane.fill(pixels[start:stop]))
     view.add(plane.box(inside[key], key - start))
     found = np.zeros(inside.shape, np.float32)
     for slice_mask in view.stream():

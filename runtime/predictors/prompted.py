@@ -40,7 +40,7 @@ class Tracked:
 
 def prompt_slice(
     model: Model,
-    features: Features,
+    features: Callable[[], Features],
     slice_shape: tuple[int, int],
     prompts: Sequence[Prompt],
     before: PromptedSlice | None = None,
@@ -54,7 +54,7 @@ def prompt_slice(
 
     Args:
         model: runs the decoder.
-        features: of the slice.
+        features: gives those of the slice; asked once nothing else needs features of other slices.
         slice_shape: (y, x) in pixels.
         prompts: of one call, all on this slice and checked.
         before: what was prompted here earlier.
@@ -70,7 +70,7 @@ def prompt_slice(
             constants["mask_downsample_weight"],
             constants["mask_downsample_bias"],
         )
-        return PromptedSlice((first,), segment_mask(model, features, mask))
+        return PromptedSlice((first,), segment_mask(model, features(), mask))
     points = [p for p in prompts if isinstance(p, Point | Box)]
     previous, conditioned = None, None
     if not any(isinstance(p, Box) for p in points):
@@ -80,7 +80,7 @@ def prompt_slice(
         elif tracked:
             previous, conditioned = tracked.segmented, tracked.condition()
     prompt = to_points(points, slice_shape, model.numbers.image_size)
-    found = segment_points(model, features, prompt, previous, confidence, conditioned)
+    found = segment_points(model, features(), prompt, previous, confidence, conditioned)
     return PromptedSlice(tuple(points), found, conditioned)
 
 

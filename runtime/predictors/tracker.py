@@ -63,7 +63,7 @@ class Tracker:
         known = self.objects.get(object_id) or TrackedObject(Templates(self._arena, self._rules))
         prompted = prompt_slice(
             self._model,
-            self._features[index],
+            lambda: self._features[index],
             self._shape_of(index),
             prompts,
             known.prompted.get(index),

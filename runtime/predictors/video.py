@@ -113,7 +113,7 @@ class VideoPredictor:
         known = self._objects.get(object_id)
         prompted = prompt_slice(
             self._model,
-            features,
+            lambda: features,
             shape,
             here,
             known.prompted if known else None,

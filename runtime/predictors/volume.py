@@ -99,6 +99,10 @@ class VolumePredictor:
         found = volume if isinstance(volume, Volume) else Volume.from_array(volume)
         return apply_window(found, window)
 
+    def pixels_on_host(self) -> NDArray[np.uint8]:
+        """`pixels` as numpy's, wherever they are."""
+        return self._model.place.get(self.pixels)
+
     def another_view(self, pixels: NDArray[np.uint8]) -> VolumePredictor:
         """A predictor of the same model and rules for other pixels (z, y, x), such as planes along another axis."""
         view = VolumePredictor(self._model, self._rules, self._max_feature_bytes)

@@ -6,6 +6,8 @@ under test forgets to order therefore shows: a buffer read too early holds garba
 
 from __future__ import annotations
 
+import gc
+import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
@@ -30,7 +32,7 @@ class HostEvent:
         self.stream, self.position = stream, stream.num_enqueued
 
     def sync(self) -> None:
-        assert self.stream.device.capturing is None, "waiting while a graph is captured"
+        self.stream.device.check_wait()
         self.stream.run_until(self.position)
 
 
@@ -60,6 +62,7 @@ class HostStream:
             work()
 
     def record(self, options: object = None) -> HostEvent:
+        self.device.check_thread()
         return HostEvent(self)
 
     def wait(self, other: HostEvent | HostStream) -> None:
@@ -67,7 +70,7 @@ class HostStream:
         self.enqueue(lambda: event.stream.run_until(event.position))
 
     def sync(self) -> None:
-        assert self.device.capturing is None, "waiting while a graph is captured"
+        self.device.check_wait()
         self.run_until(self.num_enqueued)
 
 
@@ -116,6 +119,9 @@ class HostDevice:
         self.allocations = self.captures = self.launches = self.kernels = 0
         self.serial = count(1)
         self.capturing: tuple[HostStream, list[Work]] | None = None
+        self._thread = threading.local()
+        self.disturbed = 0
+        self.use()
         self.pinned_memory: list[weakref.ref[np.ndarray]] = []
         self._streams: dict[int, HostStream] = {}
         self._live: dict[int, np.ndarray] = {}
@@ -124,7 +130,19 @@ class HostDevice:
     def memory_bytes(self) -> tuple[int, int]:
         return self.total_bytes - sum(a.nbytes for a in self._live.values()), self.total_bytes
 
+    def use(self) -> None:
+        self._thread.has_context = True
+
+    def check_thread(self) -> None:
+        assert getattr(self._thread, "has_context", False), "this thread has no context"
+
+    def check_wait(self) -> None:
+        self.check_thread()
+        self.disturbed += self.capturing is not None
+        assert self.capturing is None, "waiting while a graph is captured"
+
     def stream(self, priority: int | None = None) -> HostStream:
+        self.use()
         made = HostStream(self, priority)
         self._streams[made.handle] = made
         return made
@@ -133,6 +151,7 @@ class HostDevice:
         return self._streams[handle]
 
     def empty(self, shape: tuple[int, ...], dtype: str, *, stream: HostStream) -> DeviceArray:
+        self.use()
         assert self.capturing is None, "allocating while a graph is captured"
         size = max(int(np.prod(shape)) * np.dtype(dtype).itemsize, 1)
         if size > self.memory_bytes[0]:
@@ -147,17 +166,20 @@ class HostDevice:
 
     def _free(self, address: int, stream: HostStream) -> None:
         """Memory is freed in the order of the stream that it was allocated on."""
+        self.disturbed += self.capturing is not None
         stream.queue.append(lambda: self._live.pop(address))
 
     def pinned(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        self.use()
         assert self.capturing is None, "allocating while a graph is captured"
         made = np.full(int(np.prod(shape)) * np.dtype(dtype).itemsize, GARBAGE, np.uint8)
         self.pinned_memory.append(weakref.ref(made))
         return made.view(dtype).reshape(shape)
 
     def copy(self, source: Any, target: Any, *, stream: HostStream) -> None:
+        self.use()
         assert source.nbytes == target.nbytes, f"{source.nbytes} bytes to {target.nbytes}"
-        if isinstance(source, np.ndarray) and not self._is_pinned(source):
+        if isinstance(source, np.ndarray) and self._pinned_of(source) is None:
             assert self.capturing is None, "copying from pageable memory while a graph is captured"
             source = source.copy()
         read, write = self._reader(source), self._reader(target)
@@ -187,12 +209,17 @@ class HostDevice:
         return out
 
     def capture(self, enqueue: Callable[[], object], *, stream: HostStream) -> HostGraph:
+        self.use()
         self.captures += 1
-        self.capturing = (stream, [])
+        self.capturing, self.disturbed = (stream, []), 0
+        thresholds = gc.get_threshold()
+        gc.set_threshold(1)  # whatever may be collected meanwhile is
         try:
             enqueue()
+            assert not self.disturbed, "memory is freed, or waited for, while a graph is captured"
             return HostGraph(self, self.capturing[1])
         finally:
+            gc.set_threshold(*thresholds)
             self.capturing = None
 
     def enqueue(
@@ -204,6 +231,7 @@ class HostDevice:
         *,
         stream: HostStream,
     ) -> None:
+        self.use()
         made = kernel.outputs(shapes, numbers)
         launches = kernel.plan({**shapes, **{n: s for n, (s, _) in made.items()}}, numbers)
         tables = kernel.tables(shapes, numbers)
@@ -235,6 +263,8 @@ class HostDevice:
 
     def _reader(self, array: Any) -> Callable[[], np.ndarray]:
         """Looks at the memory when the work is done, and does not keep it alive, as a GPU would not."""
+        if (memory := self._pinned_of(array)) is not None:
+            return _pinned_reader(memory, array)
         if isinstance(array, np.ndarray):
             flat = array.reshape(-1).view(np.uint8)
             assert np.shares_memory(flat, array) or array.nbytes == 0
@@ -249,8 +279,21 @@ class HostDevice:
 
         return read
 
-    def _is_pinned(self, array: np.ndarray) -> bool:
-        return any(
-            (memory := each()) is not None and np.shares_memory(memory, array)
-            for each in self.pinned_memory
-        )
+    def _pinned_of(self, array: Any) -> np.ndarray | None:
+        if not isinstance(array, np.ndarray):
+            return None
+        live = [memory for each in self.pinned_memory if (memory := each()) is not None]
+        self.pinned_memory = [weakref.ref(memory) for memory in live]
+        return next((memory for memory in live if np.shares_memory(memory, array)), None)
+
+
+def _pinned_reader(memory: np.ndarray, array: np.ndarray) -> Callable[[], np.ndarray]:
+    start, size = array.ctypes.data - memory.ctypes.data, array.nbytes
+    held = weakref.ref(memory)
+
+    def read() -> np.ndarray:
+        found = held()
+        assert found is not None, "pinned memory that has been freed is used"
+        return found[start : start + size]
+
+    return read

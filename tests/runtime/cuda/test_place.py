@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import gc
-from typing import Any
 
 import numpy as np
 import pytest
 
 from runtime import Box, FlowPredictor, Mask, MemoryRules, Point, VideoPredictor, VolumePredictor
-from runtime.cuda import features as device_features
-from runtime.cuda.masks import device_mask
 from runtime.cuda.place import CudaPlace
 from runtime.cuda.pool import SlotPool
-from runtime.errors import InputError
 from runtime.model import Model, load
 from runtime.phantom import Phantom, make_phantom
 from runtime.predictors import ImagePredictor
 from tests.cuda import on_device
-from tests.fakes import FAKE_NUMBERS, encode, fake_model
 from tests.kernels import on_host
 from tests.kernels.host_device import HostDevice
 
@@ -84,7 +79,7 @@ def test_steps_of_one_shape_are_captured_once_and_launched_from_then_on(
 ) -> None:
     model, device = on_device(host)
     volume(model, phantom)
-    shapes = {key[0] for key in place_of(model)._steps}
+    shapes = {key[0] for key in place_of(model)._replays.steps}
     # Both objects both ways, then fewer as ends are reached: each shape has run as it was, once.
     assert {rows for rows, *_ in shapes} <= {1, 2, 3, 4}
     assert {rest for _, *rest in [(s[0], s[1:]) for s in shapes] for rest in rest} == {(7, 16, 0)}
@@ -203,91 +198,6 @@ def test_a_step_that_fails_gives_its_slots_back(host: Model, phantom: Phantom) -
     assert len(predictor.propagate().slices[1]) == NUM_SLICES
 
 
-class Spill:
-    """A volume with a cache that holds less than it."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, slots: int, max_bytes: int | None) -> None:
-        monkeypatch.setattr(device_features, "FEWEST_SLOTS", slots)
-        model, backend = fake_model({"image_encoder": encode})
-        one = device_features.feature_bytes(FAKE_NUMBERS)
-        self.device = HostDevice(1 << 24)
-        self.model, _ = on_device(model, self.device)
-        self.backend = backend
-        limit = None if max_bytes is None else max_bytes * one
-        self.cache = self.model.features(lambda i: np.full((9, 9), 2 * i, np.uint8), limit)
-
-    def level(self, index: int) -> float:
-        features = self.cache[index]
-        parts = [self.model.place.get(getattr(features, name)) for name in device_features.NAMES]
-        level = float(parts[0][0, 0, 0, 0])
-        assert parts[2][0, 0, 0, 0] == level, "of one slice"
-        return level
-
-    @property
-    def num_encoded(self) -> int:
-        return sum(
-            len(call.inputs["image"])
-            for call in self.backend.calls
-            if call.graph == "image_encoder"
-        )
-
-
-def test_encodings_beyond_the_devices_budget_come_back_from_the_host(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    spill = Spill(monkeypatch, slots=4, max_bytes=10)
-    monkeypatch.setattr(spill.cache, "_most_slots", 4)
-    monkeypatch.setattr(spill.cache, "_most_spilled", 6)
-    truth = [spill.level(i) for i in range(10)]
-    assert len(set(truth)) == 10
-    assert spill.num_encoded == 10
-    rng = np.random.default_rng(0)
-    for index in rng.integers(0, 10, 60):
-        assert spill.level(int(index)) == truth[index]
-    assert spill.num_encoded == 10, "none is encoded twice"
-    assert caplog.text.count("move to the host") == 1
-    assert len(spill.cache) == 10  # type: ignore[arg-type]
-
-
-def test_encodings_beyond_both_budgets_are_made_again(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    spill = Spill(monkeypatch, slots=3, max_bytes=0)
-    truth = [spill.level(i) for i in range(6)]
-    assert [spill.level(i) for i in range(6)] == truth
-    assert spill.num_encoded == 12
-    assert "encoded again" in caplog.text
-
-
-def test_slices_are_encoded_ahead_in_batches_and_never_twice(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    spill = Spill(monkeypatch, slots=32, max_bytes=None)
-    order = [*range(20, 60), 3]
-    spill.cache.expect(order)
-    for index in order:
-        assert spill.level(index) == pytest.approx(
-            spill.level(20) + (index - 20) * DEGREE, abs=1e-4
-        )
-    sizes = [len(c.inputs["image"]) for c in spill.backend.calls if c.graph == "image_encoder"]
-    assert spill.num_encoded < len(order) + 8
-    assert max(sizes) == 8 and len(sizes) <= 8
-
-
-DEGREE = 2 / 255 / 0.229  # what the next slice of `Spill` is more after normalisation
-
-
-def test_more_slots_are_made_without_losing_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    spill = Spill(monkeypatch, slots=4, max_bytes=None)
-    before = [spill.level(i) for i in (1, 2, 3)]
-    addresses = [tensor.address for tensor in spill.cache.tensors]
-    spill.cache.expect(list(range(4, 40)))
-    assert [tensor.address for tensor in spill.cache.tensors] != addresses
-    assert [spill.level(i) for i in (1, 2, 3)] == before
-    spill.cache.clear()
-    assert len(spill.cache) == 0  # type: ignore[arg-type]
-
-
 def test_a_second_volume_takes_the_slots_and_graphs_of_the_first(
     host: Model, phantom: Phantom
 ) -> None:
@@ -306,7 +216,8 @@ def test_a_second_volume_takes_the_slots_and_graphs_of_the_first(
 
 def test_slots_that_wait_are_freed_where_there_is_no_room() -> None:
     device = HostDevice(1 << 20)
-    pool, stream = SlotPool(device), device.stream()
+    stream = device.stream()
+    pool = SlotPool(device, stream.sync)
     held = pool.slots((1 << 16,), "memories", stream=stream)
     address = held.address
     del held
@@ -324,66 +235,3 @@ def test_slots_that_wait_are_freed_where_there_is_no_room() -> None:
     with pytest.raises(MemoryError):
         pool.slots((1 << 16,), "memories", stream=stream)
     assert large.shape == (3 << 16,) and other.shape == (1 << 15,)
-
-
-class Theirs:
-    """An array of somebody else's in the device's memory, as pycuda's or cupy's shows itself."""
-
-    def __init__(self, device: HostDevice, array: np.ndarray, stream: Any) -> None:
-        self.held = device.empty(array.shape, array.dtype.name, stream=stream)
-        device.copy(array, self.held, stream=stream)
-        self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
-        self.__cuda_array_interface__ = {
-            "version": 3,
-            "shape": array.shape,
-            "typestr": array.dtype.str,
-            "data": (self.held.address, False),
-            "strides": None,
-            "stream": stream.handle,
-        }
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "int16"])
-def test_a_volume_on_the_device_is_read_there(host: Model, phantom: Phantom, dtype: str) -> None:
-    model, device = on_device(host)
-    theirs = Theirs(device, phantom.pixels.astype(dtype), device.stream())
-    found = []
-    for volume, chosen in ((theirs, model), (phantom.pixels.astype(dtype), host)):
-        predictor = VolumePredictor(chosen)
-        used = predictor.set_volume(volume)  # type: ignore[arg-type]
-        assert used.kind == ("none" if dtype == "uint8" else "percentile")
-        found.append(predictor.add(phantom.box(6, 1)))
-    assert np.abs(found[0].segmented.logits - found[1].segmented.logits).max() < 1e-2
-    mask = device_mask(model, found[0])
-    np.testing.assert_array_equal(np.from_dlpack(mask), found[0].mask())
-    with pytest.raises(InputError, match="no masks on a device"):
-        device_mask(host, found[1])
-
-
-def test_images_and_frames_on_the_device_are_read_there(host: Model, phantom: Phantom) -> None:
-    model, device = on_device(host)
-    stream = device.stream()
-    image = ImagePredictor(model)
-    image.set_image(Theirs(device, phantom.pixels[6], stream))  # type: ignore[arg-type]
-    right = ImagePredictor(host)
-    right.set_image(phantom.pixels[6])
-    click = Point(y=30, x=30)
-    found, truth = (each.predict(click).segmented.logits for each in (image, right))
-    assert np.abs(found - truth).max() <= TOLERANCE * np.abs(truth).max()
-    video = VideoPredictor(model)
-    buffer = Theirs(device, phantom.pixels[6], stream)
-    video.push(buffer)  # type: ignore[arg-type]
-    device.copy(np.zeros_like(phantom.pixels[6]), buffer.held, stream=place_of(model).step_stream)
-    frame = video.add(click).segmented.logits
-    assert np.abs(frame - truth).max() <= TOLERANCE * np.abs(truth).max()
-
-
-def test_arrays_that_cannot_be_read_are_refused(host: Model, phantom: Phantom) -> None:
-    model, device = on_device(host)
-    theirs = Theirs(device, phantom.pixels, device.stream())
-    for predictor in (VolumePredictor(host).set_volume, ImagePredictor(host).set_image):
-        with pytest.raises(InputError, match="in CUDA memory, and a back end that computes"):
-            predictor(theirs)  # type: ignore[arg-type]
-    theirs.__cuda_array_interface__["strides"] = (1, 1, 1)
-    with pytest.raises(InputError, match="make it contiguous"):
-        VolumePredictor(model).set_volume(theirs)  # type: ignore[arg-type]

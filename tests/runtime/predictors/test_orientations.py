@@ -205,6 +205,9 @@ class Oracle:
         self.pixels, self.boxes = pixels, []
         self.views: list[Oracle] = [] if views is None else views
 
+    def pixels_on_host(self) -> np.ndarray:
+        return self.pixels
+
     def another_view(self, pixels: np.ndarray) -> Oracle:
         self.views.append(Oracle(pixels, self.views))
         return self.views[-1]

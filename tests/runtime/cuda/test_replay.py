@@ -1,0 +1,100 @@
+"""Steps that are captured and launched again, on a device made of host memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from runtime import Box, VolumePredictor
+from runtime.cuda import replay
+from runtime.cuda.place import CudaPlace
+from runtime.model import Model
+from runtime.result import SliceMask
+from tests.cuda import on_device
+from tests.fakes import TELLING, fake_model
+from tests.kernels import on_host
+from tests.kernels.host_device import HostDevice
+
+pytestmark = pytest.mark.skipif(on_host.COMPILER is None, reason="no C++ compiler here")
+
+PIXELS = np.random.default_rng(0).integers(0, 255, (12, 16, 16), np.uint8)
+
+
+def begin(model: Model, box: Box | None = None) -> Iterator[SliceMask]:
+    predictor = VolumePredictor(model)
+    predictor.set_volume(PIXELS, "none")
+    predictor.add(box or Box(slice=0, y=(2, 9), x=(3, 12)))
+    return predictor.stream()
+
+
+@pytest.fixture
+def model() -> Model:
+    return on_device(fake_model(TELLING)[0])[0]
+
+
+def device_of(model: Model) -> HostDevice:
+    assert isinstance(model.place, CudaPlace)
+    device = model.place.device
+    assert isinstance(device, HostDevice)
+    return device
+
+
+def logits(stream: Iterator[SliceMask]) -> list[np.ndarray]:
+    return [found.segmented.logits for found in stream]
+
+
+def test_a_capture_that_fails_is_begun_anew(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = logits(begin(fake_model(TELLING)[0]))
+    enqueue, count = HostDevice.enqueue, iter(range(1000))
+
+    def fails(self: HostDevice, *arguments: object, **named: object) -> None:
+        if self.capturing is not None and next(count) == 4:
+            raise RuntimeError("nothing more can be enqueued")
+        enqueue(self, *arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(HostDevice, "enqueue", fails)
+    stream = begin(model)
+    next(stream), next(stream)
+    with pytest.raises(RuntimeError, match="nothing more"):
+        next(stream)
+    np.testing.assert_array_equal(logits(begin(model)), truth)
+    assert device_of(model).launches > 5
+
+
+def test_garbage_is_not_collected_while_a_step_is_captured(model: Model) -> None:
+    for found in begin(model):
+        cycle: list[object] = [found]  # with a mask that has not been read back
+        cycle.append(cycle)
+        if device_of(model).captures == 0:
+            cycle.append(model.place.empty((4,), "float32"))
+    assert device_of(model).captures == 1
+
+
+def test_steps_unused_for_longest_are_forgotten(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "MOST_REPLAYS", 2)
+    one, two, three = (begin(model) for _ in range(3))  # each with slots, and so steps, of its own
+    for stream in (one, two, three):
+        for _ in range(4):
+            next(stream)
+    device, place = device_of(model), model.place
+    assert isinstance(place, CudaPlace)
+    assert device.captures == 3 and len(place._replays.steps) == 2
+    next(two), next(three)
+    assert device.captures == 3
+    next(one)
+    next(one)
+    next(three)
+    assert device.captures == 4, "the second was the one forgotten"
+
+
+def test_runs_that_take_turns_do_not_mix(model: Model) -> None:
+    boxes = [Box(slice=0, y=(2, 9), x=(3, 12)), Box(slice=0, y=(1, 5), x=(1, 15))]
+    right = [logits(begin(fake_model(TELLING)[0], box)) for box in boxes]
+    found = [list(each) for each in zip(*(begin(model, box) for box in boxes), strict=True)]
+    for row, masks in enumerate(zip(*found, strict=True)):
+        np.testing.assert_array_equal(logits(iter(masks)), right[row])
+    assert np.abs(right[0][5] - right[1][5]).max() > 1e-3
