@@ -127,6 +127,18 @@ def test_a_look_at_a_slice_far_ahead_does_not_end_looking_ahead(
     assert spill.num_encoded < 48 + 8 and len(spill.batches) <= 10
 
 
+def test_encodings_under_way_move_to_more_slots_once_they_have_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spill = Spill(monkeypatch, slots=4, max_bytes=None)
+    spill.cache.expect(list(range(30)))
+    spill.cache.locate([0])  # and eight more, ahead of need
+    spill.cache.expect(list(range(100)))
+    levels = [spill.peek(index) for index in range(9)]
+    np.testing.assert_allclose(np.diff(levels), DEGREE, atol=1e-4)
+    assert spill.num_encoded == 9
+
+
 def test_nothing_is_given_up_while_there_is_room(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -161,8 +173,7 @@ def test_slots_outlive_encodings_that_fail(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_pinned_memory_outlives_the_copies_to_and_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
     spill = Spill(monkeypatch, slots=2, max_bytes=None)
-    monkeypatch.setattr(spill.cache, "_most_slots", 2)
-    monkeypatch.setattr(spill.cache, "_most_spilled", 3)
+    spill.cache._most_slots, spill.cache._most_spilled = 2, 3  # type: ignore[attr-defined]
     for index in (0, 1, 2, 3, 4, 5, 3):
         spill.cache.locate([index])
         live = [each for each in spill.device.pinned_memory if each() is not None]
@@ -193,7 +204,7 @@ def test_whatever_is_asked_in_whatever_order_each_slice_is_found(seed: int) -> N
     rng = np.random.default_rng(seed)
     with pytest.MonkeyPatch.context() as patch:
         spill = Spill(patch, slots=4, max_bytes=None)
-        patch.setattr(spill.cache, "_most_slots", int(rng.integers(28, 40)))
+        patch.setattr(spill.cache, "_most_slots", int(rng.integers(24, 40)))
         patch.setattr(spill.cache, "_most_spilled", int(rng.integers(0, 9)))
         zero = spill.level(0)
         for _ in range(30):
@@ -211,3 +222,11 @@ def test_whatever_is_asked_in_whatever_order_each_slice_is_found(seed: int) -> N
                 found = spill.cache.gather(np.array(places, np.int64)).vision_features
                 levels = spill.model.place.get(found)[:, 0, 0, 0]
                 np.testing.assert_allclose(levels, zero + np.array(wanted) * DEGREE, atol=1e-4)
+
+
+def test_what_was_used_lately_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    spill = Spill(monkeypatch, slots=3, max_bytes=0)
+    for index in range(1, 9):
+        spill.peek(0)
+        spill.peek(index)
+    assert spill.num_encoded == 9
