@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -30,7 +31,7 @@ NAMES = tuple(part.name for part in fields(Features))
 
 @dataclass(slots=True)
 class Spilled:
-    """An encoding in pinned host memory; `arrived` is when it has come there."""
+    """An encoding in pinned host memory; `arrived` is when the last copy to or from there is done."""
 
     arrays: dict[str, NDArray[Any]]
     arrived: Any
@@ -69,8 +70,12 @@ class DeviceFeatures:
         self._where: OrderedDict[int, int] = OrderedDict()
         self._ready: dict[int, Any] = {}
         self._spilled: OrderedDict[int, Spilled] = OrderedDict()
+        self._returning: Spilled | None = None
         self._order: list[int] = []
         self._has_said = False
+        # What was encoded ahead and is not wanted any more still writes to slots; they are freed on the step's stream.
+        drain = weakref.finalize(self, place.step_stream.wait, place.encode_stream)
+        drain.atexit = False
 
     def __len__(self) -> int:
         return len(self._where) + len(self._spilled)
@@ -192,10 +197,11 @@ class DeviceFeatures:
         encode.wait(self._place.step_stream.record())
         for name, array in held.arrays.items():
             self._place.device.copy(array, self._slots[name][slot], stream=encode)
-        self._where[index], self._ready[index] = slot, encode.record()
-        self._returning = (
-            held  # its memory must outlive the copy, which the next restoring waits for
-        )
+        held.arrived = self._ready[index] = encode.record()
+        self._where[index] = slot
+        if self._returning is not None:
+            self._returning.arrived.sync()  # its memory must outlive the copy
+        self._returning = held
 
     def _grow(self, count: int) -> None:
         """Have at least so many slots; what they hold stays."""

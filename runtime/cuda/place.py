@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,9 +32,11 @@ from runtime.tensors import Decoded, Fetched
 if TYPE_CHECKING:
     from runtime.memory.records import MemoryRead
 
+log = logging.getLogger("runtime")
 MOST_REPLAYS = 32  # step shapes kept as graphs
 MOST_LANES = 8  # shapes of slices kept ready
 MEMORY_STEP = 4  # prompted slices beyond the usual: lengths grow by so many at a time
+DEFAULT_STREAMS = (0, 1, 2)  # handles with a meaning: none, the legacy one, the thread's own
 STEP_PRIORITY, ENCODE_PRIORITY = -1, 0  # a step is waited for, an encoding seldom
 
 
@@ -70,6 +73,10 @@ class CudaPlace:
     def __init__(
         self, device: Any, numbers: ModelNumbers, stream: int | None = None, replays: bool = True
     ) -> None:
+        if stream in DEFAULT_STREAMS:
+            raise InputError(
+                f"found stream {stream}, a default one, on which no step can be captured; wanted one that was made"
+            )
         self.device, self.numbers = device, numbers
         self.step_stream = (
             device.stream(STEP_PRIORITY) if stream is None else device.foreign_stream(stream)
@@ -83,7 +90,7 @@ class CudaPlace:
         self._steps: OrderedDict[tuple[Any, ...], Replay] = OrderedDict()
         self._blocks: dict[tuple[int, ...], ControlBlock] = {}
         self._readback = Readback(device)
-        self._pool = SlotPool(device)
+        self._pool = SlotPool(device, self.synchronize)
         self._lanes: OrderedDict[tuple[int, ...], Lane] = OrderedDict()
 
     @property
@@ -238,6 +245,13 @@ class CudaPlace:
         """Kernels and copies in the graph launched last; None before there is one."""
         graphs = [step.graph for step in self._steps.values() if step.graph is not None]
         return graphs[-1].num_nodes if graphs else None
+
+    def stop_replays(self, reason: str) -> None:
+        """Run every step as it is from now on, and say why."""
+        if self._replays:
+            log.warning("steps are not replayed as CUDA graphs, which makes them slower: %s", reason)
+        self._replays = False
+        self._steps.clear()
 
     def unreplayed(self) -> CudaPlace:
         watched = copy.copy(self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from kernels.device_array import DeviceArray
@@ -20,10 +21,11 @@ class SlotPool:
 
     Args:
         device: where.
+        synchronize: waits until nothing that is enqueued anywhere touches a block any more.
     """
 
-    def __init__(self, device: Any) -> None:
-        self._device = device
+    def __init__(self, device: Any, synchronize: Callable[[], object]) -> None:
+        self._device, self._synchronize = device, synchronize
         self._free: dict[tuple[str, int], list[DeviceArray]] = {}
 
     def slots(self, shape: tuple[int, ...], name: str, *, stream: Any) -> DeviceArray:
@@ -46,6 +48,7 @@ class SlotPool:
         except MemoryError:
             if not self.waiting_bytes:
                 raise
+            self._synchronize()  # whoever held a block may have left work behind on another stream
             for blocks in self._free.values():
                 blocks.clear()
             stream.sync()

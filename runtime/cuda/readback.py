@@ -64,7 +64,10 @@ class _Arrival:
         return found
 
     def __del__(self) -> None:
-        self._event.sync()  # a block that is still being written to must not be handed out
+        try:
+            self._event.sync()  # a block that is still being written to must not be handed out
+        except Exception:  # the copy was never enqueued, or the driver is gone before this object
+            return
         self._owner.give_back(self._block)
 
 

@@ -19,6 +19,7 @@ from kernels.dlpack import CPU
 from kernels.kernel import Kernel
 from tests.kernels import on_host
 
+ALIGNMENT = 256  # of whatever is allocated
 GARBAGE = 0xA5  # as int64 an index far outside of everything
 Work = Callable[[], object]
 
@@ -59,11 +60,12 @@ class HostStream:
             self.num_done += 1
             work()
 
-    def record(self, options: object = None) -> HostEvent:
+    def record(self, event: object = None, options: object = None) -> HostEvent:
         return HostEvent(self)
 
-    def wait(self, other: HostEvent | HostStream) -> None:
-        event = other if isinstance(other, HostEvent) else other.record()
+    def wait(self, event_or_stream: HostEvent | HostStream) -> None:
+        is_event = isinstance(event_or_stream, HostEvent)
+        event = event_or_stream if is_event else event_or_stream.record()
         self.enqueue(lambda: event.stream.run_until(event.position))
 
     def sync(self) -> None:
@@ -114,7 +116,7 @@ class HostDevice:
     def __init__(self, total_bytes: int = 1 << 30) -> None:
         self.total_bytes = total_bytes
         self.allocations = self.captures = self.launches = self.kernels = 0
-        self.serial = count(1)
+        self.serial = count(16)  # those below mean default streams
         self.capturing: tuple[HostStream, list[Work]] | None = None
         self.pinned_memory: list[weakref.ref[np.ndarray]] = []
         self._streams: dict[int, HostStream] = {}
@@ -137,8 +139,8 @@ class HostDevice:
         size = max(int(np.prod(shape)) * np.dtype(dtype).itemsize, 1)
         if size > self.memory_bytes[0]:
             raise MemoryError(f"{size} bytes on {self.name}")
-        raw = np.full(size + 16, GARBAGE, np.uint8)
-        memory = raw[-raw.ctypes.data % 16 :][:size]
+        raw = np.full(size + ALIGNMENT, GARBAGE, np.uint8)
+        memory = raw[-raw.ctypes.data % ALIGNMENT :][:size]
         self._live[memory.ctypes.data] = memory
         self.allocations += 1
         owner = Owner()
@@ -238,7 +240,7 @@ class HostDevice:
         if isinstance(array, np.ndarray):
             flat = array.reshape(-1).view(np.uint8)
             assert np.shares_memory(flat, array) or array.nbytes == 0
-            return lambda: flat
+            return self._pinned_reader(flat) or (lambda: flat)
         loose = DeviceArray(array.address, (array.nbytes,), "uint8", None)
         shaped = DeviceArray(array.address, array.shape, array.dtype, None)
         del array
@@ -249,8 +251,32 @@ class HostDevice:
 
         return read
 
+    def _pinned_reader(self, flat: np.ndarray) -> Callable[[], np.ndarray] | None:
+        """Of pinned memory, which a GPU does not keep alive either."""
+        found = self._pinned_under(flat)
+        if found is None:
+            return None
+        memory = found()
+        assert memory is not None
+        start, size = flat.ctypes.data - memory.ctypes.data, flat.nbytes
+        del memory
+
+        def read() -> np.ndarray:
+            alive = found()
+            assert alive is not None, "pinned memory that has been freed is used"
+            return alive[start : start + size]
+
+        return read
+
     def _is_pinned(self, array: np.ndarray) -> bool:
-        return any(
-            (memory := each()) is not None and np.shares_memory(memory, array)
-            for each in self.pinned_memory
+        return self._pinned_under(array) is not None
+
+    def _pinned_under(self, array: np.ndarray) -> weakref.ref[np.ndarray] | None:
+        return next(
+            (
+                each
+                for each in self.pinned_memory
+                if (memory := each()) is not None and np.shares_memory(memory, array)
+            ),
+            None,
         )

@@ -306,7 +306,8 @@ def test_a_second_volume_takes_the_slots_and_graphs_of_the_first(
 
 def test_slots_that_wait_are_freed_where_there_is_no_room() -> None:
     device = HostDevice(1 << 20)
-    pool, stream = SlotPool(device), device.stream()
+    stream = device.stream()
+    pool = SlotPool(device, stream.sync)
     held = pool.slots((1 << 16,), "memories", stream=stream)
     address = held.address
     del held
