@@ -24,10 +24,27 @@ class Binding:
     def __init__(self) -> None:
         self.bound: dict[str, tuple[Any, ...]] = {}
 
-    def bind_input(self, name: str, *where: Any) -> None:
-        self.bound[name] = where
+    def bind_input(
+        self,
+        name: str,
+        device_type: str,
+        device_id: int,
+        element_type: type,
+        shape: tuple[int, ...],
+        buffer_ptr: int,
+    ) -> None:
+        self.bound[name] = (device_type, device_id, element_type, shape, buffer_ptr)
 
-    bind_output = bind_input
+    def bind_output(
+        self,
+        name: str,
+        device_type: str = "cpu",
+        device_id: int = 0,
+        element_type: type | None = None,
+        shape: tuple[int, ...] | None = None,
+        buffer_ptr: int | None = None,
+    ) -> None:
+        self.bound[name] = (device_type, device_id, element_type, shape, buffer_ptr)
 
 
 class Session:
