@@ -249,7 +249,9 @@ class CudaPlace:
     def stop_replays(self, reason: str) -> None:
         """Run every step as it is from now on, and say why."""
         if self._replays:
-            log.warning("steps are not replayed as CUDA graphs, which makes them slower: %s", reason)
+            log.warning(
+                "steps are not replayed as CUDA graphs, which makes them slower: %s", reason
+            )
         self._replays = False
         self._steps.clear()
 

@@ -14,7 +14,7 @@ import runtime.backends.engines as engines
 import runtime.backends.trt as trt
 from kernels.device_array import DeviceArray
 from runtime import VolumePredictor, load
-from runtime.backends.trt_build import profiles
+from runtime.backends.trt_build import MODULES, profiles
 from runtime.bundle import open_bundle
 from runtime.contract import graph_specs
 from runtime.cuda.place import CudaPlace
@@ -205,7 +205,9 @@ def test_shapes_beyond_every_profile_are_refused(tensorrt: Tensorrt) -> None:
 def test_what_is_not_enqueued_is_an_error(tensorrt: Tensorrt) -> None:
     engine = load(None, "trt-fp32").engine("memory_encoder")
     tensorrt.refuses = True
-    with pytest.raises(RuntimeError, match="memory_encoder refuses run with .* it does not say why"):
+    with pytest.raises(
+        RuntimeError, match=r"memory_encoder refuses run with .* it does not say why"
+    ):
         engine.run(*inputs(tensorrt.place, "memory_encoder", 1))
 
 
@@ -242,7 +244,7 @@ def test_an_engine_that_does_not_run_here_is_refused_with_tensorrts_reason(
 
 def test_without_a_device_tensorrt_is_not_even_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kernels.device.why_not", lambda: "no NVIDIA driver")
-    for name in ("tensorrt", "tensorrt_rtx"):
+    for name in MODULES:
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(BackendUnavailable, match="no CUDA device can be used: no NVIDIA driver"):
         load(None, "trt-bf16")

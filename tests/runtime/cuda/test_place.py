@@ -249,6 +249,38 @@ def test_encodings_beyond_the_devices_budget_come_back_from_the_host(
     assert len(spill.cache) == 10  # type: ignore[arg-type]
 
 
+def test_memory_of_the_host_outlives_the_copies_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    spill = Spill(monkeypatch, slots=4, max_bytes=10)
+    monkeypatch.setattr(spill.cache, "_most_slots", 4)
+    monkeypatch.setattr(spill.cache, "_most_spilled", 6)
+    truth = [spill.level(i) for i in range(8)]
+    spill.cache.locate([0, 1, 2])  # three come back before anybody waits
+    gc.collect()
+    spill.model.place.synchronize()
+    assert [spill.level(i) for i in (0, 1, 2)] == truth[:3]
+
+
+def test_what_was_encoded_ahead_in_vain_is_done_before_its_slots_are_freed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spill = Spill(monkeypatch, slots=32, max_bytes=None)
+    place = place_of(spill.model)
+    spill.cache.expect(range(40))
+    spill.cache.locate([0])
+    done = place.encode_stream.num_enqueued
+    assert place.encode_stream.num_done < done
+    del spill.cache
+    gc.collect()
+    place.step_stream.sync()
+    assert place.encode_stream.num_done >= done
+
+
+@pytest.mark.parametrize("handle", [0, 1, 2])
+def test_default_streams_are_refused(handle: int) -> None:
+    with pytest.raises(InputError, match=f"found stream {handle}, a default one"):
+        CudaPlace(HostDevice(), FAKE_NUMBERS, handle)
+
+
 def test_encodings_beyond_both_budgets_are_made_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
