@@ -21,10 +21,11 @@ Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """An execution context for one set of shapes, and the memory it computes in."""
+    """An execution context for one set of shapes, the memory it computes in, and what it was made from."""
 
     context: Any
     scratch: Any
+    config: Any
 
 
 class TrtEngine:
@@ -61,7 +62,7 @@ class TrtEngine:
                 f"TensorRT's {self._graph} was not made for {shapes}; at most {self._largest()}: prompt fewer slices "
                 "of one object, or follow fewer objects at a time"
             )
-        context = self._new_context()
+        context, config = self._new_context()
         self._check(context is not None, "context")
         self._check(context.set_optimization_profile_async(number, stream), f"profile {number}")
         self._place.current.sync()
@@ -72,19 +73,22 @@ class TrtEngine:
         size = max(int(context.update_device_memory_size_for_shapes()), 1)
         scratch = self._place.device.empty((size,), "uint8", stream=self._place.current)
         context.set_device_memory(scratch.address, size)
-        return Ready(context, scratch)
+        return Ready(context, scratch, config)
 
-    def _new_context(self) -> Any:
-        """With memory of ours, and where kernels are specialised while running, specialised before they run."""
+    def _new_context(self) -> tuple[Any, Any]:
+        """With memory of ours, and where kernels are specialised while running, specialised before they run.
+
+        Whether a context needs what configured it is nowhere said; so both are kept.
+        """
         trt, engine = self._trt, self._engine
         managed = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         if not hasattr(trt, "DynamicShapesKernelSpecializationStrategy"):
-            return engine.create_execution_context(managed)
+            return engine.create_execution_context(managed), None
         config = engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(managed)
         eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
         config.dynamic_shapes_kernel_specialization_strategy = eager
-        return engine.create_execution_context(config)
+        return engine.create_execution_context(config), config
 
     def _check(self, is_done: bool, what: str) -> None:
         """Raise RuntimeError with what TensorRT has said last unless it has done something."""

@@ -156,7 +156,7 @@ def test_tensorrts_engines_are_known_by_what_makes_them_wrong(ort: Ort, bundle: 
     backend = open_backend("ort-tensorrt", bundle)
     backend.load("memory_encoder")
     ((_, options), _) = ort.sessions[0].asked
-    assert options["trt_engine_cache_enable"] == "1"
+    assert options["trt_engine_cache_enable"] == "True"
     prefix = options["trt_engine_cache_prefix"]
     assert prefix == f"memory_encoder-{bundle.fingerprint[:16]}-1.31"
     assert b"MultiHeadAttention" not in ort.sessions[0].data
@@ -168,7 +168,7 @@ def test_no_engines_are_kept_where_nothing_is(
     monkeypatch.setenv("MEDSAM2_RUNTIME_CACHE", "")
     open_backend("ort-tensorrt", bundle).load("memory_encoder")
     ((_, options), _) = ort.sessions[0].asked
-    assert options["trt_engine_cache_enable"] == "0" and "trt_engine_cache_path" not in options
+    assert options["trt_engine_cache_enable"] == "False" and "trt_engine_cache_path" not in options
 
 
 @pytest.mark.parametrize("graph", ["memory_encoder", "image_encoder"])
