@@ -46,6 +46,8 @@ class CudaGraph:
     def __init__(self, call: Callable[[], Any]) -> None:
         if CudaGraph._pool is None:
             CudaGraph._pool = torch.cuda.graph_pool_handle()
+            # Autocast frees its copies of the weights at the end of a region; graphs read them after that.
+            torch.autocast_increment_nesting()
         side, main = torch.cuda.Stream(), torch.cuda.current_stream()
         side.wait_stream(main)
         with torch.cuda.stream(side):

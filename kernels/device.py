@@ -6,18 +6,18 @@ of the driver first, because bindings answer that question by crashing in more w
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import math
 import sys
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.cuda_graph import CudaGraph, captured
 from kernels.device_array import DeviceArray
 from kernels.kernel import FOLDER, Case, Kernel, Launch, Numbers, Shapes
 
@@ -65,12 +65,13 @@ class Device:
         if reason := why_not():
             raise NoDevice(reason)
         try:
-            self._core: Any = import_module("cuda.core")
+            self._core = _import_core()
         except ImportError as error:
             raise NoDevice(f"cuda-core is missing ({error}); pip install cuda-core") from error
         self._device = self._core.Device(ordinal)
-        self._thread = threading.local()
-        self.use()
+        self._bindings: Any = import_module("cuda.bindings.driver")
+        self._device.set_current()
+        self._context = self._current_context()
         self._entries: dict[tuple[str, str], Any] = {}
         self._tables: dict[Any, dict[str, Any]] = {}
 
@@ -86,15 +87,19 @@ class Device:
 
     @property
     def memory_bytes(self) -> tuple[int, int]:
-        """Free bytes and all there are."""
-        free, total = self._driver("cuMemGetInfo")
-        return int(free), int(total)
+        """Free bytes and all there are; what the pool keeps for later is free."""
+        free, total = self.driver("cuMemGetInfo")
+        pool = getattr(self._device.memory_resource, "attributes", None)
+        kept = 0 if pool is None else pool.reserved_mem_current - pool.used_mem_current
+        return int(free) + int(kept), int(total)
 
     def use(self) -> None:
-        """Make the device's primary context this thread's; done by whatever allocates, copies or launches."""
-        if not getattr(self._thread, "has_context", False):
+        """Make the device's primary context this thread's; done by whatever allocates, copies or launches.
+
+        It is asked for each time: whoever else is in this thread may push, pop and switch contexts in between.
+        """
+        if self._current_context() != self._context:
             self._device.set_current()
-            self._thread.has_context = True
 
     def stream(self, priority: int | None = None) -> Any:
         """A stream of this device; lower numbers go first."""
@@ -109,19 +114,16 @@ class Device:
         """A tensor, uninitialised, allocated in the stream's order. Raises MemoryError."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
         self.use()
-        try:
+        with self._memory_errors(size):
             buffer = self._device.memory_resource.allocate(max(size, 1), stream=stream)
-        except Exception as error:  # cuda-core's own class, which it does not name
-            if "OUT_OF_MEMORY" not in str(error):
-                raise
-            raise MemoryError(f"{size} bytes on {self.name}") from error
         return DeviceArray(int(buffer.handle), shape, dtype, buffer)
 
     def pinned(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
         """A numpy array that the device copies to and from without waiting. Raises MemoryError."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
         self.use()
-        buffer = self._core.LegacyPinnedMemoryResource().allocate(max(size, 1))
+        with self._memory_errors(size):
+            buffer = self._core.LegacyPinnedMemoryResource().allocate(max(size, 1))
         memory: Any = (ctypes.c_char * max(size, 1)).from_address(int(buffer.handle))
         memory.owner = buffer  # numpy keeps the one, which keeps the other
         found: NDArray[Any] = np.frombuffer(memory, dtype, math.prod(shape)).reshape(shape)
@@ -137,7 +139,7 @@ class Device:
         if source.nbytes != target.nbytes:
             raise ValueError(f"a copy of {source.nbytes} bytes to {target.nbytes}")
         addresses = _address(target), _address(source)
-        self._driver("cuMemcpyAsync", *addresses, source.nbytes, int(stream.handle))
+        self.driver("cuMemcpyAsync", *addresses, source.nbytes, int(stream.handle))
 
     def upload(self, array: NDArray[Any], *, stream: Any) -> DeviceArray:
         """A tensor with an array's contents; waits, so that the array may change afterwards."""
@@ -155,21 +157,8 @@ class Device:
         return out
 
     def capture(self, enqueue: Callable[[], object], *, stream: Any) -> CudaGraph:
-        """What `enqueue` puts on a stream as a graph; nothing of it is done yet.
-
-        It must not allocate, wait, or touch another stream that has not been forked from this one.
-        """
-        handle = int(stream.handle)
-        mode = self._bindings.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        self._driver("cuStreamBeginCapture", handle, mode)
-        try:
-            enqueue()
-        finally:
-            graph = self._driver("cuStreamEndCapture", handle)
-        executable = self._driver("cuGraphInstantiate", graph, 0)
-        _, count = self._driver("cuGraphGetNodes", graph)
-        self._driver("cuGraphDestroy", graph)
-        return CudaGraph(self, executable, int(count))
+        """What `enqueue` puts on a stream as a graph (`kernels.cuda_graph.captured`); nothing of it is done yet."""
+        return captured(self, enqueue, stream)
 
     def enqueue(
         self,
@@ -224,7 +213,7 @@ class Device:
 
     def mark(self, *, stream: Any) -> Any:
         """A moment in a stream's order, for `elapsed_ms`."""
-        return stream.record(options=self._core.EventOptions(timing_enabled=True))
+        return stream.record(options=self._timing())
 
     def elapsed_ms(self, start: Any, stop: Any) -> float:
         """Device time between two moments; waits for the second."""
@@ -261,11 +250,7 @@ class Device:
             self._tables[key] = {name: self.upload(array, stream=stream) for name, array in made}
         return self._tables[key]
 
-    @property
-    def _bindings(self) -> Any:
-        return import_module("cuda.bindings.driver")
-
-    def _driver(self, call: str, *arguments: Any) -> Any:
+    def driver(self, call: str, *arguments: Any) -> Any:
         """A driver call's results. Raises RuntimeError with its status."""
         self.use()
         status, *found = getattr(self._bindings, call)(*arguments)
@@ -273,24 +258,36 @@ class Device:
             raise RuntimeError(f"{call} fails on {self.name}: {status}")
         return found[0] if len(found) == 1 else found
 
+    def enumeration(self, kind: str, member: str) -> Any:
+        """One of the driver's named numbers."""
+        return getattr(getattr(self._bindings, kind), member)
 
-class CudaGraph:
-    """Captured work, launched as one.
+    def _current_context(self) -> int:
+        """Handle of this thread's; 0 without one."""
+        _, found = self._bindings.cuCtxGetCurrent()
+        return int(found)
 
-    Attributes:
-        num_nodes: kernels and copies in it.
-    """
+    def _timing(self) -> Any:
+        """Options of an event that tells the time; they were renamed in cuda-core 1."""
+        try:
+            return self._core.EventOptions(timing_enabled=True)
+        except TypeError:
+            return self._core.EventOptions(enable_timing=True)
 
-    def __init__(self, device: Device, executable: Any, num_nodes: int) -> None:
-        self._device, self._executable, self.num_nodes = device, executable, num_nodes
+    @contextmanager
+    def _memory_errors(self, size: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # cuda-core's own class, which it does not name
+            if "OUT_OF_MEMORY" not in str(error):
+                raise
+            raise MemoryError(f"{size} bytes on {self.name}") from error
 
-    def launch(self, *, stream: Any) -> None:
-        """Enqueue all of it."""
-        self._device._driver("cuGraphLaunch", self._executable, int(stream.handle))
 
-    def __del__(self) -> None:
-        with contextlib.suppress(Exception):  # the driver may be gone before this object
-            self._device._driver("cuGraphExecDestroy", self._executable)
+def _import_core() -> Any:
+    """cuda-core's module; before 0.5 it has nothing but an experimental one."""
+    found = import_module("cuda.core")
+    return found if hasattr(found, "Device") else import_module("cuda.core.experimental")
 
 
 def _address(array: Any) -> int:

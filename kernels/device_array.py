@@ -92,8 +92,20 @@ class DeviceArray:
     def __dlpack_device__(self) -> tuple[int, int]:
         return self.device
 
-    def __dlpack__(self, *, stream: int | None = None, **rest: Any) -> Any:
-        """A capsule; the consumer's stream does not matter where `stream` of this array is None."""
+    def __dlpack__(
+        self,
+        *,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """A capsule; the consumer's stream does not matter where `stream` of this array is None.
+
+        Raises BufferError if a copy or another device is asked for.
+        """
+        if copy or dl_device not in (None, self.device):
+            raise BufferError("this memory is lent as it is: no copy, no other device")
         return capsule_of(self.address, self.shape, self.dtype, self.device, self.owner)
 
     def _view(self, offset: int, shape: tuple[int, ...]) -> DeviceArray:

@@ -129,7 +129,8 @@ def load(
             bundle on this machine (`runtime.certificate`), and the log says why.
         threads: threads within an operator; None takes every core.
         hint: "latency" for one study at a time, "throughput" where several processes share the machine.
-        stream: handle of the caller's own CUDA stream for a back end there, such as pycuda's `stream.handle`.
+        stream: handle of the caller's own CUDA stream for a back end there, such as pycuda's `stream.handle`; not a
+            default stream, and one that outlives the model.
 
     Raises:
         BundleError, BundleIncomplete, BundleChanged: the bundle cannot be used.

@@ -55,7 +55,7 @@ class Row:
 
 def _trt(precision: str, attention: str = "fused") -> Row:
     options = {"precision": precision, "attention": attention}
-    packages = ("tensorrt", "tensorrt-rtx")
+    packages = ("tensorrt", "tensorrt-rtx", "tensorrt-rtx-cu13-bindings")
     return Row("runtime.backends.trt", "TrtBackend", packages, options, is_cuda=True)
 
 

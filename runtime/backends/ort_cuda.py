@@ -143,17 +143,18 @@ class OrtCudaBackend:
         cuda = (PROVIDERS["cuda"], {"user_compute_stream": str(stream), "use_tf32": "0"})
         if self._kind == "cuda":
             return [cuda]
-        options = {"user_compute_stream": str(stream), "trt_engine_cache_enable": "0"}
+        # Words for what is on or off: this provider has not always taken numbers.
+        options = {"user_compute_stream": str(stream), "trt_engine_cache_enable": "False"}
         folder = cache_folder("ort-tensorrt")
         if (
             folder is not None
         ):  # ORT knows its engines by names alone: ours are in what makes them wrong
             known = f"{graph}-{self._bundle.fingerprint[:16]}-{onnxruntime.__version__}"
             options |= {
-                "trt_engine_cache_enable": "1",
+                "trt_engine_cache_enable": "True",
                 "trt_engine_cache_path": os.fspath(folder),
                 "trt_engine_cache_prefix": known,
-                "trt_timing_cache_enable": "1",
+                "trt_timing_cache_enable": "True",
                 "trt_timing_cache_path": os.fspath(folder),
             }
         return [(PROVIDERS["tensorrt"], options), cuda]

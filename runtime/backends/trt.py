@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,16 +16,16 @@ from runtime.bundle import Bundle
 from runtime.cuda.place import CudaPlace, open_place
 from runtime.errors import BundleError, InputError
 
-log = logging.getLogger("runtime")
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """An execution context for one set of shapes, and the memory it computes in."""
+    """An execution context for one set of shapes, the memory it computes in, and what it was made from."""
 
     context: Any
     scratch: Any
+    config: Any
 
 
 class TrtEngine:
@@ -36,23 +35,25 @@ class TrtEngine:
     """
 
     def __init__(
-        self, trt: Any, engine: Any, wanted: list[Profile], place: CudaPlace, graph: str
+        self, trt: Any, engine: Any, log: Log, wanted: list[Profile], place: CudaPlace, graph: str
     ) -> None:
         self._trt, self._engine, self._place, self._graph = trt, engine, place, graph
-        self._profiles = wanted
+        self._log, self._profiles = log, wanted
         self._ready: dict[tuple[Shapes, int], Ready] = {}
 
     def run(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
         """Enqueue on the place's current stream. Raises InputError for shapes it was not made for."""
         stream = int(self._place.current.handle)
         shapes = tuple((name, tuple(tensor.shape)) for name, tensor in inputs.items())
-        if (shapes, stream) not in self._ready:
+        is_new = (shapes, stream) not in self._ready
+        if is_new:
             self._ready[shapes, stream] = self._make_ready(dict(shapes), stream)
         context = self._ready[shapes, stream].context
         for name, tensor in (*inputs.items(), *outputs.items()):
-            context.set_tensor_address(name, tensor.address)
-        if not context.execute_async_v3(stream):
-            raise RuntimeError(f"TensorRT does not enqueue {self._graph} with {shapes}")
+            self._check(context.set_tensor_address(name, tensor.address), f"address of {name}")
+        self._check(context.execute_async_v3(stream), f"run with {shapes}")
+        if is_new and self._place.current is self._place.step_stream:
+            self._look_whether_capturable(context, stream)
 
     def _make_ready(self, shapes: dict[str, tuple[int, ...]], stream: int) -> Ready:
         number = choose_profile(self._profiles, shapes)
@@ -61,29 +62,44 @@ class TrtEngine:
                 f"TensorRT's {self._graph} was not made for {shapes}; at most {self._largest()}: prompt fewer slices "
                 "of one object, or follow fewer objects at a time"
             )
-        context = self._new_context()
-        context.set_optimization_profile_async(number, stream)
+        context, config = self._new_context()
+        self._check(context is not None, "context")
+        self._check(context.set_optimization_profile_async(number, stream), f"profile {number}")
         self._place.current.sync()
         for name, shape in shapes.items():
-            context.set_input_shape(name, shape)
-        if missing := context.infer_shapes():
-            raise RuntimeError(f"TensorRT does not know the shapes of {missing} in {self._graph}")
+            self._check(context.set_input_shape(name, shape), f"{name} of {shape}")
+        missing = context.infer_shapes()
+        self._check(not missing, f"shapes without {missing}")
         size = max(int(context.update_device_memory_size_for_shapes()), 1)
         scratch = self._place.allocate((size,), "uint8")
         context.set_device_memory(scratch.address, size)
-        return Ready(context, scratch)
+        return Ready(context, scratch, config)
 
-    def _new_context(self) -> Any:
-        """With memory of ours, and where kernels are specialised while running, specialised before they run."""
+    def _new_context(self) -> tuple[Any, Any]:
+        """With memory of ours, and where kernels are specialised while running, specialised before they run.
+
+        Whether a context needs what configured it is nowhere said; so both are kept.
+        """
         trt, engine = self._trt, self._engine
         managed = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         if not hasattr(trt, "DynamicShapesKernelSpecializationStrategy"):
-            return engine.create_execution_context(managed)
+            return engine.create_execution_context(managed), None
         config = engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(managed)
         eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
         config.dynamic_shapes_kernel_specialization_strategy = eager
-        return engine.create_execution_context(config)
+        return engine.create_execution_context(config), config
+
+    def _check(self, is_done: bool, what: str) -> None:
+        """Raise RuntimeError with what TensorRT has said last unless it has done something."""
+        if not is_done:
+            raise RuntimeError(f"TensorRT's {self._graph} refuses {what}: {self._log.last_error}")
+
+    def _look_whether_capturable(self, context: Any, stream: int) -> None:
+        """TensorRT-RTX knows of contexts that change their kernels while they run."""
+        ask = getattr(context, "is_stream_capturable", None)
+        if ask is not None and not ask(stream):
+            self._place.stop_replays(f"TensorRT-RTX cannot capture {self._graph}")
 
     def _largest(self) -> dict[str, tuple[int, ...]]:
         return {name: shapes[2] for name, shapes in self._profiles[-1].items()}
@@ -135,7 +151,8 @@ class TrtBackend:
             raise BundleError(
                 f"{self.description}: an engine of {graph} does not run here: {self._log.last_error}"
             )
-        return TrtEngine(self._trt, engine, profiles(self._bundle.model, graph), self.place, graph)
+        wanted = profiles(self._bundle.model, graph)
+        return TrtEngine(self._trt, engine, self._log, wanted, self.place, graph)
 
     def close(self) -> None:
         """Wait for what is enqueued; engines go with whoever holds them."""

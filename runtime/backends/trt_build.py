@@ -16,7 +16,8 @@ from typing import Any
 from runtime.contract import ModelNumbers, graph_specs
 from runtime.errors import BackendUnavailable, BundleError
 
-MODULES = ("tensorrt", "tensorrt_rtx")  # in the order of preference
+# In the order of preference; the last is what the one before imports all from, and may be there alone.
+MODULES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
 WORKSPACE_BYTES = 4 << 30
 
 Shape = tuple[int, ...]
@@ -112,6 +113,11 @@ def import_tensorrt() -> Any:
     )
 
 
+def is_rtx(trt: Any) -> bool:
+    """Whether it is TensorRT-RTX: it times nothing while it builds, and warns of timings as of an error."""
+    return str(trt.__name__).startswith("tensorrt_rtx")
+
+
 def build_engine(
     data: bytes,
     wanted: Sequence[Profile],
@@ -154,7 +160,7 @@ def build_engine(
     monitor = None if progress is None else _monitor(trt, progress)
     if monitor is not None:
         config.progress_monitor = monitor
-    cache = _read_timings(config, timings)
+    cache = None if is_rtx(trt) else _read_timings(config, timings)
     plan = builder.build_serialized_network(network, config)
     if monitor is not None and monitor.is_stopped:
         raise KeyboardInterrupt
@@ -176,7 +182,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 def _read_timings(config: Any, path: Path | None) -> Any:
     """The cache of timings in use; one that another TensorRT wrote begins anew."""
-    if path is None or not hasattr(config, "create_timing_cache"):
+    if path is None:
         return None
     known = path.read_bytes() if path.exists() else b""
     cache = config.create_timing_cache(known)

@@ -10,7 +10,7 @@ import numpy as np
 from kernels.device_array import DeviceArray
 from runtime.batch import Batch
 
-ALIGNMENT = 16  # bytes; kernels read sixteen at a time
+ALIGNMENT = 256  # bytes; what TensorRT asks of every input
 
 
 class ControlBlock:

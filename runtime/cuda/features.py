@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import fields
@@ -68,6 +69,9 @@ class DeviceFeatures:
         self._spare: list[Pinned] = []
         self._order: list[int] = []
         self._has_said = False
+        # What was encoded ahead and is not wanted any more still writes to slots; they are freed on the step's stream.
+        drain = weakref.finalize(self, place.step_stream.wait, place.encode_stream)
+        drain.atexit = False
 
     def __len__(self) -> int:
         return len(self._where) + len(self._spilled)

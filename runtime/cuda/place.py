@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,8 +30,10 @@ from runtime.tensors import Decoded, Fetched
 if TYPE_CHECKING:
     from runtime.memory.records import MemoryRead
 
+log = logging.getLogger("runtime")
 MOST_LANES = 8  # shapes of slices kept ready
 MEMORY_STEP = 4  # prompted slices beyond the usual: lengths grow by so many at a time
+DEFAULT_STREAMS = (0, 1, 2)  # handles with a meaning: none, the legacy one, the thread's own
 STEP_PRIORITY, ENCODE_PRIORITY = -1, 0  # a step is waited for, an encoding seldom
 
 
@@ -52,6 +55,10 @@ class CudaPlace:
     def __init__(
         self, device: Any, numbers: ModelNumbers, stream: int | None = None, replays: bool = True
     ) -> None:
+        if stream in DEFAULT_STREAMS:
+            raise InputError(
+                f"found stream {stream}, a default one, on which no step can be captured; wanted one that was made"
+            )
         self.device, self.numbers = device, numbers
         self.step_stream = (
             device.stream(STEP_PRIORITY) if stream is None else device.foreign_stream(stream)
@@ -213,6 +220,15 @@ class CudaPlace:
     def launches_per_step(self) -> int | None:
         """Kernels and copies in the graph launched last; None before there is one."""
         return self._replays.num_nodes
+
+    def stop_replays(self, reason: str) -> None:
+        """Run every step as it is from now on, and say why."""
+        if self._is_replayed:
+            log.warning(
+                "steps are not replayed as CUDA graphs, which makes them slower: %s", reason
+            )
+        self._is_replayed = False
+        self._replays.steps.clear()
 
     def unreplayed(self) -> CudaPlace:
         watched = copy.copy(self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -155,3 +156,23 @@ def test_tensorrt_itself_is_preferred_to_rtx(monkeypatch: pytest.MonkeyPatch) ->
     for name in trt_build.MODULES:
         monkeypatch.setitem(sys.modules, name, SimpleNamespace(__name__=name))
     assert import_tensorrt().__name__ == "tensorrt"
+
+
+@needs_tensorrt
+def test_timings_are_kept_but_by_rtx_which_warns_of_them(
+    toy_bundle: Bundle, tmp_path: Path
+) -> None:
+    data = typed_graph(
+        toy_bundle.read_graph("memory_encoder"), "memory_encoder", PRECISIONS["bf16"]
+    )
+    wanted, timings = profiles(toy_bundle.model, "memory_encoder"), tmp_path / "timings"
+    assert build_engine(data, wanted, "memory_encoder", timings)
+    assert timings.exists() != trt_build.is_rtx(import_tensorrt())
+
+
+def test_the_bindings_of_rtx_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    *others, bindings = trt_build.MODULES
+    for name in others:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, bindings, SimpleNamespace(__name__=bindings))
+    assert trt_build.is_rtx(import_tensorrt())

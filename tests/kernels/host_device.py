@@ -21,6 +21,7 @@ from kernels.dlpack import CPU
 from kernels.kernel import Kernel
 from tests.kernels import on_host
 
+ALIGNMENT = 256  # of whatever is allocated
 GARBAGE = 0xA5  # as int64 an index far outside of everything
 Work = Callable[[], object]
 
@@ -61,12 +62,13 @@ class HostStream:
             self.num_done += 1
             work()
 
-    def record(self, options: object = None) -> HostEvent:
+    def record(self, event: object = None, options: object = None) -> HostEvent:
         self.device.check_thread()
         return HostEvent(self)
 
-    def wait(self, other: HostEvent | HostStream) -> None:
-        event = other if isinstance(other, HostEvent) else other.record()
+    def wait(self, event_or_stream: HostEvent | HostStream) -> None:
+        is_event = isinstance(event_or_stream, HostEvent)
+        event = event_or_stream if is_event else event_or_stream.record()
         self.enqueue(lambda: event.stream.run_until(event.position))
 
     def sync(self) -> None:
@@ -117,7 +119,7 @@ class HostDevice:
     def __init__(self, total_bytes: int = 1 << 30) -> None:
         self.total_bytes = total_bytes
         self.allocations = self.captures = self.launches = self.kernels = 0
-        self.serial = count(1)
+        self.serial = count(16)  # those below mean default streams
         self.capturing: tuple[HostStream, list[Work]] | None = None
         self._thread = threading.local()
         self.disturbed = 0
@@ -156,8 +158,8 @@ class HostDevice:
         size = max(int(np.prod(shape)) * np.dtype(dtype).itemsize, 1)
         if size > self.memory_bytes[0]:
             raise MemoryError(f"{size} bytes on {self.name}")
-        raw = np.full(size + 16, GARBAGE, np.uint8)
-        memory = raw[-raw.ctypes.data % 16 :][:size]
+        raw = np.full(size + ALIGNMENT, GARBAGE, np.uint8)
+        memory = raw[-raw.ctypes.data % ALIGNMENT :][:size]
         self._live[memory.ctypes.data] = memory
         self.allocations += 1
         owner = Owner()

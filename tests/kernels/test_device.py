@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -81,6 +82,9 @@ def test_a_device_without_cuda_core_is_said(monkeypatch: pytest.MonkeyPatch) -> 
         Device()
 
 
+PRIMARY = 77  # handle of the device's context
+
+
 class Core:
     """What cuda-core is asked for; buffers are numpy arrays, and launches are only noted."""
 
@@ -90,40 +94,47 @@ class Core:
         self.allocated: list[np.ndarray] = []
         self.bindings = Bindings()
         self.threads: list[int] = []
-        resource = SimpleNamespace(allocate=self._allocate)
+        self.pool = SimpleNamespace(reserved_mem_current=32, used_mem_current=30)
+        resource = SimpleNamespace(allocate=self.allocate, attributes=self.pool)
         self.device = SimpleNamespace(
-            set_current=lambda: self.threads.append(threading.get_ident()),
-            create_stream=lambda options: SimpleNamespace(
-                handle=7, sync=lambda: None, priority=options
-            ),
+            set_current=self.set_current,
+            create_stream=self.create_stream,
             memory_resource=resource,
             arch="90",
             name="Abacus",
         )
         self.Device = lambda ordinal: self.device
         self.LaunchConfig = lambda grid, block: (grid, block)
-        self.EventOptions: Any = None
+        self.EventOptions: Any = lambda *, timing_enabled: timing_enabled
         self.StreamOptions = lambda priority: priority
-        self.LegacyPinnedMemoryResource = lambda: SimpleNamespace(
-            allocate=lambda size: self._allocate(size, None)
-        )
+        self.LegacyPinnedMemoryResource = lambda: SimpleNamespace(allocate=self.allocate_pinned)
         self.ProgramOptions = lambda arch, include_path: arch
         self.Stream = SimpleNamespace(from_handle=lambda handle: ("stream", handle))
 
-    def _allocate(self, size: int, stream: Any) -> Any:
+    def create_stream(self, obj: Any = None, options: Any = None) -> Any:
+        return SimpleNamespace(handle=7, sync=lambda: None, priority=options)
+
+    def set_current(self, ctx: Any = None) -> None:
+        self.threads.append(threading.get_ident())
+        self.bindings.current.context = PRIMARY
+
+    def allocate_pinned(self, size: int, *, stream: Any = None) -> Any:
+        return self.allocate(size, stream=stream)
+
+    def allocate(self, size: int, *, stream: Any) -> Any:
         self.allocated.append(np.zeros(size, np.uint8))
         return SimpleNamespace(handle=self.allocated[-1].ctypes.data)
 
-    def Program(self, source: str, kind: str, arch: str) -> Any:
+    def Program(self, code: str, code_type: str, options: str) -> Any:
         def get_kernel(name: str) -> str:
-            self.compiled.append((name, arch))
+            self.compiled.append((name, options))
             return name
 
-        code = SimpleNamespace(get_kernel=get_kernel)
-        return SimpleNamespace(compile=lambda form: code)
+        made = SimpleNamespace(get_kernel=get_kernel)
+        return SimpleNamespace(compile=lambda target_type: made)
 
-    def launch(self, stream: Any, config: Any, kernel: str, *arguments: Any) -> None:
-        self.launched.append((kernel, config, arguments))
+    def launch(self, stream: Any, config: Any, kernel: str, *kernel_args: Any) -> None:
+        self.launched.append((kernel, config, kernel_args))
 
 
 class Bindings:
@@ -135,6 +146,10 @@ class Bindings:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.status = 0
+        self.current = threading.local()
+
+    def cuCtxGetCurrent(self) -> tuple[int, int]:
+        return (0, getattr(self.current, "context", 0))
 
     def cuMemcpyAsync(self, target: int, source: int, size: int, stream: int) -> tuple[int]:
         ctypes.memmove(target, source, size if not self.status else 0)
@@ -227,11 +242,20 @@ def test_memory_that_does_not_suffice_is_a_memory_error(core: Core) -> None:
     def broken(size: int, stream: Any) -> Any:
         raise RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS: no")
 
-    device = Device()
-    assert device.memory_bytes == (3, 5)
+    def full_pinned(size: int) -> Any:
+        full(size, None)
+
+    device, resource = Device(), core.device.memory_resource
+    assert device.memory_bytes == (3 + 2, 5), "what the pool keeps is free"
+    core.device.memory_resource = SimpleNamespace()
+    assert device.memory_bytes == (3, 5), "there are devices without pools"
+    core.device.memory_resource = resource
     core.device.memory_resource.allocate = full
     with pytest.raises(MemoryError, match="24 bytes on Abacus"):
         device.empty((2, 3), "float32", stream=None)
+    core.LegacyPinnedMemoryResource = lambda: SimpleNamespace(allocate=full_pinned)
+    with pytest.raises(MemoryError, match="8 bytes on Abacus"):
+        device.pinned((8,), "uint8")
     core.device.memory_resource.allocate = broken
     with pytest.raises(RuntimeError, match="ILLEGAL"):
         device.empty((2, 3), "float32", stream=None)
@@ -268,7 +292,32 @@ def test_a_capture_that_fails_is_ended(core: Core) -> None:
     device = Device()
     with pytest.raises(ValueError, match="no"):
         device.capture(fail, stream=device.stream())
-    assert core.bindings.calls[-1][0] == "end"
+    assert [call[0] for call in core.bindings.calls] == ["begin", "end", "destroy"]
+
+
+def test_nothing_is_collected_while_a_graph_is_captured(core: Core) -> None:
+    device, seen = Device(), []
+    device.capture(lambda: seen.append(gc.isenabled()), stream=device.stream())
+    assert seen == [False] and gc.isenabled()
+
+
+def test_a_context_that_somebody_else_has_made_current_is_replaced(core: Core) -> None:
+    device = Device()
+    core.bindings.current.context = PRIMARY + 1
+    device.empty((1,), "uint8", stream=None)
+    assert core.bindings.current.context == PRIMARY and len(core.threads) == 2
+
+
+def test_names_of_older_cuda_core_are_known(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    modules = {
+        "cuda.core": SimpleNamespace(),
+        "cuda.core.experimental": core,
+        "cuda.bindings.driver": core.bindings,
+    }
+    monkeypatch.setattr(kernels.device, "import_module", modules.__getitem__)
+    core.EventOptions = lambda *, enable_timing: enable_timing
+    stream = SimpleNamespace(record=lambda event=None, options=None: options)
+    assert Device().mark(stream=stream) is True
 
 
 def test_launches_get_addresses_and_numbers_in_order(core: Core) -> None:
@@ -297,10 +346,9 @@ def test_a_source_is_compiled_once_for_the_device_and_tables_are_sent_once(core:
 
 
 def test_time_is_the_devices_between_two_events(core: Core) -> None:
-    core.EventOptions = lambda timing_enabled: timing_enabled
     seen: list[Any] = []
 
-    def record(options: bool) -> Any:
+    def record(event: Any = None, options: Any = None) -> Any:
         seen.append(("event", options))
         return Moment(4.0 * len(seen))
 

@@ -157,3 +157,11 @@ def test_where_an_array_lies_is_told_by_its_interfaces() -> None:
     assert not is_device_array(array) and not is_device_array(torch.zeros(3))
     assert not is_device_array([1])
     assert is_device_array(SimpleNamespace(__dlpack_device__=lambda: (CUDA, 0)))
+
+
+def test_neither_a_copy_nor_another_device_is_lent() -> None:
+    ours = on_host(np.zeros(3))
+    assert np.from_dlpack(ours, copy=False).shape == (3,)
+    for asked in ({"copy": True}, {"dl_device": (CUDA, 0)}):
+        with pytest.raises(BufferError, match="lent as it is"):
+            ours.__dlpack__(**asked)

@@ -24,10 +24,27 @@ class Binding:
     def __init__(self) -> None:
         self.bound: dict[str, tuple[Any, ...]] = {}
 
-    def bind_input(self, name: str, *where: Any) -> None:
-        self.bound[name] = where
+    def bind_input(
+        self,
+        name: str,
+        device_type: str,
+        device_id: int,
+        element_type: type,
+        shape: tuple[int, ...],
+        buffer_ptr: int,
+    ) -> None:
+        self.bound[name] = (device_type, device_id, element_type, shape, buffer_ptr)
 
-    bind_output = bind_input
+    def bind_output(
+        self,
+        name: str,
+        device_type: str = "cpu",
+        device_id: int = 0,
+        element_type: type | None = None,
+        shape: tuple[int, ...] | None = None,
+        buffer_ptr: int | None = None,
+    ) -> None:
+        self.bound[name] = (device_type, device_id, element_type, shape, buffer_ptr)
 
 
 class Session:
@@ -139,7 +156,7 @@ def test_tensorrts_engines_are_known_by_what_makes_them_wrong(ort: Ort, bundle: 
     backend = open_backend("ort-tensorrt", bundle)
     backend.load("memory_encoder")
     ((_, options), _) = ort.sessions[0].asked
-    assert options["trt_engine_cache_enable"] == "1"
+    assert options["trt_engine_cache_enable"] == "True"
     prefix = options["trt_engine_cache_prefix"]
     assert prefix == f"memory_encoder-{bundle.fingerprint[:16]}-1.31"
     assert b"MultiHeadAttention" not in ort.sessions[0].data
@@ -151,7 +168,7 @@ def test_no_engines_are_kept_where_nothing_is(
     monkeypatch.setenv("MEDSAM2_RUNTIME_CACHE", "")
     open_backend("ort-tensorrt", bundle).load("memory_encoder")
     ((_, options), _) = ort.sessions[0].asked
-    assert options["trt_engine_cache_enable"] == "0" and "trt_engine_cache_path" not in options
+    assert options["trt_engine_cache_enable"] == "False" and "trt_engine_cache_path" not in options
 
 
 @pytest.mark.parametrize("graph", ["memory_encoder", "image_encoder"])

@@ -14,7 +14,7 @@ import runtime.backends.engines as engines
 import runtime.backends.trt as trt
 from kernels.device_array import DeviceArray
 from runtime import VolumePredictor, load
-from runtime.backends.trt_build import profiles
+from runtime.backends.trt_build import MODULES, profiles
 from runtime.bundle import open_bundle
 from runtime.contract import graph_specs
 from runtime.cuda.place import CudaPlace
@@ -28,6 +28,7 @@ from tests.kernels.host_device import HostDevice
 pytestmark = pytest.mark.skipif(on_host.COMPILER is None, reason="no C++ compiler here")
 
 BROKEN = b"broken"
+ALIGNMENT = 256  # of every address that TensorRT takes
 SCRATCH_BYTES = 4096
 
 
@@ -43,8 +44,8 @@ class Context:
         self.session = onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"])
         owner.contexts.append(self)
 
-    def set_optimization_profile_async(self, number: int, stream: int) -> bool:
-        self.profile = number
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        self.profile = profile_index
         return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
@@ -58,15 +59,15 @@ class Context:
     def update_device_memory_size_for_shapes(self) -> int:
         return SCRATCH_BYTES
 
-    def set_device_memory(self, address: int, size: int) -> None:
-        assert size == SCRATCH_BYTES
-        self.scratch = address
+    def set_device_memory(self, memory: int, size: int) -> None:
+        assert size == SCRATCH_BYTES and memory % ALIGNMENT == 0
+        self.scratch = memory
 
-    def set_tensor_address(self, name: str, address: int) -> bool:
-        self.addresses[name] = address
-        return True
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        self.addresses[name] = memory
+        return memory % ALIGNMENT == 0 and name != self.owner.unknown
 
-    def execute_async_v3(self, stream: int) -> bool:
+    def execute_async_v3(self, stream_handle: int) -> bool:
         assert self.scratch
         if self.owner.refuses:
             return False
@@ -85,8 +86,16 @@ class Context:
                 target = DeviceArray(addresses[output.name], array.shape, array.dtype)
                 device.view(target)[...] = array
 
-        device.foreign_stream(stream).enqueue(work)
+        device.foreign_stream(stream_handle).enqueue(work)
         return True
+
+
+class RtxContext(Context):
+    """One that knows whether it can be captured."""
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        assert self.scratch
+        return self.owner.is_capturable
 
 
 class Tensorrt:
@@ -95,7 +104,8 @@ class Tensorrt:
     __name__, __version__ = "tensorrt", "11.4"
 
     def __init__(self, place: CudaPlace, is_rtx: bool) -> None:
-        self.place, self.refuses = place, False
+        self.place, self.refuses, self.is_capturable = place, False, True
+        self.unknown = ""
         self.contexts: list[Context] = []
         self.configs: list[Any] = []
         self.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="ours")
@@ -123,7 +133,7 @@ class Tensorrt:
 
     def _context(self, how: Any, plan: bytes) -> Context:
         assert how == "ours" or how.strategy == "ours"
-        return Context(self, plan)
+        return Context(self, plan) if how == "ours" else RtxContext(self, plan)
 
 
 @pytest.fixture(params=[False, True], ids=["tensorrt", "rtx"])
@@ -195,8 +205,32 @@ def test_shapes_beyond_every_profile_are_refused(tensorrt: Tensorrt) -> None:
 def test_what_is_not_enqueued_is_an_error(tensorrt: Tensorrt) -> None:
     engine = load(None, "trt-fp32").engine("memory_encoder")
     tensorrt.refuses = True
-    with pytest.raises(RuntimeError, match="does not enqueue memory_encoder"):
+    with pytest.raises(
+        RuntimeError, match=r"memory_encoder refuses run with .* it does not say why"
+    ):
         engine.run(*inputs(tensorrt.place, "memory_encoder", 1))
+
+
+def test_a_tensor_that_is_refused_is_an_error(tensorrt: Tensorrt) -> None:
+    engine = load(None, "trt-fp32").engine("memory_encoder")
+    tensorrt.unknown = "memory"
+    with pytest.raises(RuntimeError, match="memory_encoder refuses address of memory"):
+        engine.run(*inputs(tensorrt.place, "memory_encoder", 1))
+
+
+def test_steps_are_not_captured_where_tensorrt_says_that_they_cannot_be(
+    tensorrt: Tensorrt, caplog: pytest.LogCaptureFixture
+) -> None:
+    tensorrt.is_capturable = False
+    phantom, model = make_phantom((9, 64, 64)), load(None, "trt-fp32")
+    predictor = VolumePredictor(model)
+    predictor.set_volume(phantom.pixels, "none")
+    predictor.add(phantom.box(4, 1))
+    predictor.propagate()
+    device: Any = tensorrt.place.device
+    is_rtx = hasattr(tensorrt, "DynamicShapesKernelSpecializationStrategy")
+    assert (device.captures == 0) == is_rtx == ("cannot capture" in caplog.text)
+    assert caplog.text.count("not replayed") <= 1
 
 
 def test_an_engine_that_does_not_run_here_is_refused_with_tensorrts_reason(
@@ -210,7 +244,7 @@ def test_an_engine_that_does_not_run_here_is_refused_with_tensorrts_reason(
 
 def test_without_a_device_tensorrt_is_not_even_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kernels.device.why_not", lambda: "no NVIDIA driver")
-    for name in ("tensorrt", "tensorrt_rtx"):
+    for name in MODULES:
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(BackendUnavailable, match="no CUDA device can be used: no NVIDIA driver"):
         load(None, "trt-bf16")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.cuda import features as device_features
+from runtime.cuda.place import CudaPlace
 from tests.cuda import on_device
 from tests.fakes import FAKE_NUMBERS, encode, fake_model
 from tests.kernels import on_host
@@ -230,3 +233,30 @@ def test_what_was_used_lately_stays(monkeypatch: pytest.MonkeyPatch) -> None:
         spill.peek(0)
         spill.peek(index)
     assert spill.num_encoded == 9
+
+
+def test_memory_of_the_host_outlives_the_copies_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    spill = Spill(monkeypatch, slots=4, max_bytes=10)
+    monkeypatch.setattr(spill.cache, "_most_slots", 4)
+    monkeypatch.setattr(spill.cache, "_most_spilled", 6)
+    truth = [spill.level(i) for i in range(8)]
+    spill.cache.locate([0, 1, 2])  # three come back before anybody waits
+    gc.collect()
+    spill.model.place.synchronize()
+    assert [spill.level(i) for i in (0, 1, 2)] == truth[:3]
+
+
+def test_what_was_encoded_ahead_in_vain_is_done_before_its_slots_are_freed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spill = Spill(monkeypatch, slots=32, max_bytes=None)
+    place = spill.model.place
+    assert isinstance(place, CudaPlace)
+    spill.cache.expect(range(40))
+    spill.cache.locate([0])
+    done = place.encode_stream.num_enqueued
+    assert place.encode_stream.num_done < done
+    del spill.cache
+    gc.collect()
+    place.step_stream.sync()
+    assert place.encode_stream.num_done >= done

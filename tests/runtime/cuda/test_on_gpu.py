@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,9 @@ REASON = why_not()
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(REASON is not None, reason=str(REASON)),
+    pytest.mark.filterwarnings(
+        "default"
+    ),  # neighbours warn of this and that while they are imported
 ]
 ON_CUDA = [name for name, row in BACKENDS.items() if row.is_cuda and not row.is_fallback]
 
@@ -122,19 +126,26 @@ def test_a_pycuda_program_embeds_the_runtime_in_its_own_context(
     context = cuda.Device(0).retain_primary_context()
     context.push()
     try:
-        import pycuda.gpuarray as gpuarray
-
         stream = cuda.Stream()
-        volume = gpuarray.to_gpu_async(phantom.pixels, stream=stream)
-        model = load(None, first, stream=stream.handle)
-        predictor = VolumePredictor(model)
-        predictor.set_volume(volume)
-        found = predictor.add(phantom.box(12, 1))
-        ours = device_mask(model, found)
-        theirs = gpuarray.GPUArray(ours.shape, ours.dtype, gpudata=ours.address, base=ours)
-        np.testing.assert_array_equal(theirs.get().astype(bool), found.mask())
-        assert len(predictor.propagate().slices[1]) == len(phantom.pixels)
-        model.close()
+        embed_in_pycuda(first, phantom, stream)
+        gc.collect()  # memory is freed in the stream's order, so that the stream goes after it
+        stream.synchronize()
+        del stream
     finally:
         context.pop()
         context.detach()
+
+
+def embed_in_pycuda(backend: str, phantom: Phantom, stream: Any) -> None:
+    import pycuda.gpuarray as gpuarray
+
+    volume = gpuarray.to_gpu_async(phantom.pixels, stream=stream)
+    model = load(None, backend, stream=stream.handle)
+    predictor = VolumePredictor(model)
+    predictor.set_volume(volume)
+    found = predictor.add(phantom.box(12, 1))
+    ours = device_mask(model, found)
+    theirs = gpuarray.GPUArray(ours.shape, ours.dtype, gpudata=ours.address, base=ours)
+    np.testing.assert_array_equal(theirs.get().astype(bool), found.mask())
+    assert len(predictor.propagate().slices[1]) == len(phantom.pixels)
+    model.close()

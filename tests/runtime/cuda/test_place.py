@@ -10,10 +10,12 @@ import pytest
 from runtime import Box, FlowPredictor, Mask, MemoryRules, Point, VideoPredictor, VolumePredictor
 from runtime.cuda.place import CudaPlace
 from runtime.cuda.pool import SlotPool
+from runtime.errors import InputError
 from runtime.model import Model, load
 from runtime.phantom import Phantom, make_phantom
 from runtime.predictors import ImagePredictor
 from tests.cuda import on_device
+from tests.fakes import FAKE_NUMBERS
 from tests.kernels import on_host
 from tests.kernels.host_device import HostDevice
 
@@ -235,3 +237,9 @@ def test_slots_that_wait_are_freed_where_there_is_no_room() -> None:
     with pytest.raises(MemoryError):
         pool.slots((1 << 16,), "memories", stream=stream)
     assert large.shape == (3 << 16,) and other.shape == (1 << 15,)
+
+
+@pytest.mark.parametrize("handle", [0, 1, 2])
+def test_default_streams_are_refused(handle: int) -> None:
+    with pytest.raises(InputError, match=f"found stream {handle}, a default one"):
+        CudaPlace(HostDevice(), FAKE_NUMBERS, handle)
