@@ -1,6 +1,6 @@
 """Every kernel that has a CUDA source: what tests and benchmarks walk."""
 
-from kernels import mask, memory_read, preprocess, slots, window
+from kernels import mask, memory_read, pack_values, preprocess, slots, window
 
 KERNELS = (
     window.KERNEL,
@@ -9,5 +9,6 @@ KERNELS = (
     slots.GATHER,
     slots.STORE,
     slots.SIMILARITY,
+    pack_values.KERNEL,
     memory_read.KERNEL,
 )
