@@ -1,31 +1,34 @@
 """A bundle's graph as TensorRT is given it: plain operators whose own types say what is computed in which precision.
 
 TensorRT 11 and TensorRT-RTX are strongly typed, so that nothing but the graph decides. What stays float32 within a
-lowered graph, and why, is in `typed_rules`. This is the only file of the runtime that needs onnx.
+lowered graph, and why, is in `typed_rules`.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from runtime.backends.typed_attention import SCORES, Array, Attention, spell
+from runtime.backends.bundle_graph import (
+    ELEMENTS,
+    IR_VERSION,
+    OPSET,
+    Foreign,
+    Known,
+    is_attention,
+    read_graph,
+    rewriting,
+)
+from runtime.backends.typed_attention import SCORES, Attention, spell
 from runtime.backends.typed_rules import FLOAT, computes_in
-from runtime.errors import BackendUnavailable, BundleError
 
 if TYPE_CHECKING:
     import onnx
 
-# The first in which convolutions take bfloat16. From 20, the exporter's, to 22 the operators that bundles have were
-# given more types and no other meaning (github.com/onnx/onnx, docs/Changelog.md).
-OPSET, OLDEST_OPSET = 22, 20
-IR_VERSION = 10  # of that opset
-ELEMENTS = {FLOAT: 1, "float16": 10, "bfloat16": 16}  # TensorProto.DataType
-ATTENTION = ("com.microsoft", "MultiHeadAttention")
+
+KERNEL = "kernel"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,8 @@ class Precision:
         name: key of `PRECISIONS`.
         half: type of matrix products and convolutions: "float16", "bfloat16", or None for float32.
         graphs: those of `contract.GRAPHS` that are lowered; the others stay float32.
-        attention: one of `typed_attention.SPELLINGS`.
+        attention: one of `typed_attention.SPELLINGS`, or `KERNEL`: memory is read by `kernels.memory_read`, and what
+            is left of attention is fused.
         exact_scores: those of `graphs` in which the scores of attention stay float32, from float32 queries and keys.
     """
 
@@ -49,6 +53,15 @@ class Precision:
     def lowers(self, graph: str) -> bool:
         """Whether a graph computes in half."""
         return self.half is not None and graph in self.graphs
+
+    def cuts(self, graph: str) -> bool:
+        """Whether a graph is cut where it reads memory."""
+        return self.attention == KERNEL and graph == "memory_attention"
+
+    @property
+    def spelling(self) -> str:
+        """Of the attention that a graph holds."""
+        return "fused" if self.attention == KERNEL else self.attention
 
 
 # The decoder is never lowered: what it finds decides what is kept, what is absent and which candidate is taken. With
@@ -78,118 +91,25 @@ def typed_graph(data: bytes, graph: str, precision: Precision) -> bytes:
 
     Raises BackendUnavailable without onnx, BundleError for anything else than a graph of a bundle in fp32.
     """
-    try:
-        import onnx.checker
-        import onnx.shape_inference
-        from google.protobuf.message import DecodeError
-    except ImportError as error:
-        raise BackendUnavailable(
-            f"graphs for TensorRT are made with onnx ({error}); pip install onnx"
-        ) from error
-    half = precision.half if precision.lowers(graph) else None
-    try:
-        source = onnx.load_from_string(data)
-        _check(source)
-        known = _infer(source)
-        nodes = _spelled(_folded(source, known), known, precision.attention)
+    with rewriting(graph):
+        from onnx import checker
+
+        half = precision.half if precision.lowers(graph) else None
+        source, known, plain = read_graph(data)
+        nodes = _spelled(plain, known, precision.spelling)
         model = _Typing(half, known, graph in precision.exact_scores).model(nodes, source.graph)
-        onnx.checker.check_model(model, full_check=True)
-    except (
-        DecodeError,
-        _Foreign,
-        onnx.checker.ValidationError,
-        onnx.shape_inference.InferenceError,
-    ) as error:
-        raise BundleError(f"{graph} is no graph of a bundle in fp32: {error}") from error
+        checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString(deterministic=True))
 
 
-class _Foreign(ValueError):
-    """Something that no bundle in fp32 has."""
-
-
-@dataclass(slots=True)
-class _Known:
-    """What is known of tensors, by name.
-
-    Attributes:
-        elements: codes of `TensorProto.DataType`.
-        widths: lengths of last axes, of those that are fixed.
-        constants: values of initializers and of what follows from them.
-    """
-
-    elements: dict[str, int]
-    widths: dict[str, int]
-    constants: dict[str, Array] = field(default_factory=dict)
-
-    def is_float(self, name: str) -> bool:
-        return self.elements.get(name) == ELEMENTS[FLOAT]
-
-
-def _check(source: onnx.ModelProto) -> None:
-    versions = {opset.domain: opset.version for opset in source.opset_import}
-    if not OLDEST_OPSET <= versions.get("", 0) <= OPSET:
-        raise _Foreign(f"it has opset {versions.get('')}")
-    for node in source.graph.node:
-        if node.domain and (node.domain, node.op_type) != ATTENTION:
-            raise _Foreign(f"{node.name} is {node.domain} {node.op_type}")
-        if any(attribute.HasField("g") for attribute in node.attribute):
-            raise _Foreign(f"{node.name} ({node.op_type}) has a graph of its own")
-
-
-def _infer(source: onnx.ModelProto) -> _Known:
-    """Types of all tensors; onnx is told those of attention, which it does not know."""
-    from onnx import helper, shape_inference
-
-    source.graph.value_info.extend(
-        helper.make_tensor_value_info(node.output[0], ELEMENTS[FLOAT], [None, None, None])
-        for node in source.graph.node
-        if (node.domain, node.op_type) == ATTENTION
-    )
-    graph = shape_inference.infer_shapes(source, data_prop=True).graph
-    known = _Known({weight.name: weight.data_type for weight in source.graph.initializer}, {})
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        known.elements[value.name] = value.type.tensor_type.elem_type
-        sides = value.type.tensor_type.shape.dim
-        if sides and sides[-1].dim_value:
-            known.widths[value.name] = sides[-1].dim_value
-    return known
-
-
-def _folded(source: onnx.ModelProto, known: _Known) -> list[onnx.NodeProto]:
-    """Nodes that depend on an input; what the others compute is added to what is known."""
-    from onnx import helper, numpy_helper
-    from onnx.reference import ReferenceEvaluator
-
-    initializers = {weight.name: weight for weight in source.graph.initializer}
-    fixed, folded, kept = set(initializers), [], []
-    for node in source.graph.node:
-        if all(name in fixed for name in node.input if name):
-            fixed.update(node.output)
-            folded.append(node)
-        else:
-            kept.append(node)
-    read = dict.fromkeys(name for node in kept for name in node.input if name in fixed)
-    made = [name for name in read if name not in initializers]
-    outputs = [helper.make_tensor_value_info(name, known.elements[name], None) for name in made]
-    part = helper.make_graph(folded, "constants", [], outputs, source.graph.initializer)
-    model = helper.make_model(part, opset_imports=source.opset_import)
-    values = dict(zip(made, ReferenceEvaluator(model).run(None, {}), strict=True))
-    for name in read:
-        value = values[name] if name in values else numpy_helper.to_array(initializers[name])
-        dtype = helper.tensor_dtype_to_np_dtype(known.elements[name])
-        known.constants[name] = np.asarray(value, dtype)
-    return kept
-
-
 def _spelled(
-    nodes: Iterable[onnx.NodeProto], known: _Known, spelling: str
+    nodes: Iterable[onnx.NodeProto], known: Known, spelling: str
 ) -> Iterator[onnx.NodeProto]:
     """Nodes with each attention spelled out."""
     from onnx import helper
 
     for node in nodes:
-        if (node.domain, node.op_type) != ATTENTION:
+        if not is_attention(node):
             yield node
             continue
         plain = spell(_attention(node, known), spelling)
@@ -201,16 +121,16 @@ def _spelled(
             yield helper.make_node(op.kind, op.inputs, [op.output], name=op.output, **op.attributes)
 
 
-def _attention(node: onnx.NodeProto, known: _Known) -> Attention:
+def _attention(node: onnx.NodeProto, known: Known) -> Attention:
     """ONNX Runtime's operator as it is used in bundles: no bias, mask or past."""
     from onnx import helper
 
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     if len(node.input) != 3 or not attributes.keys() <= {"num_heads", "scale"}:
-        raise _Foreign(f"{node.name} ({node.op_type}) has more than query, key and value")
+        raise Foreign(f"{node.name} ({node.op_type}) has more than query, key and value")
     query, key, value = node.input
     if query not in known.widths:
-        raise _Foreign(f"the channels of {query}, the query of {node.name}, are not known")
+        raise Foreign(f"the channels of {query}, the query of {node.name}, are not known")
     heads = attributes["num_heads"]
     scale = attributes.get("scale") or (known.widths[query] / heads) ** -0.5
     return Attention(query, key, value, node.output[0], heads, scale)
@@ -222,7 +142,7 @@ class _Typing:
     A tensor is cast at most once, when it is first read in the other type, and never what a cast made.
     """
 
-    def __init__(self, half: str | None, known: _Known, has_exact_scores: bool) -> None:
+    def __init__(self, half: str | None, known: Known, has_exact_scores: bool) -> None:
         self._half, self._known, self._has_exact_scores = half, known, has_exact_scores
         self._nodes: list[onnx.NodeProto] = []
         self._types: dict[str, str] = {}  # what each computed floating tensor was computed in
