@@ -14,21 +14,23 @@ from tqdm import tqdm
 
 from runtime.backends import BACKENDS
 from runtime.backends.trt import BuildBar
-from runtime.backends.trt_build import build_engine, profiles
-from runtime.backends.typed_graph import PRECISIONS, typed_graph
+from runtime.backends.trt_build import build_engine
+from runtime.backends.trt_parts import kernel_reads, parts
+from runtime.backends.typed_graph import PRECISIONS
 from runtime.bundle import Bundle, open_bundle
 from runtime.certificate import Certificate, choose, keep
 from runtime.certify import certify, in_words
 from runtime.command import run_command
-from runtime.contract import GRAPHS
+from runtime.contract import GRAPHS, ModelNumbers
 from runtime.errors import InputError, Mismatch
 from runtime.model import load
 from runtime.parity import DEFAULT_SLICES
 
 LADDER = [
-    f"trt-{precision}{attention}"
+    name
     for precision in ("bf16", "mixed", "fp32")
-    for attention in ("", "-unfused")
+    for attention in ("-kernel", "", "-unfused")
+    if (name := f"trt-{precision}{attention}") in BACKENDS
 ]
 
 EXAMPLES = """examples:
@@ -38,7 +40,8 @@ EXAMPLES = """examples:
 
 Engines and timings are kept for this user and card; whatever uses the same bundle afterwards starts at once. Each set
 of engines is compared with ONNX Runtime in fp32 before it is trusted. One that fails is refused, and the next of
-trt-bf16, trt-mixed, trt-fp32 is built, each with fused attention first and without it then.
+trt-bf16, trt-mixed, trt-fp32 is built, each with memory read by a kernel of ours first, where there is one for such
+memories, then with TensorRT's fused attention, and without it then.
 """
 
 
@@ -53,9 +56,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--bundle", metavar="BUNDLE", help="default: the embedded demonstration model")
     p.add_argument(
         "--backend",
-        default="trt-bf16",
         choices=[name for name in BACKENDS if name.startswith("trt-")],
-        help="what to begin with (%(default)s)",
+        help="what to begin with (default: trt-bf16-kernel where the model has 256 channels, or trt-bf16)",
     )
     p.add_argument(
         "--slices", type=int, default=DEFAULT_SLICES, help="of each propagation (%(default)s)"
@@ -74,10 +76,11 @@ def main(arguments: list[str] | None = None) -> None:
     if args.slices < 3:
         raise InputError(f"found --slices {args.slices}; wanted 3 or more")
     bundle = open_bundle(args.bundle)
+    names = ladder(args.backend, bundle.model)
     if args.check:
-        print(json.dumps({"bundle": bundle.path.name, "graphs": check(bundle, args.backend)}))
+        print(json.dumps({"bundle": bundle.path.name, "graphs": check(bundle, names[0])}))
         return
-    tried = climb(bundle, ladder(args.backend), args.slices)
+    tried = climb(bundle, names, args.slices)
     choice = choose(bundle)
     print(f"auto takes {choice.backend}: {choice.reason}", file=sys.stderr)
     print(json.dumps({"auto": choice.backend, "certificates": tried}))
@@ -88,11 +91,16 @@ def main(arguments: list[str] | None = None) -> None:
         )
 
 
-def ladder(first: str) -> list[str]:
-    """Back ends to try, from one on: each precision first with the engine's own fused attention, then without it."""
-    if first not in LADDER:
-        return [first, *LADDER[-2:]]
-    return LADDER[LADDER.index(first) :]
+def ladder(first: str | None, model: ModelNumbers) -> list[str]:
+    """Back ends to try, from one on, or all: each precision first with whatever is fused, then without.
+
+    The kernel that reads memory is passed over for a model that it does not read, unless it was asked for.
+    """
+    reads = kernel_reads(model)
+    rungs = [name for name in LADDER if reads or name == first or not name.endswith("-kernel")]
+    if first is None:
+        return rungs
+    return rungs[rungs.index(first) :] if first in rungs else [first, *rungs[-2:]]
 
 
 def climb(bundle: Bundle, names: Sequence[str], num_slices: int) -> list[Certificate]:
@@ -121,23 +129,23 @@ def build(bundle: Bundle, name: str) -> float:
 
 
 def check(bundle: Bundle, name: str) -> dict[str, Any]:
-    """Build every graph for every shape the runtime uses and throw it away; bytes and seconds by graph.
+    """Build every graph for every shape the runtime uses and throw it away; bytes and seconds by graph or segment.
 
     Raises BundleError for a graph that TensorRT refuses, BackendUnavailable without it.
     """
     options = BACKENDS[name].options
     precision = replace(PRECISIONS[options["precision"]], attention=options["attention"])
     found: dict[str, Any] = {}
-    for graph in GRAPHS:
-        typed = typed_graph(bundle.read_graph(graph), graph, precision)
-        wanted = profiles(bundle.model, graph)
+    for part in (part for graph in GRAPHS for part in parts(bundle, graph, precision)[0]):
         started = time.perf_counter()
-        with BuildBar(graph) as bar:
-            uses_tf32 = precision.lowers(graph)
-            plan = build_engine(typed, wanted, graph, None, bar.update, uses_tf32)
+        with BuildBar(part.name) as bar:
+            plan = build_engine(
+                part.typed, part.profiles, part.name, None, bar.update, part.uses_tf32
+            )
         seconds = round(time.perf_counter() - started, 2)
-        found[graph] = {"bytes": len(plan), "profiles": len(wanted), "build_s": seconds}
-        print(f"{graph}: {len(wanted)} profiles, {len(plan)} bytes, {seconds} s", file=sys.stderr)
+        count = len(part.profiles)
+        found[part.name] = {"bytes": len(plan), "profiles": count, "build_s": seconds}
+        print(f"{part.name}: {count} profiles, {len(plan)} bytes, {seconds} s", file=sys.stderr)
     return found
 
 

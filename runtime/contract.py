@@ -68,6 +68,10 @@ class ModelNumbers:
         """Side of a low-resolution mask in pixels: 4 G."""
         return self.image_size // LOW_RES_STRIDE
 
+    def num_keys(self, k: int, p: int) -> int:
+        """Keys of memory attention: the tokens of k memories, and p pointers cut into pieces of M channels."""
+        return k * self.num_tokens + p * (self.d_model // self.mem_dim)
+
     @property
     def no_time(self) -> int:
         """`memory_time` of a slot without temporal code: images of a set have no order."""

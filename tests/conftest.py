@@ -39,12 +39,28 @@ def toy():
 @pytest.fixture(scope="session")
 def toy_bundle(toy, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The toy model as a bundle."""
+    return written(toy, tmp_path_factory.mktemp("bundles") / "toy")
+
+
+@pytest.fixture(scope="session")
+def wide_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A model whose memory our own kernel reads, seeded random weights, as a bundle."""
+    from export.model.sam2 import Sam2
+    from export.random_weights import random_state
+    from tests.variants import WIDE
+
+    model = Sam2(WIDE)
+    model.load_state_dict(random_state(model, seed=5), strict=True)
+    return written(model, tmp_path_factory.mktemp("bundles") / "wide")
+
+
+def written(model, path: Path) -> Bundle:
+    """A model with random weights as a bundle."""
     from export.random_weights import fingerprint
     from export.write_bundle import write_bundle
 
-    path: Path = tmp_path_factory.mktemp("bundles") / "toy"
     weights = {"kind": "random", "source": "random", "seed": 12}
-    write_bundle(toy, path, weights | {"sha256": fingerprint(toy.state_dict())}, "Apache-2.0")
+    write_bundle(model, path, weights | {"sha256": fingerprint(model.state_dict())}, "Apache-2.0")
     return open_bundle(path)
 
 

@@ -33,7 +33,10 @@ def elements(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def rounded(data: bytes, half: str) -> bytes:
-    """The graph in float32, with every tensor that was half rounded to it: ONNX Runtime has no bfloat16 on the CPU."""
+    """The graph in float32, with every tensor that was half rounded to it: ONNX Runtime has no bfloat16 on the CPU.
+
+    Outputs that were half are float32 as well.
+    """
     model = onnx.load_from_string(data)
     types = elements(model)
     for weight in model.graph.initializer:
@@ -53,9 +56,18 @@ def rounded(data: bytes, half: str) -> bytes:
         for attribute in node.attribute:
             if node.op_type == "Cast" and attribute.i == CODES[half]:
                 attribute.i = TensorProto.FLOAT
+    for name in half_outputs(data, half):
+        (output,) = (each for each in model.graph.output if each.name == name)
+        output.type.tensor_type.elem_type = TensorProto.FLOAT
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     return model.SerializeToString()
+
+
+def half_outputs(data: bytes, half: str) -> set[str]:
+    """Outputs of a graph that are half."""
+    outputs = onnx.load_from_string(data).graph.output
+    return {x.name for x in outputs if x.type.tensor_type.elem_type == CODES[half]}
 
 
 def worst(found: Arrays, wanted: Arrays) -> float:

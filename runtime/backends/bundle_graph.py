@@ -1,6 +1,6 @@
 """A bundle's ONNX graph as it is read before it is rewritten: what it may hold, what is known of its tensors.
 
-This, `typed_graph` and `cut_graph` are the only files of the runtime that need onnx.
+The runtime needs onnx here and in `typed_graph`, `cut_graph` and `memory_reads`, and imports it when it is used.
 """
 
 from __future__ import annotations

@@ -14,11 +14,9 @@ from runtime.backends.trt_build import (
     Progress,
     build_engine,
     import_tensorrt,
-    profiles,
     write_whole,
 )
-from runtime.backends.typed_graph import Precision, typed_graph
-from runtime.bundle import Bundle
+from runtime.backends.trt_parts import Part
 from runtime.cache import cache_folder
 
 
@@ -27,7 +25,7 @@ class EngineKey:
     """What an engine is valid for.
 
     Attributes:
-        graph: name in the contract.
+        graph: name in the contract, or of a segment.
         typed_sha256: of the typed graph: weights, operators, types, spelling of attention.
         profiles_sha256: of the shapes that it was made for.
         tensorrt: module and version.
@@ -93,34 +91,27 @@ class EngineCache:
         """In the user's cache folder (`runtime.cache`)."""
         return cls(device, architecture, cache_folder("engines"))
 
-    def engine(
-        self,
-        bundle: Bundle,
-        graph: str,
-        precision: Precision,
-        progress: Progress | None = None,
-    ) -> bytes:
+    def engine(self, part: Part, progress: Progress | None = None) -> bytes:
         """A serialised engine: the one kept, or a new one, which is kept.
 
-        Raises BackendUnavailable without TensorRT or onnx, BundleError for a graph that TensorRT refuses.
+        Raises BackendUnavailable without TensorRT, BundleError for a graph that it refuses.
         """
-        typed = typed_graph(bundle.read_graph(graph), graph, precision)
-        wanted = profiles(bundle.model, graph)
         version = tensorrt_version()
-        key = key_of(graph, typed, wanted, version, self._device, self._architecture)
+        key = self._key(part, version)
         if (kept := self._read(key)) is not None:
             return kept
-        timings, uses_tf32 = self._timings(version), precision.lowers(graph)
-        plan = build_engine(typed, wanted, graph, timings, progress, uses_tf32)
+        timings = self._timings(version)
+        plan = build_engine(part.typed, part.profiles, part.name, timings, progress, part.uses_tf32)
         self._keep(key, plan)
         return plan
 
-    def holds(self, bundle: Bundle, graph: str, precision: Precision) -> bool:
+    def holds(self, part: Part) -> bool:
         """Whether an engine needs no building."""
-        typed = typed_graph(bundle.read_graph(graph), graph, precision)
-        wanted, version = profiles(bundle.model, graph), tensorrt_version()
-        key = key_of(graph, typed, wanted, version, self._device, self._architecture)
-        return self._read(key) is not None
+        return self._read(self._key(part, tensorrt_version())) is not None
+
+    def _key(self, part: Part, version: str) -> EngineKey:
+        device = self._device, self._architecture
+        return key_of(part.name, part.typed, part.profiles, version, *device)
 
     def _timings(self, version: str) -> Path | None:
         if self._folder is None:

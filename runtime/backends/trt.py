@@ -9,9 +9,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+from runtime.backends.base import Engine
 from runtime.backends.engines import EngineCache
-from runtime.backends.trt_build import Log, Profile, choose_profile, import_tensorrt, profiles
-from runtime.backends.typed_graph import PRECISIONS
+from runtime.backends.trt_build import Log, Profile, choose_profile, import_tensorrt
+from runtime.backends.trt_cut import CutEngine
+from runtime.backends.trt_parts import Part, check_kernel_reads, parts
+from runtime.backends.typed_graph import KERNEL, PRECISIONS
 from runtime.bundle import Bundle
 from runtime.cuda.place import CudaPlace, open_place
 from runtime.errors import BundleError, InputError
@@ -55,13 +58,18 @@ class TrtEngine:
         if is_new and self._place.current is self._place.step_stream:
             self._look_whether_capturable(context, stream)
 
-    def _make_ready(self, shapes: dict[str, tuple[int, ...]], stream: int) -> Ready:
+    def profile_of(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
+        """Number of the profile that takes these shapes. Raises InputError if none does."""
         number = choose_profile(self._profiles, shapes)
         if number is None:
             raise InputError(
-                f"TensorRT's {self._graph} was not made for {shapes}; at most {self._largest()}: prompt fewer slices "
-                "of one object, or follow fewer objects at a time"
+                f"TensorRT's {self._graph} was not made for {dict(shapes)}; at most {self._largest()}: prompt fewer "
+                "slices of one object, or follow fewer objects at a time"
             )
+        return number
+
+    def _make_ready(self, shapes: dict[str, tuple[int, ...]], stream: int) -> Ready:
+        number = self.profile_of(shapes)
         context, config = self._new_context()
         self._check(context is not None, "context")
         self._check(context.set_optimization_profile_async(number, stream), f"profile {number}")
@@ -113,10 +121,11 @@ class TrtBackend:
         threads: not used: the host only enqueues.
         hint: not used.
         precision: a key of `PRECISIONS`.
-        attention: a key of `typed_attention.SPELLINGS`.
+        attention: one of `typed_attention.SPELLINGS`, or "kernel" to read memory with a kernel of ours.
         stream: handle of the caller's own stream; None makes one.
 
-    Raises BackendUnavailable without a device, TensorRT, or the onnx package.
+    Raises BackendUnavailable without a device, TensorRT, or the onnx package, and for a model that the kernel asked for
+    does not read.
     """
 
     def __init__(
@@ -128,11 +137,13 @@ class TrtBackend:
         attention: str = "fused",
         stream: int | None = None,
     ) -> None:
+        self._precision = replace(PRECISIONS[precision], attention=attention)
+        if attention == KERNEL:
+            check_kernel_reads(bundle.model)
         # Before anything of TensorRT: without a driver its Runtime is an object around nothing, and crashes.
         self.place = open_place(bundle.model, stream)
         self._trt = import_tensorrt()
         self._bundle = bundle
-        self._precision = replace(PRECISIONS[precision], attention=attention)
         device = self.place.device
         self._engines = EngineCache.of_this_user(device.name, device.architecture)
         self._log = Log(self._trt)
@@ -142,17 +153,21 @@ class TrtBackend:
             f"{self._trt.__name__} {self._trt.__version__}, {device.name}, {precision}{spelling}"
         )
 
-    def load(self, graph: str) -> TrtEngine:
+    def load(self, graph: str) -> Engine:
         """Raises BundleError for a graph that TensorRT refuses or an engine that does not run here."""
-        with BuildBar(graph) as bar:
-            plan = self._engines.engine(self._bundle, graph, self._precision, bar.update)
+        found, cut = parts(self._bundle, graph, self._precision)
+        engines = [self._engine(part) for part in found]
+        return engines[0] if cut is None else CutEngine(cut, engines, self.place)
+
+    def _engine(self, part: Part) -> TrtEngine:
+        with BuildBar(part.name) as bar:
+            plan = self._engines.engine(part, bar.update)
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise BundleError(
-                f"{self.description}: an engine of {graph} does not run here: {self._log.last_error}"
+                f"{self.description}: an engine of {part.name} does not run here: {self._log.last_error}"
             )
-        wanted = profiles(self._bundle.model, graph)
-        return TrtEngine(self._trt, engine, self._log, wanted, self.place, graph)
+        return TrtEngine(self._trt, engine, self._log, part.profiles, self.place, part.name)
 
     def close(self) -> None:
         """Wait for what is enqueued; engines go with whoever holds them."""

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from runtime.contract import ModelNumbers, graph_specs
+from runtime.contract import ModelNumbers, TensorSpec, graph_specs
 from runtime.errors import BackendUnavailable, BundleError
 
 # In the order of preference; the last is what the one before imports all from, and may be there alone.
@@ -56,18 +56,27 @@ def spans(model: ModelNumbers) -> dict[str, Span]:
     }
 
 
-def profiles(model: ModelNumbers, graph: str) -> list[Profile]:
+def profiles(
+    model: ModelNumbers, graph: str, inputs: Mapping[str, TensorSpec] | None = None
+) -> list[Profile]:
     """Shapes that an engine is made for, each with kernels of its own; the first that fits is used.
 
     A single slice encoded for a prompt; a step of one object in one direction or in both, with a full memory (a step is
     padded to that, so that a volume knows no other); then everything else that may come.
+
+    Args:
+        model: its numbers.
+        graph: name in the contract.
+        inputs: of a part of the graph, with the contract's axes; None takes the graph's own.
     """
     general = spans(model)
     step = {axis: Span.exactly(general[axis].usual) for axis in ("k", "p")} | {"q": Span.exactly(1)}
     exact = [{axis: Span.exactly(rows) for axis in "nb"} | step for rows in (1, 2)]
+    if inputs is None:
+        inputs = graph_specs(model)[graph].inputs
     found: list[Profile] = []
     for axes in (*exact, general):
-        made = _profile(model, graph, {**general, **axes})
+        made = _profile(inputs, {**general, **axes})
         if made not in found and not (graph == "image_encoder" and axes is exact[1]):
             found.append(made)
     return found
@@ -87,13 +96,13 @@ def choose_profile(candidates: Sequence[Profile], shapes: Mapping[str, Shape]) -
     return None
 
 
-def _profile(model: ModelNumbers, graph: str, axes: Mapping[str, Span]) -> Profile:
+def _profile(inputs: Mapping[str, TensorSpec], axes: Mapping[str, Span]) -> Profile:
     lengths = [
         {axis: getattr(span, size) for axis, span in axes.items()}
         for size in ("smallest", "usual", "largest")
     ]
     shapes = {}
-    for name, spec in graph_specs(model)[graph].inputs.items():
+    for name, spec in inputs.items():
         if any(isinstance(side, str) for side in spec.shape):
             smallest, usual, largest = (spec.bind(each) for each in lengths)
             shapes[name] = (smallest, usual, largest)
