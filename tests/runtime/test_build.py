@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 import runtime.build as build
-from runtime.bundle import Bundle
+from runtime.bundle import Bundle, open_bundle
 from runtime.cache import VARIABLE
 from runtime.certificate import stamp
-from runtime.contract import GRAPHS
+from runtime.contract import GRAPHS, ModelNumbers
 from runtime.errors import InputError, Mismatch
 from tests.export.test_trt_build import needs_tensorrt
+
+RELEASED = ModelNumbers("sam2.1_hiera_t", 1024, 256, 64, 7, 16)
 
 
 class Card:
@@ -84,9 +86,17 @@ def test_where_nothing_passes_that_is_an_error(
     assert json.loads(capsys.readouterr().out)["auto"] == "ort"
 
 
-def test_a_precision_beside_the_ladder_falls_to_its_end(card: Card) -> None:
-    assert build.ladder("trt-fp16") == ["trt-fp16", "trt-fp32", "trt-fp32-unfused"]
-    assert build.ladder("trt-bf16")[-2:] == ["trt-fp32", "trt-fp32-unfused"]
+def test_a_precision_beside_the_ladder_falls_to_its_end() -> None:
+    assert build.ladder("trt-fp16", RELEASED) == ["trt-fp16", "trt-fp32", "trt-fp32-unfused"]
+    assert build.ladder("trt-bf16", RELEASED)[-2:] == ["trt-fp32", "trt-fp32-unfused"]
+
+
+def test_our_own_kernel_is_tried_first_where_it_reads_such_memories() -> None:
+    embedded = open_bundle().model
+    first, *rest = build.ladder(None, RELEASED)
+    assert first == "trt-bf16-kernel" and rest == build.ladder("trt-bf16", RELEASED)
+    assert build.ladder(None, embedded) == rest
+    assert build.ladder(first, embedded) == [first, *rest], "what was asked for is tried"
 
 
 def test_too_few_slices_are_refused(card: Card) -> None:
@@ -104,3 +114,14 @@ def test_a_check_builds_every_graph_for_every_shape_without_a_gpu(
     assert list(found) == list(GRAPHS)
     for row in found.values():
         assert row["bytes"] > 10000 and row["profiles"] >= 2
+
+
+@needs_tensorrt
+def test_a_check_builds_segments_where_memory_is_read_by_our_own_kernel(
+    wide_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build.main(["--check", "--bundle", str(wide_bundle.path)])
+    found = json.loads(capsys.readouterr().out)["graphs"]
+    segments = [f"memory_attention.{i}" for i in range(4)]
+    assert list(found) == ["image_encoder", *segments, "mask_decoder", "memory_encoder"]
+    assert {row["profiles"] for row in found.values()} == {2, 3}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 from runtime.backends import engines
 from runtime.backends.engines import EngineCache, EngineKey, key_of
 from runtime.backends.trt_build import profiles
+from runtime.backends.trt_parts import Part, parts
 from runtime.backends.typed_graph import PRECISIONS, Precision
-from runtime.bundle import Bundle, open_bundle
+from runtime.bundle import open_bundle
 from runtime.cache import VARIABLE
 from tests.fakes import FAKE_NUMBERS
 
@@ -43,9 +45,11 @@ def builder(monkeypatch: pytest.MonkeyPatch) -> Builder:
     return made
 
 
-@pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    return open_bundle()
+@cache
+def part(precision: Precision) -> Part:
+    """Of the embedded model's memory encoder."""
+    (found,), _ = parts(open_bundle(), GRAPH, precision)
+    return found
 
 
 @pytest.mark.parametrize("part", [each.name for each in fields(EngineKey)])
@@ -65,26 +69,24 @@ def test_other_shapes_make_another_key() -> None:
     assert key_of(GRAPH, b"graph", again, *rest) == one
 
 
-def test_an_engine_is_built_once(builder: Builder, bundle: Bundle, tmp_path: Path) -> None:
+def test_an_engine_is_built_once(builder: Builder, tmp_path: Path) -> None:
     precision = PRECISIONS["bf16"]
-    cache = EngineCache("H200", "90", tmp_path)
-    assert not cache.holds(bundle, GRAPH, precision)
-    first = cache.engine(bundle, GRAPH, precision)
-    assert cache.engine(bundle, GRAPH, precision) == first
-    assert EngineCache("H200", "90", tmp_path).engine(bundle, GRAPH, precision) == first
-    assert len(builder.built) == 1 and cache.holds(bundle, GRAPH, precision)
+    kept = EngineCache("H200", "90", tmp_path)
+    assert not kept.holds(part(precision))
+    first = kept.engine(part(precision))
+    assert kept.engine(part(precision)) == first
+    assert EngineCache("H200", "90", tmp_path).engine(part(precision)) == first
+    assert len(builder.built) == 1 and kept.holds(part(precision))
     ((_, timings),) = builder.built
     assert builder.uses_tf32 == [True]
-    cache.engine(bundle, GRAPH, PRECISIONS["mixed"])
+    kept.engine(part(PRECISIONS["mixed"]))
     assert builder.uses_tf32 == [True, False], "what is not lowered is exact"
     assert timings == tmp_path / "tensorrt-11.4-H200-90.timings"
 
 
-def test_whatever_makes_an_engine_wrong_makes_a_new_one(
-    builder: Builder, bundle: Bundle, tmp_path: Path
-) -> None:
+def test_whatever_makes_an_engine_wrong_makes_a_new_one(builder: Builder, tmp_path: Path) -> None:
     def ask(precision: Precision, device: str = "H200", architecture: str = "90") -> bytes:
-        return EngineCache(device, architecture, tmp_path).engine(bundle, GRAPH, precision)
+        return EngineCache(device, architecture, tmp_path).engine(part(precision))
 
     bf16 = PRECISIONS["bf16"]
     found = {
@@ -100,11 +102,9 @@ def test_whatever_makes_an_engine_wrong_makes_a_new_one(
 
 
 @pytest.mark.parametrize("damage", ["cut short", "no note", "another's note", "no engine"])
-def test_a_damaged_engine_is_built_again(
-    damage: str, builder: Builder, bundle: Bundle, tmp_path: Path
-) -> None:
-    cache, precision = EngineCache("H200", "90", tmp_path), PRECISIONS["fp32"]
-    cache.engine(bundle, GRAPH, precision)
+def test_a_damaged_engine_is_built_again(damage: str, builder: Builder, tmp_path: Path) -> None:
+    kept, precision = EngineCache("H200", "90", tmp_path), PRECISIONS["fp32"]
+    kept.engine(part(precision))
     (plan,), (note,) = (list(tmp_path.glob(f"*.{suffix}")) for suffix in ("engine", "json"))
     if damage == "cut short":
         plan.write_bytes(plan.read_bytes()[:-1])
@@ -114,15 +114,15 @@ def test_a_damaged_engine_is_built_again(
         note.write_text(note.read_text().replace("H200", "H100"))
     else:
         plan.unlink()
-    assert cache.engine(bundle, GRAPH, precision) == b"engine 2"
-    assert cache.engine(bundle, GRAPH, precision) == b"engine 2"
+    assert kept.engine(part(precision)) == b"engine 2"
+    assert kept.engine(part(precision)) == b"engine 2"
 
 
 def test_nothing_is_kept_where_nothing_can_be(
-    builder: Builder, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    builder: Builder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, "")
-    cache = EngineCache.of_this_user("H200", "90")
+    kept = EngineCache.of_this_user("H200", "90")
     for _ in range(2):
-        cache.engine(bundle, GRAPH, PRECISIONS["fp32"])
+        kept.engine(part(PRECISIONS["fp32"]))
     assert builder.built == [(GRAPH, None)] * 2

@@ -12,6 +12,7 @@ import pytest
 
 import runtime.backends.engines as engines
 import runtime.backends.trt as trt
+from kernels.bfloat16 import to_bits
 from kernels.device_array import DeviceArray
 from runtime import VolumePredictor, load
 from runtime.backends.trt_build import MODULES, profiles
@@ -24,6 +25,7 @@ from runtime.phantom import make_phantom
 from tests.cuda import place_on_host
 from tests.kernels import on_host
 from tests.kernels.host_device import HostDevice
+from tests.typed import half_outputs, rounded
 
 pytestmark = pytest.mark.skipif(on_host.COMPILER is None, reason="no C++ compiler here")
 
@@ -41,7 +43,10 @@ class Context:
         self.scratch = 0
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"])
+        self.halves = half_outputs(data, "bfloat16")
+        self.session = onnxruntime.InferenceSession(
+            rounded(data, "bfloat16"), options, ["CPUExecutionProvider"]
+        )
         owner.contexts.append(self)
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
@@ -83,6 +88,8 @@ class Context:
             }
             found = self.session.run(None, inputs)
             for output, array in zip(self.session.get_outputs(), found, strict=True):
+                if output.name in self.halves:
+                    array = to_bits(array)
                 target = DeviceArray(addresses[output.name], array.shape, array.dtype)
                 device.view(target)[...] = array
 
@@ -140,7 +147,12 @@ class Tensorrt:
 def tensorrt(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Tensorrt:
     numbers = open_bundle().model
     place = place_on_host(numbers)
-    made = Tensorrt(place, request.param)
+    return stood_in(place, request.param, monkeypatch)
+
+
+def stood_in(place: CudaPlace, is_rtx: bool, monkeypatch: pytest.MonkeyPatch) -> Tensorrt:
+    """TensorRT on a place, until the test ends."""
+    made = Tensorrt(place, is_rtx)
     monkeypatch.setattr(trt, "open_place", lambda numbers, stream: place)
     monkeypatch.setattr(trt, "import_tensorrt", lambda: made)
     monkeypatch.setattr(engines, "import_tensorrt", lambda: made)
