@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kernels.kernel import Kernel
 from kernels.memory_read import KERNEL as READ
 from kernels.pack_values import KERNEL as PACK
 from runtime.backends.cut_graph import CutGraph
-from runtime.backends.memory_reads import GRAPH, PACKED
-from runtime.backends.memory_reads import Read as ReadNames
-from runtime.contract import TensorSpec, graph_specs
+from runtime.backends.memory_reads import GRAPH, PACKED, Read
+from runtime.contract import graph_specs
 from runtime.cuda.place import CudaPlace
 
 if TYPE_CHECKING:
     from runtime.backends.trt import TrtEngine
 
 Tensors = Mapping[str, Any]
+Made = Mapping[str, tuple[tuple[int, ...], str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """Tensors between inputs and outputs, for one set of shapes.
+
+    Attributes:
+        handed: what segments and reads hand on, by its name in the graph.
+        packed: values and weights, as `pack_values` names them.
+        scratch: the reading kernel's own, the same for all reads.
+    """
+
+    handed: Tensors
+    packed: Tensors
+    scratch: Tensors
 
 
 class CutEngine:
@@ -34,7 +50,7 @@ class CutEngine:
     def __init__(self, cut: CutGraph, engines: Sequence[TrtEngine], place: CudaPlace) -> None:
         self._cut, self._engines, self._place = cut, engines, place
         self._spec = graph_specs(place.numbers)[GRAPH]
-        self._between: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self._between: dict[tuple[Any, ...], Between] = {}
 
     def run(self, inputs: Tensors, outputs: Tensors) -> None:
         """Enqueue on the place's current stream. Raises InputError for shapes it was not made for."""
@@ -42,9 +58,11 @@ class CutEngine:
         key = shapes, int(self._place.current.handle)
         if key not in self._between:
             self._engines[0].profile_of(dict(shapes))
-            self._between[key] = self._new_tensors(inputs)
-        tensors = {**self._between[key], **inputs, **outputs}
-        self._enqueue(PACK, tensors, PACKED)
+            self._between[key] = self._new_between(inputs)
+        between = self._between[key]
+        packed = {**between.packed, **{name: inputs[name] for name in PACKED}}
+        self._enqueue(PACK, packed, PACKED)
+        tensors = {**between.handed, **inputs, **outputs}
         for i, segment in enumerate(self._cut.segments):
             given, made = (
                 {name: tensors[name] for name in names}
@@ -52,39 +70,35 @@ class CutEngine:
             )
             self._engines[i].run(given, made)
             if i < len(self._cut.reads):
-                self._read(self._cut.reads[i], tensors)
+                self._read(self._cut.reads[i], between)
 
-    def _read(self, read: ReadNames, tensors: Tensors) -> None:
-        own = {"query": tensors[read.query], "key": tensors[read.key], "out": tensors[read.result]}
-        self._enqueue(READ, {**tensors, **own}, ("query", "key", "value", "weight"))
+    def _read(self, names: Read, between: Between) -> None:
+        query, key, out = (between.handed[x] for x in (names.query, names.key, names.result))
+        own = {"query": query, "key": key, "out": out}
+        tensors = {**own, **between.packed, **between.scratch}
+        self._enqueue(READ, tensors, ("query", "key", "value", "weight"))
 
     def _enqueue(self, kernel: Kernel, tensors: Tensors, inputs: Sequence[str]) -> None:
         shapes = {name: tuple(tensors[name].shape) for name in inputs}
-        names = (*inputs, *kernel.outputs(shapes, {}))
-        buffers = {name: tensors[name] for name in names}
-        device, stream = self._place.device, self._place.current
-        device.enqueue(kernel, buffers, shapes, {}, stream=stream)
+        stream = self._place.current
+        self._place.device.enqueue(kernel, tensors, shapes, {}, stream=stream)
 
-    def _new_tensors(self, inputs: Tensors) -> dict[str, Any]:
-        """Everything between inputs and outputs; the kernel's scratch is the same for all reads."""
-        model = self._place.numbers
-        axes = self._spec.check_inputs(GRAPH, dict(inputs))
+    def _new_between(self, inputs: Tensors) -> Between:
+        model, spec = self._place.numbers, self._spec
+        axes = spec.check_inputs(GRAPH, dict(inputs))
         axes["N"] = model.num_keys(axes["k"], axes["p"])
-        specs = {
-            name: spec
+        handed = {
+            name: (each.bind(axes), each.dtype)
             for segment in self._cut.segments
-            for name, spec in segment.outputs.items()
-            if name not in self._spec.outputs
+            for name, each in {**segment.inputs, **segment.outputs}.items()
+            if name not in spec.inputs and name not in spec.outputs
         }
-        one_read = TensorSpec(("b", model.num_tokens, model.mem_dim))
-        specs |= {read.result: one_read for read in self._cut.reads}
-        wanted = {name: (spec.bind(axes), spec.dtype) for name, spec in specs.items()}
         packed = PACK.outputs({name: tuple(inputs[name].shape) for name in PACKED}, {})
         first = self._cut.reads[0]
-        shapes = {"query": wanted[first.query][0], "key": wanted[first.key][0]}
-        scratch = dict(READ.outputs(shapes, {}))
-        del scratch["out"]
-        return {
-            name: self._place.device.empty(shape, dtype, stream=self._place.current)
-            for name, (shape, dtype) in {**wanted, **packed, **scratch}.items()
-        }
+        read = READ.outputs({"query": handed[first.query][0], "key": handed[first.key][0]}, {})
+        scratch = {name: each for name, each in read.items() if name != "out"}
+        return Between(*(self._allocated(made) for made in (handed, packed, scratch)))
+
+    def _allocated(self, made: Made) -> Tensors:
+        device, stream = self._place.device, self._place.current
+        return {name: device.empty(*each, stream=stream) for name, each in made.items()}

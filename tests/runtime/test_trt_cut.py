@@ -144,10 +144,6 @@ def test_a_volume_is_what_it_is_on_the_host(
     assert all(0.1 < right.mean() < 0.9 for right in truth.values())
     both = sum(int((found[index] & right).sum()) for index, right in truth.items())
     total = sum(int(found[index].sum() + right.sum()) for index, right in truth.items())
-    print(
-        {i: (2 * (found[i] & r).sum() / (found[i].sum() + r.sum())) for i, r in truth.items()},
-        2 * both / total,
-    )
     assert 2 * both > 0.99 * total
     device: Any = tensorrt.place.device
     assert device.captures >= 1 and device.launches >= 1

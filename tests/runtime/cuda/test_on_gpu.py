@@ -72,6 +72,16 @@ def test_a_back_end_is_certified(name: str) -> None:
     assert certificate["passed"], certificate
 
 
+def test_memory_read_by_our_own_kernel_is_certified(request: pytest.FixtureRequest) -> None:
+    pytest.importorskip("onnxscript", reason="a model of its channels is exported first")
+    bundle = request.getfixturevalue("wide_bundle")
+    try:
+        certificate = certify(bundle, "trt-bf16-kernel", 6)
+    except BackendUnavailable as error:
+        pytest.skip(str(error))
+    assert certificate["passed"], certificate
+
+
 def test_a_volume_is_what_it_is_on_the_host(model: Model, phantom: Phantom) -> None:
     box = phantom.box(12, 1)
     truth = follow(load(None, "ort"), phantom.pixels, box)
