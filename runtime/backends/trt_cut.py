@@ -100,5 +100,4 @@ class CutEngine:
         return Between(*(self._allocated(made) for made in (handed, packed, scratch)))
 
     def _allocated(self, made: Made) -> Tensors:
-        device, stream = self._place.device, self._place.current
-        return {name: device.empty(*each, stream=stream) for name, each in made.items()}
+        return {name: self._place.allocate(*each) for name, each in made.items()}
