@@ -74,13 +74,13 @@ class FlowPredictor:
                     f"image 0 is {kinds[taken[0].ndim]}, image {index} is {kinds[image.ndim]}; wanted all of one "
                     "kind: convert the set to grey, or repeat the grey ones over three channels"
                 )
-        self._shapes = tuple(image.shape[:2] for image in taken)
+        shapes = self._shapes = tuple(image.shape[:2] for image in taken)
         self._features = self._model.features(lambda index: taken[index], self._max_feature_bytes)
         self._tracker = Tracker(
             self._model,
             self._rules,
             self._features,
-            lambda index: self._shapes[index],
+            shapes.__getitem__,  # of this set, whatever is set while a stream goes on
             len(taken),
             is_ordered=False,
         )
