@@ -9,10 +9,22 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL, SEED, SIZES = "sam2.1_hiera_t", "2", (512, 1024)
-CUDA_BACKENDS = ("trt-mixed", "trt-bf16", "ort-cuda", "trt-fp16", "trt-fp32", "ort-tensorrt")
-BUILT = ("trt-mixed", "trt-bf16")  # engines made beforehand; the others make theirs when opened
+CUDA_BACKENDS = (
+    "trt-bf16",
+    "trt-bf16-kernel",
+    "trt-mixed",
+    "ort-cuda",
+    "trt-fp16",
+    "trt-fp32",
+    "ort-tensorrt",
+)
+BUILT = (
+    "trt-bf16",
+    "trt-bf16-kernel",
+    "trt-mixed",
+)  # engines made beforehand; the others make theirs when opened
 RIVALS = ("torch-bf16", "official-bf16", "official-graph")
-OWN_RIVALS = ("trt-mixed", "trt-bf16", "ort-cuda")
+OWN_RIVALS = ("trt-bf16", "trt-bf16-kernel", "ort-cuda")
 VOLUME = "128"  # slices of the volume that is timed end to end
 
 Report = Mapping[str, Any]

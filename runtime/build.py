@@ -22,7 +22,7 @@ from runtime.certificate import Certificate, choose, keep
 from runtime.certify import certify, in_words
 from runtime.command import run_command
 from runtime.contract import GRAPHS, ModelNumbers
-from runtime.errors import InputError, Mismatch
+from runtime.errors import BundleError, InputError, Mismatch
 from runtime.model import load
 from runtime.parity import DEFAULT_SLICES
 
@@ -104,10 +104,19 @@ def ladder(first: str | None, model: ModelNumbers) -> list[str]:
 
 
 def climb(bundle: Bundle, names: Sequence[str], num_slices: int) -> list[Certificate]:
-    """Build and certify one back end after the other until one passes; all certificates are kept."""
+    """Build and certify one back end after the other until one passes; all certificates are kept.
+
+    Raises BundleError if TensorRT takes the bundle in none of these ways.
+    """
     tried: list[Certificate] = []
     for name in names:
-        build_s = build(bundle, name)
+        try:
+            build_s = build(bundle, name)
+        except BundleError as error:
+            if name == names[-1]:
+                raise
+            print(f"{name} cannot be built: {error}", file=sys.stderr)
+            continue
         certificate = {**certify(bundle, name, num_slices), "build_s": round(build_s, 1)}
         keep(certificate, bundle)
         tried.append(certificate)

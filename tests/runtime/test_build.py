@@ -14,7 +14,7 @@ from runtime.bundle import Bundle, open_bundle
 from runtime.cache import VARIABLE
 from runtime.certificate import stamp
 from runtime.contract import GRAPHS, ModelNumbers
-from runtime.errors import InputError, Mismatch
+from runtime.errors import BundleError, InputError, Mismatch
 from tests.export.test_trt_build import needs_tensorrt
 
 RELEASED = ModelNumbers("sam2.1_hiera_t", 1024, 256, 64, 7, 16)
@@ -27,9 +27,12 @@ class Card:
         self.right: set[str] = set()
         self.built: list[str] = []
         self.engines: list[str] = []
+        self.refused: set[str] = set()
 
     def load(self, bundle: Bundle, name: str) -> Any:
         self.built.append(name)
+        if name in self.refused:
+            raise BundleError("no such node")
         return SimpleNamespace(engine=self.engines.append, close=lambda: None)
 
     def certify(self, bundle: Bundle, name: str, num_slices: int) -> dict[str, Any]:
@@ -76,6 +79,19 @@ def test_engines_that_fail_are_refused_and_the_next_are_tried(
     out, err = capsys.readouterr()
     assert [c["passed"] for c in json.loads(out)["certificates"]] == [False, False, False, True]
     assert err.count("is refused for this bundle on this card") == 3
+
+
+def test_engines_that_cannot_be_built_are_passed_over(
+    card: Card, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card.refused, card.right = {"trt-bf16"}, {"trt-bf16-unfused"}
+    build.main(["--backend", "trt-bf16"])
+    out, err = capsys.readouterr()
+    assert [c["backend"] for c in json.loads(out)["certificates"]] == ["trt-bf16-unfused"]
+    assert "trt-bf16 cannot be built: no such node" in err
+    card.refused = set(card.built) | {"trt-fp32", "trt-fp32-unfused"}
+    with pytest.raises(BundleError, match="no such node"):
+        build.main(["--backend", "trt-fp32"])
 
 
 def test_where_nothing_passes_that_is_an_error(
