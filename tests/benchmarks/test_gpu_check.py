@@ -249,16 +249,18 @@ def test_what_is_cheap_and_telling_comes_first(tmp_path: Path) -> None:
         "export-512",
         "export-1024",
         "roofline-512",
+        "build-trt-bf16-512",
         "build-trt-mixed-512",
         "build-trt-bf16-1024",
-        "certify-trt-bf16-512",
-        "bench-ort-cuda-512",
-        "bench-trt-mixed-1024",
+        "certify-ort-cuda-512",
+        "bench-trt-mixed-512",
+        "bench-ort-cuda-1024",
         "rivals-512",
         "rivals-1024",
         "rivals-vos-512",
     ]
     assert [name for name in names if name in order] == order
+    assert not {"certify-trt-bf16-512", "bench-trt-fp32-1024"} & set(names)
 
 
 def test_only_back_ends_that_there_are_get_steps(tmp_path: Path) -> None:
