@@ -263,8 +263,8 @@ class CudaPlace:
 
     def synchronize(self) -> None:
         self.device.use()
-        self.encode_stream.sync()
         self.step_stream.sync()
+        self.encode_stream.sync()
 
     def _with_scalars_read(self, decoded: Decoded) -> Decoded:
         """With a copy of scalars and pointers to pinned memory enqueued."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import weakref
 from collections import deque
 from typing import Any
@@ -29,7 +28,10 @@ class Readback:
         return sum(len(blocks) for blocks in self._free.values())
 
     def masks(self, logits: Any, *, stream: Any) -> list[LowResMask]:
-        """Enqueue the copy of logits (b, 1, s, s); each row's mask waits for it when it is asked for."""
+        """Enqueue the copy of logits (b, 1, s, s); each row's mask waits for it when it is asked for.
+
+        `stream` is always the same: blocks are used again in its order.
+        """
         arrival = _Arrival(self, self._block(logits.shape), logits, stream)
         found = []
         for row in range(len(logits)):
@@ -59,20 +61,15 @@ class _Arrival:
         owner._device.copy(logits, block, stream=stream)
         self._event = stream.record()
 
-    def wait(self) -> None:
-        """Until it has come, in whatever thread."""
-        self._owner._device.use()
-        self._event.sync()
-
     def row(self, index: int) -> NDArray[np.float32]:
-        self.wait()
+        self._owner._device.use()  # in whatever thread somebody looks
+        self._event.sync()
         found: NDArray[np.float32] = self._block[index, 0].copy()
         return found
 
     def __del__(self) -> None:
-        with contextlib.suppress(Exception):  # the driver may be gone before this object
-            self.wait()  # a block that is still being written to must not be handed out
-            self._owner.give_back(self._block)
+        # What is still being written there is written before whatever the same stream copies there next.
+        self._owner.give_back(self._block)
 
 
 class _Row:

@@ -260,3 +260,20 @@ def test_what_was_encoded_ahead_in_vain_is_done_before_its_slots_are_freed(
     gc.collect()
     place.step_stream.sync()
     assert place.encode_stream.num_done >= done
+
+
+def test_slices_of_several_shapes_are_not_mixed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    spill = Spill(monkeypatch, slots=4, max_bytes=None)
+    spill.cache = spill.model.features(lambda i: np.full((9, 9 + i % 2), 2 * i, np.uint8))
+    spill.cache.expect(list(range(20)))
+    levels = [spill.level(index) for index in range(20)]
+    np.testing.assert_allclose(np.diff(levels), DEGREE, atol=1e-4)
+    assert spill.num_encoded <= 20 + 8
+
+
+def test_nobody_looks_ahead_once_all_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    spill = Spill(monkeypatch, slots=4, max_bytes=None)
+    spill.cache.expect(list(range(40)))
+    spill.cache.clear()
+    spill.level(0)
+    assert spill.num_encoded == 1

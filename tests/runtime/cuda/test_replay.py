@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 
 import numpy as np
 import pytest
 
 from runtime import Box, VolumePredictor
+from runtime.batch import Batch, pack
 from runtime.cuda import replay
+from runtime.cuda.control import ALIGNMENT
 from runtime.cuda.place import CudaPlace
+from runtime.memory import MemoryRead
+from runtime.memory.records import Room
 from runtime.model import Model
 from runtime.result import SliceMask
 from tests.cuda import on_device
@@ -98,3 +103,19 @@ def test_runs_that_take_turns_do_not_mix(model: Model) -> None:
     for row, masks in enumerate(zip(*found, strict=True)):
         np.testing.assert_array_equal(logits(iter(masks)), right[row])
     assert np.abs(right[0][5] - right[1][5]).max() > 1e-3
+
+
+def test_a_batch_is_not_overwritten_on_its_way(model: Model) -> None:
+    first, second = (
+        pack([MemoryRead((i,), (i,), (1.0,), (0,), (i,), (0.5,), (1.0,))], [i], [Room(i, i, None)])
+        for i in (3, 5)
+    )
+    place = model.place
+    assert isinstance(place, CudaPlace)
+    seen = []
+    for batch in (first, second):  # neither waits for the device
+        sent = place.send(batch)
+        seen.append(place.empty(sent.slices.shape, "int64"))
+        place.copy(sent.slices, seen[-1])
+        assert all(getattr(sent, part.name).address % ALIGNMENT == 0 for part in fields(Batch))
+    assert [int(place.get(each)[0]) for each in seen] == [3, 5]

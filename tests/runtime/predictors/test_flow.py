@@ -101,6 +101,16 @@ def test_images_of_any_size_give_masks_of_their_own_size(predictor: FlowPredicto
         assert mask.mask().any()
 
 
+def test_a_stream_goes_on_with_its_own_images_when_others_are_taken(
+    predictor: FlowPredictor,
+) -> None:
+    predictor.add(box(0))
+    stream = predictor.stream()
+    next(stream)
+    predictor.set_images(IMAGES[:1])
+    assert [found.mask().shape for found in stream] == [image.shape[:2] for image in IMAGES[1:]]
+
+
 def test_a_set_of_several_sizes_is_no_volume(predictor: FlowPredictor) -> None:
     predictor.add(box(3))
     result = predictor.propagate()
