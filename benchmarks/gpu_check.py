@@ -24,9 +24,10 @@ from typing import Any
 import torch
 
 from benchmarks.devices import check_device, clocks
-from benchmarks.gpu_steps import HEADLINES, ROOT, Report, Step, all_steps, percent_of_roofline
+from benchmarks.gpu_steps import HEADLINES, ROOT, Report, Step, all_steps
 from runtime.backends import BACKENDS
 from runtime.errors import BackendUnavailable, InputError, Sam2Error
+from runtime.latency import percent_of_roofline
 from runtime.machine import machine_name
 
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"
@@ -157,7 +158,9 @@ class Check:
         floor = f"roofline-{step.name.rpartition('-')[2]}"
         known = {result.step: result.report for result in self.results if result.status == OK}
         if step.kind == "bench" and (roofline := known.get(floor)):
-            report["percent_of_roofline"] = percent_of_roofline(report, roofline)
+            report["percent_of_roofline"] = percent_of_roofline(
+                report["latency_ms"], roofline["stages"]
+            )
         (self._folder / f"{step.name}.json").write_text(json.dumps(report, indent=1) + "\n")
         return report
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.latency import middle_ms
+
 ROOT = Path(__file__).resolve().parents[1]
 MODEL, SEED, SIZES = "sam2.1_hiera_t", "2", (512, 1024)
 CUDA_BACKENDS = (
@@ -70,6 +72,7 @@ def all_steps(folder: Path, bundles: Path, backends: Sequence[str]) -> list[Step
         *(_build(bundles, size, name) for size in SIZES for name in built),
         *(_certify(bundles, name) for name in known if name not in BUILT),
         *(_bench(bundles, SIZES[0], name) for name in known),
+        *(_bench_of_exact_lengths(bundles, name) for name in known if name == BUILT[0]),
         *(_bench(bundles, SIZES[1], name) for name in known if name in OWN_RIVALS),
         *(_rivals(bundles, size, known) for size in SIZES),
         _compiled_rival(bundles),
@@ -132,6 +135,15 @@ def _bench(bundles: Path, size: int, backend: str) -> Step:
     )
 
 
+def _bench_of_exact_lengths(bundles: Path, backend: str) -> Step:
+    """The same volume without padding: does one shape for all steps pay?"""
+    size = SIZES[0]
+    of = ("--bundle", str(_bundle(bundles, size)), "--backend", backend, "--lengths", "exact")
+    name = f"bench-{backend}-exact-{size}"
+    needs = _manifest(bundles, size)
+    return Step(name, ("-m", "runtime.bench", *of), "bench", 12, 8, needs=needs)
+
+
 def _rivals(bundles: Path, size: int, backends: Sequence[str]) -> Step:
     contenders = [*(name for name in OWN_RIVALS if name in backends), *RIVALS]
     arguments = _race(_bundle(bundles, size), contenders)
@@ -149,21 +161,6 @@ def _race(bundle: Path, contenders: Sequence[str]) -> tuple[str, ...]:
     names = ("--contenders", ",".join(contenders))
     passes = ("--device", "cuda", "--slices", "12", "--repeat", "2", "--volume", VOLUME)
     return ("-m", "benchmarks", "rivals", str(bundle), *names, *passes)
-
-
-def percent_of_roofline(bench: Report, roofline: Report) -> dict[str, float]:
-    """How near each stage of a bench report comes to its floor: 100 would be as fast as the machine can."""
-    taken_ms = {stage: _middle(row) for stage, row in bench["latency_ms"].items()}
-    return {
-        stage: round(100 * row["floor_ms"] / taken_ms[stage], 2)
-        for stage, row in roofline["stages"].items()
-        if taken_ms[stage] > 0
-    }
-
-
-def _middle(row: Mapping[str, float]) -> float:
-    """Milliseconds; a stage on a device has a mean alone, since slices are encoded in batches."""
-    return row["median"] if "median" in row else row["mean"]
 
 
 def _ceilings_line(report: Report) -> str:
@@ -200,7 +197,7 @@ def _bench_line(report: Report) -> str:
     near = "" if percent is None else f", {percent:.1f} % of roofline"
     whole = report.get("volume_ms")
     volume = "" if whole is None else f", {report['volume_slices']} slices both ways {whole:.0f} ms"
-    return f"{report['latency_ms']['total']['median']:.2f} ms per slice{near}{volume}"
+    return f"{middle_ms(report['latency_ms']['total']):.2f} ms per slice{near}{volume}"
 
 
 def _rivals_line(report: Report) -> str:

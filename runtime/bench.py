@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,11 @@ from runtime.cuda.place import CudaPlace
 from runtime.errors import InputError
 from runtime.latency import (
     PERCENTILE,
+    STAGES,
     Run,
     bench_phantom,
     check_sizes,
+    percent_of_roofline,
     steady,
     summarise,
     time_propagation,
@@ -61,6 +64,17 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--image-size", type=int, default=512, help="side of the volume's slices (%(default)s)"
     )
+    p.add_argument(
+        "--lengths",
+        choices=["full", "exact"],
+        default="full",
+        help="on a CUDA device: pad steps to a full memory, or run each length as it is (%(default)s)",
+    )
+    p.add_argument(
+        "--roofline",
+        metavar="F.json",
+        help="of python -m benchmarks roofline: says how near each stage comes to its floor",
+    )
     p.add_argument("--repeat", type=int, default=3, help="passes to count (%(default)s)")
     return p
 
@@ -76,11 +90,16 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError(
             f"found --prompted {args.prompted}; wanted 1 to {args.slices + 1}, one more than --slices"
         )
+    floors = _floors(args.roofline)
     started = time.perf_counter()
     model = load(args.bundle, args.backend, args.threads, args.hint)
     for graph in GRAPHS:
         model.engine(graph)
     load_s = time.perf_counter() - started
+    if isinstance(model.place, CudaPlace):
+        model.place.pads = args.lengths == "full"
+    elif args.lengths != "full":
+        raise InputError("found --lengths exact; on the host there is nothing else")
     phantom = bench_phantom(args.slices, args.image_size)
     passes = trange(args.repeat + 1, desc="bench", unit="pass", file=sys.stderr)
     measure = _on_device if isinstance(model.place, CudaPlace) else _on_host
@@ -107,10 +126,29 @@ def main(arguments: list[str] | None = None) -> None:
         "feature_mib_per_slice": round(feature_bytes(model.numbers) / 2**20, 3),
         "peak_memory_mib": peak_memory_mib() and round(peak_memory_mib() or 0.0),
     }
+    if floors is not None:
+        report["percent_of_roofline"] = percent_of_roofline(report["latency_ms"], floors)
     total = report["latency_ms"]["total"]
     report["slices_per_second"] = round(1e3 / total.get("mean", total["median"]), 2)
     print(table(report))
     print(json.dumps(report))
+
+
+def _floors(path: str | None) -> dict[str, Any] | None:
+    """Stages of a roofline report. Raises InputError for what is none."""
+    if path is None:
+        return None
+    try:
+        floors: dict[str, Any] = json.loads(Path(path).read_text())["stages"]
+        if not floors.keys() <= {*STAGES.values(), "total"}:
+            raise ValueError(f"it has {', '.join(floors)}")
+        for row in floors.values():
+            float(row["floor_ms"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} is no report of python -m benchmarks roofline ({error}); write its last line there"
+        ) from error
+    return floors
 
 
 def _on_host(
@@ -151,6 +189,8 @@ def table(report: dict[str, Any]) -> str:
     for column, row in report["latency_ms"].items():
         middle, late = row.get("median", row.get("mean")), row.get(f"p{PERCENTILE}")
         lines.append(f"{column:>14} {middle:>9.3f} {'' if late is None else f'{late:.3f}':>9}")
+        if column in report.get("percent_of_roofline", {}):
+            lines[-1] += f"  {report['percent_of_roofline'][column]:.1f} % of the roofline"
     if report.get("volume_ms"):
         lines += [
             "",

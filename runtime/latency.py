@@ -176,6 +176,28 @@ def summarise(runs: Sequence[Run], num_maskmem: int) -> dict[str, dict[str, floa
     return table
 
 
+def middle_ms(row: Mapping[str, float]) -> float:
+    """Of a row of `summarise`; a stage on a device has a mean alone, since slices are encoded in batches."""
+    return row["median"] if "median" in row else row["mean"]
+
+
+def percent_of_roofline(
+    latency_ms: Mapping[str, Mapping[str, float]], floors: Mapping[str, Mapping[str, float]]
+) -> dict[str, float]:
+    """How near each stage comes to its floor: 100 would be as fast as the machine can.
+
+    Args:
+        latency_ms: as of `summarise`.
+        floors: stage to a row with `floor_ms`, as `python -m benchmarks roofline` reports them.
+    """
+    taken_ms = {stage: middle_ms(latency_ms[stage]) for stage in floors}
+    return {
+        stage: round(100 * row["floor_ms"] / taken_ms[stage], 2)
+        for stage, row in floors.items()
+        if taken_ms[stage] > 0
+    }
+
+
 def check_sizes(num_slices: int, num_objects: int, image_size: int) -> str | None:
     """Why these cannot be measured, or None."""
     if num_slices < 1 or image_size < 32:

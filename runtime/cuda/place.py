@@ -65,8 +65,12 @@ class CudaPlace:
         )
         self.encode_stream = device.stream(ENCODE_PRIORITY)
         self._now = [self.step_stream]
-        self.step_marks: list[tuple[Any, Any]] | None = None
-        """Where it is a list, the beginning and end of each step are noted there."""
+        self.pads = (
+            True  # steps to a full memory; else each length is a shape, and a graph, of its own
+        )
+        self.step_marks: list[tuple[Any, Any]] | None = (
+            None  # a list gets each step's start and end
+        )
         self._is_replayed, self._replays = replays, Replays(device)
         self._blocks: dict[tuple[int, ...], ControlBlock] = {}
         self._readback = Readback(device)
@@ -182,12 +186,12 @@ class CudaPlace:
 
     def lengths(self, reads: Sequence[MemoryRead]) -> tuple[int, int]:
         """A full memory from the first step on, so that nearly all steps have one shape; weights mask the rest."""
+        if not self.pads:
+            return 0, 0
         most = max(len(read.slots) for read in reads), max(len(read.ptr_slots) for read in reads)
         usual = self.numbers.num_maskmem, self.numbers.max_obj_ptrs
-        k, p = (
-            length + max(0, -(-(n - length) // MEMORY_STEP)) * MEMORY_STEP
-            for n, length in zip(most, usual, strict=True)
-        )
+        over = (max(0, -(-(n - u) // MEMORY_STEP)) for n, u in zip(most, usual, strict=True))
+        k, p = (u + MEMORY_STEP * steps for u, steps in zip(usual, over, strict=True))
         return k, p
 
     def send(self, batch: Batch) -> Batch:
@@ -224,9 +228,7 @@ class CudaPlace:
     def stop_replays(self, reason: str) -> None:
         """Run every step as it is from now on, and say why."""
         if self._is_replayed:
-            log.warning(
-                "steps are not replayed as CUDA graphs, which makes them slower: %s", reason
-            )
+            log.warning("steps are not replayed as CUDA graphs, and slower for it: %s", reason)
         self._is_replayed = False
         self._replays.steps.clear()
 

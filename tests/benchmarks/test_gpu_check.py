@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks import ceilings, gpu_check, kernels, rivals, roofline
 from benchmarks.gpu_check import FAILED, OK, RESERVE_S, SKIPPED, Check, Outcome, run_process
-from benchmarks.gpu_steps import CUDA_BACKENDS, ROOT, Step, all_steps, percent_of_roofline
+from benchmarks.gpu_steps import CUDA_BACKENDS, ROOT, Step, all_steps
 from export import __main__ as export
 from runtime import bench, certify
 from runtime.backends import BACKENDS
@@ -232,11 +232,6 @@ def test_a_headline_tells_the_figures_that_count(tmp_path: Path, kind: str) -> N
     report, line = HEADLINES[kind]
     machine = Machine(logs={"a": json.dumps(report)})
     assert check(tmp_path, machine, 100, step("a", kind=kind))["a"] == (OK, line)
-
-
-def test_a_stage_without_time_has_no_percentage() -> None:
-    bench = {"latency_ms": {column: {"median": 0.0} for column in COLUMNS}}
-    assert percent_of_roofline(bench, ROOFLINE) == {}
 
 
 def test_what_is_cheap_and_telling_comes_first(tmp_path: Path) -> None:

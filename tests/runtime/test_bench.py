@@ -4,6 +4,7 @@ import argparse
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from runtime.latency import (
     Run,
     Stopwatch,
     bench_phantom,
+    percent_of_roofline,
     steady,
     time_propagation,
     time_volume,
@@ -226,3 +228,35 @@ def test_peak_memory_is_not_that_of_the_process_before() -> None:
     command = "from runtime.machine import peak_memory_mib; print(peak_memory_mib())"
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)
     assert held.all() and 0 < float(done.stdout) < 200
+
+
+def test_stages_are_held_against_a_roofline(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    floors = {stage: {"floor_ms": 0.5} for stage in ("encode", "total")}
+    (tmp_path / "floors.json").write_text(json.dumps({"stages": floors}))
+    bench.main([*SMALL, "--threads", "1", "--roofline", str(tmp_path / "floors.json")])
+    out = capsys.readouterr().out
+    report = json.loads(out.strip().splitlines()[-1])
+    total_ms = report["latency_ms"]["total"]["median"]
+    assert report["percent_of_roofline"].keys() == {"encode", "total"}
+    assert report["percent_of_roofline"]["total"] == pytest.approx(50 / total_ms, abs=0.01)
+    assert out.count("% of the roofline") == 2
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", '{"stages": {"sleep": {}}}', '{"stages": {"total": 1}}']
+)
+def test_what_is_no_roofline_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "floors.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match="no report of python -m benchmarks roofline"):
+        bench.main([*SMALL, "--roofline", str(path)])
+    with pytest.raises(InputError, match="No such file"):
+        bench.main([*SMALL, "--roofline", str(tmp_path / "none.json")])
+
+
+def test_a_stage_that_takes_no_time_has_no_percentage() -> None:
+    row = {"floor_ms": 1.0}
+    latency_ms = {"encode": {"median": 0.0}, "total": {"mean": 4.0}}
+    assert percent_of_roofline(latency_ms, {"encode": row, "total": row}) == {"total": 25.0}

@@ -8,6 +8,8 @@ import pytest
 
 from runtime import bench
 from runtime.cuda.latency import time_on_device
+from runtime.cuda.place import CudaPlace
+from runtime.errors import InputError
 from runtime.latency import STAGES, bench_phantom
 from runtime.model import load
 from tests.cuda import on_device
@@ -44,3 +46,21 @@ def test_the_report_tells_whole_volumes_launches_and_memory(
     mean_ms = report["latency_ms"]["total"]["mean"]
     assert report["slices_per_second"] == pytest.approx(1e3 / mean_ms, rel=0.01)
     assert any("7 slices in both directions" in line for line in lines)
+
+
+def test_steps_of_exact_lengths_are_shapes_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shapes = {}
+    for lengths in ("full", "exact"):
+        model, _ = on_device(load(None, "ort", 1))
+        monkeypatch.setattr(bench, "load", lambda *rest, model=model: model)
+        bench.main(["--slices", "3", "--repeat", "1", "--image-size", "64", "--lengths", lengths])
+        place = model.place
+        assert isinstance(place, CudaPlace)
+        shapes[lengths] = {key[0][1] for key in place._replays.steps}
+    capsys.readouterr()
+    assert shapes == {"full": {7}, "exact": {1, 2, 3}}
+    monkeypatch.setattr(bench, "load", lambda *rest: load(None, "ort", 1))
+    with pytest.raises(InputError, match="on the host there is nothing else"):
+        bench.main(["--slices", "3", "--lengths", "exact"])
