@@ -212,13 +212,12 @@ class CudaPlace:
         return decoded
 
     def _step(self, batch: Batch, held: Sequence[Any], compute: Callable[[], Decoded]) -> Decoded:
-        def step() -> Decoded:
-            return self._with_scalars_read(compute())
-
         if not self._is_replayed:
-            return step()
+            return compute()
         key = (batch.shape, *(tensor.address for tensor in held))
-        return self._replays.run(key, step, stream=self.current)
+        return self._replays.run(
+            key, lambda: self._with_scalars_read(compute()), stream=self.current
+        )
 
     @property
     def launches_per_step(self) -> int | None:

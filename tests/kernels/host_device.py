@@ -51,6 +51,8 @@ class HostStream:
         return self.num_done + len(self.queue)
 
     def enqueue(self, work: Work) -> None:
+        if self.device.capturing is not None and gc.isenabled():
+            gc.collect()  # which might happen at any time
         if self.device.capturing is not None and self.device.capturing[0] is self:
             self.device.capturing[1].append(work)
         else:
@@ -214,14 +216,11 @@ class HostDevice:
         self.use()
         self.captures += 1
         self.capturing, self.disturbed = (stream, []), 0
-        thresholds = gc.get_threshold()
-        gc.set_threshold(1)  # whatever may be collected meanwhile is
         try:
             enqueue()
             assert not self.disturbed, "memory is freed, or waited for, while a graph is captured"
             return HostGraph(self, self.capturing[1])
         finally:
-            gc.set_threshold(*thresholds)
             self.capturing = None
 
     def enqueue(

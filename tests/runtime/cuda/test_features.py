@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.cuda import features as device_features
+from runtime.cuda import place as device_place
 from runtime.cuda.place import CudaPlace
 from tests.cuda import on_device
 from tests.fakes import FAKE_NUMBERS, encode, fake_model
@@ -46,7 +47,8 @@ class Spill:
 
     @property
     def batches(self) -> list[int]:
-        """Slices in each run of the encoder."""
+        """Slices in each run of the encoder, those under way included."""
+        self.model.place.synchronize()
         calls = [call for call in self.backend.calls if call.graph == "image_encoder"]
         return [len(call.inputs["image"]) for call in calls]
 
@@ -196,6 +198,9 @@ def test_a_volume_may_take_what_the_one_before_has_left(monkeypatch: pytest.Monk
     spill.cache = spill.model.features(lambda i: np.full((9, 9), i, np.uint8))
     assert spill.cache._most_slots >= most - 1, "slots that wait are free"  # type: ignore[attr-defined]
     place = spill.model.place
+    spill.cache.expect(list(range(60)))
+    spill.cache.locate([0])  # and eight more, on their way where they are soon to be freed
+    spill.cache = None  # type: ignore[assignment]
     rest = int(spill.device.memory_bytes[0])
     held = place.empty((rest + 16,), "uint8")
     assert held.nbytes > rest, "they make room for anything else"
@@ -277,3 +282,26 @@ def test_nobody_looks_ahead_once_all_is_forgotten(monkeypatch: pytest.MonkeyPatc
     spill.cache.clear()
     spill.level(0)
     assert spill.num_encoded == 1
+
+
+def test_a_slot_is_written_once_those_who_read_it_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    for most_spilled in (0, 4):
+        spill = Spill(monkeypatch, slots=2, max_bytes=None)
+        spill.cache._most_slots, spill.cache._most_spilled = 2, most_spilled  # type: ignore[attr-defined]
+        zero, place = spill.peek(0), spill.model.place
+        assert isinstance(place, CudaPlace)
+        found = spill.cache.gather(np.array(spill.cache.locate([0]), np.int64)).vision_features
+        for index in (1, 2, 3):
+            spill.cache.locate([index])
+        place.encode_stream.sync()
+        assert place.get(found)[0, 0, 0, 0] == zero
+
+
+def test_a_lane_outlives_what_is_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_place, "MOST_LANES", 1)
+    spill = Spill(monkeypatch, slots=32, max_bytes=None)
+    spill.cache = spill.model.features(lambda i: np.full((9, 9 + i), 2 * i, np.uint8))
+    for index in range(9):
+        spill.cache.locate([index])
+    np.testing.assert_allclose(np.diff([spill.peek(i) for i in range(9)]), DEGREE, atol=1e-4)
+    assert spill.num_encoded == 9

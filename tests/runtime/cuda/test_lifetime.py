@@ -17,7 +17,7 @@ from runtime.phantom import make_phantom
 from runtime.result import SliceMask
 from runtime.tensors import LowResMask
 from tests.cuda import on_device
-from tests.fakes import TELLING, fake_model
+from tests.fakes import FAKE_NUMBERS, TELLING, fake_model
 from tests.kernels import on_host
 from tests.kernels.host_device import HostDevice
 
@@ -79,6 +79,19 @@ def test_a_predictor_may_be_used_in_another_thread() -> None:
     run_in_thread(lambda: found.extend(follow(model)))
     run_in_thread(lambda: read.extend(mask.segmented.logits for mask in found))
     np.testing.assert_array_equal(read, truth)
+
+
+def test_a_video_may_go_on_in_another_thread() -> None:
+    model, _ = on_device(fake_model(TELLING)[0])
+    video = VideoPredictor(model)
+    video.push(PIXELS[0])
+    video.add(BOX)
+    video.push(PIXELS[1])
+    found: list[dict[int, SliceMask]] = []
+    thread = threading.Thread(target=lambda: found.append(video.push(PIXELS[2])))
+    thread.start()
+    thread.join()
+    assert found[0][1].segmented.logits.shape == (FAKE_NUMBERS.low_res,) * 2
 
 
 def test_two_threads_may_look_at_one_mask() -> None:

@@ -3,9 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from kernels.bfloat16 import round_to_bfloat16
 from runtime.arena import Arena
+from runtime.batch import pack
 from runtime.contract import graph_specs
-from runtime.memory.records import MemoryRead
+from runtime.memory.records import MemoryRead, Room
 from tests.fakes import FAKE_NUMBERS
 
 
@@ -71,3 +73,23 @@ def test_what_was_gathered_does_not_change_when_a_slot_is_used_again(arena: Aren
     inputs = arena.gather_reads([SHORT])
     arena.memories.values[4] = -1
     assert (inputs["memory"][:, 0] == 4).all()
+
+
+def test_results_of_a_step_go_to_their_rooms_and_memories_alone_are_rounded(arena: Arena) -> None:
+    arena.reserve(0, 0, 8)
+    numbers, rooms = FAKE_NUMBERS, [Room(3, 6, 1), Room(5, 0, 7)]
+    shapes = (
+        (2, numbers.num_tokens, numbers.mem_dim),
+        (2, numbers.d_model),
+        (2, numbers.d_model, numbers.grid, numbers.grid),
+    )
+    rng = np.random.default_rng(0)
+    memories, pointers, images = (rng.random(shape, np.float32) for shape in shapes)
+    arena.store(pack([LONG, SHORT], [0, 0], rooms), memories, pointers, images)
+    for row, room in enumerate(rooms):
+        rounded = np.empty(shapes[0][1:], np.float32)
+        round_to_bfloat16(memories[row], rounded)
+        assert (rounded != memories[row]).any()
+        np.testing.assert_array_equal(arena.memories.values[room.memory], rounded)
+        np.testing.assert_array_equal(arena.pointers.values[room.pointer], pointers[row])
+        np.testing.assert_array_equal(arena.embeddings.values[room.embedding], images[row].ravel())
