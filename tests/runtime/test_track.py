@@ -98,21 +98,25 @@ class Stage:
         return found, {call.graph: call for call in calls}
 
 
-@pytest.fixture
-def stage() -> Stage:
+def make_stage(rules: MemoryRules) -> Stage:
     model, backend = fake_model(ANSWERS)
     numbers = model.numbers
     arena = model.arena()
     features = FeatureCache(model, lambda index: np.full((30, 30), 40 * index, np.uint8))
-    templates = Templates(arena, MemoryRules())
+    templates = Templates(arena, rules)
     memory = np.full((numbers.num_tokens, numbers.mem_dim), 3.0, np.float32)
     pointer = np.full(numbers.d_model, 4.0, np.float32)
     templates.add(2, features[2].vision_features, memory, pointer, 0.9, 5.0)
     stage = Stage(model, backend, arena, features)
     for direction, frame in ((1, 3), (-1, 1)):
-        bank = MemoryBank(arena, templates, direction, 5, numbers, MemoryRules())
+        bank = MemoryBank(arena, templates, direction, 5, numbers, rules)
         stage.rows.append(Row(bank, frame))
     return stage
+
+
+@pytest.fixture
+def stage() -> Stage:
+    return make_stage(MemoryRules())
 
 
 def of_rows(stage: Stage, part: str = "vision_features") -> np.ndarray:
@@ -184,6 +188,14 @@ def test_each_chain_remembers_its_own_result(stage: Stage) -> None:
         assert (stage.arena.pointers.values[pointer.slot] == 10.0 + i).all()
         assert record.confidence == pytest.approx([0.5, 0.0][i])
         assert record.object_score == [2.0, -1.0][i]
+
+
+def test_where_images_are_compared_each_chain_remembers_its_slices_raw_features() -> None:
+    stage = make_stage(MemoryRules(pick_up="weighted"))
+    stage.step()
+    for row, raw in zip(stage.rows, of_rows(stage), strict=True):
+        (record,) = row.bank.memories
+        np.testing.assert_array_equal(stage.arena.embeddings.values[record.embedding], raw.ravel())
 
 
 def test_a_row_on_its_own_gets_what_it_gets_in_a_batch(stage: Stage) -> None:

@@ -18,6 +18,7 @@ from runtime.memory import MemoryRead
 from runtime.memory.records import Room
 from runtime.model import Model
 from runtime.result import SliceMask
+from runtime.tensors import Decoded
 from tests.cuda import on_device
 from tests.fakes import TELLING, fake_model
 from tests.kernels import on_host
@@ -158,3 +159,22 @@ def test_a_second_pass_is_the_first_or_refused() -> None:
     tape.empty((2,), "float32", never)
     with pytest.raises(RuntimeError, match="where the first asked"):
         tape.constant(array, never)
+
+
+def test_wherever_something_has_moved_it_is_another_step(model: Model) -> None:
+    place = model.place
+    assert isinstance(place, CudaPlace)
+    read = MemoryRead((0,), (0,), (1.0,), (0,), (0.0,), (1.0,), (0,))
+    batch = place.send(pack([read], [0], [Room(0, 0, None)]))
+
+    def compute() -> Decoded:
+        return Decoded(
+            *(place.empty(shape, "float32") for shape in ((1, 1, 4, 4), (1,), (1,), (1, 8)))
+        )
+
+    tensors = [place.empty((4,), "float32") for _ in range(6)]
+    place.replayed(batch, tensors[:5], compute)
+    for moved in range(5):
+        held = [*tensors[:moved], tensors[5], *tensors[moved + 1 : 5]]
+        place.replayed(batch, held, compute)
+    assert len(place._replays.steps) == 6 and device_of(model).captures == 0
