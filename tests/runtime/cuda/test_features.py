@@ -240,17 +240,6 @@ def test_what_was_used_lately_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert spill.num_encoded == 9
 
 
-def test_memory_of_the_host_outlives_the_copies_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    spill = Spill(monkeypatch, slots=4, max_bytes=10)
-    monkeypatch.setattr(spill.cache, "_most_slots", 4)
-    monkeypatch.setattr(spill.cache, "_most_spilled", 6)
-    truth = [spill.level(i) for i in range(8)]
-    spill.cache.locate([0, 1, 2])  # three come back before anybody waits
-    gc.collect()
-    spill.model.place.synchronize()
-    assert [spill.level(i) for i in (0, 1, 2)] == truth[:3]
-
-
 def test_what_was_encoded_ahead_in_vain_is_done_before_its_slots_are_freed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
