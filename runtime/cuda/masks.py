@@ -14,7 +14,8 @@ def device_mask(model: Model, found: SliceMask) -> DeviceArray:
     """A mask (y, x) uint8 at the slice's size, ready on the model's device, bit for bit what `found.mask()` is.
 
     It has `__cuda_array_interface__` and `__dlpack__`: torch, cupy, numba and pycuda take it without a copy.
-    Raises InputError for a model on the host.
+    It is freed in the order of the model's stream once nobody holds it: who reads it on another stream holds it until
+    that is done. Raises InputError for a model on the host.
     """
     place = model.place
     if not isinstance(place, CudaPlace):
