@@ -78,7 +78,9 @@ def _trace(model: Sam2, graph: str, spec: GraphSpec) -> onnx.ModelProto:
     )
     with torch.no_grad(), _quiet_tracer():
         program = torch.export.export(MODULES[graph](model), arguments, dynamic_shapes=dynamic)
-        program = program.run_decompositions({torch.ops.sam2_runtime.attention.default: _attention})
+        program = program.run_decompositions(
+            {torch.ops.medsam2_runtime.attention.default: _attention}
+        )
         exported = torch.onnx.export(
             program,
             (),

@@ -134,9 +134,8 @@ def device_array(array: Any, stream: int = -1) -> DeviceArray:
     """
     if isinstance(array, DeviceArray):
         return array
-    if hasattr(
-        array, "__dlpack__"
-    ):  # first, since its owner then orders the streams; torch's interface does not
+    # DLPack first: with it the owner orders the streams, which torch's other interface does not.
+    if hasattr(array, "__dlpack__"):
         found, ready = foreign_of(array, stream), None
     elif (interface := getattr(array, "__cuda_array_interface__", None)) is not None:
         dtype, shape = np.dtype(interface["typestr"]), tuple(interface["shape"])

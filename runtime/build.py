@@ -19,12 +19,11 @@ from runtime.backends.trt_parts import kernel_reads, parts
 from runtime.backends.typed_graph import PRECISIONS
 from runtime.bundle import Bundle, open_bundle
 from runtime.certificate import Certificate, choose, keep
-from runtime.certify import certify, in_words
+from runtime.certify import add_slices_option, certify, check_slices, in_words
 from runtime.command import run_command
 from runtime.contract import GRAPHS, ModelNumbers
-from runtime.errors import BundleError, InputError, Mismatch
+from runtime.errors import BundleError, Mismatch
 from runtime.model import load
-from runtime.parity import DEFAULT_SLICES
 
 LADDER = [
     name
@@ -59,9 +58,7 @@ def parser() -> argparse.ArgumentParser:
         choices=[name for name in BACKENDS if name.startswith("trt-")],
         help="what to begin with (default: trt-bf16-kernel where the model has 256 channels, or trt-bf16)",
     )
-    p.add_argument(
-        "--slices", type=int, default=DEFAULT_SLICES, help="of each propagation (%(default)s)"
-    )
+    add_slices_option(p)
     p.add_argument(
         "--check",
         action="store_true",
@@ -73,8 +70,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command: a line for each step, then everything as JSON."""
     args = parser().parse_args(arguments)
-    if args.slices < 3:
-        raise InputError(f"found --slices {args.slices}; wanted 3 or more")
+    check_slices(args.slices)
     bundle = open_bundle(args.bundle)
     names = ladder(args.backend, bundle.model)
     if args.check:

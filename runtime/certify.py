@@ -76,17 +76,27 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--backend", action="append", choices=others, help="may be repeated; default: all there are"
     )
+    add_slices_option(p)
+    return p
+
+
+def add_slices_option(p: argparse.ArgumentParser) -> None:
+    """`--slices`, to be checked by `check_slices`."""
     p.add_argument(
         "--slices", type=int, default=DEFAULT_SLICES, help="of each propagation (%(default)s)"
     )
-    return p
+
+
+def check_slices(num_slices: int) -> None:
+    """Raise InputError for a propagation too short to have both directions."""
+    if num_slices < 3:
+        raise InputError(f"found --slices {num_slices}; wanted 3 or more")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command: a line for each back end, then everything as JSON."""
     args = parser().parse_args(arguments)
-    if args.slices < 3:
-        raise InputError(f"found --slices {args.slices}; wanted 3 or more")
+    check_slices(args.slices)
     bundle = open_bundle(args.bundle)
     usual = [name for name, row in BACKENDS.items() if name != DEFAULT and not row.is_fallback]
     if not args.backend and (reason := why_not()):

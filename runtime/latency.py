@@ -128,13 +128,15 @@ def prompt_all(
     return middle
 
 
-def time_volume(model: Model, phantom: Phantom, num_objects: int) -> float:
+def time_volume(
+    model: Model, phantom: Phantom, num_objects: int, max_feature_bytes: int | None = None
+) -> float:
     """Milliseconds from a volume in memory to the masks of all its slices, at the slices' size.
 
     Every object is boxed on the middle slice and followed in both directions, which advance as one batch; encoding of
     every slice is part of it.
     """
-    predictor = VolumePredictor(model)
+    predictor = VolumePredictor(model, max_feature_bytes=max_feature_bytes)
 
     def segment() -> None:
         predictor.set_volume(phantom.pixels, "none")

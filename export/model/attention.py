@@ -27,7 +27,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Ten
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
-@torch.library.custom_op("sam2_runtime::attention", mutates_args=())
+@torch.library.custom_op("medsam2_runtime::attention", mutates_args=())
 def opaque_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
     """What the tracer sees of `attention`."""
     return _attention(query, key, value, num_heads).contiguous()

@@ -105,10 +105,6 @@ class EngineCache:
         self._keep(key, plan)
         return plan
 
-    def holds(self, part: Part) -> bool:
-        """Whether an engine needs no building."""
-        return self._read(self._key(part, tensorrt_version())) is not None
-
     def _key(self, part: Part, version: str) -> EngineKey:
         device = self._device, self._architecture
         return key_of(part.name, part.typed, part.profiles, version, *device)

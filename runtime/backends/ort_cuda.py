@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import hashlib
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +19,8 @@ from runtime.cuda.place import CudaPlace, open_place
 from runtime.errors import BackendUnavailable, BundleError
 
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+# TensorRT 10's, which the provider of every release so far is built for.
+LIBRARY = "nvinfer_10.dll" if sys.platform == "win32" else "libnvinfer.so.10"
 # Arithmetic on shapes, a few integers: providers leave it to the processor on purpose.
 ON_SHAPES = {
     *("Add", "Cast", "Concat", "ConstantOfShape", "Div", "Equal", "Expand", "Gather", "Mul"),
@@ -37,6 +42,14 @@ def left_to_the_host(session: Any) -> list[str]:
         for node in part.get_nodes()
     }
     return sorted(on_host - ON_SHAPES)
+
+
+def tensorrt_version() -> str:
+    """Of the library that ONNX Runtime's provider loads, which Python's packages need not tell."""
+    try:
+        return str(ctypes.CDLL(LIBRARY).getInferLibVersion())
+    except (OSError, AttributeError):
+        return "unknown"
 
 
 class OrtCudaEngine:
@@ -116,7 +129,7 @@ class OrtCudaBackend:
             session = onnxruntime.InferenceSession(
                 data,
                 options,
-                providers=self._with_options(int(stream.handle), graph),
+                providers=self._with_options(int(stream.handle), graph, data),
                 enable_fallback=0,
             )
         except Exception as error:  # ONNX Runtime's own classes share no public base
@@ -138,18 +151,22 @@ class OrtCudaBackend:
         """Wait for what is enqueued."""
         self.place.synchronize()
 
-    def _with_options(self, stream: int, graph: str) -> list[Any]:
-        """Providers in order: what TensorRT does not take goes to CUDA, and nothing to the processor."""
+    def _with_options(self, stream: int, graph: str, data: bytes) -> list[Any]:
+        """Providers in order: what TensorRT does not take goes to CUDA, and nothing to the processor.
+
+        ONNX Runtime knows its engines by their names alone, so that everything which would make one wrong is in them.
+        """
         cuda = (PROVIDERS["cuda"], {"user_compute_stream": str(stream), "use_tf32": "0"})
         if self._kind == "cuda":
             return [cuda]
         # Words for what is on or off: this provider has not always taken numbers.
         options = {"user_compute_stream": str(stream), "trt_engine_cache_enable": "False"}
         folder = cache_folder("ort-tensorrt")
-        if (
-            folder is not None
-        ):  # ORT knows its engines by names alone: ours are in what makes them wrong
-            known = f"{graph}-{self._bundle.fingerprint[:16]}-{onnxruntime.__version__}"
+        if folder is not None:
+            device = self.place.device
+            card = f"{device.name}-{device.architecture}".replace(" ", "-").replace("/", "-")
+            versions = f"{onnxruntime.__version__}-{tensorrt_version()}"
+            known = f"{graph}-{hashlib.sha256(data).hexdigest()[:16]}-{versions}-{card}"
             options |= {
                 "trt_engine_cache_enable": "True",
                 "trt_engine_cache_path": os.fspath(folder),

@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 
 from runtime.cuda.place import CudaPlace
-from runtime.latency import PERCENTILE, STAGES, Run, Stopwatch, first_masks, prompt_all
+from runtime.latency import (
+    PERCENTILE,
+    STAGES,
+    Run,
+    Stopwatch,
+    first_masks,
+    prompt_all,
+    time_volume,
+)
 from runtime.model import Model
 from runtime.phantom import Phantom
 from runtime.predictors import VolumePredictor
@@ -25,9 +33,9 @@ class DeviceRun:
     Attributes:
         run: replayed steps (`total`, of it on the `device` and on the `host`, milliseconds), and the first masks.
         stages_ms: device time for a slice by stage, mean over a volume run graph by graph.
-        volume_ms: from the first slice of a propagation in both directions to its last mask on the host.
+        volume_ms: as `runtime.latency.time_volume`.
         launches_per_step: kernels and copies in the graph of a step.
-        device_memory_mib: that the device has less of since the model was opened.
+        device_memory_mib: in use on the device at the end, by whomever.
     """
 
     run: Run
@@ -43,15 +51,11 @@ def time_on_device(
     """Box each object on the middle slice and follow it both ways, taking the time; arguments as `time_propagation`."""
     place = model.place
     assert isinstance(place, CudaPlace)
-    free = place.device.memory_bytes[0]
     run = _replayed(model, place, phantom, num_objects, max_feature_bytes, prompted)
-    return DeviceRun(
-        run,
-        _stages_ms(model, phantom, num_objects, max_feature_bytes, prompted),
-        _volume_ms(model, phantom, num_objects, max_feature_bytes),
-        place.launches_per_step,
-        (free - place.device.memory_bytes[0]) / 2**20,
-    )
+    stages_ms = _stages_ms(model, phantom, num_objects, max_feature_bytes, prompted)
+    volume_ms = time_volume(model, phantom, num_objects, max_feature_bytes)
+    free, total = place.device.memory_bytes
+    return DeviceRun(run, stages_ms, volume_ms, place.launches_per_step, (total - free) / 2**20)
 
 
 def summarise_device(runs: list[DeviceRun], num_maskmem: int) -> dict[str, dict[str, float]]:
@@ -139,14 +143,3 @@ def _stages_ms(
     found_ms = {stage: spent.get(stage, 0.0) / max(steps, 1) for stage in STAGES.values()}
     found_ms["encode"] = (encode_ms + spent.get("encode", 0.0)) / max(slices[0], 1)
     return found_ms
-
-
-def _volume_ms(
-    model: Model, phantom: Phantom, num_objects: int, max_feature_bytes: int | None
-) -> float:
-    predictor = _predictor(model, phantom, max_feature_bytes)
-    prompt_all(predictor, phantom, num_objects, 1)
-    started = time.perf_counter()
-    for found in predictor.stream():
-        _ = found.segmented.logits
-    return 1e3 * (time.perf_counter() - started)

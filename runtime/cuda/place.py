@@ -65,12 +65,8 @@ class CudaPlace:
         )
         self.encode_stream = device.stream(ENCODE_PRIORITY)
         self._now = [self.step_stream]
-        self.pads = (
-            True  # steps to a full memory; else each length is a shape, and a graph, of its own
-        )
-        self.step_marks: list[tuple[Any, Any]] | None = (
-            None  # a list gets each step's start and end
-        )
+        self.pads = True  # steps to a full memory; else each length is a shape, with its graph
+        self.step_marks: list[tuple[Any, Any]] | None = None  # a list gets steps' starts and ends
         self._is_replayed, self._replays = replays, Replays(device)
         self._blocks: dict[tuple[int, ...], ControlBlock] = {}
         self._readback = Readback(device)

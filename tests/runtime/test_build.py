@@ -49,9 +49,8 @@ class Card:
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Card:
     made = Card()
-    monkeypatch.setenv(
-        VARIABLE, str(tmp_path)
-    )  # certificates of an imagined card must not outlive it
+    # Certificates of an imagined card must not outlive it.
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
     monkeypatch.setattr(build, "load", made.load)
     monkeypatch.setattr(build, "certify", made.certify)
     return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from types import SimpleNamespace
 from typing import Any
 
@@ -152,13 +153,19 @@ def test_a_session_gets_the_provider_the_stream_and_no_other_way(
     assert first in backend.description
 
 
-def test_tensorrts_engines_are_known_by_what_makes_them_wrong(ort: Ort, bundle: Bundle) -> None:
+def test_tensorrts_engines_are_known_by_what_makes_them_wrong(
+    ort: Ort, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = SimpleNamespace(getInferLibVersion=lambda: 100301)
+    monkeypatch.setattr(ort_cuda.ctypes, "CDLL", lambda name: library)
     backend = open_backend("ort-tensorrt", bundle)
     backend.load("memory_encoder")
     ((_, options), _) = ort.sessions[0].asked
     assert options["trt_engine_cache_enable"] == "True"
     prefix = options["trt_engine_cache_prefix"]
-    assert prefix == f"memory_encoder-{bundle.fingerprint[:16]}-1.31"
+    graph = hashlib.sha256(ort.sessions[0].data).hexdigest()[:16]
+    card = "a-host-that-plays-a-device-00"
+    assert prefix == f"memory_encoder-{graph}-1.31-100301-{card}"
     assert b"MultiHeadAttention" not in ort.sessions[0].data
 
 
