@@ -85,19 +85,28 @@ class TensorSpec:
     shape: tuple[int | str, ...]
     dtype: str = "float32"
 
+    def __str__(self) -> str:
+        return f"{self.dtype}{self.shape}"
+
+    def fits(self, found: TensorSpec) -> bool:
+        """Whether a tensor that an engine describes is this one, whatever it calls the axes of any length."""
+        return self._unnamed() == found._unnamed()
+
+    def _unnamed(self) -> tuple[str, tuple[int | None, ...]]:
+        return self.dtype, tuple(None if isinstance(side, str) else side for side in self.shape)
+
     def bind(self, axes: Mapping[str, int]) -> tuple[int, ...]:
         """Concrete shape under the given axis lengths. Raises KeyError for an axis that is missing."""
         return tuple(axes[side] if isinstance(side, str) else side for side in self.shape)
 
     def mismatch(self, shape: tuple[int, ...], dtype: str, axes: dict[str, int]) -> str | None:
         """Why an array does not fit, or None; lengths of dynamic axes met are recorded in `axes`."""
-        wanted = f"{self.dtype}{self.shape}"
         if dtype != self.dtype or len(shape) != len(self.shape):
-            return f"is {dtype}{shape}, contract says {wanted}"
+            return f"is {dtype}{shape}, contract says {self}"
         for found, side in zip(shape, self.shape, strict=True):
             expected = axes.setdefault(side, found) if isinstance(side, str) else side
             if found != expected:
-                return f"is {dtype}{shape}, contract says {wanted} with {side} = {expected}"
+                return f"is {dtype}{shape}, contract says {self} with {side} = {expected}"
         return None
 
 
@@ -119,6 +128,21 @@ class GraphSpec:
             if why := spec.mismatch(arrays[name].shape, arrays[name].dtype.name, axes):
                 raise ValueError(f"{graph}: input '{name}' {why}")
         return axes
+
+    def difference(self, found: GraphSpec) -> str | None:
+        """The first thing in which a graph, as an engine that has opened it describes it, is not this one, or None.
+
+        Args:
+            found: its tensors by name, in any order; an axis of any length is a string, whatever it is called.
+        """
+        kinds = (("input", found.inputs, self.inputs), ("output", found.outputs, self.outputs))
+        for kind, described, wanted in kinds:
+            if described.keys() != wanted.keys():
+                return f"{kind}s are {sorted(described)}, contract says {sorted(wanted)}"
+            for name, spec in wanted.items():
+                if not spec.fits(described[name]):
+                    return f"{kind} '{name}' is {described[name]}, contract says {spec}"
+        return None
 
 
 GRAPHS = ("image_encoder", "memory_attention", "mask_decoder", "memory_encoder")
