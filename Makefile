@@ -28,14 +28,14 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --editable .
+	$(PIP) --editable ".[cpu]"
 	touch $@
 
 # The official package is a test oracle: without its CUDA extension, and without torchvision, which it needs only for
 # what is not tested here.
 $(VENV)/.test: $(VENV)/.runtime
 	$(PIP) setuptools wheel
-	$(PIP) --editable ".[export,test]"
+	$(PIP) --editable ".[cpu,export,test]"
 	SAM2_BUILD_CUDA=0 $(PIP) --no-deps --no-build-isolation sam2
 	touch $@
 

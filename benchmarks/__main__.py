@@ -3,34 +3,47 @@
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 
 from runtime.command import run_command
+from runtime.subcommands import Program, Subcommand
 
-# Imported only when asked for: they need different packages.
-BENCHMARKS = {
-    "rivals": "a bundle's back ends against PyTorch and the official package, in one run",
-    "scaling": "latency and memory against slices, objects, prompts, threads and image size",
-    "kernels": "every CUDA kernel beside its reference and the card's copy speed",
-    "ceilings": "what this machine can do at the most: copies, products, launches",
-    "roofline": "the least time a bundle's graphs can take on such a machine",
-    "gpu-check": "everything above on a CUDA machine, within a given time",
-    "quality": "Dice and more on held-out phantoms or on labelled volumes in a folder",
-    "phantoms": "labelled phantoms as files",
-}
+PROGRAM = Program(
+    name="python -m benchmarks",
+    summary="Measure speed, its growth and its ceilings, and quality.",
+    commands={
+        "rivals": Subcommand(
+            "benchmarks.rivals",
+            "a bundle's back ends against PyTorch and the official package, in one run",
+        ),
+        "scaling": Subcommand(
+            "benchmarks.scaling",
+            "latency and memory against slices, objects, prompts, threads and image size",
+        ),
+        "kernels": Subcommand(
+            "benchmarks.kernels", "every CUDA kernel beside its reference and the card's copy speed"
+        ),
+        "ceilings": Subcommand(
+            "benchmarks.ceilings",
+            "what this machine can do at the most: copies, products, launches",
+        ),
+        "roofline": Subcommand(
+            "benchmarks.roofline", "the least time a bundle's graphs can take on such a machine"
+        ),
+        "gpu-check": Subcommand(
+            "benchmarks.gpu_check", "everything above on a CUDA machine, within a given time"
+        ),
+        "quality": Subcommand(
+            "benchmarks.quality",
+            "Dice and more on held-out phantoms or on labelled volumes in a folder",
+        ),
+        "phantoms": Subcommand("benchmarks.write_phantoms", "labelled phantoms as files"),
+    },
+)
 
-MODULES = {"phantoms": "write_phantoms", "gpu-check": "gpu_check"}
 
-
-def main() -> None:
-    """Hand over to one of `BENCHMARKS`."""
-    name, *arguments = sys.argv[1:] or ["--help"]
-    if name in BENCHMARKS:
-        import_module(f"benchmarks.{MODULES.get(name, name)}").main(arguments)
-        return
-    lines = [f"  {known:9} {what}" for known, what in BENCHMARKS.items()]
-    print("usage: python -m benchmarks NAME [--help] ...\n\n" + "\n".join(lines))
-    sys.exit(0 if name in ("-h", "--help") else 2)
+def main(arguments: list[str] | None = None) -> None:
+    """Hand over to a benchmark."""
+    PROGRAM.run(sys.argv[1:] if arguments is None else arguments)
 
 
 if __name__ == "__main__":

@@ -23,18 +23,18 @@ from runtime.bundle import CAUTIONS, PRECISIONS
 from runtime.command import run_command
 
 EXAMPLES = """examples:
-  python -m export --checkpoint MedSAM2_latest.pt -o medsam2
-  python -m export --checkpoint hf:wanglab/MedSAM2/MedSAM2_latest.pt -o medsam2
-  python -m export --checkpoint sam2.1_hiera_tiny.pt --model sam2.1_hiera_t --image-size 512 -o tiny512
-  python -m export --checkpoint sam2.1_hiera_tiny.pt --image-size 512 --encoder int8 -o tiny512-int8
-  python -m export --random-weights 0 --model sam2.1_hiera_t --image-size 512 -o random512   # to benchmark
+  medsam2 export --checkpoint MedSAM2_latest.pt -o medsam2
+  medsam2 export --checkpoint hf:wanglab/MedSAM2/MedSAM2_latest.pt -o medsam2
+  medsam2 export --checkpoint sam2.1_hiera_tiny.pt --model sam2.1_hiera_t --image-size 512 -o tiny512
+  medsam2 export --checkpoint sam2.1_hiera_tiny.pt --image-size 512 --encoder int8 -o tiny512-int8
+  medsam2 export --random-weights 0 --model sam2.1_hiera_t --image-size 512 -o random512   # to benchmark
 """
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     p = argparse.ArgumentParser(
-        prog="python -m export",
+        prog="medsam2 export",
         description="Export a SAM 2-family checkpoint to a bundle of four ONNX graphs.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

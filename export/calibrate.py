@@ -31,9 +31,9 @@ MIN_MASKS = 20  # fewer say nothing
 TEMPERATURES = (0.05, 20.0)
 
 EXAMPLES = """examples:
-  python -m export.calibrate medsam2 --folder labelled/
-  python -m export.calibrate medsam2 --folder labelled/ --measure foreground --method temperature
-  python -m export.calibrate medsam2 --method none         # take the calibration out again
+  medsam2 calibrate medsam2 --folder labelled/
+  medsam2 calibrate medsam2 --folder labelled/ --measure foreground --method temperature
+  medsam2 calibrate medsam2 --method none         # take the calibration out again
 """
 
 Pairs = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -106,7 +106,7 @@ def write_calibration(bundle: Path, measure: str, calibration: Calibration | Non
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     p = argparse.ArgumentParser(
-        prog="python -m export.calibrate",
+        prog="medsam2 calibrate",
         description="Fit a bundle's confidence to labelled volumes.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -23,8 +23,8 @@ from runtime.errors import CheckpointError, Mismatch
 from runtime.parity import DEFAULT_SLICES, bar_of, compare_models, num_steps
 
 EXAMPLES = """examples:
-  python -m export.verify medsam2 --checkpoint MedSAM2_latest.pt
-  python -m export.verify random512                        # a bundle of random weights knows its seed
+  medsam2 verify medsam2 --checkpoint MedSAM2_latest.pt
+  medsam2 verify random512                        # a bundle of random weights knows its seed
 """
 
 
@@ -87,7 +87,7 @@ def reference_for(bundle: Bundle, checkpoint: str | None) -> Sam2:
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     p = argparse.ArgumentParser(
-        prog="python -m export.verify",
+        prog="medsam2 verify",
         description="Certify that a bundle computes what its checkpoint's torch model computes.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -17,6 +17,7 @@ from runtime.model import Model, load
 from runtime.predictors import FlowPredictor, ImagePredictor, VideoPredictor, VolumePredictor
 from runtime.prompts import Box, Mask, Point
 from runtime.result import Result, SliceMask
+from runtime.version import __version__
 
 __all__ = [
     "Box",
@@ -32,6 +33,7 @@ __all__ = [
     "VideoPredictor",
     "Volume",
     "VolumePredictor",
+    "__version__",
     "load",
     "read_volume",
     "write_mask",

@@ -35,9 +35,9 @@ from runtime.model import Model, load
 from runtime.phantom import Phantom
 
 EXAMPLES = """examples:
-  python -m runtime.bench                                  # the embedded model
-  python -m runtime.bench --bundle medsam2 --objects 3 --threads 2
-  python -m runtime.bench | tail -n 1 | python -m json.tool
+  medsam2 bench                                  # the embedded model
+  medsam2 bench --bundle medsam2 --objects 3 --threads 2
+  medsam2 bench | tail -n 1 | python -m json.tool
 
 Steps with a full memory are counted: every slice is encoded, read against 7 memories, decoded, remembered, and its
 mask brought to the slice's size. The first pass warms up and is not counted. The last line is JSON.
@@ -50,7 +50,7 @@ its mask has arrived; stages are device time between events, a mean for a slice,
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     p = argparse.ArgumentParser(
-        prog="python -m runtime.bench",
+        prog="medsam2 bench",
         description="Measure latency per slice by stage.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -33,9 +33,9 @@ LADDER = [
 ]
 
 EXAMPLES = """examples:
-  python -m runtime.build --bundle medsam2                       # bfloat16, or what comes nearest and is right
-  python -m runtime.build --bundle medsam2 --backend trt-mixed
-  python -m runtime.build --bundle medsam2 --check               # on any machine: does TensorRT take every graph?
+  medsam2 build --bundle medsam2                       # bfloat16, or what comes nearest and is right
+  medsam2 build --bundle medsam2 --backend trt-mixed
+  medsam2 build --bundle medsam2 --check               # on any machine: does TensorRT take every graph?
 
 Engines and timings are kept for this user and card; whatever uses the same bundle afterwards starts at once. Each set
 of engines is compared with ONNX Runtime in fp32 before it is trusted. One that fails is refused, and the next of
@@ -47,7 +47,7 @@ memories, then with TensorRT's fused attention, and without it then.
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     p = argparse.ArgumentParser(
-        prog="python -m runtime.build",
+        prog="medsam2 build",
         description="Build and certify TensorRT engines.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

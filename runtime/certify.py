@@ -25,8 +25,8 @@ from runtime.parity import DEFAULT_SLICES, bar_of, compare_models, num_steps
 TIMED_SLICES = 10  # four of them with a full memory
 
 EXAMPLES = """examples:
-  python -m runtime.certify                                # every back end that is installed, for the embedded model
-  python -m runtime.certify --bundle medsam2 --backend openvino-bf16
+  medsam2 certify                                # every back end that is installed, for the embedded model
+  medsam2 certify --bundle medsam2 --backend openvino-bf16
 
 Certificates are kept for this user and machine. --backend auto, the default of every command, then takes the fastest
 back end whose certificate holds.
@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     others = [name for name in BACKENDS if name != DEFAULT]
     p = argparse.ArgumentParser(
-        prog="python -m runtime.certify",
+        prog="medsam2 certify",
         description="Certify back ends for a bundle on this machine.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

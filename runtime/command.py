@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from runtime.backends import BACKENDS, HINTS
 from runtime.errors import INTERRUPTED, OutOfMemory, Sam2Error
+from runtime.packages import missing
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
@@ -22,7 +23,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--backend",
         default="auto",
         choices=["auto", *BACKENDS],
-        help="auto: the fastest that python -m runtime.certify has certified on this machine",
+        help="auto: the fastest that medsam2 certify has certified on this machine",
     )
     add("--threads", type=int, metavar="N", help="default: one for each core")
     add(
@@ -55,6 +56,11 @@ def run_command(main: Callable[[], None]) -> None:
     except Sam2Error as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        if (instead := missing(error)) is None:
+            raise
+        print(f"error: {instead}", file=sys.stderr)
+        sys.exit(instead.exit_code)
     except MemoryError as error:
         print(f"error: out of memory: {error}", file=sys.stderr)
         sys.exit(OutOfMemory.exit_code)

@@ -11,6 +11,7 @@
     │   ├── BundleIncomplete         files missing or cut short
     │   └── BundleChanged            a file's bytes differ from the manifest's hash
     ├── BackendUnavailable       5   the back end or device asked for is not usable here
+    │   └── MissingPackage           a package that what was asked for needs is not installed
     ├── Mismatch                 1   a back end or bundle that does not compute what its reference does
     └── OutOfMemory              6   the work does not fit
 
@@ -78,6 +79,10 @@ class BackendUnavailable(Sam2Error):
     """The back end or device asked for cannot be used on this machine."""
 
     exit_code = 5
+
+
+class MissingPackage(BackendUnavailable):
+    """A package that what was asked for needs is not installed."""
 
 
 class OutOfMemory(Sam2Error, MemoryError):

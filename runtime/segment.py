@@ -23,11 +23,11 @@ SEGMENT = {"volume": segment_volume, "images": segment_images, "video": segment_
 ONLY = {"z_range": "volume", "series": "volume", "preset": "volume", "fuse": "volume"}
 
 EXAMPLES = f"""examples:
-  python -m runtime.segment -i ct.nii.gz -o lesion.nii.gz --box 57,200,260,180,250 --preview lesion.png
-  python -m runtime.segment -i series/ -o liver.nrrd --point 40,210,180 --point 40,300,180,- --window abdomen
-  python -m runtime.segment -i mr.mha -o mask.mha --prompts prompts.json --z-range 20,60 --memory confidence
-  python -m runtime.segment -i fundus_images/ -o masks/ --box 0,310,420,500,610 --memory self_sorting --order similar
-  python -m runtime.segment -i echo.mp4 -o masks/ --point 0,120,200
+  medsam2 segment -i ct.nii.gz -o lesion.nii.gz --box 57,200,260,180,250 --preview lesion.png
+  medsam2 segment -i series/ -o liver.nrrd --point 40,210,180 --point 40,300,180,- --window abdomen
+  medsam2 segment -i mr.mha -o mask.mha --prompts prompts.json --z-range 20,60 --memory confidence
+  medsam2 segment -i fundus_images/ -o masks/ --box 0,310,420,500,610 --memory self_sorting --order similar
+  medsam2 segment -i echo.mp4 -o masks/ --point 0,120,200
 
 coordinates are voxel indices, z first; boxes and ranges are half-open: 200,260 holds 200 to 259. of a set of images
 or a video, z is the number of the image (in the order of names) or frame, from 0; masks are label images in a folder.
@@ -46,7 +46,7 @@ exit codes: 0 ok, 1 failure, 2 usage, 3 bad input, 4 bad bundle, 5 no such back 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     p = argparse.ArgumentParser(
-        prog="python -m runtime.segment",
+        prog="medsam2 segment",
         description="Segment a volume, a set of images or a video from prompts on some of its slices.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -15,6 +15,7 @@ import pytest
 
 import runtime
 from runtime import Volume
+from runtime.__main__ import PROGRAM
 from runtime.io.itk import sitk
 from runtime.phantom import make_phantom
 
@@ -122,6 +123,7 @@ def test_commands_in_the_readme_exist() -> None:
     for module in set(re.findall(r"python -m ([\w.]+)", text)) - {"pip", "json.tool"}:
         target = ROOT / Path(*module.split("."))
         assert target.with_suffix(".py").is_file() or (target / "__main__.py").is_file(), module
+    assert set(re.findall(r"^medsam2 (\w+)", text, re.MULTILINE)) <= set(PROGRAM.commands)
     for target in set(re.findall(r"\bmake ([\w-]+)", text)):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE), (
             target

@@ -13,6 +13,7 @@ from runtime.backends.base import Backend, Buffer, Engine
 from runtime.bundle import Bundle
 from runtime.errors import BackendUnavailable, InputError
 from runtime.machine import machine_name
+from runtime.packages import ONNXRUNTIMES, check_one_onnxruntime, missing
 
 __all__ = ["BACKENDS", "HINTS", "Backend", "Buffer", "Engine", "open_backend"]
 
@@ -111,9 +112,11 @@ def open_backend(
     try:
         kind = getattr(import_module(row.module), row.name)
     except ImportError as error:
-        raise BackendUnavailable(
-            f"back end '{name}' needs a package: {error}; pip install {row.packages[0]}"
-        ) from error
+        if (why := missing(error)) is None:
+            raise
+        raise BackendUnavailable(f"back end '{name}' cannot be opened: {why}") from error
+    if set(row.packages) & set(ONNXRUNTIMES):
+        check_one_onnxruntime()
     if stream is not None and not row.is_cuda:
         raise InputError(f"back end '{name}' computes on the host; wanted no stream")
     own = {} if stream is None else {"stream": stream}

@@ -257,7 +257,7 @@ def test_a_mistake_in_the_command_is_a_usage_error(
     with pytest.raises(SystemExit) as left:
         main([str(bundle), *words])
     assert left.value.code == 2
-    assert "usage: python -m export.calibrate" in capsys.readouterr().err
+    assert "usage: medsam2 calibrate" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("step", ["write", "replace"])

@@ -144,7 +144,10 @@ def test_a_back_end_whose_package_is_missing_is_unavailable(
     monkeypatch.delitem(sys.modules, "runtime.backends.ort", raising=False)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     for name in ("auto", "ort"):
-        with pytest.raises(BackendUnavailable, match=r"'ort' needs a package: .*onnxruntime"):
+        with pytest.raises(
+            BackendUnavailable,
+            match=r"'ort' cannot be opened: this needs onnxruntime .*medsam2-runtime\[cpu\]",
+        ):
             load(embedded, name)
 
 

@@ -333,7 +333,7 @@ def test_a_mistake_in_the_command_is_a_usage_error(
     assert left.value.code == 2
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert "usage: python -m runtime.segment" in shown.err
+    assert "usage: medsam2 segment" in shown.err
 
 
 @pytest.mark.parametrize("step", ["track_step", "draw_preview", "write_mask"])

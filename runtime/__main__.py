@@ -1,0 +1,49 @@
+"""`medsam2 COMMAND`, or `python -m runtime COMMAND`: one door to all commands."""
+
+from __future__ import annotations
+
+import sys
+
+from runtime.command import run_command
+from runtime.subcommands import Program, Subcommand
+from runtime.version import __version__
+
+PROGRAM = Program(
+    name="medsam2",
+    summary="Segment medical volumes, image sets and videos with SAM 2-family networks, without torch.",
+    commands={
+        "segment": Subcommand("runtime.segment", "a study, images or a video: prompts to masks"),
+        "bench": Subcommand("runtime.bench", "latency by stage, throughput and memory, here"),
+        "certify": Subcommand("runtime.certify", "compare back ends here, so that auto may choose"),
+        "build": Subcommand("runtime.build", "TensorRT engines, built ahead and certified"),
+        "export": Subcommand("export.__main__", "a checkpoint to a bundle of ONNX graphs"),
+        "verify": Subcommand("export.verify", "a bundle against its checkpoint in PyTorch"),
+        "calibrate": Subcommand("export.calibrate", "a bundle's confidence, from labelled volumes"),
+    },
+    epilog="""examples:
+  medsam2 segment -i ct.nii.gz -o lesion.nii.gz --box 57,200,260,180,250 --preview lesion.png
+  medsam2 bench
+  medsam2 export --checkpoint hf:wanglab/MedSAM2/MedSAM2_latest.pt -o medsam2
+  medsam2 segment --help
+
+Each is a module too: python -m runtime.segment, runtime.bench, runtime.certify, runtime.build, export, export.verify,
+export.calibrate.""",
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Hand over to a command, or say which version this is."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] == ["--version"]:
+        print(f"{PROGRAM.name} {__version__}")
+        return
+    PROGRAM.run(given)
+
+
+def run() -> None:
+    """What the console script calls."""
+    run_command(main)
+
+
+if __name__ == "__main__":
+    run()
