@@ -19,8 +19,9 @@ from export.quantise import MAX_DICE_DROP
 from export.random_weights import fingerprint, random_state
 from export.variants import VARIANTS
 from export.write_bundle import check_target, write_bundle
-from runtime.bundle import CAUTIONS, PRECISIONS
+from runtime.bundle import CAUTIONS
 from runtime.command import run_command
+from runtime.manifest import PRECISIONS
 
 EXAMPLES = """examples:
   medsam2 export --checkpoint MedSAM2_latest.pt -o medsam2

@@ -22,10 +22,11 @@ from tqdm import tqdm
 
 from export.labelled import Case, draw_prompt, folder_cases
 from runtime import Model, VolumePredictor, load
-from runtime.bundle import MANIFEST, open_bundle
+from runtime.bundle import open_bundle
 from runtime.command import run_command
 from runtime.confidence import EDGE, MEASURES, Calibration
 from runtime.errors import InputError
+from runtime.manifest import MANIFEST
 
 MIN_MASKS = 20  # fewer say nothing
 TEMPERATURES = (0.05, 20.0)

@@ -68,6 +68,11 @@ def reference_for(bundle: Bundle, checkpoint: str | None) -> Sam2:
             raise CheckpointError(
                 f"{bundle.path} was made from {weights['source']}; name it with --checkpoint"
             )
+        if bundle.model.name not in VARIANTS or "seed" not in weights:
+            raise CheckpointError(
+                f"{bundle.path} has random weights of {bundle.model.name} without a seed, or of a model that this "
+                "exporter does not have; export it again"
+            )
         model = Sam2(VARIANTS[bundle.model.name], size)
         state = random_state(model, weights["seed"])
         if fingerprint(state) != weights.get("sha256"):

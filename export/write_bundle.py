@@ -17,9 +17,10 @@ import onnx
 from export.model.sam2 import Sam2
 from export.quantise import MAX_DICE_DROP, check_dice, quantised
 from export.to_onnx import OPSET, to_onnx
-from runtime.bundle import MANIFEST, graph_file, open_bundle
+from runtime.bundle import open_bundle
 from runtime.contract import FORMAT_VERSION, GRAPHS
 from runtime.errors import InputError
+from runtime.manifest import MANIFEST, graph_file
 
 Progress = Callable[[Sequence[str]], Iterable[str]]
 
@@ -42,7 +43,7 @@ def write_bundle(
         path: the folder to make; its parent must exist.
         weights: `kind` (see `runtime.bundle.CAUTIONS`), `source` and what else identifies them.
         licence: SPDX name of the weights' licence.
-        encoder: one of `runtime.bundle.PRECISIONS`: precision of the image encoder's weights.
+        encoder: one of `runtime.manifest.PRECISIONS`: precision of the image encoder's weights.
         max_dice_drop: what an encoder in int8 may lose on phantoms.
         overwrite: replace a bundle that is already there; anything else is never replaced.
         progress: wraps the names of the graphs as they are worked through, like `tqdm`.

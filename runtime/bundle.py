@@ -6,17 +6,16 @@ Graph bytes are read once, checked against the manifest and handed on, so what r
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.confidence import MEASURES, Calibration
-from runtime.contract import FORMAT_VERSION, GRAPHS, ModelNumbers
-from runtime.errors import BundleChanged, BundleError, BundleIncomplete
+from runtime.confidence import Calibration
+from runtime.contract import GRAPHS, ModelNumbers
+from runtime.errors import BundleChanged, BundleIncomplete
+from runtime.manifest import graph_file, read_manifest
+from runtime.strict_json import Fault, read_plain_file
 
-MANIFEST = "manifest.json"
-PRECISIONS = ("fp32", "int8")  # of the image encoder's weights; all else is fp32
 EMBEDDED = Path(__file__).parent / "nano"
 
 HOW_TO_EXPORT = (
@@ -30,11 +29,6 @@ CAUTIONS = {
     "random": "random weights: masks are meaningless, only speed and parity mean anything; "
     + HOW_TO_EXPORT,
 }
-
-
-def graph_file(graph: str) -> str:
-    """File name of a graph inside a bundle."""
-    return f"{graph}.onnx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +59,11 @@ class Bundle:
         return str(self.manifest["precision"])
 
     @property
+    def licence(self) -> str:
+        """Licence of the weights as the one who exported them said, or "unknown"."""
+        return str(self.manifest["licence"])
+
+    @property
     def fingerprint(self) -> str:
         """What the graphs are known by: SHA-256 over their own hashes, in the order of names."""
         hashes = [self.manifest["files"][graph_file(graph)]["sha256"] for graph in sorted(GRAPHS)]
@@ -85,10 +84,11 @@ class Bundle:
         name = graph_file(graph)
         known = self.manifest["files"][name]
         try:
-            data = (self.path / name).read_bytes()
-        except OSError as error:
+            data = read_plain_file(self.path / name, known["size_bytes"])
+        except (OSError, Fault) as error:
+            why = error.strerror if isinstance(error, OSError) else error
             raise BundleIncomplete(
-                f"{self.path}: {name} cannot be read ({error}); export it again"
+                f"{self.path}: {name} cannot be read ({why}); export it again"
             ) from error
         if len(data) < known["size_bytes"]:
             raise BundleIncomplete(
@@ -108,45 +108,8 @@ def open_bundle(path: str | Path | None = None) -> Bundle:
 
     Raises:
         BundleError: not a bundle, or one of another format version.
-        BundleIncomplete: the manifest is cut short or lacks entries.
+        BundleIncomplete: the manifest is cut short, lacks entries or misstates them.
     """
     folder = EMBEDDED if path is None else Path(path)
-    try:
-        text = (folder / MANIFEST).read_bytes()
-    except OSError as error:
-        raise BundleError(
-            f"{folder} is not a bundle ({MANIFEST}: {error.strerror}); make one with python -m export"
-        ) from error
-    try:
-        manifest = json.loads(text)
-        version = manifest["format_version"]
-    except (ValueError, KeyError, TypeError) as error:  # JSON and text encoding are ValueErrors
-        raise BundleIncomplete(
-            f"{folder / MANIFEST} is not whole ({error}); export the bundle again"
-        ) from error
-    if version != FORMAT_VERSION:
-        raise BundleError(
-            f"{folder} has bundle format {version}, this runtime reads {FORMAT_VERSION}; export it again"
-        )
-    try:
-        return _parsed(folder, manifest)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BundleIncomplete(
-            f"{folder / MANIFEST} lacks or misstates {error}; export the bundle again"
-        ) from error
-
-
-def _parsed(folder: Path, manifest: dict[str, Any]) -> Bundle:
-    model = ModelNumbers(**manifest["model"])
-    weights, _ = manifest["weights"], manifest["constants"]
-    if manifest["precision"] not in PRECISIONS:
-        raise KeyError(f"precision {manifest['precision']!r}")
-    if weights["kind"] not in CAUTIONS:
-        raise KeyError(f"weights kind {weights['kind']!r}")
-    for graph in GRAPHS:
-        entry = manifest["files"][graph_file(graph)]
-        int(entry["size_bytes"]), str(entry["sha256"])
-    bundle = Bundle(folder, model, weights, manifest)
-    if unknown := set(bundle.calibrations) - set(MEASURES):
-        raise KeyError(f"calibration {unknown.pop()!r}")
-    return bundle
+    manifest = read_manifest(folder)
+    return Bundle(folder, ModelNumbers(**manifest["model"]), manifest["weights"], manifest)

@@ -24,9 +24,10 @@ from export.calibrate import (
 )
 from export.labelled import folder_cases
 from runtime import VolumePredictor, load
-from runtime.bundle import EMBEDDED, MANIFEST, open_bundle
+from runtime.bundle import EMBEDDED, open_bundle
 from runtime.confidence import MEASURES, Calibration
 from runtime.errors import BundleError, InputError, MissingInput
+from runtime.manifest import MANIFEST
 from runtime.phantom import Phantom, make_phantom
 from tests.fakes import TELLING, fake_model
 

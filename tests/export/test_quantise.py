@@ -18,8 +18,9 @@ from export.model.sam2 import Sam2
 from export.quantise import QuantisationRefused, mean_dice, quantised
 from export.variants import VARIANTS
 from export.write_bundle import write_bundle
-from runtime.bundle import MANIFEST, Bundle, open_bundle
+from runtime.bundle import Bundle, open_bundle
 from runtime.contract import GRAPHS
+from runtime.manifest import MANIFEST
 from runtime.phantom import Phantom, make_phantom
 from tests.graph_inputs import graph_inputs, relative_error
 from tests.variants import TOY

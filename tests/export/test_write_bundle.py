@@ -12,9 +12,10 @@ import pytest
 
 from export.model.sam2 import Sam2
 from export.write_bundle import check_target, write_bundle
-from runtime.bundle import MANIFEST, Bundle, graph_file, open_bundle
+from runtime.bundle import Bundle, open_bundle
 from runtime.contract import FORMAT_VERSION, GRAPHS
 from runtime.errors import InputError
+from runtime.manifest import MANIFEST, graph_file
 
 WEIGHTS = {"kind": "random", "source": "random", "seed": 7}
 

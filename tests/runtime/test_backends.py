@@ -13,9 +13,10 @@ import pytest
 import runtime.backends
 from runtime.backends import BACKENDS, open_backend
 from runtime.backends.fake import FakeBackend
-from runtime.bundle import EMBEDDED, MANIFEST, Bundle, graph_file, open_bundle
+from runtime.bundle import EMBEDDED, Bundle, open_bundle
 from runtime.contract import GRAPHS, graph_specs
 from runtime.errors import BackendUnavailable, BundleError
+from runtime.manifest import MANIFEST, graph_file
 from runtime.model import load
 from tests.fakes import FAKE_NUMBERS, fake_model
 

@@ -18,7 +18,7 @@ import SimpleITK as sitk
 from PIL import Image
 
 import runtime.segment
-from runtime.bundle import EMBEDDED, MANIFEST
+from runtime.bundle import EMBEDDED
 from runtime.errors import (
     BundleChanged,
     BundleIncomplete,
@@ -30,6 +30,7 @@ from runtime.errors import (
     VolumeError,
 )
 from runtime.io import Volume
+from runtime.manifest import MANIFEST
 from runtime.phantom import Phantom, make_phantom
 from runtime.segment import main
 
