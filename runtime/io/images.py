@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -13,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from runtime.atomic import write_whole
 from runtime.errors import InputError, MissingInput, Sam2Error
 from runtime.io.dicom import is_dicom
 from runtime.io.itk import header_reader, quiet, reason, sitk
+from runtime.io.picture import IMAGE_SUFFIXES, read_picture
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 DICOM_SUFFIX = ".dcm"
 
 
@@ -37,19 +37,25 @@ class Images:
 def read_images(folder: str | PathLike[str]) -> Images:
     """Every image in a folder, not below it; other files are left alone.
 
-    Pixels come as stored: nothing is rotated or resized. Palettes become colours, transparency is dropped.
+    Images stand upright, as their EXIF orientation says and every viewer shows them; nothing is resized. Palettes
+    and other colour spaces become RGB of 8 bits, transparency is dropped, grey keeps its 16 bits or floats.
 
     Raises MissingInput if there is no folder or no image in it, InputError for an image that cannot be read.
     """
     place = Path(folder)
     if not place.is_dir():
         raise MissingInput(f"{place} is not a folder; wanted one with images")
-    paths = sorted((p for p in _files(place) if _is_image(p)), key=_by_number)
-    if not paths:
-        raise MissingInput(f"{place} holds no {', '.join(IMAGE_SUFFIXES)} and no DICOM")
-    is_clear = len({p.stem for p in paths}) == len(paths)
-    names = (p.stem if is_clear else p.name for p in paths)
-    return Images(tuple(names), tuple(_read(p) for p in paths))
+    try:
+        paths = sorted((p for p in _files(place) if _is_image(p)), key=_by_number)
+        if not paths:
+            raise MissingInput(f"{place} holds no {', '.join(IMAGE_SUFFIXES)} and no DICOM")
+        arrays = tuple(_read(p) for p in paths)
+    except OSError as error:
+        if isinstance(error, MissingInput):
+            raise
+        raise InputError(f"{place} cannot be read: {error}") from error
+    is_clear = len({_stem(p) for p in paths}) == len(paths)
+    return Images(tuple(_stem(p) if is_clear else p.name for p in paths), arrays)
 
 
 def holds_pictures(folder: Path) -> bool:
@@ -58,16 +64,19 @@ def holds_pictures(folder: Path) -> bool:
 
 
 def write_label_image(folder: Path, name: str, labels: NDArray[Any]) -> None:
-    """Write labels (y, x), uint8 or uint16, as NAME.png, whole or not at all. Raises Sam2Error."""
-    path = folder / f"{name}.png"
-    part = folder / f".{name}.part"
-    try:
-        Image.fromarray(labels).save(part, format="PNG")
-        part.replace(path)
-    except OSError as error:
-        raise Sam2Error(f"{path} could not be written: {error}; is the disk full?") from error
-    finally:
-        part.unlink(missing_ok=True)
+    """Write labels (y, x), uint8 or uint16, as NAME.png, read back before it has its name. Raises Sam2Error."""
+
+    def check(part: Path) -> None:
+        with Image.open(part) as image:
+            same = np.array_equal(np.asarray(image), labels)
+        if not same:
+            raise Sam2Error(
+                f"{folder / name}.png reads back otherwise than written; is the disk sound?"
+            )
+
+    write_whole(
+        folder / f"{name}.png", lambda part: Image.fromarray(labels).save(part, format="PNG"), check
+    )
 
 
 def make_output_folder(path: str | PathLike[str]) -> Path:
@@ -82,12 +91,21 @@ def make_output_folder(path: str | PathLike[str]) -> Path:
 
 
 def _files(folder: Path) -> list[Path]:
+    """What may be opened: no folders, and no pipes, which would be waited for."""
     return [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
 
 
 def _is_image(path: Path) -> bool:
     suffix = path.suffix.lower()
-    return suffix in IMAGE_SUFFIXES or suffix == DICOM_SUFFIX or (not suffix and is_dicom(path))
+    return suffix in (*IMAGE_SUFFIXES, DICOM_SUFFIX) or (
+        _stem(path) == path.name and is_dicom(path)
+    )
+
+
+def _stem(path: Path) -> str:
+    """A name without its suffix; what follows the last point of a UID is none."""
+    suffix = path.suffix.lower()
+    return path.stem if suffix in (*IMAGE_SUFFIXES, DICOM_SUFFIX) else path.name
 
 
 def _by_number(path: Path) -> tuple[list[tuple[int, int | str]], str]:
@@ -96,27 +114,7 @@ def _by_number(path: Path) -> tuple[list[tuple[int, int | str]], str]:
 
 
 def _read(path: Path) -> NDArray[Any]:
-    return _read_picture(path) if path.suffix.lower() in IMAGE_SUFFIXES else _read_dicom(path)
-
-
-def _read_picture(path: Path) -> NDArray[Any]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                if (count := getattr(image, "n_frames", 1)) > 1:
-                    raise InputError(f"{path} holds {count} images; wanted one a file")
-                if image.mode in ("1", "L", "LA"):
-                    return np.asarray(image.convert("L"))
-                if image.mode.startswith(("I", "F")):
-                    return np.asarray(image)
-                return np.asarray(image.convert("RGB"))
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} is too large an image: {error}; make it smaller") from error
-    except InputError:
-        raise
-    except Exception as error:  # Pillow's parsers raise whatever a damaged file makes them raise
-        raise InputError(f"{path} cannot be read as an image: {error}") from error
+    return read_picture(path) if path.suffix.lower() in IMAGE_SUFFIXES else _read_dicom(path)
 
 
 def _read_dicom(path: Path) -> NDArray[Any]:

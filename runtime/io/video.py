@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
@@ -14,35 +15,61 @@ from numpy.typing import NDArray
 from runtime.errors import BackendUnavailable, InputError, MissingInput
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
+MAX_PIXELS = 1 << 26
+"""Of a frame: four times those of 8K television, and no more than 200 MB as colours."""
+
+# What files of those suffixes are. Play lists are none of it: they make FFmpeg open other files and addresses.
+_FORMATS = "mov,mp4,avi,matroska,webm,mpeg,mpegvideo,mpegts,m4v,asf"
+_OPTIONS = {
+    "format_whitelist": _FORMATS,
+    "protocol_whitelist": "file",
+    "max_pixels": str(MAX_PIXELS),
+}
 
 
 def read_video(path: str | PathLike[str]) -> Iterator[NDArray[np.uint8]]:
-    """Frames of the first video stream, uint8 (y, x, 3), as they are decoded.
+    """Frames of the first video stream, uint8 (y, x, 3), as they are decoded, turned as players turn them.
 
     Raises MissingInput if there is no file, BackendUnavailable if PyAV is not installed, and InputError for a file
-    that is no video, or that breaks off: the frames before that have been given then.
+    that is no video, holds no frame, changes the size of its frames, or breaks off: the frames before that have been
+    given then.
     """
     av = _decoder()
     file = _existing(path)
-    count = 0
+    count, size = 0, None
     try:
-        with av.open(str(file)) as container:
+        with _opened(av, file) as container:
             if not container.streams.video:
                 raise InputError(f"{file} holds no video")
+            container.streams.video[0].codec_context.options = _OPTIONS
             for frame in container.decode(video=0):
-                yield frame.to_ndarray(format="rgb24")
+                size = size or (frame.width, frame.height)
+                if (frame.width, frame.height) != size:
+                    raise InputError(
+                        f"{file}: frame {count} is {frame.width} x {frame.height} pixels (x, y) and those before are "
+                        f"{size[0]} x {size[1]}; wanted frames of one size; cut the video there"
+                    )
+                yield _upright(frame.to_ndarray(format="rgb24"), frame, file)
                 count += 1
-    except av.FFmpegError as error:
-        raise InputError(f"{file} cannot be decoded after frame {count}: {error}") from error
+    except (av.FFmpegError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{file} cannot be decoded after frame {count}: {error}; wanted a whole video, frames of at most "
+            f"{MAX_PIXELS} pixels"
+        ) from error
+    if not count:
+        raise InputError(f"{file} holds no frames")
 
 
 def num_frames(path: str | PathLike[str]) -> int | None:
     """How many frames a file says it has, or None; for progress bars. Errors as for `read_video`."""
     av, file = _decoder(), _existing(path)
     try:
-        with av.open(str(file)) as container:
-            return next((int(s.frames) or None for s in container.streams.video), None)
-    except av.FFmpegError as error:
+        with _opened(av, file) as container:
+            said = next((int(s.frames) for s in container.streams.video), 0)
+            return said if said > 0 else None
+    except (av.FFmpegError, ValueError) as error:
         raise InputError(f"{file} cannot be read as a video: {error}") from error
 
 
@@ -60,3 +87,26 @@ def _existing(path: str | PathLike[str]) -> Path:
     if not file.is_file():
         raise MissingInput(f"{file} is not a file; wanted a video")
     return file
+
+
+def _opened(av: Any, file: Path) -> AbstractContextManager[Any]:
+    # Without a protocol in front, FFmpeg would take a name such as "concat:a" for one.
+    opened: AbstractContextManager[Any] = av.open(
+        f"file:{file}", options=_OPTIONS, metadata_errors="replace"
+    )
+    return opened
+
+
+def _upright(pixels: NDArray[np.uint8], frame: Any, file: Path) -> NDArray[np.uint8]:
+    """Pixels turned as the frame's display matrix says: x' = a x + c y, y' = b x + d y (ISO 14496-12, 6.2.2)."""
+    side_data = frame.side_data.get("DISPLAYMATRIX")
+    if side_data is None:
+        return pixels
+    a, b, _, c, d = np.frombuffer(bytes(side_data), np.int32)[:5].tolist()
+    if a == d == 0 and b and c:
+        pixels, right, down = pixels.transpose(1, 0, 2), c, b
+    elif b == c == 0 and a and d:
+        right, down = a, d
+    else:
+        raise InputError(f"{file} is to be shown at an angle; wanted a multiple of 90 degrees")
+    return np.ascontiguousarray(pixels[:: 1 if down > 0 else -1, :: 1 if right > 0 else -1])

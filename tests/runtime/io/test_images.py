@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import struct
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -296,3 +299,156 @@ def test_masks_do_not_go_among_other_files(tmp_path: Path) -> None:
     with pytest.raises(MissingInput, match="absent is not a folder; make it first"):
         make_output_folder(tmp_path / "absent" / "masks")
     assert not (tmp_path / "absent").exists()
+
+
+def saved(pixels: np.ndarray, form: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, form, **options)
+    return stream.getvalue()
+
+
+SMOOTH = np.add.outer(np.arange(60), np.arange(70)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"), [(".png", {}), (".tif", {"compression": "tiff_adobe_deflate"})]
+)
+def test_a_flipped_bit_of_what_has_a_checksum_is_never_read(
+    suffix: str, options: dict[str, str], tmp_path: Path
+) -> None:
+    data = saved(SMOOTH, {".png": "PNG", ".tif": "TIFF"}[suffix], **options)
+    path = tmp_path / f"scan{suffix}"
+    start = data.index(b"\x78\x9c")  # of the zlib stream
+    for at in range(start, start + 40):
+        flipped = bytearray(data)
+        flipped[at] ^= 8
+        path.write_bytes(flipped)
+        with pytest.raises(InputError, match="scan"):
+            read_images(tmp_path)
+    path.write_bytes(data)
+    np.testing.assert_array_equal(only_one(tmp_path), SMOOTH)
+
+
+def test_parts_of_a_tiff_that_add_up_to_more_than_the_file_are_refused(tmp_path: Path) -> None:
+    """Each of a thousand strips may claim to be the whole file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        data = bytearray(saved(SMOOTH, "TIFF", compression="tiff_adobe_deflate"))
+    counts = data.index(struct.pack("<HHI", 279, 4, 1)) + 8
+    struct.pack_into("<I", data, counts, 1 << 31)
+    (tmp_path / "a.tif").write_bytes(data)
+    with pytest.raises(InputError, match=r"a\.tif cannot be read .*larger than the file"):
+        read_images(tmp_path)
+
+
+@pytest.mark.parametrize(("suffix", "form"), [(".jpg", "JPEG"), (".png", "PNG"), (".tif", "TIFF")])
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [
+        (1, lambda a: a),
+        (3, lambda a: np.rot90(a, 2)),
+        (4, lambda a: a[::-1]),
+        (6, lambda a: np.rot90(a, -1)),
+        (8, lambda a: np.rot90(a)),
+    ],
+)
+def test_images_stand_upright(
+    suffix: str,
+    form: str,
+    orientation: int,
+    upright: Callable[[np.ndarray], np.ndarray],
+    tmp_path: Path,
+) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    (tmp_path / f"a{suffix}").write_bytes(saved(COLOUR, form, exif=exif))
+    plain = np.asarray(Image.open(io.BytesIO(saved(COLOUR, form))))
+    np.testing.assert_array_equal(only_one(tmp_path), upright(plain))
+
+
+def test_other_colour_spaces_become_red_green_and_blue(tmp_path: Path) -> None:
+    image = Image.fromarray(COLOUR).convert("CMYK")
+    image.save(tmp_path / "a.tif")
+    np.testing.assert_array_equal(only_one(tmp_path), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize(("suffix", "form"), [(".png", "PNG"), (".tif", "TIFF"), (".jpg", "MPO")])
+def test_a_file_of_several_images_is_refused(suffix: str, form: str, tmp_path: Path) -> None:
+    first, second = Image.fromarray(GREY), Image.fromarray(GREY[::-1].copy())
+    first.save(tmp_path / f"a{suffix}", form, save_all=True, append_images=[second])
+    with pytest.raises(InputError, match=rf"a\{suffix} holds several images; wanted one a file"):
+        read_images(tmp_path)
+
+
+def test_both_orders_of_bytes_are_read(tmp_path: Path) -> None:
+    swapped = Image.frombytes("I;16B", (17, 12), DEEP.astype(">u2").tobytes())
+    swapped.save(tmp_path / "a.tif")
+    found = only_one(tmp_path)
+    assert found.dtype.isnative
+    np.testing.assert_array_equal(found, DEEP)
+
+
+def test_floats_that_are_no_numbers_are_kept(tmp_path: Path) -> None:
+    values = np.array([[np.nan, 1], [np.inf, -2]], np.float32)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    np.testing.assert_array_equal(only_one(tmp_path), values)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif"])
+def test_one_pixel_is_an_image(suffix: str, tmp_path: Path) -> None:
+    Image.fromarray(GREY[:1, :1].copy()).save(tmp_path / f"a{suffix}")
+    np.testing.assert_array_equal(only_one(tmp_path), GREY[:1, :1])
+
+
+def test_a_name_of_any_bytes_comes_back_in_its_label_image(tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff\xc3 \n%s")
+    Image.fromarray(GREY).save(tmp_path / f"{name}.png")
+    found = read_images(tmp_path)
+    assert found.names == (name,)
+    masks = make_output_folder(tmp_path / "masks")
+    write_label_image(masks, name, GREY)
+    assert [path.name for path in masks.iterdir()] == [f"{name}.png"]
+
+
+def test_a_file_is_read_as_what_it_is_and_never_as_what_runs_other_programs(tmp_path: Path) -> None:
+    """Pillow hands PostScript to another program."""
+    (tmp_path / "a.png").write_bytes(saved(GREY, "BMP"))
+    np.testing.assert_array_equal(only_one(tmp_path), GREY)
+    (tmp_path / "a.png").write_bytes(saved(GREY, "EPS"))
+    with pytest.raises(InputError, match=r"a\.png cannot be read as an image: cannot identify"):
+        read_images(tmp_path)
+
+
+def test_pipes_and_links_to_nothing_are_left_alone(tmp_path: Path) -> None:
+    number(tmp_path, "a.png", 1)
+    os.mkfifo(tmp_path / "b.png")
+    (tmp_path / "c.png").symlink_to(tmp_path / "absent")
+    (tmp_path / "d.png").symlink_to(tmp_path / "a.png")
+    assert read_images(tmp_path).names == ("a", "d")
+
+
+def test_a_uid_is_a_name_without_suffix(tmp_path: Path) -> None:
+    write_dicom(tmp_path / "made.dcm", SIGNED)
+    (tmp_path / "made.dcm").rename(tmp_path / "1.2.840.5")
+    (tmp_path / "notes.txt").write_text("no image")
+    assert read_images(tmp_path).names == ("1.2.840.5",)
+
+
+def test_masks_may_go_into_a_folder_among_their_images(tmp_path: Path) -> None:
+    number(tmp_path, "a.png", 1)
+    write_label_image(make_output_folder(tmp_path / "masks"), "a", GREY)
+    assert read_images(tmp_path).names == ("a",)
+
+
+def test_a_label_image_that_reads_back_otherwise_gets_no_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = Image.Image.save
+
+    def spoil(self: Image.Image, path: Path, format: str) -> None:
+        save(self.transpose(Image.Transpose.FLIP_TOP_BOTTOM), path, format)
+
+    monkeypatch.setattr(Image.Image, "save", spoil)
+    with pytest.raises(Sam2Error, match=r"a\.png reads back otherwise than written"):
+        write_label_image(tmp_path, "a", GREY)
+    assert not list(tmp_path.iterdir())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ import av
 import numpy as np
 import pytest
 
+import runtime.io.video
 from runtime.errors import BackendUnavailable, InputError, MissingInput
 from runtime.io.video import VIDEO_SUFFIXES, num_frames, read_video
 from tests.clips import write_clip
@@ -124,3 +127,115 @@ def test_a_container_that_hides_the_cut_gives_fewer_frames(tmp_path: Path) -> No
     found = list(read_video(path))
     assert 0 < len(found) < COUNT
     np.testing.assert_array_equal(found[:-1], whole[: len(found) - 1])  # the last one may be torn
+
+
+UPRIGHT, CLOCKWISE, HALF, COUNTER, MIRRORED = (
+    (1, 0, 0, 1),
+    (0, 1, -1, 0),
+    (-1, 0, 0, -1),
+    (0, -1, 1, 0),
+    (-1, 0, 0, 1),
+)
+
+
+def show_with(path: Path, matrix: tuple[float, float, float, float]) -> None:
+    """Write a, b, c, d into the track header of a QuickTime file, 16.16 (ISO 14496-12, 8.3.2)."""
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 4 + 40
+    assert struct.unpack_from(">9i", data, at) == (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    a, b, c, d = (int(value * 65536) for value in matrix)
+    struct.pack_into(">5i", data, at, a, b, 0, c, d)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "turned"),
+    [
+        (UPRIGHT, lambda f: f),
+        (CLOCKWISE, lambda f: np.rot90(f, -1)),  # as telephones held upright write
+        (HALF, lambda f: np.rot90(f, 2)),
+        (COUNTER, lambda f: np.rot90(f, 1)),
+        (MIRRORED, lambda f: f[:, ::-1]),
+    ],
+    ids=["upright", "clockwise", "half", "counter", "mirrored"],
+)
+def test_frames_are_turned_as_players_turn_them(
+    matrix: tuple[int, int, int, int], turned: Callable[[np.ndarray], np.ndarray], tmp_path: Path
+) -> None:
+    path = tmp_path / "clip.mp4"
+    write_clip(path, FRAMES)
+    as_stored = list(read_video(path))
+    show_with(path, matrix)
+    for stored, found in zip(as_stored, read_video(path), strict=True):
+        np.testing.assert_array_equal(found, turned(stored))
+
+
+def test_frames_at_an_angle_are_refused(tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip.mp4", FRAMES)
+    show_with(tmp_path / "clip.mp4", (0.7, 0.7, -0.7, 0.7))
+    with pytest.raises(InputError, match=r"clip\.mp4 is to be shown at an angle"):
+        one(tmp_path / "clip.mp4")
+
+
+def test_frames_that_change_their_size_are_refused_where_they_do(tmp_path: Path) -> None:
+    """Streams of MPEG-1 may follow each other in one file."""
+    parts = []
+    for height in (HEIGHT, 2 * HEIGHT):
+        path = tmp_path / f"{height}.mpg"
+        with av.open(str(path), "w", format="mpeg") as container:
+            stream = container.add_stream("mpeg1video", rate=25)
+            stream.width, stream.height, stream.pix_fmt = WIDTH, height, "yuv420p"
+            for each in FRAMES:
+                pixels = np.resize(each, (height, WIDTH, 3))
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            container.mux(stream.encode())
+        parts.append(path.read_bytes())
+    (tmp_path / "clip.mpg").write_bytes(b"".join(parts))
+    found = []
+    with pytest.raises(InputError, match=r"frame \d is 80 x 96 pixels .* before are 80 x 48"):
+        for each in read_video(tmp_path / "clip.mpg"):
+            found.append(each)
+    assert len(found) >= COUNT - 1
+    assert {each.shape for each in found} == {(HEIGHT, WIDTH, 3)}
+
+
+def test_a_video_without_frames_is_refused(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "none.mkv"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        container.start_encoding()
+    with pytest.raises(InputError, match=r"none\.mkv (holds no frames|cannot be decoded after)"):
+        one(tmp_path / "none.mkv")
+
+
+def test_a_frame_too_large_is_refused(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = HEIGHT * WIDTH - 1
+    options = {**runtime.io.video._OPTIONS, "max_pixels": str(limit)}
+    monkeypatch.setattr(runtime.io.video, "_OPTIONS", options)
+    with pytest.raises(InputError, match=r"clip\.avi cannot be decoded .*at most \d+ pixels"):
+        one(clip)
+
+
+def test_the_largest_frame_is_that_of_the_constant() -> None:
+    assert runtime.io.video._OPTIONS["max_pixels"] == str(runtime.io.video.MAX_PIXELS)
+
+
+@pytest.mark.parametrize(
+    "text", ["#EXTM3U\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n", "ffconcat version 1.0\nfile {}\n"]
+)
+@pytest.mark.parametrize("read", READERS)
+def test_a_list_of_other_files_is_no_video(
+    read: Callable[[Path], Any], text: str, clip: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "list.mp4").write_text(text.format(clip.name))
+    with pytest.raises(InputError, match=r"list\.mp4 cannot be"):
+        read(tmp_path / "list.mp4")
+
+
+@pytest.mark.parametrize("name", [b"concat:a.avi", b"http:a.avi", b"%03d.avi", b"\xff\xfe.avi"])
+def test_a_name_is_nothing_but_a_name(
+    name: bytes, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = clip.rename(os.fsdecode(name))
+    assert len(list(read_video(path))) == num_frames(path) == COUNT

@@ -1,0 +1,87 @@
+"""Reading one PNG, JPEG, BMP or TIFF image, all of it or none."""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
+
+from runtime.errors import InputError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
+_GREY = ("1", "L", "LA", "La")
+# TIFF 6.0: compression, and where strips and tiles lie; both numbers of deflate.
+_COMPRESSION, _DEFLATE = 259, (8, 32946)
+_PARTS = ((273, 279), (324, 325))
+_CHUNK_BYTES = 1 << 16
+
+
+def read_picture(path: Path) -> NDArray[Any]:
+    """An image, upright: grey (y, x) uint8, uint16, int32 or float32, or uint8 (y, x, 3).
+
+    Whatever name it has, it is read as what it begins as. Checksums that its format has are checked.
+
+    Raises InputError for files that are damaged, too large (Pillow's limit) or hold several images.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about tags that do not matter
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with path.open("rb") as stream:
+                _check_sums(stream)
+                with Image.open(stream, formats=_FORMATS) as image:
+                    return _decode(image, path)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} is too large an image: {error}; make it smaller") from error
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's parsers raise whatever a damaged file makes them raise
+        raise InputError(f"{path} cannot be read as an image: {error}") from error
+
+
+def _decode(image: Image.Image, path: Path) -> NDArray[Any]:
+    if getattr(image, "is_animated", False):
+        raise InputError(f"{path} holds several images; wanted one a file")
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith(("I", "F")):
+        deep = np.asarray(image)
+        return deep.astype(deep.dtype.newbyteorder("="), copy=False)
+    mode = "L" if image.mode in _GREY else "RGB"
+    return np.asarray(image if image.mode == mode else image.convert(mode))
+
+
+def _check_sums(stream: BinaryIO) -> None:
+    """Raise what Pillow or zlib raises where a checksum is wrong; Pillow stops reading once it has all pixels."""
+    with Image.open(stream, formats=_FORMATS) as image:
+        if image.format == "PNG":
+            image.verify()
+        elif isinstance(image, TiffImageFile) and image.tag_v2.get(_COMPRESSION) in _DEFLATE:
+            _check_deflated(stream, image.tag_v2)
+    stream.seek(0)
+
+
+def _check_deflated(stream: BinaryIO, tags: Any) -> None:
+    left = 2 * stream.seek(0, 2)
+    for offsets, counts in _PARTS:
+        for offset, count in zip(tags.get(offsets, ()), tags.get(counts, ()), strict=True):
+            left -= count
+            if left < 0:
+                raise ValueError("its parts are larger than the file")
+            stream.seek(offset)
+            inflater = zlib.decompressobj()
+            while count > 0 and not inflater.eof:
+                chunk = stream.read(min(count, _CHUNK_BYTES))
+                if not chunk:
+                    break
+                count -= len(chunk)
+                inflater.decompress(chunk)
+            if not inflater.eof:
+                raise ValueError("its compressed data is cut short")
