@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from kernels.resize import resize
 from runtime.errors import InputError
+from runtime.prompts import is_whole, shown
 from runtime.track import Segmented
 
 Labels = NDArray[np.uint8 | np.uint16]
-MAX_OBJECT_ID = 65535  # object ids become labels of at most sixteen bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +63,26 @@ class SliceMask:
 class Result:
     """All objects on all slices of a volume, or images of a set, that were segmented.
 
+    It can be copied and pickled, to be handed to another process, and then holds no model and no device.
+
     Attributes:
         shapes: (y, x) of each slice.
         slices: object id to slice index to mask; slices that were not segmented are missing.
         is_complete: False if the run was cancelled.
         is_ordered: False for images of a set, which have no neighbours.
+
+    Raises InputError for a mask of a slice that is not there.
     """
 
     shapes: tuple[tuple[int, int], ...]
     slices: Mapping[int, Mapping[int, SliceMask]]
     is_complete: bool = True
     is_ordered: bool = True
+
+    def __post_init__(self) -> None:
+        for masks in self.slices.values():
+            for index in masks:
+                self._check_slice(index)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -108,18 +117,22 @@ class Result:
         """(slice, object id, confidence) of the masks most worth a look, the least confident first.
 
         Prompted slices are left out: somebody has looked at them. In a volume, slices on which the object was not
-        found come only next to one on which it was, where its end may be wrong.
+        found come only next to one on which it was, where its end may be wrong. Where the network's scores are no
+        numbers, nobody can tell: those come first. Raises InputError for a `count` below zero or an unknown object.
         """
+        if count is not None and not (is_whole(count) and count >= 0):
+            raise InputError(f"count is {shown(count)}; wanted a whole number from 0, or None")
         found = []
         for chosen in self.object_ids if object_id is None else (object_id,):
             masks = self._of(chosen)
             for index, slice_mask in masks.items():
                 near = [masks.get(i) for i in (index - 1, index + 1)]
                 is_end = any(other is not None and other.confidence > 0 for other in near)
-                is_doubtful = slice_mask.confidence > 0 or is_end or not self.is_ordered
-                if slice_mask.memory_frames and is_doubtful:
-                    found.append((index, chosen, slice_mask.confidence))
-        return sorted(found, key=lambda each: (each[2], each[0], each[1]))[:count]
+                is_told = slice_mask.segmented.is_finite
+                is_found = slice_mask.confidence > 0 or not is_told
+                if slice_mask.memory_frames and (is_found or is_end or not self.is_ordered):
+                    found.append((is_told, slice_mask.confidence, index, chosen))
+        return [(index, chosen, worth) for _, worth, index, chosen in sorted(found)[:count]]
 
     def mask(self, object_id: int | None = None) -> NDArray[np.bool_]:
         """Mask (z, y, x) of one object, or of all together; objects may overlap here."""
@@ -140,7 +153,8 @@ class Result:
         return labels
 
     def labels_of(self, index: int) -> Labels:
-        """Object ids (y, x) of one slice or image, as `labels` gives them."""
+        """Object ids (y, x) of one slice or image, as `labels` gives them. Raises InputError where there is none."""
+        self._check_slice(index)
         labels = np.zeros(self.shapes[index], self._label_type)
         best = np.zeros(self.shapes[index], np.float32)
         for object_id in self.object_ids:
@@ -156,7 +170,13 @@ class Result:
         wide = max(self.slices, default=0) > np.iinfo(np.uint8).max
         return np.uint16 if wide else np.uint8
 
+    def _check_slice(self, index: int) -> None:
+        if not is_whole(index) or not 0 <= index < len(self.shapes):
+            raise InputError(
+                f"there is no slice {shown(index)}: slices are 0 to {len(self.shapes) - 1}"
+            )
+
     def _of(self, object_id: int) -> Mapping[int, SliceMask]:
-        if object_id not in self.slices:
-            raise InputError(f"no object {object_id}; there are: {list(self.object_ids)}")
+        if not is_whole(object_id) or object_id not in self.slices:
+            raise InputError(f"no object {shown(object_id)}; there are: {list(self.object_ids)}")
         return self.slices[object_id]

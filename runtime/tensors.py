@@ -57,6 +57,13 @@ class LowResMask:
         assert self._found is not None
         return self._found
 
+    def __getstate__(self) -> NDArray[np.float32]:
+        """For copies and pickles, which go where neither the device nor the lock can: the logits, read back."""
+        return self.unfilled
+
+    def __setstate__(self, unfilled: NDArray[np.float32]) -> None:
+        self._read, self._found, self._lock = None, unfilled, Lock()
+
     @cached_property
     def filled(self) -> NDArray[np.float32]:
         """Without holes, as everybody else sees them."""

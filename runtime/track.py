@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,9 +59,17 @@ class Segmented:
 
     @property
     def confidence(self) -> float:
-        """What the mask is worth, 0 where the object is absent."""
-        worth = self.iou if self.quality is None else self.quality
-        return worth if self.object_score > 0 else 0.0
+        """What the mask is worth; 0 where the object is absent, and where the scores are no numbers."""
+        return self._worth if self.is_finite and self.object_score > 0 else 0.0
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the scores are numbers; a tracked slice where they are not is never remembered."""
+        return isfinite(self._worth) and isfinite(self.object_score)
+
+    @property
+    def _worth(self) -> float:
+        return self.iou if self.quality is None else self.quality
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +108,10 @@ def track_step(
     results = []
     for row, read, room, found in zip(rows, reads, rooms, fetched, strict=True):
         segmented = _segmented(found, confidence, read)
-        row.bank.keep(row.frame, room, segmented.confidence, segmented.object_score)
+        if segmented.is_finite:
+            row.bank.keep(row.frame, room, segmented.confidence, segmented.object_score)
+        else:
+            row.bank.give_up(room)
         results.append(segmented)
     return results
 
@@ -153,7 +165,9 @@ def segment_mask(model: Model, features: Features, prompt: MaskPrompt) -> Segmen
     )
     inputs["multimask"][:] = False
     pointer = (
-        model.constants["no_obj_ptr"] if prompt.is_empty else model.decode(**inputs).obj_ptr[0]
+        model.constants["no_obj_ptr"]
+        if prompt.is_empty
+        else model.place.get(model.decode(**inputs).obj_ptr[0])
     )
     score = -MASK_PROMPT_LOGIT if prompt.is_empty else MASK_PROMPT_LOGIT
     return Segmented(fill_holes(prompt.low_res_logits), 1.0, score, pointer)

@@ -64,7 +64,7 @@ def keep_confident(
     """
     *_, new = records
     kept = _tracked(records)[:-1]
-    if new.confidence < limits.min_confidence:
+    if not new.confidence >= limits.min_confidence:
         return kept
     index = {record: i for i, record in enumerate(records)}
     alike = [float(similarity[index[record], -1]) for record in kept]
@@ -81,7 +81,7 @@ def keep_dissimilar(
     D_i is the sum over all others, templates included, of 1 - similarity. Of equals the older one goes.
     """
     tracked = _tracked(records)
-    if records[-1].confidence < limits.min_confidence:
+    if not records[-1].confidence >= limits.min_confidence:
         return tracked[:-1]
     total = (1.0 - similarity).sum(1) - (1.0 - similarity.diagonal())
     by_value = sorted(

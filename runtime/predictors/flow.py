@@ -17,7 +17,7 @@ from runtime.predictors.image import check_image
 from runtime.predictors.prompted import check_prompts
 from runtime.predictors.tracked_object import Plan
 from runtime.predictors.tracker import FORWARD, Tracker
-from runtime.prompts import Prompt
+from runtime.prompts import Prompt, check_kind, is_whole, shown
 from runtime.result import Result, SliceMask
 
 Order = Literal["given", "similar"]
@@ -89,11 +89,10 @@ class FlowPredictor:
         """Prompt one object on one image and see the result at once; rules and errors as for volumes."""
         tracker = self._need_images()
         for prompt in prompts:
-            if not isinstance(prompt.slice, int | np.integer) or not (
-                0 <= prompt.slice < len(self._shapes)
-            ):
+            check_kind(prompt)
+            if not is_whole(prompt.slice) or not 0 <= prompt.slice < len(self._shapes):
                 raise PromptError(
-                    f"there is no image {prompt.slice}: images are 0 to {len(self._shapes) - 1}"
+                    f"there is no image {shown(prompt.slice)}: images are 0 to {len(self._shapes) - 1}"
                 )
         shape = self._shapes[prompts[0].slice] if prompts else (0, 0)
         check_prompts(prompts, (len(self._shapes), *shape))

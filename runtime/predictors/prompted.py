@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from runtime.backends import Buffer
 from runtime.confidence import Confidence
 from runtime.errors import PromptError
 from runtime.model import Model
 from runtime.prompts import Box, Mask, Point, Prompt, check_prompt, to_mask, to_points
-from runtime.result import MAX_OBJECT_ID
 from runtime.tensors import Features
 from runtime.track import IOU, Segmented, segment_mask, segment_points
 
@@ -104,12 +101,4 @@ def check_prompts(prompts: Sequence[Prompt], shape: tuple[int, int, int]) -> Non
     if sum(isinstance(p, Box) for p in prompts) > 1:
         raise PromptError(
             "two boxes for one object on one slice; give each object an object_id of its own"
-        )
-
-
-def check_object_id(object_id: int) -> None:
-    """Raise PromptError unless an id can be a label of sixteen bits."""
-    if not isinstance(object_id, int | np.integer) or not 1 <= object_id <= MAX_OBJECT_ID:
-        raise PromptError(
-            f"object id {object_id!r} is not a whole number from 1 to {MAX_OBJECT_ID}"
         )

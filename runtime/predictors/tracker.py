@@ -16,9 +16,9 @@ from runtime.errors import InputError, PromptError
 from runtime.features import Cache
 from runtime.memory import MemoryBank, MemoryRules, Templates
 from runtime.model import Model
-from runtime.predictors.prompted import PromptedSlice, Tracked, check_object_id, prompt_slice
+from runtime.predictors.prompted import PromptedSlice, Tracked, prompt_slice
 from runtime.predictors.tracked_object import Chain, Plan, TrackedObject
-from runtime.prompts import Prompt
+from runtime.prompts import Prompt, check_object_id
 from runtime.result import SliceMask
 from runtime.track import Row, Segmented, memorise_prompted, memorise_tracked, track_step
 

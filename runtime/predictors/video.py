@@ -14,15 +14,9 @@ from runtime.errors import InputError, PromptError
 from runtime.memory import MemoryBank, MemoryRules, Templates
 from runtime.model import Model
 from runtime.predictors.image import check_image
-from runtime.predictors.prompted import (
-    PromptedSlice,
-    Tracked,
-    check_object_id,
-    check_prompts,
-    prompt_slice,
-)
+from runtime.predictors.prompted import PromptedSlice, Tracked, check_prompts, prompt_slice
 from runtime.predictors.tracker import FORWARD, MAX_ROWS
-from runtime.prompts import Prompt
+from runtime.prompts import Prompt, check_kind, check_object_id
 from runtime.result import SliceMask
 from runtime.track import Row, Segmented, memorise_prompted, track_step
 
@@ -105,6 +99,8 @@ class VideoPredictor:
         """
         if self._frame is None:
             raise PromptError("no frame yet; call push first")
+        for prompt in prompts:
+            check_kind(prompt)
         here = [replace(prompt, slice=0) for prompt in prompts]
         shape = self._frame.shape[:2]
         check_prompts(here, (1, *shape))

@@ -16,7 +16,18 @@ from runtime.contract import (
     LABEL_POSITIVE,
 )
 from runtime.errors import PromptError
-from runtime.prompts import NO_POINTS, Box, Mask, Point, Prompt, check_prompt, to_mask, to_points
+from runtime.prompts import (
+    MAX_OBJECT_ID,
+    NO_POINTS,
+    Box,
+    Mask,
+    Point,
+    Prompt,
+    check_object_id,
+    check_prompt,
+    to_mask,
+    to_points,
+)
 
 SHAPE = (4, 30, 50)  # (z, y, x)
 SIZE = 64
@@ -60,12 +71,126 @@ def test_a_prompt_up_to_the_border_fits(prompt: Prompt) -> None:
         (Box(y=(0, 3), x=(NAN, 3)), "box x"),
         (Mask(mask=np.zeros((50, 30))), r"mask is \(50, 30\), slices are \(30, 50\)"),
         (Mask(mask=np.zeros(SHAPE)), "mask is"),
+        (Mask(mask=np.zeros((0, 50))), r"mask is \(0, 50\)"),
+        (Box(y=(10.2, 10.2), x=(0, 3)), "box y"),
+        (Box(y=(10.6, 10.2), x=(0, 3)), "box y"),
+        (Box(y=(-0.1, 0.1), x=(0, 3)), "box y"),
+        (Box(y=(0, 3), x=(49.9, 50.1)), "box x"),
+        (Box(y=(0, math.inf), x=(0, 3)), "box y"),
+        (Box(y=(-math.inf, 3), x=(0, 3)), "box y"),
+        (Box(y=(0, 10**400), x=(0, 3)), "box y"),
+        (Point(y=math.inf, x=3), "point y = inf is outside"),
+        (Point(y=10**5000, x=3), "point y = a huge int is outside"),
+        (Point(y=1, x=1, slice=10**5000), "no slice a huge int"),
     ],
 )
 def test_a_prompt_beyond_the_border_is_refused(prompt: Prompt, why: str) -> None:
     with pytest.raises(PromptError, match=why) as refused:
         check_prompt(prompt, SHAPE)
     assert refused.value.exit_code == 3
+
+
+NOT_WELL_FORMED: list[tuple[Any, str]] = [
+    (None, "found None; wanted a Point, a Box or a Mask"),
+    ((5, 6), r"found \(5, 6\); wanted"),
+    ("5,6", "found '5,6'; wanted"),
+    (Point(y="4", x=1), "point y is '4'; wanted a number"),  # type: ignore[arg-type]
+    (Point(y=None, x=1), "point y is None"),  # type: ignore[arg-type]
+    (Point(y=1, x=True), "point x is True"),
+    (Point(y=1, x=np.bool_(True)), "point x is True"),  # type: ignore[arg-type]
+    (Point(y=1, x=1j), "point x is 1j"),  # type: ignore[arg-type]
+    (Point(y=1, x=np.array([1.0, 2.0])), "point x is array"),  # type: ignore[arg-type]
+    (Point(y=1, x=1, slice=True), "no slice True"),
+    (Point(y=1, x=1, slice="1"), "no slice '1'"),  # type: ignore[arg-type]
+    (Point(y=1, x=1, slice=None), "no slice None"),  # type: ignore[arg-type]
+    (Point(y=1, x=1, positive="no"), "positive is 'no'; wanted True or False"),  # type: ignore[arg-type]
+    (Point(y=1, x=1, positive=0), "positive is 0"),  # type: ignore[arg-type]
+    (Box(y=(1,), x=(1, 2)), r"box y is \(1,\); wanted two numbers"),  # type: ignore[arg-type]
+    (Box(y=(1, 2, 3), x=(1, 2)), "box y is"),  # type: ignore[arg-type]
+    (Box(y=5, x=(1, 2)), "box y is 5"),  # type: ignore[arg-type]
+    (Box(y="12", x=(1, 2)), "box y is '12'"),  # type: ignore[arg-type]
+    (Box(y=(1, "2"), x=(1, 2)), "box y is '2'; wanted a number"),  # type: ignore[arg-type]
+    (Box(y=(1, 2), x=(False, 2)), "box x is False"),
+    (Mask(mask=None), "mask is None; wanted a numpy array"),  # type: ignore[arg-type]
+    (Mask(mask=[[0, 1]]), r"mask is \[\[0, 1\]\]; wanted a numpy array"),  # type: ignore[arg-type]
+    (Mask(mask=np.full((30, 50), "a")), "mask is an array of <U1"),
+    (Mask(mask=np.full((30, 50), None)), "mask is an array of object"),
+    (Mask(mask=np.full((30, 50), 1j)), "mask is an array of complex128"),
+]
+
+
+@pytest.mark.parametrize(("prompt", "why"), NOT_WELL_FORMED)
+def test_what_is_no_well_formed_prompt_is_refused(prompt: Any, why: str) -> None:
+    with pytest.raises(PromptError, match=why):
+        check_prompt(prompt, SHAPE)
+
+
+LABELS = np.repeat(np.arange(5), 300).reshape(30, 50)
+
+
+@pytest.mark.parametrize(
+    ("mask", "values"),
+    [
+        (LABELS, "1, 2, 3, 4"),
+        (LABELS.astype(np.uint8), "1, 2, 3, 4"),
+        (LABELS / 4, "0.25, 0.5, 0.75, 1"),
+        (np.full((30, 50), NAN), "nan"),
+        ((LABELS == 2) - 1 * (LABELS == 1), "-1, 1"),
+    ],
+)
+def test_a_mask_has_one_value_inside(mask: np.ndarray, values: str) -> None:
+    with pytest.raises(PromptError, match=rf"several values \({values}\) inside.*labels == 2"):
+        check_prompt(Mask(mask=mask), SHAPE)
+    check_prompt(Mask(mask=mask == mask[20, 20]), SHAPE)
+    check_prompt(Mask(mask=np.where(mask == mask[20, 20], 7.5, 0)), SHAPE)
+
+
+@pytest.mark.parametrize(
+    "object_id", [0, -1, 65536, 1.0, NAN, "1", None, True, np.True_, [10**5000]]
+)
+def test_an_object_id_is_a_label_of_sixteen_bits(object_id: Any) -> None:
+    with pytest.raises(PromptError, match="is not a whole number from 1 to 65535"):
+        check_object_id(object_id)
+    with pytest.raises(PromptError, match="id a huge int is not"):
+        check_object_id(10**5000)
+    for fits in (1, MAX_OBJECT_ID, np.uint16(MAX_OBJECT_ID)):
+        check_object_id(fits)
+
+
+def corners(*span: float) -> list[float]:
+    """The first and the last index in x of a box over `span`, in a slice as large as the model's."""
+    found = to_points([Box(y=(0, 1), x=(span[0], span[1]))], (SIZE, SIZE), SIZE)
+    return found.coords[0, :, 0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("span", "wanted"),
+    [
+        ((3, 10), (3, 9)),
+        ((3, 4), (3, 3)),
+        ((3.25, 10.5), (3.25, 9.5)),
+        ((3.25, 4.25), (3.25, 3.25)),
+        ((10.25, 10.75), (10, 10)),  # its centre, 10.5, is that of voxel 10
+        ((10.75, 11.25), (10.5, 10.5)),
+        ((0, 0.5), (0, 0)),
+        ((63.5, 64), (63, 63)),
+    ],
+)
+def test_a_box_is_its_first_and_last_voxel_or_its_centre(
+    span: tuple[float, float], wanted: tuple[float, float]
+) -> None:
+    assert corners(*span) == list(wanted)
+
+
+@given(st.floats(0, SIZE), st.floats(0, SIZE))
+def test_no_boxs_corners_turn_round_or_leave_the_slice(one: float, other: float) -> None:
+    start, stop = sorted((one, other))
+    if start == stop:
+        return
+    first, last = corners(start, stop)
+    assert 0 <= first <= last <= SIZE - 1
+    centre = min(max((start + stop - 1) / 2, 0), SIZE - 1)
+    assert (first + last) / 2 == pytest.approx(centre, abs=1e-4)
 
 
 def test_a_half_open_box_becomes_its_first_and_last_voxel() -> None:

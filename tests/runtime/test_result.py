@@ -1,10 +1,19 @@
 from __future__ import annotations
 
+import copy
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
 from runtime.errors import InputError
-from runtime.result import MAX_OBJECT_ID, Result, SliceMask
+from runtime.prompts import MAX_OBJECT_ID
+from runtime.result import Result, SliceMask
+from runtime.tensors import LowResMask
 from runtime.track import Segmented
 
 SIDE = 8
@@ -25,11 +34,11 @@ def slice_mask(
     return SliceMask(index, object_id, segmented, (SIDE, SIDE))
 
 
-def result(*masks: SliceMask) -> Result:
+def result(*masks: SliceMask, depth: int = SHAPE[0], is_ordered: bool = True) -> Result:
     slices: dict[int, dict[int, SliceMask]] = {}
     for mask in masks:
         slices.setdefault(mask.object_id, {})[mask.slice] = mask
-    return Result((SHAPE[1:],) * SHAPE[0], slices)
+    return Result((SHAPE[1:],) * depth, slices, is_ordered=is_ordered)
 
 
 def columns(start: int, stop: int, level: float) -> np.ndarray:
@@ -120,7 +129,7 @@ def tracked(index: int, object_id: int, confidence: float) -> SliceMask:
 
 
 def of_depth(depth: int, *masks: SliceMask, is_ordered: bool = True) -> Result:
-    return Result((SHAPE[1:],) * depth, result(*masks).slices, is_ordered=is_ordered)
+    return result(*masks, depth=depth, is_ordered=is_ordered)
 
 
 def test_the_least_confident_masks_are_the_first_to_review() -> None:
@@ -214,3 +223,146 @@ def test_what_was_in_memory_is_told_slice_by_slice() -> None:
 def test_an_unknown_object_is_named_beside_those_there_are(ask) -> None:
     with pytest.raises(InputError, match=r"no object 5; there are: \[1, 2\]"):
         ask(result(slice_mask(0, 2, 1.0), slice_mask(0, 1, 1.0)), 5)
+
+
+@pytest.mark.parametrize("index", [-1, 4, 10**30, 1.0, "1", None, True, np.float64(1)])
+def test_a_slice_that_is_not_there_has_no_labels(index: Any) -> None:
+    found = result(slice_mask(0, 1, 1.0), slice_mask(3, 1, 1.0))
+    with pytest.raises(InputError, match=r"there is no slice .*: slices are 0 to 3"):
+        found.labels_of(index)
+    with pytest.raises(InputError, match="there is no slice"):
+        Result(found.shapes, {1: {index: slice_mask(0, 1, 1.0)}})
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64])
+def test_numpys_whole_numbers_ask_for_slices_and_objects_too(kind: Any) -> None:
+    found = result(tracked(3, 1, 0.5))
+    np.testing.assert_array_equal(found.labels_of(kind(3)), found.labels_of(3))
+    np.testing.assert_array_equal(found.mask(kind(1)), found.mask(1))
+    assert found.review(kind(1), object_id=kind(1)) == [(3, 1, 0.5)]
+
+
+@pytest.mark.parametrize("object_id", [True, 1.0, "1", -1])
+def test_an_object_is_asked_for_by_a_whole_number(object_id: Any) -> None:
+    for ask in (Result.mask, Result.confidence_of):
+        with pytest.raises(InputError, match="no object"):
+            ask(result(slice_mask(0, 1, 1.0)), object_id)
+
+
+@pytest.mark.parametrize("count", [-1, 1.5, "2", True])
+def test_a_review_is_of_a_number_of_masks(count: Any) -> None:
+    with pytest.raises(InputError, match=r"count is .*; wanted a whole number"):
+        result(tracked(0, 1, 0.5)).review(count)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_no_numbers_are_worth_nothing_and_the_first_to_review(bad: float) -> None:
+    masks = [
+        *(tracked(index, 1, c) for index, c in enumerate((0.9, 0.2, 0.9))),
+        slice_mask(7, 1, 1.0, iou=bad, read=(0,)),
+        slice_mask(9, 1, 1.0, score=bad, read=(0,)),
+        slice_mask(7, 2, 1.0, iou=0.8, read=(0,)),
+    ]
+    found = of_depth(10, *masks)
+    assert found.review(3) == [(7, 1, 0.0), (9, 1, 0.0), (1, 1, 0.2)]
+    assert found.confidence[7] == found.confidence_of(1)[7] == found.confidence_of(1)[9] == 0
+
+
+def lazy(logits: np.ndarray, calls: list[int]) -> LowResMask:
+    def read() -> np.ndarray:
+        calls.append(1)
+        return logits
+
+    return LowResMask(read)
+
+
+def ring() -> np.ndarray:
+    """Logits with a hole of one pixel, which is filled for everybody but the memory."""
+    logits = columns(2, 7, 3.5)
+    logits[4, 4] = -0.25
+    return logits
+
+
+def run_with_masks_still_to_be_read(calls: list[int]) -> Result:
+    masks = {}
+    for index in range(4):
+        read = (0,) if index else ()
+        segmented = Segmented(
+            lazy(ring() - index / 2, calls),
+            0.9,
+            2.0,
+            POINTER,
+            read,
+            (0.5,) * len(read),
+            0.5 + index / 10,
+        )
+        masks[index] = SliceMask(index, 3, segmented, (13, 9))
+    return Result(((13, 9),) * 5, {3: masks}, is_complete=False)
+
+
+COPIES = {
+    "pickle": lambda found: pickle.loads(pickle.dumps(found)),
+    "old pickle": lambda found: pickle.loads(pickle.dumps(found, 2)),
+    "deepcopy": copy.deepcopy,
+    "copy": copy.copy,
+}
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_a_copied_result_is_the_same(how: str) -> None:
+    calls: list[int] = []
+    found = run_with_masks_still_to_be_read(calls)
+    copied = COPIES[how](found)
+    if how != "copy":
+        assert len(calls) == 4, "what was still to be read back is read for the copy"
+        assert copied.slices[3][1].segmented.low_res is not found.slices[3][1].segmented.low_res
+    assert_same(copied, found)
+    assert len(calls) == 4
+
+
+def assert_same(copied: Result, found: Result) -> None:
+    for name in ("shapes", "object_ids", "is_complete", "is_ordered"):
+        assert getattr(copied, name) == getattr(found, name)
+    assert copied.review() == found.review()
+    np.testing.assert_array_equal(copied.confidence, found.confidence)
+    np.testing.assert_array_equal(copied.labels(), found.labels())
+    np.testing.assert_array_equal(copied.mask(3), found.mask(3))
+    for index, before in found.slices[3].items():
+        after = copied.slices[3][index]
+        np.testing.assert_array_equal(after.logits(), before.logits())
+        np.testing.assert_array_equal(after.segmented.unfilled, before.segmented.unfilled)
+        np.testing.assert_array_equal(after.segmented.obj_ptr, before.segmented.obj_ptr)
+        assert after.confidence == before.confidence
+        assert after.memory_frames == before.memory_frames
+        assert after.memory_weights == before.memory_weights
+
+
+def test_a_pickled_result_is_read_by_another_process(tmp_path: Path) -> None:
+    found = run_with_masks_still_to_be_read([])
+    (tmp_path / "result").write_bytes(pickle.dumps(found))
+    code = (
+        "import pickle, sys; found = pickle.load(open(sys.argv[1], 'rb'));"
+        "print(int(found.labels().sum()), found.review())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "result")],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.stdout.strip() == f"{int(found.labels().sum())} {found.review()}"
+
+
+def test_a_copy_of_a_mask_that_cannot_be_read_can_be_tried_again() -> None:
+    answers: list[Any] = [MemoryError("full"), ring()]
+
+    def read() -> np.ndarray:
+        if isinstance(answer := answers.pop(0), Exception):
+            raise answer
+        return answer
+
+    mask = LowResMask(read)
+    with pytest.raises(MemoryError):
+        pickle.dumps(mask)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(mask)).unfilled, ring())

@@ -377,3 +377,11 @@ def test_the_streams_compared_replace_and_refuse() -> None:
 
 def test_the_margin_is_the_published_one() -> None:
     assert RELEASED_MARGIN == 0.1
+
+
+@pytest.mark.parametrize("policy", GATED)
+def test_a_confidence_that_is_no_number_does_not_pass_a_gate(policy: str) -> None:
+    template = Record(0, 0, 0.9, 5.0, is_prompted=True)
+    new = Record(1, 1, np.nan, 5.0)
+    limits = Limits(capacity=6, min_confidence=0.0, max_similarity=0.98)
+    assert POLICIES[policy].keep([template, new], np.eye(2, dtype=np.float32), limits) == []

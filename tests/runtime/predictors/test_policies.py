@@ -132,3 +132,27 @@ def test_a_prompted_slice_of_noise_is_remembered_all_the_same() -> None:
     for policy in POLICIES:
         frames = frames_in_memory(propagated(MemoryRules(policy=policy), prompted=NOISE))
         assert frames == all_before(NOISE, set())
+
+
+@pytest.mark.parametrize("output", ["ious", "object_score_logits"])
+@pytest.mark.parametrize("pick_up", ["all", "weighted"])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_slice_whose_scores_are_no_numbers_never_enters_memory(
+    policy: str, pick_up: str, output: str
+) -> None:
+    def decode_badly(inputs: Inputs) -> Inputs:
+        is_noise = inputs["features"][:, :, 0, 0].argmax(1) == NOISE
+        return {**decode(inputs), output: np.where(is_noise, np.nan, 0.9)}
+
+    model, _ = fake_model(ANSWERS | {"mask_decoder": decode_badly})
+    rules = MemoryRules(policy=policy, pick_up=pick_up, min_confidence=0.0)
+    predictor = VolumePredictor(model, rules)
+    predictor.set_volume(PIXELS)
+    predictor.add(Point(slice=0, y=20, x=20))
+    result = predictor.propagate()
+    assert NOISE - 1 in result.slices[1][NOISE + 1].memory_frames
+    assert all(NOISE not in mask.memory_frames for mask in result.slices[1].values())
+    assert result.review(1) == [(NOISE, 1, 0.0)]
+    predictor.reset()
+    arena = predictor._tracker._arena
+    assert arena.memories.in_use == arena.pointers.in_use == arena.embeddings.in_use == 0
