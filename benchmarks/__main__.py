@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes time to import, which an interrupt may fall into
+    from runtime.process import run_command
+
+    run_command("benchmarks.__main__")
+
 import sys
 
-from runtime.command import run_command
 from runtime.subcommands import Program, Subcommand
 
 PROGRAM = Program(
@@ -44,7 +48,3 @@ PROGRAM = Program(
 def main(arguments: list[str] | None = None) -> None:
     """Hand over to a benchmark."""
     PROGRAM.run(sys.argv[1:] if arguments is None else arguments)
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -8,7 +8,6 @@ CUDA the device times itself between events, and small products are replayed as 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +22,7 @@ from tqdm import tqdm
 from benchmarks.devices import DEVICES, MIB, check_device, clocks, default_device, timed_ms
 from runtime.errors import InputError
 from runtime.machine import machine_name
+from runtime.streams import print_result
 
 TOKENS, CHANNELS = 1024, 256  # M and K of memory attention's products at 512 pixels
 SMALL = (256, 512, 1024, 2048)  # their N
@@ -256,7 +256,7 @@ def main(arguments: list[str] | None = None) -> None:
         "figures": found,
     }
     print(table(report))
-    print(json.dumps(report))
+    print_result(report)
 
 
 def table(report: dict[str, Any]) -> str:

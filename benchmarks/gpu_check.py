@@ -29,6 +29,7 @@ from runtime.backends import BACKENDS
 from runtime.errors import BackendUnavailable, InputError, Sam2Error
 from runtime.latency import percent_of_roofline
 from runtime.machine import machine_name
+from runtime.streams import print_result
 
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"
 PATIENCE = 2.0  # a step may take this many times its share of what is left
@@ -258,7 +259,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     results = Check(folder, 60 * args.minutes, run_process, facts=facts).steps(chosen)
     print(table(results, facts))
-    print(json.dumps({**facts, "folder": str(folder), "steps": _brief(results)}))
+    print_result({**facts, "folder": str(folder), "steps": _brief(results)})
     if failed := [result.step for result in results if result.status == FAILED]:
         raise Sam2Error(
             f"{len(failed)} of {len(results)} steps failed: {', '.join(failed)}; see {folder}"

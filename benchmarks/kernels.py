@@ -7,7 +7,6 @@ around many launches; bytes are what has to be moved at the least, so that a per
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import Any
 
@@ -18,6 +17,7 @@ from kernels.catalogue import KERNELS
 from kernels.device import Device, NoDevice
 from kernels.kernel import Case, Kernel
 from runtime.errors import BackendUnavailable, Mismatch
+from runtime.streams import print_result
 
 COPY_BYTES = 1 << 30
 
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     ]
     report = {"device": device.name, "copy_bytes_per_s": copy, "kernels": rows}
     print(table(report))
-    print(json.dumps(report))
+    print_result(report)
 
 
 def copy_speed(device: Device, repeat: int) -> float:

@@ -28,6 +28,7 @@ from runtime.machine import machine_name
 from runtime.memory.pick_up import PICK_UPS
 from runtime.memory.policies import POLICIES
 from runtime.preview import write_preview
+from runtime.streams import print_result
 from runtime.window import apply_window
 
 MAX_OBJECTS = 3  # of one phantom
@@ -195,4 +196,4 @@ def main(arguments: list[str] | None = None) -> None:
         part.replace(args.output)
     if args.picture:
         write_preview(args.picture, draw_quality(reports[0], pictures[0]))
-    print(json.dumps([{k: v for k, v in report.items() if k != "cases"} for report in reports]))
+    print_result([{k: v for k, v in report.items() if k != "cases"} for report in reports])

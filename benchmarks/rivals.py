@@ -10,7 +10,6 @@ of the worst slice, against PyTorch fp32.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from runtime.errors import BackendUnavailable, InputError
 from runtime.latency import Run, bench_phantom, check_sizes, summarise
 from runtime.machine import machine_name
 from runtime.phantom import Phantom, make_phantom
+from runtime.streams import print_result
 
 EXAMPLES = """examples:
   python -m export --random-weights 2 --model sam2.1_hiera_t --image-size 512 -o random512
@@ -153,7 +153,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     _add_ratios(report["contenders"])
     print(table(report))
-    print(json.dumps(report))
+    print_result(report)
 
 
 def _checked(args: argparse.Namespace) -> list[str]:

@@ -23,6 +23,7 @@ from runtime.bundle import Bundle, open_bundle
 from runtime.contract import GRAPHS
 from runtime.errors import InputError
 from runtime.latency import STAGES
+from runtime.streams import print_result
 
 BYTES = 2  # of a number in bf16 or fp16
 TOTAL = "total"
@@ -200,7 +201,7 @@ def main(arguments: list[str] | None = None) -> None:
         },
     }
     print(table(report))
-    print(json.dumps(report))
+    print_result(report)
 
 
 def _ceilings(args: argparse.Namespace) -> Ceilings:

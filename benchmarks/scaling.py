@@ -26,6 +26,7 @@ from export.write_bundle import write_bundle
 from runtime.backends import BACKENDS
 from runtime.errors import InputError, Sam2Error
 from runtime.machine import machine_name
+from runtime.streams import print_result
 
 SWEEPS: Mapping[str, Sequence[int]] = {
     "slices": (8, 16, 32, 64, 128),
@@ -102,7 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         draw(report, title(report), args.picture)
     print(table(report))
-    print(json.dumps(report))
+    print_result(report)
 
 
 def _points(name: str, args: argparse.Namespace, folder: Path) -> dict[int, list[str]]:

@@ -8,6 +8,11 @@ Each stage is a row of `STAGES`. A run can be stopped and resumed at any step; s
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes time to import, which an interrupt may fall into
+    from runtime.process import run_command
+
+    run_command("benchmarks.train_nano")
+
 import argparse
 import json
 import math
@@ -27,7 +32,7 @@ from benchmarks.sequence_loss import sequence_loss
 from export.checkpoint import read_checkpoint
 from export.model.sam2 import Sam2
 from export.variants import VARIANTS
-from runtime.command import run_command
+from runtime.streams import print_result
 
 KINDS = ("box", "click", "clicks", "mask")
 KIND_SHARES = (0.42, 0.26, 0.14, 0.18)
@@ -277,8 +282,4 @@ def main(arguments: list[str] | None = None) -> None:
         )
     finally:
         torch.set_flush_denormal(False)
-    print(json.dumps({"weights": str(args.output / "nano.pt"), "steps": trainer.step}))
-
-
-if __name__ == "__main__":
-    run_command(main)
+    print_result({"weights": str(args.output / "nano.pt"), "steps": trainer.step})

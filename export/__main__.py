@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes time to import, which an interrupt may fall into
+    from runtime.process import run_command
+
+    run_command("export.__main__")
+
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,8 +24,8 @@ from export.random_weights import fingerprint, random_state
 from export.variants import VARIANTS
 from export.write_bundle import check_target, write_bundle
 from runtime.bundle import CAUTIONS
-from runtime.command import run_command
 from runtime.manifest import PRECISIONS
+from runtime.streams import print_result
 
 EXAMPLES = """examples:
   medsam2 export --checkpoint MedSAM2_latest.pt -o medsam2
@@ -79,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
     p = parser()
     args = p.parse_args(arguments)
     if args.list_models:
-        print(json.dumps({name: _summary(name) for name in VARIANTS}, indent=1))
+        print_result({name: _summary(name) for name in VARIANTS}, indent=1)
         return
     if args.output is None:
         p.error("-o BUNDLE is needed")
@@ -101,16 +105,14 @@ def main(arguments: list[str] | None = None) -> None:
     if caution := CAUTIONS[weights["kind"]]:
         print(f"{path}: {caution}", file=sys.stderr)
     size = sum(file.stat().st_size for file in path.iterdir())
-    print(
-        json.dumps(
-            {
-                "bundle": str(path),
-                "model": model.numbers.name,
-                "image_size": model.numbers.image_size,
-                "size_bytes": size,
-                "seconds": round(time.perf_counter() - started, 1),
-            }
-        )
+    print_result(
+        {
+            "bundle": str(path),
+            "model": model.numbers.name,
+            "image_size": model.numbers.image_size,
+            "size_bytes": size,
+            "seconds": round(time.perf_counter() - started, 1),
+        }
     )
 
 
@@ -143,7 +145,3 @@ def _bar(graphs: Sequence[str]) -> Iterator[str]:
         for graph in bar:
             bar.set_description(graph)
             yield graph
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -7,6 +7,11 @@ into the bundle's manifest, and from then on every confidence (and every policy 
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes time to import, which an interrupt may fall into
+    from runtime.process import run_command
+
+    run_command("export.calibrate")
+
 import argparse
 import json
 import os
@@ -23,10 +28,10 @@ from tqdm import tqdm
 from export.labelled import Case, draw_prompt, folder_cases
 from runtime import Model, VolumePredictor, load
 from runtime.bundle import open_bundle
-from runtime.command import run_command
 from runtime.confidence import EDGE, MEASURES, Calibration
 from runtime.errors import InputError
 from runtime.manifest import MANIFEST
+from runtime.streams import print_result
 
 MIN_MASKS = 20  # fewer say nothing
 TEMPERATURES = (0.05, 20.0)
@@ -131,9 +136,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = p.parse_args(arguments)
     if args.method == "none":
         write_calibration(args.bundle, args.measure, None)
-        print(
-            json.dumps({"bundle": str(args.bundle), "measure": args.measure, "calibration": None})
-        )
+        print_result({"bundle": str(args.bundle), "measure": args.measure, "calibration": None})
         return
     if args.folder is None:
         p.error("wanted --folder with labelled volumes")
@@ -146,7 +149,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
     calibration = FITS[args.method](said, worth)
     write_calibration(args.bundle, args.measure, calibration)
-    print(json.dumps(_report(args, calibration, said, worth)))
+    print_result(_report(args, calibration, said, worth))
 
 
 def _report(
@@ -166,7 +169,3 @@ def _report(
         "bias_before": round(float((said - worth).mean()), 4),
         "bias_after": round(float((mapped - worth).mean()), 4),
     }
-
-
-if __name__ == "__main__":
-    run_command(main)

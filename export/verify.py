@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes time to import, which an interrupt may fall into
+    from runtime.process import run_command
+
+    run_command("export.verify")
+
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -18,9 +22,9 @@ from runtime import load
 from runtime.backends import BACKENDS, DEFAULT
 from runtime.bundle import Bundle, open_bundle
 from runtime.certificate import Certificate, stamp, write
-from runtime.command import run_command
 from runtime.errors import CheckpointError, Mismatch
 from runtime.parity import DEFAULT_SLICES, bar_of, compare_models, num_steps
+from runtime.streams import print_result
 
 EXAMPLES = """examples:
   medsam2 verify medsam2 --checkpoint MedSAM2_latest.pt
@@ -122,10 +126,6 @@ def main(arguments: list[str] | None = None) -> None:
     certificate = verify(bundle, reference_for(bundle, args.checkpoint), args.backend, args.slices)
     path = args.output or bundle.path / f"certificate-{args.backend}.json"
     write(certificate, path)
-    print(json.dumps(certificate, indent=1))
+    print_result(certificate, indent=1)
     if not certificate["passed"]:
         raise Mismatch(f"{bundle.path} does not compute what its checkpoint does; see {path}")
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -10,14 +10,40 @@ Example:
     write_mask("lesion.nii.gz", predictor.propagate(), like=volume)
 """
 
-from runtime.errors import Sam2Error
-from runtime.io import Volume, read_volume, write_mask
-from runtime.memory import MemoryRules
-from runtime.model import Model, load
-from runtime.predictors import FlowPredictor, ImagePredictor, VideoPredictor, VolumePredictor
-from runtime.prompts import Box, Mask, Point
-from runtime.result import Result, SliceMask
-from runtime.version import __version__
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.errors import Sam2Error
+    from runtime.io import Volume, read_volume, write_mask
+    from runtime.memory import MemoryRules
+    from runtime.model import Model, load
+    from runtime.predictors import FlowPredictor, ImagePredictor, VideoPredictor, VolumePredictor
+    from runtime.prompts import Box, Mask, Point
+    from runtime.result import Result, SliceMask
+    from runtime.version import __version__
+
+HOMES = {
+    "Box": "runtime.prompts",
+    "FlowPredictor": "runtime.predictors",
+    "ImagePredictor": "runtime.predictors",
+    "Mask": "runtime.prompts",
+    "MemoryRules": "runtime.memory",
+    "Model": "runtime.model",
+    "Point": "runtime.prompts",
+    "Result": "runtime.result",
+    "Sam2Error": "runtime.errors",
+    "SliceMask": "runtime.result",
+    "VideoPredictor": "runtime.predictors",
+    "Volume": "runtime.io",
+    "VolumePredictor": "runtime.predictors",
+    "__version__": "runtime.version",
+    "load": "runtime.model",
+    "read_volume": "runtime.io",
+    "write_mask": "runtime.io",
+}
+"""Public name to the module that is imported when it is first asked for: a command has to be able to handle an
+interrupt before numpy and its like are imported."""
 
 __all__ = [
     "Box",
@@ -38,3 +64,16 @@ __all__ = [
     "read_volume",
     "write_mask",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes time to import, which an interrupt may fall into
+    from runtime.process import run_command
+
+    run_command("runtime.__main__")
+
 import sys
 
-from runtime.command import run_command
 from runtime.subcommands import Program, Subcommand
 from runtime.version import __version__
 
@@ -38,12 +42,3 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{PROGRAM.name} {__version__}")
         return
     PROGRAM.run(given)
-
-
-def run() -> None:
-    """What the console script calls."""
-    run_command(main)
-
-
-if __name__ == "__main__":
-    run()

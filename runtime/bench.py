@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes time to import, which an interrupt may fall into
+    from runtime.process import run_command
+
+    run_command("runtime.bench")
+
 import argparse
 import json
 import sys
@@ -14,7 +19,7 @@ import numpy as np
 from tqdm import trange
 
 from kernels.device import device_name
-from runtime.command import add_model_options, run_command
+from runtime.command import add_model_options
 from runtime.contract import GRAPHS, feature_bytes
 from runtime.cuda.latency import summarise_device, time_on_device
 from runtime.cuda.place import CudaPlace
@@ -33,6 +38,7 @@ from runtime.latency import (
 from runtime.machine import machine_name, peak_memory_mib
 from runtime.model import Model, load
 from runtime.phantom import Phantom
+from runtime.streams import print_result
 
 EXAMPLES = """examples:
   medsam2 bench                                  # the embedded model
@@ -131,7 +137,7 @@ def main(arguments: list[str] | None = None) -> None:
     total = report["latency_ms"]["total"]
     report["slices_per_second"] = round(1e3 / total.get("mean", total["median"]), 2)
     print(table(report))
-    print(json.dumps(report))
+    print_result(report)
 
 
 def _floors(path: str | None) -> dict[str, Any] | None:
@@ -204,7 +210,3 @@ def table(report: dict[str, Any]) -> str:
         f"peak memory {report['peak_memory_mib']} MiB, of it {report['feature_mib_per_slice']} for each encoded slice",
     ]
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    run_command(main)

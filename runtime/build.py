@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes time to import, which an interrupt may fall into
+    from runtime.process import run_command
+
+    run_command("runtime.build")
+
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -20,10 +24,10 @@ from runtime.backends.typed_graph import PRECISIONS
 from runtime.bundle import Bundle, open_bundle
 from runtime.certificate import Certificate, choose, keep
 from runtime.certify import add_slices_option, certify, check_slices, in_words
-from runtime.command import run_command
 from runtime.contract import GRAPHS, ModelNumbers
 from runtime.errors import BundleError, Mismatch
 from runtime.model import load
+from runtime.streams import print_result
 
 LADDER = [
     name
@@ -74,12 +78,12 @@ def main(arguments: list[str] | None = None) -> None:
     bundle = open_bundle(args.bundle)
     names = ladder(args.backend, bundle.model)
     if args.check:
-        print(json.dumps({"bundle": bundle.path.name, "graphs": check(bundle, names[0])}))
+        print_result({"bundle": bundle.path.name, "graphs": check(bundle, names[0])})
         return
     tried = climb(bundle, names, args.slices)
     choice = choose(bundle)
     print(f"auto takes {choice.backend}: {choice.reason}", file=sys.stderr)
-    print(json.dumps({"auto": choice.backend, "certificates": tried}))
+    print_result({"auto": choice.backend, "certificates": tried})
     if not tried[-1]["passed"]:
         raise Mismatch(
             f"no engines of {bundle.path} compute what ONNX Runtime does on this card; tried "
@@ -152,7 +156,3 @@ def check(bundle: Bundle, name: str) -> dict[str, Any]:
         found[part.name] = {"bytes": len(plan), "profiles": count, "build_s": seconds}
         print(f"{part.name}: {count} profiles, {len(plan)} bytes, {seconds} s", file=sys.stderr)
     return found
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -5,8 +5,12 @@ That the bundle itself computes what its checkpoint does is `python -m export.ve
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes time to import, which an interrupt may fall into
+    from runtime.process import run_command
+
+    run_command("runtime.certify")
+
 import argparse
-import json
 import sys
 from typing import Any
 
@@ -16,11 +20,11 @@ from kernels.device import why_not
 from runtime.backends import BACKENDS, DEFAULT
 from runtime.bundle import Bundle, open_bundle
 from runtime.certificate import Certificate, choose, keep, stamp
-from runtime.command import run_command
 from runtime.errors import BackendUnavailable, InputError, Mismatch
 from runtime.latency import bench_phantom, summarise, time_propagation
 from runtime.model import Model, load
 from runtime.parity import DEFAULT_SLICES, bar_of, compare_models, num_steps
+from runtime.streams import print_result
 
 TIMED_SLICES = 10  # four of them with a full memory
 
@@ -125,7 +129,7 @@ def main(arguments: list[str] | None = None) -> None:
         "reason": choice.reason,
         "certificates": certificates,
     }
-    print(json.dumps(report))
+    print_result(report)
     failed = [c["backend"] for c in certificates if not c["passed"]]
     if args.backend and failed:
         raise Mismatch(
@@ -146,7 +150,3 @@ def in_words(certificate: Certificate) -> str:
         f"lowest Dice {dice:.4f}, {certificate['latency_ms']:.1f} ms per slice, "
         f"{certificate['times_reference']:.2f} times as fast as {DEFAULT}"
     )
-
-
-if __name__ == "__main__":
-    run_command(main)

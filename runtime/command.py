@@ -1,16 +1,11 @@
-"""What commands share: how a model is asked for, and errors as one line on stderr and an exit code."""
+"""What commands share: how a model is asked for."""
 
 from __future__ import annotations
 
 import argparse
-import logging
 import re
-import sys
-from collections.abc import Callable
 
 from runtime.backends import BACKENDS, HINTS
-from runtime.errors import INTERRUPTED, OutOfMemory, Sam2Error
-from runtime.packages import missing
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
@@ -46,24 +41,3 @@ def parse_bytes(text: str) -> int:
     if match is None:
         raise argparse.ArgumentTypeError(f"found '{text}'; wanted a size such as 800M or 4G")
     return int(float(match[1]) * UNITS[match[2].upper()])
-
-
-def run_command(main: Callable[[], None]) -> None:
-    """Run a command's `main` and leave with its exit code (see `runtime.errors`)."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        main()
-    except Sam2Error as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except ModuleNotFoundError as error:
-        if (instead := missing(error)) is None:
-            raise
-        print(f"error: {instead}", file=sys.stderr)
-        sys.exit(instead.exit_code)
-    except MemoryError as error:
-        print(f"error: out of memory: {error}", file=sys.stderr)
-        sys.exit(OutOfMemory.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)

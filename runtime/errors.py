@@ -15,13 +15,11 @@
     ├── Mismatch                 1   a back end or bundle that does not compute what its reference does
     └── OutOfMemory              6   the work does not fit
 
-Usage errors are argparse's own (2) and an interrupt is 130. Messages say what was found, what was wanted
-and how to mend it.
+Usage errors are argparse's own (2) and an interrupt is 130 (`runtime.process`). Messages say what was found, what was
+wanted and how to mend it.
 """
 
 from __future__ import annotations
-
-INTERRUPTED = 130
 
 
 class Sam2Error(Exception):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes time to import, which an interrupt may fall into
+    from runtime.process import run_command
+
+    run_command("runtime.segment")
+
 import argparse
-import json
 from pathlib import Path
 
-from runtime.command import add_model_options, run_command
+from runtime.command import add_model_options
 from runtime.confidence import MEASURES
 from runtime.errors import InputError, PromptError
 from runtime.jobs import KINDS, Job, kind_of, segment_images, segment_video, segment_volume
@@ -17,6 +21,7 @@ from runtime.predictors.flow import ORDERS
 from runtime.predictors.orientations import FUSIONS
 from runtime.predictors.presets import PRESETS
 from runtime.prompt_file import Calls, group, parse_box, parse_point, read_prompts
+from runtime.streams import print_result
 from runtime.window import CT_PRESETS
 
 SEGMENT = {"volume": segment_volume, "images": segment_images, "video": segment_video}
@@ -150,7 +155,7 @@ def main(arguments: list[str] | None = None) -> None:
         args.fuse,
         args.order,
     )
-    print(json.dumps(SEGMENT[kind](job)))
+    print_result(SEGMENT[kind](job))
 
 
 def _rules(args: argparse.Namespace) -> MemoryRules:
@@ -189,7 +194,3 @@ def _z_range(text: str | None) -> tuple[int, int] | None:
     except ValueError as error:
         raise InputError(f"found the z-range '{text}'; wanted Z0,Z1 such as 20,60") from error
     return start, stop
-
-
-if __name__ == "__main__":
-    run_command(main)

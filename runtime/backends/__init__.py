@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kernels.device import device_name
 from runtime.backends.base import Backend, Buffer, Engine
-from runtime.bundle import Bundle
 from runtime.errors import BackendUnavailable, InputError
 from runtime.machine import machine_name
 from runtime.packages import ONNXRUNTIMES, check_one_onnxruntime, missing
+
+if TYPE_CHECKING:
+    from runtime.bundle import Bundle
 
 __all__ = ["BACKENDS", "HINTS", "Backend", "Buffer", "Engine", "open_backend"]
 

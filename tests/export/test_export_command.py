@@ -16,8 +16,8 @@ from export.model.sam2 import Sam2
 from export.random_weights import random_state
 from export.variants import VARIANTS
 from runtime.bundle import CAUTIONS, open_bundle
-from runtime.command import run_command
 from runtime.contract import GRAPHS
+from runtime.process import outcome
 from tests.variants import TOY
 
 SMALL = {
@@ -41,11 +41,7 @@ def export(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     monkeypatch.setattr("export.write_bundle.to_onnx", lambda *_: onnx.ModelProto())
 
     def run(*arguments: object) -> Outcome:
-        code = 0
-        try:
-            run_command(lambda: main([str(a) for a in arguments]))
-        except SystemExit as left:
-            code = int(left.code or 0)
+        code = outcome(lambda: main([str(a) for a in arguments]))
         return Outcome(code, *capsys.readouterr())
 
     return run

@@ -1,0 +1,153 @@
+"""A command's process: its signals and its exit code.
+
+It is imported before anything else, and imports nothing that takes time, so that an interrupt finds it there.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import FrameType
+from typing import NoReturn
+
+from runtime.errors import OutOfMemory, Sam2Error
+from runtime.shortage import is_out_of_memory
+from runtime.streams import close_streams, open_streams
+
+SIGNALS = [
+    number
+    for name in ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+    if (number := getattr(signal, name, None)) is not None
+]
+
+
+def run_command(module: str, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Import a command's module, run its `main` and leave with its exit code (see `runtime.errors`).
+
+    Args:
+        module: name of a module with `main(arguments)`.
+        arguments: of the command; None takes the process's own.
+    """
+    signals = Signals()
+    signals.install()
+    open_streams()
+    code = close_streams(outcome(lambda: _run(module, arguments, signals), signals))
+    signals.end()
+    sys.exit(code)
+
+
+def medsam2() -> NoReturn:
+    """What the console script calls."""
+    run_command("runtime.__main__")
+
+
+def _run(module: str, arguments: Sequence[str] | None, signals: Signals) -> None:
+    import logging
+    from importlib import import_module
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    main = import_module(module).main
+    signals.is_working = True
+    main(arguments)
+
+
+def outcome(run: Callable[[], None], signals: Signals | None = None) -> int:
+    """Run something; returns the exit code of what it raises, and says that in one line on stderr.
+
+    Only what nobody has foreseen is shown with its traceback.
+    """
+    signals = signals or Signals()
+    try:
+        try:
+            run()
+            return 0
+        except BaseException as error:
+            signals.is_working = False
+            return _exit_code(error, signals)
+    except KeyboardInterrupt:  # in the two lines above; no other is raised after the first
+        return signals.code
+
+
+class Signals:
+    """What SIGINT, SIGTERM and SIGHUP do: each is an interrupt whose exit code is 128 and its number.
+
+    While a command works, the first one raises KeyboardInterrupt, so that unfinished files go. While libraries are
+    imported nothing has been written yet, and some turn a KeyboardInterrupt into an error of their own; and a second
+    one comes from somebody who does not want to wait. Both end the process at once; one hidden file may be left.
+    """
+
+    def __init__(self) -> None:
+        self.is_working = False
+        self.came: int | None = None
+        """The first one's number."""
+
+    @property
+    def code(self) -> int:
+        """Exit code of an interrupted process."""
+        return 128 + (self.came or signal.SIGINT)
+
+    def install(self) -> None:
+        """Take the place of the handlers. What this process was told to ignore, as `nohup` does, stays ignored."""
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._handle)
+        sys.unraisablehook = self._cannot_raise
+
+    def end(self) -> None:
+        """All is done and said: nothing is left to interrupt but Python's own end, which would show a traceback."""
+        if signal.getsignal(signal.SIGINT) == self._handle:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if self.came is None:
+            self.came = number
+            if self.is_working:
+                self.is_working = False
+                raise KeyboardInterrupt
+        self._leave()
+
+    def _cannot_raise(self, problem: sys.UnraisableHookArgs) -> None:
+        """An interrupt in a callback or destructor cannot be raised from there, and is heeded all the same."""
+        if issubclass(problem.exc_type, KeyboardInterrupt):
+            self._leave()
+        sys.__unraisablehook__(problem)
+
+    def _leave(self) -> NoReturn:
+        with suppress(OSError):
+            os.write(2, b"interrupted\n")
+        os._exit(self.code)
+
+
+def _exit_code(error: BaseException, signals: Signals) -> int:
+    if signals.came is not None or isinstance(error, KeyboardInterrupt):
+        # Whatever a library has made of it: an import that was interrupted may be an ImportError.
+        _say("interrupted")
+        return signals.code
+    if isinstance(error, SystemExit):
+        if error.code is None or isinstance(error.code, int):
+            return error.code or 0
+        _say(error.code)
+        return 1
+    if is_out_of_memory(error) and not isinstance(error, OutOfMemory):
+        _say(f"error: out of memory: {str(error) or type(error).__name__}")
+        return OutOfMemory.exit_code
+    if isinstance(error, (Sam2Error, OSError)):
+        _say(f"error: {error}")
+        return getattr(error, "exit_code", Sam2Error.exit_code)
+    if isinstance(error, ModuleNotFoundError):
+        from runtime.packages import missing
+
+        if instead := missing(error):
+            _say(f"error: {instead}")
+            return instead.exit_code
+    import traceback
+
+    traceback.print_exception(error)
+    return Sam2Error.exit_code
+
+
+def _say(text: object) -> None:
+    print(text, file=sys.stderr)
