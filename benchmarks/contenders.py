@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch
-
-from export.model.sam2 import Sam2
-from export.torch_backend import torch_model
 from runtime import Model, load
 from runtime.backends import BACKENDS
 from runtime.bundle import Bundle
 from runtime.errors import BackendUnavailable
 from runtime.latency import Run, time_propagation, time_volume
 from runtime.phantom import Phantom
+
+if TYPE_CHECKING:
+    from export.model.sam2 import Sam2
 
 TRUTH = "torch-fp32"
 
@@ -69,25 +68,33 @@ def _ours(name: str, race: Race) -> Contender:
     return Runtime(load(race.bundle, name, race.threads))
 
 
-def _definition(autocast: torch.dtype | None, race: Race) -> Contender:
-    return Runtime(torch_model(race.reference, autocast, race.device))
+def _definition(autocast: str | None, race: Race) -> Contender:
+    import torch
+
+    from export.torch_backend import torch_model
+
+    dtype = getattr(torch, autocast) if autocast else None
+    return Runtime(torch_model(race.reference, dtype, race.device))
 
 
-def _official(kind: str, autocast: torch.dtype | None, race: Race) -> Contender:
+def _official(kind: str, autocast: str | None, race: Race) -> Contender:
+    import torch
+
     try:
         from benchmarks.official import OfficialContender
     except ImportError as error:
         raise BackendUnavailable(f"the official package is missing: {error}") from error
-    return OfficialContender(race.reference, kind, autocast, race.device)
+    dtype = getattr(torch, autocast) if autocast else None
+    return OfficialContender(race.reference, kind, dtype, race.device)
 
 
 CONTENDERS: dict[str, Callable[[Race], Contender]] = {
     **{name: partial(_ours, name) for name in BACKENDS},
     TRUTH: truth,
-    "torch-bf16": partial(_definition, torch.bfloat16),
+    "torch-bf16": partial(_definition, "bfloat16"),
     "official-fp32": partial(_official, "eager", None),
-    "official-bf16": partial(_official, "eager", torch.bfloat16),
-    "official-compile": partial(_official, "compile", torch.bfloat16),
-    "official-vos": partial(_official, "vos_optimized", torch.bfloat16),
-    "official-graph": partial(_official, "graph", torch.bfloat16),
+    "official-bf16": partial(_official, "eager", "bfloat16"),
+    "official-compile": partial(_official, "compile", "bfloat16"),
+    "official-vos": partial(_official, "vos_optimized", "bfloat16"),
+    "official-graph": partial(_official, "graph", "bfloat16"),
 }

@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import torch
-
 from kernels.device import why_not
 from runtime.errors import BackendUnavailable
 
@@ -32,6 +30,8 @@ SMI_SECONDS = 10
 
 def check_device(name: str) -> None:
     """Raise BackendUnavailable unless PyTorch can use a device of `DEVICES` here."""
+    import torch
+
     if name == "cpu" or torch.cuda.is_available():
         return
     reason = why_not() or f"PyTorch {torch.__version__} is built or set up without it"
@@ -39,13 +39,19 @@ def check_device(name: str) -> None:
 
 
 def default_device() -> str:
-    """The fastest of `DEVICES` that is here."""
+    """The fastest of `DEVICES` that is here, as far as can be told without PyTorch."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return "cpu"
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def synchronize(device: str) -> None:
     """Wait until a device has done all it was given."""
     if device == "cuda":
+        import torch
+
         torch.cuda.synchronize()
 
 
@@ -60,6 +66,8 @@ def timed_ms(do: Callable[[], object], device: str) -> float:
 
 def precise_fp32() -> None:
     """Make fp32 mean fp32: PyTorch's convolutions on CUDA are TF32 by default, which would be no truth."""
+    import torch
+
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
 
@@ -90,6 +98,8 @@ def resident_bytes() -> int:
 
 def device_bytes() -> int:
     """In use on the CUDA device, by whomever: engines outside PyTorch allocate past its own count."""
+    import torch
+
     free, total = torch.cuda.mem_get_info()
     return total - free
 

@@ -21,8 +21,6 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.devices import check_device, clocks
 from benchmarks.gpu_steps import HEADLINES, ROOT, Report, Step, all_steps
 from runtime.backends import BACKENDS
@@ -237,6 +235,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     args = parser().parse_args(arguments)
+    import torch
+
     if args.minutes <= 0:
         raise InputError(f"found --minutes {args.minutes:g}; wanted more than 0")
     check_device("cuda")

@@ -12,7 +12,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 Array = NDArray[np.float32]
 Rng = np.random.Generator
@@ -245,6 +244,8 @@ def _paint(
 
 def _scan(rng: Rng, image: Array, across_slices: bool) -> NDArray[np.uint8]:
     """Image formation; where slices are unrelated, nothing is blurred across them."""
+    from scipy.ndimage import gaussian_filter
+
     depth_sigma = (
         rng.uniform(0, 0.7) if across_slices and image.shape[0] > 1 and rng.random() < 0.4 else 0
     )

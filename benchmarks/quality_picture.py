@@ -6,7 +6,6 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -15,9 +14,6 @@ from export.labelled import Case
 from runtime import Result, SliceMask
 from runtime.preview import draw_preview
 from runtime.track import Segmented
-
-matplotlib.use("Agg")  # no display is needed
-from matplotlib import pyplot as plt
 
 WIDTH_INCHES, HEIGHT_INCHES, DPI = 14.7, 4.6, 100
 FOUND, TRUTH = 1, 2  # object ids in the pictures of cases: yellow and blue
@@ -46,6 +42,11 @@ def draw_quality(report: dict[str, Any], worst: list[Example]) -> Image.Image:
 
 
 def _curves(report: dict[str, Any]) -> Image.Image:
+    import matplotlib
+
+    matplotlib.use("Agg")  # no display is needed
+    from matplotlib import pyplot as plt
+
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(WIDTH_INCHES, HEIGHT_INCHES), dpi=DPI, width_ratios=(3, 2)
     )

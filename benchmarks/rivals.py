@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from benchmarks.contenders import CONTENDERS, TRUTH, Contender, Race, truth
@@ -111,6 +110,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     args = parser().parse_args(arguments)
+    import torch
+
     names = _checked(args)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -200,6 +201,8 @@ def _warm(name: str, race: Race, phantom: Phantom, num_objects: int) -> Entry:
 def _give_back(device: str) -> None:
     """Return to the device what PyTorch only keeps for later, which would hide what the next pass takes."""
     if device == "cuda":
+        import torch
+
         torch.cuda.empty_cache()
 
 

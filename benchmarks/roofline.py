@@ -14,16 +14,18 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import onnx
-
-from benchmarks.onnx_shapes import ATTENTION, Shape, infer_shapes
 from runtime.bundle import Bundle, open_bundle
 from runtime.contract import GRAPHS
 from runtime.errors import InputError
 from runtime.latency import STAGES
 from runtime.streams import print_result
+
+if TYPE_CHECKING:
+    import onnx
+
+    from benchmarks.onnx_shapes import Shape
 
 BYTES = 2  # of a number in bf16 or fp16
 TOTAL = "total"
@@ -83,13 +85,15 @@ OPERATORS: Mapping[str, Callable[[onnx.NodeProto, Sequence[Shape], Shape], int]]
     "Gemm": _gemm,
     "Conv": _convolution,
     "ConvTranspose": _transposed_convolution,
-    ATTENTION: _attention,
+    "MultiHeadAttention": _attention,
 }
 """What counts, and how many operations it takes, given the shapes of inputs and output."""
 
 
 def graph_costs(model: onnx.ModelProto, axes: Mapping[str, int]) -> list[Cost]:
     """Every operator of a graph that counts, at given lengths of its dynamic axes. Raises BundleError."""
+    from benchmarks.onnx_shapes import infer_shapes
+
     shapes = infer_shapes(model, axes)
     costs = []
     for node in model.graph.node:
@@ -123,6 +127,8 @@ def step_costs(
         "p": bundle.model.max_obj_ptrs if pointers is None else pointers,
         "q": 1,
     }
+    import onnx
+
     return {
         STAGES[graph]: graph_costs(onnx.load_from_string(bundle.read_graph(graph)), axes)
         for graph in GRAPHS

@@ -19,10 +19,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from export.model.sam2 import Sam2
-from export.random_weights import fingerprint, random_state
 from export.variants import VARIANTS
-from export.write_bundle import write_bundle
 from runtime.backends import BACKENDS
 from runtime.errors import InputError, Sam2Error
 from runtime.machine import machine_name
@@ -118,6 +115,10 @@ def _points(name: str, args: argparse.Namespace, folder: Path) -> dict[int, list
 
 
 def _random_bundle(name: str, size: int, folder: Path) -> Path:
+    from export.model.sam2 import Sam2
+    from export.random_weights import fingerprint, random_state
+    from export.write_bundle import write_bundle
+
     model = Sam2(VARIANTS[name], size)
     state = random_state(model, SEED)
     model.load_state_dict(state, strict=True)

@@ -31,10 +31,10 @@ def main(arguments: list[str] | None = None) -> None:
     )
     p.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
     args = p.parse_args(arguments)
-    args.output.mkdir(parents=True, exist_ok=True)
     first = HELD_OUT_SEEDS if args.held_out else TRAINING_SEEDS
     for seed in tqdm(range(first, first + args.count), unit="volume", file=sys.stderr):
         made = make_volume(seed)
+        args.output.mkdir(parents=True, exist_ok=True)
         part = args.output / f".{seed}.part"
         with part.open("wb") as stream:
             np.savez_compressed(stream, imgs=made.pixels, gts=made.labels, spacing=np.ones(3))

@@ -12,20 +12,18 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from tqdm import tqdm
 
-from export.checkpoint import load_model, read_checkpoint
-from export.model.sam2 import Sam2
 from export.quantise import MAX_DICE_DROP
-from export.random_weights import fingerprint, random_state
 from export.variants import VARIANTS
-from export.write_bundle import check_target, write_bundle
 from runtime.bundle import CAUTIONS
 from runtime.manifest import PRECISIONS
 from runtime.streams import print_result
+
+if TYPE_CHECKING:
+    from export.model.sam2 import Sam2
 
 EXAMPLES = """examples:
   medsam2 export --checkpoint MedSAM2_latest.pt -o medsam2
@@ -89,6 +87,8 @@ def main(arguments: list[str] | None = None) -> None:
         p.error("-o BUNDLE is needed")
     if args.random_weights is not None and args.model is None:
         p.error("--random-weights needs --model")
+    from export.write_bundle import check_target, write_bundle  # only now: --help needs no torch
+
     check_target(args.output, args.overwrite)
     started = time.perf_counter()
     model, weights, licence = _random(args) if args.checkpoint is None else _checkpoint(args)
@@ -117,6 +117,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _summary(name: str) -> dict[str, object]:
+    import torch
+
+    from export.model.sam2 import Sam2
+
     variant = VARIANTS[name]
     with torch.device("meta"):
         parameters = sum(p.numel() for p in Sam2(variant).parameters())
@@ -124,6 +128,8 @@ def _summary(name: str) -> dict[str, object]:
 
 
 def _checkpoint(args: argparse.Namespace) -> tuple[Sam2, dict[str, Any], str]:
+    from export.checkpoint import load_model, read_checkpoint
+
     checkpoint = read_checkpoint(args.checkpoint, args.model)
     model = load_model(checkpoint, args.image_size)
     weights = {"kind": args.weights_kind, "source": checkpoint.source, "sha256": checkpoint.sha256}
@@ -131,6 +137,9 @@ def _checkpoint(args: argparse.Namespace) -> tuple[Sam2, dict[str, Any], str]:
 
 
 def _random(args: argparse.Namespace) -> tuple[Sam2, dict[str, Any], str]:
+    from export.model.sam2 import Sam2
+    from export.random_weights import fingerprint, random_state
+
     variant, seed = VARIANTS[args.model], args.random_weights
     model = Sam2(variant, args.image_size)
     state = random_state(model, seed)

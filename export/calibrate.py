@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression, minimize_scalar
 from tqdm import tqdm
 
 from export.labelled import Case, draw_prompt, folder_cases
@@ -69,6 +68,8 @@ def iou(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
 
 def fit_isotonic(said: NDArray[np.float64], worth: NDArray[np.float64]) -> Calibration:
     """The ascending map of least squares: level within each of its steps, straight lines from step to step."""
+    from scipy.optimize import isotonic_regression
+
     values, which, counts = np.unique(said, return_inverse=True, return_counts=True)
     means = np.bincount(which, worth) / counts
     fitted = isotonic_regression(means, weights=counts)
@@ -82,6 +83,8 @@ def fit_isotonic(said: NDArray[np.float64], worth: NDArray[np.float64]) -> Calib
 
 def fit_temperature(said: NDArray[np.float64], worth: NDArray[np.float64]) -> Calibration:
     """The temperature of least cross entropy against the overlap."""
+    from scipy.optimize import minimize_scalar
+
     logits = np.log(said.clip(EDGE, 1 - EDGE) / (1 - said.clip(EDGE, 1 - EDGE)))
 
     def cross_entropy(log_temperature: float) -> float:

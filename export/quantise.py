@@ -11,12 +11,9 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
-import onnxruntime
-from onnxruntime.quantization import QuantType, quantize_dynamic
 from tqdm import tqdm
 
 from runtime.bundle import Bundle
@@ -24,6 +21,9 @@ from runtime.errors import Sam2Error
 from runtime.model import load
 from runtime.phantom import NUM_OBJECTS, Phantom, make_phantom
 from runtime.predictors import VolumePredictor
+
+if TYPE_CHECKING:
+    import onnx
 
 MAX_DICE_DROP = 0.005
 PHANTOMS, PHANTOM_SLICES = 6, 9
@@ -35,6 +35,10 @@ class QuantisationRefused(Sam2Error):
 
 def quantised(encoder: onnx.ModelProto) -> onnx.ModelProto:
     """`image_encoder` with the weights of its matrix products in int8; attention and normalisation stay fp32."""
+    import onnx
+    import onnxruntime
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
     with tempfile.TemporaryDirectory() as folder:
         plain, folded, small = (
             Path(folder) / name for name in ("plain.onnx", "folded.onnx", "int8.onnx")

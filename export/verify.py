@@ -10,13 +10,10 @@ if __name__ == "__main__":  # before what takes time to import, which an interru
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from export.checkpoint import load_model, read_checkpoint
-from export.model.sam2 import Sam2
-from export.random_weights import fingerprint, random_state
-from export.torch_backend import torch_model
 from export.variants import VARIANTS
 from runtime import load
 from runtime.backends import BACKENDS, DEFAULT
@@ -25,6 +22,9 @@ from runtime.certificate import Certificate, stamp, write
 from runtime.errors import CheckpointError, Mismatch
 from runtime.parity import DEFAULT_SLICES, bar_of, compare_models, num_steps
 from runtime.streams import print_result
+
+if TYPE_CHECKING:
+    from export.model.sam2 import Sam2
 
 EXAMPLES = """examples:
   medsam2 verify medsam2 --checkpoint MedSAM2_latest.pt
@@ -45,6 +45,8 @@ def verify(
 
     Returns the certificate as JSON-able data; `passed` is its verdict.
     """
+    from export.torch_backend import torch_model
+
     reference, candidate = torch_model(torch_reference), load(bundle, backend)
     bar = bar_of(bundle, backend)
     with tqdm(
@@ -66,6 +68,10 @@ def verify(
 
 def reference_for(bundle: Bundle, checkpoint: str | None) -> Sam2:
     """The torch model a bundle claims to be; CheckpointError if the checkpoint is another one."""
+    from export.checkpoint import load_model, read_checkpoint
+    from export.model.sam2 import Sam2
+    from export.random_weights import fingerprint, random_state
+
     size, weights = bundle.model.image_size, bundle.weights
     if checkpoint is None:
         if weights["kind"] != "random":

@@ -107,6 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
         usual = [name for name in usual if not BACKENDS[name].is_cuda]
         print(f"no CUDA device, so none of its back ends: {reason}", file=sys.stderr)
     wanted = args.backend or usual
+    load(bundle, DEFAULT)  # what all are compared with has to be here
     certificates = []
     for name in wanted:
         try:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import ceilings
+from benchmarks import ceilings, figures
 from runtime.errors import BackendUnavailable, InputError
 
 QUICK = ["--copy-mib", "1", "--side", "64", "--repeat", "1"]
@@ -30,7 +30,7 @@ def test_a_processor_has_copies_and_products(capsys: pytest.CaptureFixture[str])
 
 
 def test_a_cuda_device_is_measured_in_all_that_counts() -> None:
-    names = [figure.name for figure in ceilings.figures("cuda", ceilings.USUAL["cuda"])]
+    names = [figure.name for figure in figures.figures("cuda", ceilings.USUAL["cuda"])]
     assert len(set(names)) == len(names)
     for dtype in ("bf16", "fp16", "tf32"):
         assert {f"{dtype} 8192x8192x8192", f"{dtype} 1024x256x256"} <= set(names)
@@ -51,16 +51,16 @@ def test_nothing_to_measure_is_refused(option: str) -> None:
 
 def test_the_first_timing_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([100.0, 1.0, 3.0, 2.0])
-    monkeypatch.setattr(ceilings, "timed_ms", lambda do, device: next(times))
-    assert ceilings.median_ms(lambda: None, "cpu", 3) == 2.0
+    monkeypatch.setattr(figures, "timed_ms", lambda do, device: next(times))
+    assert figures.median_ms(lambda: None, "cpu", 3) == 2.0
 
 
 def test_a_copys_speed_counts_what_is_read_and_what_is_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ceilings, "median_ms", lambda *_: 1.0)
-    assert ceilings.copy_gb_s("cpu", ceilings.Sizes(1, 1, 1)) == pytest.approx(2 * 2**20 / 1e6)
-    found = ceilings.product_tflops("cpu", "fp32", (10, 20, 30), 1)
+    monkeypatch.setattr(figures, "median_ms", lambda *_: 1.0)
+    assert figures.copy_gb_s("cpu", ceilings.Sizes(1, 1, 1)) == pytest.approx(2 * 2**20 / 1e6)
+    found = figures.product_tflops("cpu", "fp32", (10, 20, 30), 1)
     assert found == pytest.approx(2 * 10 * 20 * 30 / 1e-3 / 1e12)
 
 
@@ -69,7 +69,7 @@ def test_tf32_is_left_as_it_was(was: bool) -> None:
     before = torch.backends.cuda.matmul.allow_tf32
     try:
         torch.backends.cuda.matmul.allow_tf32 = was
-        ceilings.product_tflops("cpu", "tf32", (2, 2, 2), 1)
+        figures.product_tflops("cpu", "tf32", (2, 2, 2), 1)
         assert torch.backends.cuda.matmul.allow_tf32 == was
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from benchmarks import train_nano
+from benchmarks import trainer as training
 from benchmarks.samples import Batch, Sequences, fill_pool
 from benchmarks.sequence_loss import sequence_loss
-from benchmarks.train_nano import Stage, Trainer, between, shared, stage_at
+from benchmarks.trainer import Stage, Trainer, between, shared, stage_at
 from export import checkpoint as checkpoints
 from export.variants import VARIANTS
 from runtime.contract import LABEL_NEGATIVE, LABEL_POSITIVE
@@ -58,7 +59,7 @@ def test_the_same_seed_draws_the_same_batch(pool: Path, batch: Batch) -> None:
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("kind", train_nano.KINDS)
+@pytest.mark.parametrize("kind", training.KINDS)
 def test_every_parameter_that_matters_gets_a_gradient(toy, batch: Batch, kind: str) -> None:
     model = type(toy)(TOY)
     model.load_state_dict(toy.state_dict())
@@ -86,7 +87,7 @@ def test_every_parameter_that_matters_gets_a_gradient(toy, batch: Batch, kind: s
 def test_training_resumes_where_it_was_saved(
     toy, pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train_nano, "STAGES", (Stage(1.0, 2, 64, 1, 1, (0.5, 0.5), (1e-4, 1e-4)),))
+    monkeypatch.setattr(training, "STAGES", (Stage(1.0, 2, 64, 1, 1, (0.5, 0.5), (1e-4, 1e-4)),))
     start = tmp_path / "toy.pt"
     torch.save({"model": toy.state_dict()}, start)
     common = [
@@ -124,9 +125,9 @@ def test_a_larger_machine_takes_more_sequences_a_step(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(train_nano, "STAGES", (Stage(1.0, 2, 64, 2, 1, (0.5, 0.5), (1e-4, 1e-4)),))
+    monkeypatch.setattr(training, "STAGES", (Stage(1.0, 2, 64, 2, 1, (0.5, 0.5), (1e-4, 1e-4)),))
     asked: list[int] = []
-    loader = train_nano.DataLoader
+    loader = training.DataLoader
 
     def count(sequences, **options):
         asked.append(options["num_workers"])
@@ -138,8 +139,8 @@ def test_a_larger_machine_takes_more_sequences_a_step(
         seen.append(len(batch.images))
         return sequence_loss(model, batch, *rest)
 
-    monkeypatch.setattr(train_nano, "DataLoader", count)
-    monkeypatch.setattr(train_nano, "sequence_loss", loss)
+    monkeypatch.setattr(training, "DataLoader", count)
+    monkeypatch.setattr(training, "sequence_loss", loss)
     start = tmp_path / "toy.pt"
     torch.save({"model": toy.state_dict()}, start)
     words = ["--start", str(start), "--pool", str(pool), "--volumes", "2", "--minutes", "0.002"]
@@ -150,9 +151,9 @@ def test_a_larger_machine_takes_more_sequences_a_step(
 
 
 def test_stages_follow_each_other_and_rates_fall() -> None:
-    assert stage_at(0.0)[0] is train_nano.STAGES[0]
-    assert stage_at(0.999)[0] is train_nano.STAGES[-1]
-    assert sum(stage.share for stage in train_nano.STAGES) == pytest.approx(1)
+    assert stage_at(0.0)[0] is training.STAGES[0]
+    assert stage_at(0.999)[0] is training.STAGES[-1]
+    assert sum(stage.share for stage in training.STAGES) == pytest.approx(1)
     assert between((4.0, 2.0), 0.0) == 4.0 and between((4.0, 2.0), 1.0) == pytest.approx(2.0)
 
 
@@ -160,7 +161,7 @@ def test_the_log_is_json(tmp_path: Path) -> None:
     trainer = Trainer.__new__(Trainer)
     trainer.step, trainer.seconds = 20, 30.0
     sums = {"loss": 4.0, "loss_count": 2.0, "first": 1.8, "first_count": 2.0}
-    train_nano._log(tmp_path, trainer, train_nano.STAGES[0], sums)
+    training._log(tmp_path, trainer, training.STAGES[0], sums)
     line = json.loads((tmp_path / "log.jsonl").read_text())
     assert line["loss"] == 2.0 and line["first"] == pytest.approx(0.9) and "last" not in line
     assert np.isclose(line["minutes"], 0.5)

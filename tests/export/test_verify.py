@@ -79,7 +79,7 @@ def test_random_weights_of_another_recipe_are_recognised(
     certified: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        verification, "random_state", lambda model, seed: random_state(model, seed + 1)
+        "export.random_weights.random_state", lambda model, seed: random_state(model, seed + 1)
     )
     with pytest.raises(CheckpointError, match="another version"):
         verification.main([str(certified), *SLICES])
