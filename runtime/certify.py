@@ -22,6 +22,7 @@ from runtime.bundle import Bundle, open_bundle
 from runtime.certificate import Certificate, choose, keep, stamp
 from runtime.errors import BackendUnavailable, InputError, Mismatch
 from runtime.latency import bench_phantom, summarise, time_propagation
+from runtime.lockstep import error_of
 from runtime.model import Model, load
 from runtime.parity import DEFAULT_SLICES, bar_of, compare_models, num_steps
 from runtime.streams import print_result
@@ -141,11 +142,8 @@ def main(arguments: list[str] | None = None) -> None:
 def in_words(certificate: Certificate) -> str:
     """A certificate in one line."""
     dice = min(task["lowest_dice"] for task in certificate["propagation"].values())
-    error = max(
-        output["relative_error"]
-        for outputs in certificate["graphs"].values()
-        for output in outputs.values()
-    )
+    graphs = certificate["graphs"].values()
+    error = max((error_of(output) for outputs in graphs for output in outputs.values()), default=0)
     return (
         f"{certificate['backend']}: {'passed' if certificate['passed'] else 'FAILED'}, largest error {error:.1e}, "
         f"lowest Dice {dice:.4f}, {certificate['latency_ms']:.1f} ms per slice, "

@@ -9,10 +9,12 @@
     ├── CheckpointError          3   a .pt file that is not what it was said to be
     ├── BundleError              4   a bundle that is missing, foreign or too new
     │   ├── BundleIncomplete         files missing or cut short
-    │   └── BundleChanged            a file's bytes differ from the manifest's hash
+    │   ├── BundleChanged            a file's bytes differ from the manifest's hash
+    │   └── NotFinite                a graph computed NaN or infinity
     ├── BackendUnavailable       5   the back end or device asked for is not usable here
     │   └── MissingPackage           a package that what was asked for needs is not installed
     ├── Mismatch                 1   a back end or bundle that does not compute what its reference does
+    ├── Closed                   1   a model that was used after it had been closed
     └── OutOfMemory              6   the work does not fit
 
 Usage errors are argparse's own (2) and an interrupt is 130 (`runtime.process`). Messages say what was found, what was
@@ -73,6 +75,24 @@ class BundleChanged(BundleError):
     """A bundle with a file whose bytes are not those the manifest was written for."""
 
 
+class NotFinite(BundleError):
+    """A graph that computed NaN or infinity, of which no mask and no memory may be made.
+
+    Args:
+        graph: that computed it.
+        output: the tensor that holds it.
+        where: what ran the graph; None where that is not known.
+    """
+
+    def __init__(self, graph: str, output: str, where: str | None = None) -> None:
+        ran = f" on {where}" if where else ""
+        super().__init__(
+            f"{graph} gave NaN or infinity in {output}{ran}; wanted numbers. Try --backend ort: if that gives them "
+            "too, the bundle's weights are damaged: export it again from a checkpoint that is whole"
+        )
+        self.graph, self.output = graph, output
+
+
 class BackendUnavailable(Sam2Error):
     """The back end or device asked for cannot be used on this machine."""
 
@@ -91,3 +111,14 @@ class OutOfMemory(Sam2Error, MemoryError):
 
 class Mismatch(Sam2Error):
     """A back end or bundle that does not compute what its reference does."""
+
+
+class Closed(Sam2Error):
+    """A model that was used after it had been closed.
+
+    Args:
+        graph: that was to be run or loaded.
+    """
+
+    def __init__(self, graph: str) -> None:
+        super().__init__(f"{graph} was asked for after its model had been closed; load it again")

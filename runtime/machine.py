@@ -5,14 +5,66 @@ from __future__ import annotations
 import os
 import platform
 import re
+import subprocess
 import sys
 from pathlib import Path
+
+# What the libraries beneath us choose kernels by, and the systems' names of it: flags of /proc/cpuinfo for x86 and
+# Arm, sysctl's names on macOS.
+INSTRUCTIONS = {
+    "AVX2": ("avx2", "hw.optional.avx2_0"),
+    "FMA": ("fma", "hw.optional.fma"),
+    "AVX-VNNI": ("avx_vnni",),
+    "AVX-512": ("avx512f", "hw.optional.avx512f"),
+    "AVX-512 VNNI": ("avx512_vnni", "hw.optional.avx512vnni"),
+    "AVX-512 BF16": ("avx512_bf16",),
+    "AVX-512 FP16": ("avx512_fp16",),
+    "AMX INT8": ("amx_int8",),
+    "AMX BF16": ("amx_bf16",),
+    "AMX FP16": ("amx_fp16",),
+    "NEON": ("asimd", "hw.optional.neon"),
+    "DOTPROD": ("asimddp", "hw.optional.arm.feat_dotprod"),
+    "FP16": ("asimdhp", "hw.optional.arm.feat_fp16"),
+    "I8MM": ("i8mm", "hw.optional.arm.feat_i8mm"),
+    "BF16": ("bf16", "hw.optional.arm.feat_bf16"),
+    "SVE": ("sve",),
+    "SME": ("sme", "hw.optional.arm.feat_sme"),
+}
+CAPS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+"""Environment variables that keep libraries from instruction sets that are there."""
 
 
 def machine_name() -> str:
     """Processor, usable cores and system, for people."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{_processor()}, {cores} cores, {platform.system()}"
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """Keys of `INSTRUCTIONS` that this processor has, and `CAPS` that are set; "unknown" where no system tells."""
+    names = _flags()
+    found = [name for name, flags in INSTRUCTIONS.items() if not names.isdisjoint(flags)]
+    caps = [f"{cap}={os.environ[cap]}" for cap in CAPS if os.environ.get(cap)]
+    return (*(found or ["unknown"]), *caps)
+
+
+def _flags() -> set[str]:
+    """Names in lower case that the system has for what its processors can do."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+        lines = re.findall(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+        return set(lines[0].lower().split()) if lines else set()
+    except OSError:
+        pass
+    if sys.platform != "darwin":
+        return set()
+    try:
+        told = subprocess.run(
+            ["/usr/sbin/sysctl", "hw.optional"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return set()
+    return {name.lower() for name in re.findall(r"^(\S+): 1$", told.stdout, re.MULTILINE)}
 
 
 def peak_memory_mib() -> float | None:

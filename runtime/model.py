@@ -21,6 +21,7 @@ from runtime.bundle import Bundle, open_bundle
 from runtime.certificate import Choice, choose
 from runtime.confidence import MEASURES, Calibration, Confidence
 from runtime.contract import GraphSpec, ModelNumbers, graph_specs
+from runtime.errors import NotFinite
 from runtime.features import Cache, ReadSlice
 from runtime.place import Place
 from runtime.tensors import Decoded, Features
@@ -67,7 +68,18 @@ class Model:
         return self.place.features(self, read_slice, max_bytes)
 
     def run(self, graph: str, inputs: dict[str, Buffer]) -> dict[str, Buffer]:
-        """Run one graph; inputs may lie on the host. ValueError if one does not fit the contract."""
+        """Run one graph; inputs may lie on the host.
+
+        Raises ValueError for an input that does not fit the contract, NotFinite for an output that is no number, on a
+        device only when it is fetched.
+        """
+        outputs = self.compute(graph, inputs)
+        if output := self.place.not_finite(outputs):
+            raise NotFinite(graph, output, self.backend.description)
+        return outputs
+
+    def compute(self, graph: str, inputs: dict[str, Buffer]) -> dict[str, Buffer]:
+        """The same, whatever comes out: for those who judge it."""
         spec = self._specs[graph]
         axes = spec.check_inputs(graph, inputs)
         place = self.place

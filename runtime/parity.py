@@ -3,11 +3,16 @@
 Twice over the same propagations. First in lockstep: every run of every graph gets the reference's own tensors, so that
 each error is one graph's and none is magnified. Then freely, where errors feed back through memory and one pixel of a
 binarised mask that falls on the other side of zero is magnified from slice to slice; there the decisions and masks must
-be the reference's. Errors and tolerances are relative to the largest magnitude of the tensor they judge.
+be the reference's, and each run that can be watched is compared with the reference on the candidate's own tensors. So
+no run of a graph is unseen. Errors and tolerances are relative to the largest magnitude of the tensor they judge.
+
+What is not finite fails, whoever computed it. Comparisons are written so that NaN loses, which is neither above nor
+below anything.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +22,14 @@ import numpy as np
 from runtime.backends import BACKENDS, Buffer
 from runtime.bundle import Bundle
 from runtime.contract import GRAPHS
+from runtime.errors import NotFinite
+from runtime.lockstep import Lockstep, compare_tensors, error_of
 from runtime.model import Model
 from runtime.phantom import Phantom, make_phantom
 from runtime.predictors import VolumePredictor
 from runtime.prompts import Mask, Point, Prompt
 from runtime.result import SliceMask
+from runtime.track import Segmented
 
 LOGIT_TOLERANCE = (
     1e-3  # nearer to zero than this share of the largest logit, a pixel is too close to call
@@ -87,86 +95,78 @@ def tasks(phantom: Phantom) -> dict[str, dict[int, Sequence[Prompt]]]:
 
 def run_task(
     predictor: VolumePredictor, prompts: Mapping[int, Sequence[Prompt]], progress: Progress
-) -> Track:
-    """One propagation in both directions."""
+) -> tuple[Track, str | None]:
+    """One propagation in both directions, as far as graphs gave numbers, and why it stopped if they did not."""
     predictor.reset()
-    for object_id, given in prompts.items():
-        predictor.add(*given, object_id=object_id)
     track: Track = {}
-    for found in predictor.stream():
-        track[found.object_id, found.slice] = found
-        progress()
-    return track
+    try:
+        for object_id, given in prompts.items():
+            predictor.add(*given, object_id=object_id)
+        for found in predictor.stream():
+            track[found.object_id, found.slice] = found
+            progress()
+    except NotFinite as error:
+        return track, f"{error.graph} gave NaN or infinity in {error.output}"
+    return track, None
 
 
-def compare_tensors(found: Buffer, truth: Buffer, tolerance: float) -> dict[str, Any]:
-    """Largest error of a tensor, the tolerance that would have passed it, and whether the one given did."""
-    magnitude = float(np.abs(truth).max())
-    if truth.ndim == 1:  # scores: where all are near zero, that is nothing to be relative to
-        magnitude = max(magnitude, 1.0)
-    error = float(np.abs(found.astype(np.float64) - truth.astype(np.float64)).max())
-    relative = error / magnitude if magnitude else error
-    return {
-        "max_abs_error": error,
-        "largest_magnitude": magnitude,
-        "relative_error": relative,
-        "tolerance": tolerance,
-        "passed": relative <= tolerance,
-    }
+def compare_tracks(
+    found: Track, truth: Track, bar: Bar, reason: str | None = None
+) -> dict[str, Any]:
+    """Logits, scores and masks of a whole propagation, slice by slice.
 
-
-class Lockstep:
-    """Runs a candidate on every call of an observed reference and keeps the worst comparison of each output."""
-
-    def __init__(self, candidate: Model, tolerances: Mapping[str, float]) -> None:
-        self._candidate, self._tolerances = candidate, tolerances
-        self.graphs: dict[str, dict[str, Any]] = {graph: {} for graph in GRAPHS}
-
-    def __call__(
-        self,
-        graph: str,
-        inputs: Mapping[str, Buffer],
-        outputs: Mapping[str, Buffer],
-        latency_ms: float,
-    ) -> None:
-        worst = self.graphs[graph]
-        place = self._candidate.place
-        for name, tensor in self._candidate.run(graph, dict(inputs)).items():
-            result = compare_tensors(place.get(tensor), outputs[name], self._tolerances[graph])
-            runs = worst[name]["runs"] + 1 if name in worst else 1
-            if name not in worst or result["relative_error"] > worst[name]["relative_error"]:
-                worst[name] = result
-            worst[name]["runs"] = runs
-
-
-def compare_tracks(found: Track, truth: Track, bar: Bar) -> dict[str, Any]:
-    """Logits, scores and masks of a whole propagation, slice by slice."""
-    error, lowest, first = 0.0, 1.0, None
+    Args:
+        found, truth: the candidate's and the reference's.
+        bar: what the candidate has to reach.
+        reason: why a propagation was not finished, if it was not; then it has failed.
+    """
+    error: float = 0.0
+    lowest, first = 1.0, None
     overlap: dict[int, list[int]] = {}
-    for key, true in truth.items():
-        a, b = found[key].segmented, true.segmented
+    for key in [key for key in truth if key in found]:
+        a, b = found[key].segmented, truth[key].segmented
         result = compare_tensors(a.logits, b.logits, LOGIT_TOLERANCE)
-        error = max(error, result["relative_error"])
+        error = max(error, error_of(result))
         called = np.where(_is_clear(b.logits), a.logits > 0, b.logits > 0)
         counts = _counts(called, b.logits > 0)
         lowest = min(lowest, _dice(*counts))
         of_object = overlap.setdefault(key[0], [0, 0])
         of_object[0] += counts[0]
         of_object[1] += counts[1]
+        if reason is None and not _is_finite(a, b):
+            reason = f"object {key[0]}, slice {key[1]}: logits or scores are NaN or infinite"
         if first is None and (
             what := _decision(a.object_score, b.object_score, a.logits, b.logits)
         ):
             first = {"object": key[0], "slice": key[1], "what": what}
-    dice = min(_dice(*counts) for counts in overlap.values())
+    if reason is None and (not truth or found.keys() != truth.keys()):
+        reason = f"{len(found)} slice masks, the reference has {len(truth)}"
+    if reason is not None:
+        lowest = dice = 0.0
+    else:
+        dice = min(_dice(*counts) for counts in overlap.values())
     return {
         "slices": len(truth),
-        "worst_relative_error": error,
+        "worst_relative_error": error if math.isfinite(error) else None,
         "lowest_slice_dice": lowest,
         "lowest_dice": dice,
         "lowest_dice_wanted": bar.lowest_dice,
         "first_different_decision": first,
-        "passed": dice >= (bar.lowest_dice or 0) and (first is None or not bar.decides_alike),
+        "passed": reason is None
+        and dice >= (bar.lowest_dice or 0)
+        and (first is None or not bar.decides_alike),
+        **({} if reason is None else {"reason": reason}),
     }
+
+
+def _is_finite(*masks: Segmented) -> bool:
+    """Whether logits and scores are numbers."""
+    return all(
+        math.isfinite(mask.iou)
+        and math.isfinite(mask.object_score)
+        and bool(np.isfinite(mask.logits).all())
+        for mask in masks
+    )
 
 
 def _counts(a: Buffer, b: Buffer) -> tuple[int, int]:
@@ -207,20 +207,25 @@ def compare_models(
     size = reference.numbers.image_size
     phantom = make_phantom((num_slices, size, size))
     todo = tasks(phantom)
-    lockstep = Lockstep(candidate, bar.tolerances)
-    tracks: list[dict[str, Track]] = []
-    for model in (reference.observed(lockstep), candidate):
+    lockstep = Lockstep(reference, candidate, bar.tolerances)
+    free = candidate
+    if (
+        candidate.place.unreplayed() is candidate.place
+    ):  # else it would no longer run as it does for users
+        free = candidate.observed(lockstep.watch_candidate)
+    tracks: list[dict[str, tuple[Track, str | None]]] = []
+    for model in (reference.observed(lockstep.watch_reference), free):
         predictor = VolumePredictor(model)
         predictor.set_volume(phantom.pixels)
         tracks.append({name: run_task(predictor, p, progress) for name, p in todo.items()})
-    truth, found = tracks
-    propagation = {name: compare_tracks(found[name], truth[name], bar) for name in todo}
-    checks = [tensor for outputs in lockstep.graphs.values() for tensor in outputs.values()]
-    return {
-        "passed": all(check["passed"] for check in (*checks, *propagation.values())),
-        "graphs": lockstep.graphs,
-        "propagation": propagation,
-    }
+    propagation = {}
+    for name in todo:
+        (truth, reference_reason), (found, reason) = (of[name] for of in tracks)
+        if reference_reason:
+            reason = f"the reference's {reference_reason}"
+        propagation[name] = compare_tracks(found, truth, bar, reason)
+    is_same = lockstep.has_passed() and all(task["passed"] for task in propagation.values())
+    return {"passed": is_same, "graphs": lockstep.graphs, "propagation": propagation}
 
 
 def num_steps(num_slices: int) -> int:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -49,6 +49,9 @@ class Place(Protocol):
 
     def get(self, tensor: Buffer) -> NDArray[Any]:
         """A tensor's contents on the host, once everything enqueued before is done."""
+
+    def not_finite(self, tensors: Mapping[str, Buffer]) -> str | None:
+        """Name of a tensor that holds NaN or infinity, or None, also where only a wait could tell."""
 
     def copy(self, source: Buffer, target: Buffer) -> None:
         """Copy between tensors here of one shape and type."""
@@ -115,6 +118,12 @@ class HostPlace:
 
     def get(self, tensor: Buffer) -> NDArray[Any]:
         return np.asarray(tensor)
+
+    def not_finite(self, tensors: Mapping[str, Buffer]) -> str | None:
+        for name, tensor in tensors.items():
+            if not np.isfinite(tensor).all():
+                return name
+        return None
 
     def copy(self, source: Buffer, target: Buffer) -> None:
         target[...] = source

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from kernels.fill_holes import fill_holes
 from runtime.backends.base import Buffer
+from runtime.errors import NotFinite
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +80,20 @@ class Fetched:
         mask: low-resolution logits.
         iou, object_score: scalars.
         obj_ptr: object pointer (C,).
+
+    Raises NotFinite where scalars or pointer are not, which on a device nobody has looked at before.
     """
 
     mask: LowResMask
     iou: float
     object_score: float
     obj_ptr: Buffer
+
+    def __post_init__(self) -> None:
+        for output, is_finite in (
+            ("ious", math.isfinite(self.iou)),
+            ("object_score_logits", math.isfinite(self.object_score)),
+            ("obj_ptr", np.isfinite(self.obj_ptr).all()),
+        ):
+            if not is_finite:
+                raise NotFinite("mask_decoder", output)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+from weakref import WeakSet
 
 import numpy as np
 import openvino as ov
@@ -12,17 +15,37 @@ from openvino.frontend.onnx import ConversionExtension
 
 from runtime.backends.base import Buffer, Engine
 from runtime.backends.ort import OrtBackend
+from runtime.backends.refusals import check_graph, refusal
 from runtime.bundle import Bundle
 from runtime.cache import cache_folder
-from runtime.errors import BackendUnavailable, BundleError
+from runtime.contract import GraphSpec, TensorSpec
+from runtime.errors import BackendUnavailable, Closed
+from runtime.machine import instruction_sets, machine_name
 from runtime.place import HOST, Place
 
 DEVICE = "CPU"
+NAME = f"OpenVINO {ov.__version__.partition('-')[0]}"
 CAPABILITIES = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 # Small graphs that ONNX Runtime runs faster, also than OpenVINO's bf16 (benchmarks/notes.md). What the decoder finds
 # decides what is kept, what is absent and which candidate is taken, so that it stays in fp32 in any case.
 ORT_GRAPHS = ("mask_decoder", "memory_encoder")
+
+T = TypeVar("T")
+
+
+def in_a_thread_of_its_own(do: Callable[[], T]) -> T:
+    """What `do` gives or raises, run by a thread that ends with it.
+
+    OpenVINO's CPU plugin is made when a core is first asked about the processor. It replaces the signal stack
+    (`sigaltstack`) of the thread it is made in, and when it goes it unmaps its stack and puts back what it had found,
+    if its own is still the one in use there. Of two that go in the order in which they came, the second puts back the
+    first one's stack, which is unmapped by then, and the next signal with a handler kills the process. A signal stack
+    belongs to a thread and ends with it: a plugin that is made in a thread which has ended never touches another one's,
+    wherever and whenever it goes.
+    """
+    with ThreadPoolExecutor(1, "openvino") as pool:
+        return pool.submit(do).result()
 
 
 def fused_attention(node: Any) -> Any:
@@ -35,17 +58,53 @@ def fused_attention(node: Any) -> Any:
     return ops.reshape(joined, ops.constant([0, 0, -1], dtype=np.int64), True).outputs()
 
 
+def cache_name(options: Mapping[str, Any]) -> str:
+    """Name of the folder for what was compiled by this OpenVINO on this kind of processor, with these options.
+
+    OpenVINO knows what it has kept by the graph and the device alone. What was compiled in fp32 it hands out in bf16
+    too, whose kernels read it as what it is not.
+    """
+    wanted = repr((ov.__version__, machine_name(), instruction_sets(), sorted(options.items())))
+    return hashlib.sha256(wanted.encode()).hexdigest()[:16]
+
+
+def described(compiled: Any) -> GraphSpec:
+    """The tensors of a compiled model; axes of any length are strings."""
+
+    def specs(ports: Iterable[Any]) -> dict[str, TensorSpec]:
+        return {
+            port.any_name: TensorSpec(
+                tuple("?" if side.is_dynamic else side.get_length() for side in port.partial_shape),
+                port.element_type.to_dtype().name,
+            )
+            for port in ports
+        }
+
+    return GraphSpec(specs(compiled.inputs), specs(compiled.outputs))
+
+
 class OpenVinoEngine:
     """One compiled graph, fed and read through the caller's own buffers."""
 
-    def __init__(self, compiled: Any) -> None:
+    def __init__(self, compiled: Any, bundle: Bundle, graph: str) -> None:
         self._request = compiled.create_infer_request()
+        self._bundle, self._graph = bundle, graph
 
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
+        """Raises BundleError or OutOfMemory where OpenVINO fails, Closed after `close`."""
+        if (request := self._request) is None:
+            raise Closed(self._graph)
         held = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
-        for name, array in {**held, **outputs}.items():
-            self._request.set_tensor(name, ov.Tensor(array, shared_memory=True))
-        self._request.infer()
+        try:
+            for name, array in {**held, **outputs}.items():
+                request.set_tensor(name, ov.Tensor(array, shared_memory=True))
+            request.infer()
+        except RuntimeError as error:
+            raise refusal(self._bundle, NAME, self._graph, error, "fails to run") from error
+
+    def close(self) -> None:
+        """Let the compiled graph go, whoever holds this engine."""
+        self._request = None
 
 
 class OpenVinoBackend:
@@ -72,44 +131,58 @@ class OpenVinoBackend:
         precision: str = "fp32",
     ) -> None:
         self._bundle = bundle
-        self._core = ov.Core()
-        able = self._core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
-        if CAPABILITIES[precision] not in able:
-            name = self._core.get_property(DEVICE, "FULL_DEVICE_NAME")
-            raise BackendUnavailable(
-                f"{name} does not compute in {precision}, only in {', '.join(able)}; use openvino, in fp32"
-            )
+        self._core: Any = in_a_thread_of_its_own(lambda: _core_for(precision))
         self._core.add_extension(
             ConversionExtension("MultiHeadAttention", "com.microsoft", fused_attention)
         )
-        if (cache := cache_folder("openvino")) is not None:
-            self._core.set_property({"CACHE_DIR": str(cache)})
         self._options: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],
             "PERFORMANCE_HINT": hint.upper(),
         }
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = threads
+        if (cache := cache_folder("openvino")) is not None:
+            self._core.set_property({"CACHE_DIR": str(cache / cache_name(self._options))})
         self._ort = OrtBackend(bundle, threads, hint)
+        self._engines: WeakSet[OpenVinoEngine] = WeakSet()
         count = "all" if threads is None else str(threads)
         self.description = (
-            f"OpenVINO {ov.__version__.partition('-')[0]}, {DEVICE}, {count} threads, {precision}; "
+            f"{NAME}, {DEVICE}, {count} threads, {precision}; "
             f"{' and '.join(ORT_GRAPHS)} on ONNX Runtime"
         )
 
     def load(self, graph: str) -> Engine:
-        """Raises BundleError for a graph that OpenVINO refuses."""
+        """Raises BundleError for a graph that OpenVINO refuses or that is not as agreed, OutOfMemory, Closed."""
         if graph in ORT_GRAPHS:
             return self._ort.load(graph)
+        if self._core is None:
+            raise Closed(graph)
         data = self._bundle.read_graph(graph)
         try:
             model = self._core.read_model(data)
             compiled = self._core.compile_model(model, DEVICE, self._options)
         except RuntimeError as error:
-            raise BundleError(
-                f"{self._bundle.path}: OpenVINO {ov.__version__} refuses {graph}: {error}"
-            ) from error
-        return OpenVinoEngine(compiled)
+            raise refusal(self._bundle, NAME, graph, error, "refuses") from error
+        check_graph(self._bundle, graph, described(compiled))
+        engine = OpenVinoEngine(compiled, self._bundle, graph)
+        self._engines.add(engine)
+        return engine
 
     def close(self) -> None:
-        """Nothing is held beyond the engines."""
+        """Let every compiled graph and OpenVINO itself go, also those whose engines somebody still holds."""
+        for engine in list(self._engines):
+            engine.close()
+        self._core = None
+        self._ort.close()
+
+
+def _core_for(precision: str) -> Any:
+    """OpenVINO with the plugin of the processor made. Raises BackendUnavailable if that lacks a precision."""
+    core = ov.Core()
+    able = core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+    if CAPABILITIES[precision] not in able:
+        name = core.get_property(DEVICE, "FULL_DEVICE_NAME")
+        raise BackendUnavailable(
+            f"{name} does not compute in {precision}, only in {', '.join(able)}; use openvino, in fp32"
+        )
+    return core

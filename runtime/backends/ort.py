@@ -2,34 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import onnxruntime
 
 from runtime.backends.base import Buffer
+from runtime.backends.refusals import check_graph, refusal
 from runtime.bundle import Bundle
-from runtime.errors import BackendUnavailable, BundleError
+from runtime.contract import GraphSpec, TensorSpec
+from runtime.errors import BackendUnavailable, Closed
 from runtime.place import HOST, Place
 
 PROVIDER = "CPUExecutionProvider"
 WARNINGS_AND_WORSE = 2
+NAME = f"ONNX Runtime {onnxruntime.__version__}"
+DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(bool)": "bool"}
+
+
+def described(session: Any) -> GraphSpec:
+    """The tensors of a session's graph; axes of any length are strings, other types keep ONNX's name."""
+
+    def specs(tensors: Iterable[Any]) -> dict[str, TensorSpec]:
+        return {
+            tensor.name: TensorSpec(
+                tuple(side if isinstance(side, int) else str(side) for side in tensor.shape),
+                DTYPES.get(tensor.type, tensor.type),
+            )
+            for tensor in tensors
+        }
+
+    return GraphSpec(specs(session.get_inputs()), specs(session.get_outputs()))
 
 
 class OrtEngine:
     """One inference session, fed and read through the caller's own buffers."""
 
-    def __init__(self, session: onnxruntime.InferenceSession) -> None:
-        self._session = session
+    def __init__(self, session: onnxruntime.InferenceSession, bundle: Bundle, graph: str) -> None:
+        self._session: onnxruntime.InferenceSession | None = session
+        self._bundle, self._graph = bundle, graph
 
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
-        binding = self._session.io_binding()
+        """Raises BundleError or OutOfMemory where ONNX Runtime fails, Closed after `close`."""
+        if (session := self._session) is None:
+            raise Closed(self._graph)
+        binding = session.io_binding()
         held = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
-        for name, array in held.items():
-            binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-        for name, array in outputs.items():
-            binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-        self._session.run_with_iobinding(binding)
+        try:
+            for name, array in held.items():
+                binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+            for name, array in outputs.items():
+                binding.bind_output(
+                    name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data
+                )
+            session.run_with_iobinding(binding)
+        except Exception as error:  # ONNX Runtime's own classes share no public base
+            raise refusal(self._bundle, NAME, self._graph, error, "fails to run") from error
+
+    def close(self) -> None:
+        """Let the session go, whoever holds this engine."""
+        self._session = None
 
 
 class OrtBackend:
@@ -53,25 +87,33 @@ class OrtBackend:
             self._options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             self._options.intra_op_num_threads = threads
+        self._engines: WeakSet[OrtEngine] = WeakSet()
+        self._is_closed = False
         count = "all" if threads is None else str(threads)
-        self.description = (
-            f"ONNX Runtime {onnxruntime.__version__}, {PROVIDER}, {count} threads, fp32"
-        )
+        self.description = f"{NAME}, {PROVIDER}, {count} threads, fp32"
 
     def load(self, graph: str) -> OrtEngine:
-        """Raises BundleError for a graph ONNX Runtime refuses, BackendUnavailable without its provider."""
+        """Raises BundleError for a graph ONNX Runtime refuses or that is not as agreed, BackendUnavailable without
+        its provider, OutOfMemory, Closed.
+        """
+        if self._is_closed:
+            raise Closed(graph)
         data = self._bundle.read_graph(graph)
         try:
             session = onnxruntime.InferenceSession(data, self._options, providers=[PROVIDER])
         except Exception as error:  # ONNX Runtime's own classes share no public base
-            raise BundleError(
-                f"{self._bundle.path}: ONNX Runtime {onnxruntime.__version__} refuses {graph}: {error}"
-            ) from error
+            raise refusal(self._bundle, NAME, graph, error, "refuses") from error
         if session.get_providers()[0] != PROVIDER:
             raise BackendUnavailable(
                 f"asked for {PROVIDER}, ONNX Runtime opened {session.get_providers()}"
             )
-        return OrtEngine(session)
+        check_graph(self._bundle, graph, described(session))
+        engine = OrtEngine(session, self._bundle, graph)
+        self._engines.add(engine)
+        return engine
 
     def close(self) -> None:
-        """Nothing is held beyond the engines."""
+        """Let every session go, also those whose engines somebody still holds."""
+        for engine in list(self._engines):
+            engine.close()
+        self._is_closed = True

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.errors import NotFinite
 from runtime.tensors import LowResMask
 
 MOST_PENDING = 64  # masks left in pinned memory; older ones move to the host's ordinary memory
@@ -65,6 +66,8 @@ class _Arrival:
         self._owner._device.use()  # in whatever thread somebody looks
         self._event.sync()
         found: NDArray[np.float32] = self._block[index, 0].copy()
+        if not np.isfinite(found).all():
+            raise NotFinite("mask_decoder", "low_res_masks")
         return found
 
     def __del__(self) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -71,6 +73,11 @@ def test_what_is_not_here_is_passed_over_unless_it_was_asked_for(
     for name in list(BACKENDS):
         if name not in ("ort", "openvino"):
             monkeypatch.delitem(BACKENDS, name)
+
+    def absent(*_: Any) -> None:
+        raise BackendUnavailable("this needs beads; pip install abacus")
+
+    monkeypatch.setitem(sys.modules, "runtime.backends.abacus", SimpleNamespace(Abacus=absent))
     monkeypatch.setitem(BACKENDS, "abacus", Row("runtime.backends.abacus", "Abacus", ("abacus",)))
     certify.main(SHORT)
     captured = capsys.readouterr()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 
 from runtime.bundle import Bundle
-from runtime.contract import GRAPHS
+from runtime.contract import GRAPHS, graph_specs
+from runtime.lockstep import Lockstep, compare_tensors
 from runtime.parity import (
     LOWEST_DICE,
     LOWEST_DICE_REDUCED,
@@ -18,7 +20,6 @@ from runtime.parity import (
     Bar,
     bar_of,
     compare_models,
-    compare_tensors,
     num_steps,
     tasks,
 )
@@ -44,6 +45,64 @@ def test_an_error_is_relative_to_the_largest_magnitude() -> None:
 def test_a_score_near_zero_is_judged_on_a_scale_of_one() -> None:
     truth, found = np.array([4e-6]), np.array([4.1e-6])
     assert compare_tensors(found, truth, tolerance=1e-4)["passed"]
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_never_near_enough(wrong: float) -> None:
+    right = np.array([[1.0, -100.0]])
+    spoiled = np.array([[wrong, -100.0]])
+    for found, truth, whose in ((spoiled, right, "candidate"), (right, spoiled, "reference")):
+        result = compare_tensors(found, truth, tolerance=1e9)
+        assert not result["passed"] and result["relative_error"] is None
+        assert result["reason"] == f"1 of the {whose}'s 2 numbers are NaN or infinite"
+    assert not compare_tensors(spoiled, spoiled, tolerance=1e9)["passed"]
+
+
+def test_another_shape_is_never_near_enough() -> None:
+    result = compare_tensors(np.zeros((2, 1)), np.zeros((2, 3)), tolerance=1e9)
+    assert not result["passed"] and "(2, 1)" in result["reason"]
+
+
+@pytest.mark.parametrize("broken", ["logits", "score", "iou"])
+def test_a_track_with_nan_fails_whoever_found_it(broken: str) -> None:
+    lenient = Bar(dict.fromkeys(GRAPHS, 1.0), None, decides_alike=False)
+    sound, spoiled = track(1.0, 2.0), track(1.0, 2.0)
+    (key, mask), changed = spoiled.popitem(), {}
+    if broken == "logits":
+        changed["low_res"] = np.full((4, 4), np.nan, np.float32)
+    else:
+        changed["object_score" if broken == "score" else "iou"] = float("nan")
+    spoiled[key] = replace(mask, segmented=replace(mask.segmented, **changed))
+    for found, truth in ((spoiled, sound), (sound, spoiled), (spoiled, spoiled)):
+        result = compare(found, truth, lenient)
+        assert not result["passed"] and "NaN" in result["reason"] and result["lowest_dice"] == 0
+
+
+def test_a_track_that_was_not_finished_fails() -> None:
+    lenient = Bar(dict.fromkeys(GRAPHS, 1.0), None, decides_alike=False)
+    for found, truth in (({}, track(1.0, 2.0)), ({}, {}), (track(1.0, 2.0), {})):
+        result = compare(found, truth, lenient)
+        assert not result["passed"] and result["lowest_dice"] == 0 and result["reason"]
+    result = compare(track(1.0, 2.0), track(1.0, 2.0), lenient, "somebody tripped")
+    assert not result["passed"] and result["reason"] == "somebody tripped"
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_a_reference_that_gives_nan_certifies_nobody(graph: str) -> None:
+    def spoiled(inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        return {name: np.array(np.nan) for name in graph_specs(FAKE_NUMBERS)[graph].outputs}
+
+    (reference, _), (candidate, _) = (fake_model({**TELLING, graph: spoiled}) for _ in "ab")
+    found = compare_models(reference, candidate, BARS["bf16"], 4)
+    assert not found["passed"]
+    for task in found["propagation"].values():
+        assert task["reason"].startswith(f"the reference's {graph} gave NaN")
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_graph_that_was_never_run_has_not_passed() -> None:
+    lockstep = Lockstep(*(fake_model(TELLING)[0] for _ in "ab"), dict.fromkeys(GRAPHS, 1.0))
+    assert not lockstep.has_passed()
 
 
 def compare_tracks(found, truth, precision: str = "fp32"):
@@ -170,11 +229,18 @@ def test_every_run_of_the_reference_is_repeated_on_its_own_tensors() -> None:
         fake_model({"mask_decoder": low}),
     )
     found = compare_models(reference, candidate, BARS["bf16"], 4)
-    for call, again in zip(asked.calls, repeated.calls, strict=False):
+    assert len(asked.calls) == len(repeated.calls)
+    for call, again in zip(asked.calls, repeated.calls, strict=True):
         assert call.graph == again.graph
         for name, array in call.inputs.items():
             np.testing.assert_array_equal(again.inputs[name], array)
-    assert len(repeated.calls) > len(asked.calls), "and then goes its own way"
+    half = len(asked.calls) // 2
+    assert [c.graph for c in asked.calls[:half]] == [c.graph for c in asked.calls[half:]]
+    assert any(
+        not np.array_equal(own.inputs[name], truth.inputs[name])
+        for truth, own in zip(asked.calls[:half], asked.calls[half:], strict=True)
+        for name in truth.inputs
+    ), "in the second half the candidate goes its own way, and the reference follows"
     for graph in GRAPHS:
         runs = sum(call.graph == graph for call in asked.calls)
         assert {output["runs"] for output in found["graphs"][graph].values()} == {runs}

@@ -1,0 +1,39 @@
+"""What an engine says against a graph, as one of our errors; and what it says of a graph, held to the contract."""
+
+from __future__ import annotations
+
+from runtime.bundle import Bundle
+from runtime.contract import GraphSpec, graph_specs
+from runtime.errors import BundleError, OutOfMemory, Sam2Error
+
+# As the allocators of libstdc++ and of ONNX Runtime say it, and what it looks like when a thread gets no stack.
+NO_MEMORY = (
+    *("bad_alloc", "bad allocation", "failed to allocate", "cannot allocate", "can not allocate"),
+    *("out of memory", "not enough memory", "pthread_create failed", "resource temporarily"),
+)
+
+
+def refusal(bundle: Bundle, engine: str, graph: str, error: Exception, verb: str) -> Sam2Error:
+    """Why an engine could not open or run a graph: OutOfMemory where it says so, and a bad bundle otherwise.
+
+    Args:
+        bundle, graph: what was opened or run.
+        engine: its name and version.
+        error: what it raised.
+        verb: what it did: "refuses", "fails to run".
+    """
+    said = str(error) or type(error).__name__
+    if isinstance(error, MemoryError) or any(mark in said.lower() for mark in NO_MEMORY):
+        return OutOfMemory(
+            f"{engine} has not enough memory for {graph} of {bundle.path}; free some, or export a bundle of a "
+            f"smaller image size ({said})"
+        )
+    return BundleError(f"{bundle.path}: {engine} {verb} {graph}: {said}; export the bundle again")
+
+
+def check_graph(bundle: Bundle, graph: str, found: GraphSpec) -> None:
+    """Raise BundleError unless a graph, as the engine that has opened it describes it, is as the contract says."""
+    if why := graph_specs(bundle.model)[graph].difference(found):
+        raise BundleError(
+            f"{bundle.path}: {graph} is not the graph that the manifest speaks of: {why}; export the bundle again"
+        )

@@ -1,0 +1,97 @@
+"""Two models on the same tensors: each error is one graph's, and none is magnified."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from runtime.backends import Buffer
+from runtime.contract import GRAPHS, graph_specs
+from runtime.model import Model
+
+
+def compare_tensors(found: Buffer, truth: Buffer, tolerance: float) -> dict[str, Any]:
+    """Largest error of a tensor, the tolerance that would have passed it, and whether the one given did.
+
+    Where there is no error to speak of, because shapes differ or something is not finite, it is None and `reason`
+    says why.
+    """
+    if reason := _incomparable(found, truth):
+        none = dict.fromkeys(("max_abs_error", "largest_magnitude", "relative_error"))
+        return {**none, "tolerance": tolerance, "passed": False, "reason": reason}
+    magnitude = float(np.abs(truth).max(initial=0))
+    if truth.ndim == 1:  # scores: where all are near zero, that is nothing to be relative to
+        magnitude = max(magnitude, 1.0)
+    difference = found.astype(np.float64) - truth.astype(np.float64)
+    error = float(np.abs(difference).max(initial=0))
+    relative = error / magnitude if magnitude else error
+    return {
+        "max_abs_error": error,
+        "largest_magnitude": magnitude,
+        "relative_error": relative,
+        "tolerance": tolerance,
+        "passed": relative <= tolerance,
+    }
+
+
+def _incomparable(found: Buffer, truth: Buffer) -> str | None:
+    if found.shape != truth.shape:
+        return f"found {found.shape}, the reference has {truth.shape}"
+    for whose, tensor in (("the reference's", truth), ("the candidate's", found)):
+        count = int(tensor.size - np.isfinite(tensor).sum())
+        if count:
+            return f"{count} of {whose} {tensor.size} numbers are NaN or infinite"
+    return None
+
+
+def error_of(comparison: Mapping[str, Any]) -> float:
+    """The relative error of a comparison; infinite where there is none to speak of."""
+    error = comparison["relative_error"]
+    return math.inf if error is None else float(error)
+
+
+class Lockstep:
+    """Runs two models on the same tensors and keeps the worst comparison of each output of each graph."""
+
+    def __init__(self, reference: Model, candidate: Model, tolerances: Mapping[str, float]) -> None:
+        self._reference, self._candidate = reference, candidate
+        self._tolerances = tolerances
+        self.graphs: dict[str, dict[str, Any]] = {graph: {} for graph in GRAPHS}
+
+    def watch_reference(
+        self, graph: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer], ms: float
+    ) -> None:
+        """An observer of the reference: the candidate repeats each run."""
+        place = self._candidate.place
+        found = self._candidate.compute(graph, dict(inputs))
+        self._compare(graph, {name: place.get(x) for name, x in found.items()}, outputs)
+
+    def watch_candidate(
+        self, graph: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer], ms: float
+    ) -> None:
+        """An observer of a candidate on the host: the reference repeats each run."""
+        self._compare(graph, outputs, self._reference.compute(graph, dict(inputs)))
+
+    def _compare(
+        self, graph: str, found: Mapping[str, Buffer], truth: Mapping[str, Buffer]
+    ) -> None:
+        worst = self.graphs[graph]
+        for name, right in truth.items():
+            result = compare_tensors(found[name], right, self._tolerances[graph])
+            kept = worst.get(name)
+            runs = kept["runs"] + 1 if kept else 1
+            if kept is None or error_of(result) > error_of(kept):
+                worst[name] = result
+            worst[name]["runs"] = runs
+
+    def has_passed(self) -> bool:
+        """Whether every output of every graph was seen and near enough each time."""
+        specs = graph_specs(self._reference.numbers)
+        return all(
+            self.graphs[graph].keys() == specs[graph].outputs.keys()
+            and all(output["passed"] for output in self.graphs[graph].values())
+            for graph in GRAPHS
+        )
