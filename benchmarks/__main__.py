@@ -41,6 +41,9 @@ PROGRAM = Program(
             "Dice and more on held-out phantoms or on labelled volumes in a folder",
         ),
         "phantoms": Subcommand("benchmarks.write_phantoms", "labelled phantoms as files"),
+        "fuzz": Subcommand(
+            "benchmarks.fuzz.command", "damaged files: each read right, refused, or a fault"
+        ),
     },
 )
 
