@@ -13,6 +13,7 @@ from pathlib import Path
 from runtime.command import add_model_options
 from runtime.confidence import MEASURES
 from runtime.errors import InputError, PromptError
+from runtime.io.nifti_forms import AFFINES
 from runtime.jobs import KINDS, Job, kind_of, segment_images, segment_video, segment_volume
 from runtime.memory import MemoryRules
 from runtime.memory.pick_up import PICK_UPS
@@ -25,7 +26,7 @@ from runtime.streams import print_result
 from runtime.window import CT_PRESETS
 
 SEGMENT = {"volume": segment_volume, "images": segment_images, "video": segment_video}
-ONLY = {"z_range": "volume", "series": "volume", "preset": "volume", "fuse": "volume"}
+ONLY = dict.fromkeys(("z_range", "series", "affine", "preset", "fuse"), "volume")
 
 EXAMPLES = f"""examples:
   medsam2 segment -i ct.nii.gz -o lesion.nii.gz --box 57,200,260,180,250 --preview lesion.png
@@ -117,6 +118,7 @@ def parser() -> argparse.ArgumentParser:
     volumes = p.add_argument_group("volumes").add_argument
     volumes("--z-range", metavar="Z0,Z1", help="stay within these slices, half-open")
     volumes("--series", metavar="UID", help="which series of a DICOM folder")
+    volumes("--affine", choices=AFFINES, help="which is right where NIfTI's two disagree")
     volumes("--preset", choices=list(PRESETS), help="as one of MedSAM2's scripts does")
     volumes("--fuse", choices=list(FUSIONS), help="segment along all three axes and fuse")
     images = p.add_argument_group("images").add_argument
@@ -154,6 +156,7 @@ def main(arguments: list[str] | None = None) -> None:
         args.preset,
         args.fuse,
         args.order,
+        args.affine,
     )
     print_result(SEGMENT[kind](job))
 

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from runtime.errors import VolumeError
 from runtime.io.itk import sitk
+from runtime.io.nifti_forms import NiftiForms
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
@@ -29,6 +30,7 @@ class Volume:
                 (SimpleITK's order).
     modality:   DICOM's word ("CT", "MR", ...) or None when the source does not say.
     source:     where it came from, for messages.
+    nifti:      both affines of the NIfTI file it was read from, which its masks carry on.
 
     Raises VolumeError for an array that is not 3-D, is empty or not numeric, and for a geometry
     that is not positive, finite and orthonormal.
@@ -40,6 +42,7 @@ class Volume:
     direction: tuple[float, ...] = IDENTITY
     modality: str | None = None
     source: str = "array"
+    nifti: NiftiForms | None = None
 
     def __post_init__(self) -> None:
         _check_array(self.array, self.source)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
+from itertools import product
 from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol
-from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.atomic import write_whole
 from runtime.errors import InputError, MissingInput, Sam2Error, VolumeError
-from runtime.io.intact import check_intact
-from runtime.io.itk import quiet, reason, sitk
+from runtime.io.mask_formats import WRITERS, nifti_forms
+from runtime.io.nifti_forms import AFFINES
+from runtime.io.read import NIFTI_SUFFIXES, read_volume
 from runtime.io.volume import Volume
 
 # Formats that are one file each: a header with its data beside it cannot be replaced in one step.
-SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+SUFFIXES = tuple(WRITERS)
+# How far a voxel may be from where it belongs, of the largest coordinate: NIfTI rounds to float32.
+_ROUNDING, _NIFTI_ROUNDING = 1e-12, 1e-6
 
 
 def check_mask_path(path: str | PathLike[str]) -> Path:
@@ -46,25 +50,20 @@ class HasLabels(Protocol):
 def write_mask(path: str | PathLike[str], labels: NDArray[Any] | HasLabels, like: Volume) -> None:
     """Writes labels (z, y, x) uint8 or uint16, compressed, with exactly the geometry of `like`.
 
-    NIfTI holds geometry as float32 and rounds it so. The file appears whole or not at all: it is
-    written beside its destination and then moved over it. Raises as check_mask_path does, and
+    NIfTI holds geometry as float32 and rounds it so; a mask of a NIfTI file carries that file's
+    qform and sform, bit by bit. The file appears whole or not at all, and only after it has been
+    read back and found to be what was to be written. Raises as check_mask_path does, and
     InputError for labels of another shape or dtype, Sam2Error when the writing itself fails.
     """
     path = check_mask_path(path)
     labels = labels if isinstance(labels, np.ndarray) else labels.labels()
     _check_labels(labels, like)
-    suffix = _suffix(path)
-    part = path.with_name(f".{uuid4().hex}{suffix}")
-    try:
-        with quiet():
-            sitk.WriteImage(like.place(labels), str(part), useCompression=True)
-        check_intact(part, suffix)
-        os.replace(part, path)
-    except (RuntimeError, OSError, VolumeError) as error:
-        why = reason(error) if isinstance(error, RuntimeError) else str(error)
-        raise Sam2Error(f"{path} could not be written: {why}; is the disk full?") from error
-    finally:
-        part.unlink(missing_ok=True)
+    write = WRITERS[_suffix(path)]
+    write_whole(
+        path,
+        lambda part: write(part, labels, like),
+        lambda part: _check_written(part, path, labels, like),
+    )
 
 
 def _suffix(path: Path) -> str:
@@ -85,3 +84,38 @@ def _check_labels(labels: NDArray[Any], like: Volume) -> None:
             f"found labels of shape {labels.shape}; wanted {like.shape} (z, y, x), the shape of "
             f"{like.source}"
         )
+
+
+def _check_written(part: Path, path: Path, labels: NDArray[Any], like: Volume) -> None:
+    """Reads a mask back; Sam2Error when it is not what was to be written."""
+    try:
+        wrong = _difference(part, labels, like)
+    except VolumeError as error:
+        wrong = str(error)
+    if wrong:
+        raise Sam2Error(f"{path} could not be written: read back, {wrong}; is the disk full?")
+
+
+def _difference(part: Path, labels: NDArray[Any], like: Volume) -> str:
+    """What is wrong with a mask that was written, or nothing."""
+    is_nifti = part.name.lower().endswith(NIFTI_SUFFIXES)
+    forms = nifti_forms(like)
+    asked = forms.taken if is_nifti and forms.taken in AFFINES else None
+    there = read_volume(part, affine=asked)
+    if there.array.dtype != labels.dtype or not np.array_equal(there.array, labels):
+        return "its labels are others"
+    rounding = _NIFTI_ROUNDING if is_nifti else _ROUNDING
+    here, meant = _corners_mm(there), _corners_mm(like)
+    if not np.abs(here - meant).max() <= rounding * max(1.0, np.abs(meant).max()):
+        return "it lies elsewhere"
+    if there.nifti is not None and not forms.is_in_float32(there.nifti):
+        return f"its affines are {there.nifti} where {forms} were meant"
+    return ""
+
+
+def _corners_mm(volume: Volume) -> NDArray[np.float64]:
+    """LPS positions of the eight outermost voxels."""
+    ends = product(*((0, length - 1) for length in volume.shape[::-1]))
+    axes = np.reshape(volume.direction, (3, 3)) * volume.spacing_mm[::-1]
+    corners: NDArray[np.float64] = np.array(list(ends)) @ axes.T + np.array(volume.origin_mm)
+    return corners

@@ -32,7 +32,7 @@ class Job:
         memory: rules of the bank.
         bundle, backend, threads, hint: as for `load`.
         max_memory: bytes of encoded slices or images to hold (volumes, images); None is a third of the machine's.
-        window, series: how to read.
+        window, series, affine: how to read.
         z_range: half-open slices to stay within (volumes).
         preset: a key of `PRESETS` (volumes).
         fuse: a key of `FUSIONS`: segment along all axes (volumes).
@@ -55,6 +55,7 @@ class Job:
     preset: str | None = None
     fuse: str | None = None
     order: Order = "given"
+    affine: str | None = None
 
     def load(self) -> Model:
         """The model asked for."""

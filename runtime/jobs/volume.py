@@ -27,7 +27,7 @@ def segment_volume(job: Job) -> dict[str, Any]:
         raise InputError(f"{job.output} is the input itself; name another file for the mask")
     check_preview(job.preview)
     window = parse_window(job.window)
-    volume = read_volume(job.input, job.series)
+    volume = read_volume(job.input, job.series, job.affine)
     for _, prompts in job.calls:
         for prompt in prompts:
             check_prompt(prompt, volume.shape)

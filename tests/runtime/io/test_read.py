@@ -341,8 +341,11 @@ def test_a_metaimage_must_say_and_hold_all_its_compressed_bytes(tmp_path: Path) 
         path.write_bytes(meta_image(array, 4, f"CompressedDataSize = {bad}\n"))
         with pytest.raises(VolumeError):
             read_volume(path)
+    # A size is not needed: zlib's data says where it ends, and the file has to end there too.
     path.write_bytes(meta_image(array, 4, ""))
-    with pytest.raises(VolumeError):
+    assert np.array_equal(read_volume(path).array, array)
+    path.write_bytes(meta_image(array, 4, "") + b"0")
+    with pytest.raises(VolumeError, match="goes on"):
         read_volume(path)
 
 
@@ -359,12 +362,6 @@ def test_a_header_whose_data_file_is_gone_is_refused(tmp_path: Path) -> None:
         data_file(path).unlink()
         with pytest.raises(VolumeError):
             read_volume(path)
-
-
-def test_nifti_2_is_refused_by_name(tmp_path: Path) -> None:
-    nib.save(nib.Nifti2Image(voxels().T, np.eye(4)), tmp_path / "a.nii")
-    with pytest.raises(VolumeError, match="NIfTI-2"):
-        read_volume(tmp_path / "a.nii")
 
 
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".npz", ".dcm", ".png", ""])

@@ -3,6 +3,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import SimpleITK as sitk
 
 from runtime.errors import InputError, MissingInput, Sam2Error
 from runtime.io import Volume, check_mask_path, read_volume, write_mask
+from runtime.io.mask_formats import WRITERS
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 SPACING_MM = (2.5, 0.85, 0.7)
@@ -118,36 +121,18 @@ def fail_to_move(*_: Any) -> None:
     raise OSError("no moving today")
 
 
-def fail_to_write(image: Any, path: str, **_: Any) -> None:
-    Path(path).write_bytes(b"half a file")
-    raise RuntimeError("ITK ERROR: Writer(0x12ab): no writing today")
-
-
-def write_half(image: Any, path: str, **options: Any) -> None:
-    """What ITK does on a full disk: most of a file, and no error."""
-    WRITE_IMAGE(image, path, **options)
-    os.truncate(path, os.path.getsize(path) - 40)
-
-
-WRITE_IMAGE = sitk.WriteImage
+def fail_to_write(part: Path, *_: Any) -> None:
+    part.write_bytes(b"half a file")
+    raise OSError("no writing today")
 
 
 @pytest.mark.parametrize("older", [False, True])
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize(
-    ("target", "name", "failure", "message"),
-    [
-        (os, "replace", fail_to_move, "no moving today"),
-        (sitk, "WriteImage", fail_to_write, "Writer: no writing today"),
-    ],
-)
+@pytest.mark.parametrize("stage", ["write", "move"])
 def test_a_failed_write_leaves_the_folder_as_it_was(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    target: Any,
-    name: str,
-    failure: Any,
-    message: str,
+    stage: str,
     suffix: str,
     older: bool,
 ) -> None:
@@ -155,21 +140,60 @@ def test_a_failed_write_leaves_the_folder_as_it_was(
     if older:
         write_mask(path, labels(), volume())
     before = path.read_bytes() if older else b""
-    monkeypatch.setattr(target, name, failure)
-    with pytest.raises(Sam2Error, match=message):
+    if stage == "write":
+        monkeypatch.setitem(WRITERS, suffix, fail_to_write)
+    else:
+        monkeypatch.setattr(os, "replace", fail_to_move)
+    with pytest.raises(Sam2Error, match=f"no {stage[:3]}"):
         write_mask(path, 3 - labels(), volume())
     assert names_in(tmp_path) == ([path.name] if older else [])
     assert not older or path.read_bytes() == before
 
 
-@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".mha"])
-def test_a_mask_cut_short_without_an_error_is_not_moved_into_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+WHOLE = dict(WRITERS)
+
+
+def half(suffix: str, part: Path, array: np.ndarray, like: Volume) -> None:
+    WHOLE[suffix](part, array, like)
+    os.truncate(part, part.stat().st_size - 40)
+
+
+def empty(suffix: str, part: Path, array: np.ndarray, like: Volume) -> None:
+    part.write_bytes(b"")
+
+
+def one_label_off(suffix: str, part: Path, array: np.ndarray, like: Volume) -> None:
+    array = array.copy()
+    array[2, 3, 4] ^= 1
+    WHOLE[suffix](part, array, like)
+
+
+def wider_labels(suffix: str, part: Path, array: np.ndarray, like: Volume) -> None:
+    WHOLE[suffix](part, array.astype(np.uint16), like)
+
+
+def elsewhere(suffix: str, part: Path, array: np.ndarray, like: Volume) -> None:
+    WHOLE[suffix](part, array, replace(like, origin_mm=(-101.3, 33.7, 1234.11)))
+
+
+def turned(suffix: str, part: Path, array: np.ndarray, like: Volume) -> None:
+    WHOLE[suffix](part, array, replace(like, direction=tuple(-np.array(like.direction))))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("damage", [half, empty, one_label_off, wider_labels, elsewhere, turned])
+def test_a_mask_that_reads_back_otherwise_does_not_take_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, damage: Any
 ) -> None:
-    monkeypatch.setattr(sitk, "WriteImage", write_half)
-    with pytest.raises(Sam2Error, match="could not be written"):
-        write_mask(tmp_path / f"a{suffix}", labels(), volume())
-    assert names_in(tmp_path) == []
+    path = tmp_path / f"a{suffix}"
+    write_mask(path, labels(), volume())
+    before = path.read_bytes()
+    monkeypatch.setitem(WRITERS, suffix, partial(damage, suffix))
+    with pytest.raises(Sam2Error, match="read back") as caught:
+        write_mask(path, 3 - labels(), volume())
+    assert caught.value.exit_code == 1
+    assert names_in(tmp_path) == [path.name]
+    assert path.read_bytes() == before
 
 
 def test_a_full_disk_is_an_error_in_every_format(tmp_path: Path) -> None:
@@ -184,13 +208,17 @@ def test_a_full_disk_is_an_error_in_every_format(tmp_path: Path) -> None:
         "for path in sys.argv[1:]:\n"
         "    try:\n"
         "        write_mask(path, labels, Volume.from_array(labels))\n"
-        "    except Sam2Error:\n"
+        "    except Sam2Error as error:\n"
+        "        assert error.exit_code == 1, error\n"
         "        continue\n"
         "    sys.exit(f'{path} was written')\n"
     )
-    paths = [str(tmp_path / f"a{suffix}") for suffix in SUFFIXES]
-    subprocess.run([sys.executable, "-c", code, *paths], check=True)
-    assert names_in(tmp_path) == []
+    paths = [tmp_path / f"a{suffix}" for suffix in SUFFIXES]
+    for path in paths[::2]:
+        path.write_bytes(b"an older mask")
+    subprocess.run([sys.executable, "-c", code, *map(str, paths)], check=True)
+    assert names_in(tmp_path) == sorted(path.name for path in paths[::2])
+    assert all(path.read_bytes() == b"an older mask" for path in paths[::2])
 
 
 def test_an_interrupt_leaves_nothing_behind(

@@ -1,0 +1,36 @@
+"""Headers made of lines, as NRRD and MetaImage have them."""
+
+from __future__ import annotations
+
+from typing import BinaryIO
+
+MAX_HEADER_BYTES = 1 << 22
+
+
+def next_line(stream: BinaryIO) -> str | None:
+    """The next line without its end; None at the end of the file.
+
+    Bytes that are not UTF-8 survive as surrogates, as in the system's file names.
+    Raises ValueError where the header has had more than MAX_HEADER_BYTES.
+    """
+    line = stream.readline(MAX_HEADER_BYTES)
+    if stream.tell() >= MAX_HEADER_BYTES:
+        raise ValueError(f"found a header of more than {MAX_HEADER_BYTES} bytes")
+    return line.decode("utf-8", "surrogateescape").rstrip("\r\n") if line else None
+
+
+def integers(text: str) -> list[int]:
+    """Integers between blanks. Raises ValueError."""
+    return [int(_plain(word)) for word in text.split()]
+
+
+def reals(text: str) -> list[float]:
+    """Numbers between blanks, which may be NaN or infinite. Raises ValueError."""
+    return [float(_plain(word)) for word in text.split()]
+
+
+def _plain(word: str) -> str:
+    # Python reads 1_000 and digits of any script, which no header means.
+    if not word.isascii() or "_" in word or len(word) > 64:
+        raise ValueError(f"found {word[:80]!r} where a number was wanted")
+    return word
