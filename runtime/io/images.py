@@ -14,8 +14,7 @@ from PIL import Image
 
 from runtime.atomic import write_whole
 from runtime.errors import InputError, MissingInput, Sam2Error
-from runtime.io.dicom import is_dicom
-from runtime.io.itk import header_reader, quiet, reason, sitk
+from runtime.io.dicom import is_dicom, read_dicom_image
 from runtime.io.picture import IMAGE_SUFFIXES, read_picture
 
 DICOM_SUFFIX = ".dcm"
@@ -114,29 +113,4 @@ def _by_number(path: Path) -> tuple[list[tuple[int, int | str]], str]:
 
 
 def _read(path: Path) -> NDArray[Any]:
-    return read_picture(path) if path.suffix.lower() in IMAGE_SUFFIXES else _read_dicom(path)
-
-
-def _read_dicom(path: Path) -> NDArray[Any]:
-    try:
-        reader = header_reader(str(path), "GDCMImageIO")
-        if any(length != 1 for length in reader.GetSize()[2:]):
-            raise InputError(
-                f"{path} holds {reader.GetSize()[2]} frames; wanted one image a file: read it as a volume"
-            )
-        with quiet():
-            array: NDArray[Any] = sitk.GetArrayFromImage(reader.Execute())
-    except RuntimeError as error:
-        raise InputError(f"{path} cannot be read as a DICOM image: {reason(error)}") from error
-    if len(reader.GetSize()) > 2:
-        array = array[0]
-    if _photometric(reader) == "MONOCHROME1":
-        array = array - array.min()  # ITK has turned it over already, below zero
-    if array.ndim == 2 or (array.ndim == 3 and array.dtype == np.uint8):
-        return array
-    raise InputError(f"{path} holds {array.dtype}{array.shape}; wanted (y, x), or uint8 (y, x, 3)")
-
-
-def _photometric(reader: Any) -> str:
-    tag = "0028|0004"
-    return str(reader.GetMetaData(tag)).strip() if reader.HasMetaDataKey(tag) else ""
+    return read_picture(path) if path.suffix.lower() in IMAGE_SUFFIXES else read_dicom_image(path)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
@@ -17,7 +16,9 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
     CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
     EnhancedMRImageStorage,
+    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     RLELossless,
@@ -75,7 +76,8 @@ def an_image(array: np.ndarray, *identity: Any) -> Dataset:
     dataset.HighBit = 15
     dataset.PixelRepresentation = 1
     dataset.Rows, dataset.Columns = array.shape[-2:]
-    dataset.PixelData = array.astype("<i2").tobytes()
+    order = ">" if identity[2] == ExplicitVRBigEndian else "<"
+    dataset.PixelData = array.astype(f"{order}i2").tobytes()
     return dataset
 
 
@@ -211,12 +213,12 @@ def test_names_and_numbers_do_not_order_slices(
     assert_grid(volume)
 
 
-def test_slices_are_ordered_here_and_not_by_the_search(
+def test_slices_are_ordered_whatever_the_file_system_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     array = save_series(tmp_path)
-    names = [str(tmp_path / f"{index:03}.dcm") for index in (3, 0, 4, 1, 2)]
-    monkeypatch.setattr(sitk.ImageSeriesReader, "GetGDCMSeriesFileNames", lambda *_: names)
+    paths = [tmp_path / f"{index:03}.dcm" for index in (3, 0, 4, 1, 2)]
+    monkeypatch.setattr(Path, "iterdir", lambda _: iter(paths))
     volume = read_volume(tmp_path)
     assert np.array_equal(volume.array, array)
     assert_grid(volume)
@@ -645,18 +647,18 @@ def test_frames_are_rescaled(tmp_path: Path, shared: bool) -> None:
     assert np.array_equal(read_volume(tmp_path / "a.dcm").array, expected)
 
 
-@pytest.mark.parametrize(("slope", "intercept"), [(3, -5), (2, 0)])
-def test_frames_of_different_rescaling_are_refused(
-    tmp_path: Path, slope: float, intercept: float
-) -> None:
-    def rescale(dataset: Dataset) -> None:
-        for item in dataset.PerFrameFunctionalGroupsSequence:
-            item.update(group(**rescaling(2, -5)))
-        item.update(group(**rescaling(slope, intercept)))
+def test_each_frame_is_rescaled_by_its_own_group(tmp_path: Path) -> None:
+    slopes, intercepts = (2, 3, 0.5, 1), (-5, 0, 40000, -1024)
 
-    save_frames(tmp_path / "a.dcm", rescale)
-    with pytest.raises(SeriesError, match="more than one"):
-        read_volume(tmp_path / "a.dcm")
+    def rescale(dataset: Dataset) -> None:
+        for item, *pair in zip(
+            dataset.PerFrameFunctionalGroupsSequence, slopes, intercepts, strict=True
+        ):
+            item.update(group(**rescaling(*pair)))
+
+    array = save_frames(tmp_path / "a.dcm", rescale)
+    expected = array * np.reshape(slopes, (-1, 1, 1)) + np.reshape(intercepts, (-1, 1, 1))
+    assert np.array_equal(read_volume(tmp_path / "a.dcm").array, expected)
 
 
 def test_frames_may_be_compressed_and_lie_behind_sequences_of_any_length(tmp_path: Path) -> None:
@@ -673,10 +675,15 @@ def test_frames_may_be_compressed_and_lie_behind_sequences_of_any_length(tmp_pat
     assert_grid(volume)
 
 
-def test_frames_in_implicit_encoding_are_refused(tmp_path: Path) -> None:
-    save_frames(tmp_path / "a.dcm", transfer_syntax=ImplicitVRLittleEndian)
-    with pytest.raises(SeriesError, match="explicit little endian"):
-        read_volume(tmp_path / "a.dcm")
+@pytest.mark.parametrize(
+    "transfer_syntax",
+    [ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian],
+)
+def test_frames_are_read_in_every_encoding(tmp_path: Path, transfer_syntax: str) -> None:
+    array = save_frames(tmp_path / "a.dcm", transfer_syntax=transfer_syntax)
+    volume = read_volume(tmp_path / "a.dcm")
+    assert np.array_equal(volume.array, array)
+    assert_grid(volume)
 
 
 def test_a_film_is_refused(tmp_path: Path) -> None:

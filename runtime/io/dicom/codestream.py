@@ -1,0 +1,146 @@
+"""Frames in JPEG, JPEG-LS and JPEG 2000, decoded by GDCM from a minimal file once their own headers agree.
+
+GDCM 3.2 crashes where a codestream promises other sizes than the file around it; what it is given here is nothing but
+a codestream of the right size and the few numbers it needs.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import VolumeError
+from runtime.io.dicom.format import PixelFormat
+from runtime.io.dicom.start import Syntax
+from runtime.io.itk import quiet, reason, sitk
+
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+# Start of frame of every JPEG process that is Huffman coded (ISO 10918-1 table B.1), and of JPEG-LS (ISO 14495-1).
+_START_OF_FRAME = (0xC0, 0xC1, 0xC2, 0xC3, 0xF7)
+_START_OF_SCAN, _WITHOUT_LENGTH = 0xDA, (0x01, *range(0xD0, 0xD9))
+# JPEG 2000: start of codestream and the size marker (ISO 15444-1, A.5.1).
+_SIZES = b"\xff\x4f\xff\x51"
+# What a JP2 file begins with, which some writers put around it (I.5.1).
+_JP2 = b"\0\0\0\x0cjP"
+
+
+class Size(NamedTuple):
+    """What a codestream says of itself."""
+
+    rows: int
+    columns: int
+    samples: int
+    bits: int
+
+
+def decode_codestream(frame: bytes, found: PixelFormat, syntax: Syntax) -> NDArray[Any]:
+    """The frame (y, x) in its own type, or uint8 (y, x, 3) in RGB. Raises VolumeError where it cannot be decoded."""
+    size = _jpeg2000_size(frame) if syntax.codec == "jpeg2000" else _jpeg_size(frame)
+    if size[:3] != (found.rows, found.columns, found.samples) or size.bits > found.allocated:
+        raise VolumeError(
+            f"its codestream is of {size.rows} rows of {size.columns}, {size.samples} samples of {size.bits} bits, and "
+            f"its header says {found.rows} of {found.columns}, {found.samples} of {found.allocated}"
+        )
+    with TemporaryDirectory(prefix="frame-") as folder:
+        path = Path(folder) / "frame.dcm"
+        path.write_bytes(_minimal_file(frame, found, syntax))
+        try:
+            with quiet():
+                image = sitk.ReadImage(str(path), imageIO="GDCMImageIO")
+        except RuntimeError as error:
+            raise VolumeError(reason(error).replace(str(path), "its codestream")) from error
+    array: NDArray[Any] = np.squeeze(sitk.GetArrayFromImage(image), 0)
+    shape = (found.rows, found.columns, 3)[: 2 if found.samples == 1 else 3]
+    if (
+        array.shape != shape
+        or array.dtype.kind not in "iu"
+        or array.dtype.itemsize != found.container.itemsize
+    ):
+        raise VolumeError(
+            f"its codestream came out as {array.dtype}{array.shape}; wanted {found.dtype}{shape}"
+        )
+    return array
+
+
+def _jpeg_size(data: bytes) -> Size:
+    """From the first start of frame; whatever comes before it is stepped over by its length."""
+    at = 2
+    while data[:2] == b"\xff\xd8" and at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker in _START_OF_FRAME and at + 10 <= len(data):
+            bits, rows, columns, samples = struct.unpack_from(">BHHB", data, at + 4)
+            return Size(rows, columns, samples, bits)
+        if marker == _START_OF_SCAN:
+            break
+        at += 1 if marker == 0xFF else 2
+        if marker not in (0xFF, *_WITHOUT_LENGTH):
+            at += max(2, struct.unpack_from(">H", data, at)[0])
+    raise VolumeError("its codestream has no JPEG header")
+
+
+def _jpeg2000_size(data: bytes) -> Size:
+    at = data.find(_SIZES) if data.startswith(_JP2) else 0 if data.startswith(_SIZES) else -1
+    if at < 0 or at + 43 > len(data):
+        raise VolumeError("its codestream has no JPEG 2000 header")
+    right, bottom, left, top = struct.unpack_from(">4I", data, at + 8)
+    (samples,) = struct.unpack_from(">H", data, at + 40)
+    bits = max(
+        (data[i] & 0x7F) + 1 for i in range(at + 42, min(at + 42 + 3 * samples, len(data)), 3)
+    )
+    return Size(bottom - top, right - left, samples, bits)
+
+
+def _minimal_file(frame: bytes, found: PixelFormat, syntax: Syntax) -> bytes:
+    """A DICOM file of one frame: what GDCM needs to decode it, and nothing that it could do more (PS3.10)."""
+    meta = b"".join(
+        (
+            _element(0x0002, 0x0002, b"UI", _SECONDARY_CAPTURE),
+            _element(0x0002, 0x0003, b"UI", "2.25.1"),
+            _element(0x0002, 0x0010, b"UI", syntax.uid),
+        )
+    )
+    return b"".join(
+        (
+            b"\0" * 128 + b"DICM",
+            _element(0x0002, 0x0000, b"UL", struct.pack("<I", len(meta))),
+            meta,
+            _element(0x0008, 0x0016, b"UI", _SECONDARY_CAPTURE),
+            _element(0x0008, 0x0018, b"UI", "2.25.1"),
+            *_image_elements(found),
+            struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, 0xFFFFFFFF),
+            struct.pack("<HHI", 0xFFFE, 0xE000, 0),
+            struct.pack("<HHI", 0xFFFE, 0xE000, len(frame) + len(frame) % 2),
+            frame + b"\0" * (len(frame) % 2),
+            struct.pack("<HHI", 0xFFFE, 0xE0DD, 0),
+        )
+    )
+
+
+def _image_elements(found: PixelFormat) -> Iterator[bytes]:
+    # Grey is never inverted here: ITK would turn it over.
+    photometric = "MONOCHROME2" if found.is_grey else found.photometric
+    yield _element(0x0028, 0x0002, b"US", struct.pack("<H", found.samples))
+    yield _element(0x0028, 0x0004, b"CS", photometric)
+    if found.samples > 1:
+        yield _element(0x0028, 0x0006, b"US", struct.pack("<H", found.is_planar))
+    for element, value in (
+        (0x0010, found.rows),
+        (0x0011, found.columns),
+        (0x0100, found.allocated),
+        (0x0101, found.stored),
+        (0x0102, found.high_bit),
+        (0x0103, found.is_signed),
+    ):
+        yield _element(0x0028, element, b"US", struct.pack("<H", value))
+
+
+def _element(group: int, number: int, vr: bytes, value: bytes | str) -> bytes:
+    if isinstance(value, str):
+        value = value.encode() + (b"\0" if vr == b"UI" else b" ") * (len(value) % 2)
+    return struct.pack("<HH2sH", group, number, vr, len(value)) + value

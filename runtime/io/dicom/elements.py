@@ -1,0 +1,57 @@
+"""Values of data elements, read strictly: what is no number is refused and never made one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+from runtime.errors import SeriesError
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+# Decimal String and Integer String, PS3.5 table 6.2-1.
+_NUMBER = re.compile(r" *[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)? *\Z", re.ASCII)
+
+
+def text(dataset: Dataset, tag: int) -> str:
+    """An element's text without its padding, "" where there is none; bytes that are no ASCII become "?"."""
+    value = _raw(dataset, tag)
+    if isinstance(value, bytes):
+        return value.decode("ascii", "replace").strip(" \0")
+    return "" if value is None else str(value).strip(" \0")
+
+
+def numbers(dataset: Dataset, tag: int, where: object) -> tuple[float, ...]:
+    """The finite numbers of a decimal or integer string, () where there are none. Raises SeriesError."""
+    found = text(dataset, tag)
+    parts = found.split("\\") if found else []
+    if not all(_NUMBER.match(part) and isfinite(float(part)) for part in parts):
+        raise SeriesError(f"{where}: found {found[:80]!r} in ({shown(tag)}); wanted numbers")
+    return tuple(float(part) for part in parts)
+
+
+def whole(dataset: Dataset, tag: int, where: object) -> int:
+    """The value of an unsigned short. Raises SeriesError where it is missing or none."""
+    raw = dataset.get_item(tag)
+    value = getattr(raw, "value", None)
+    if not isinstance(value, bytes) or len(value) != 2:
+        raise SeriesError(f"{where}: found no number of two bytes in ({shown(tag)}); it is damaged")
+    return int.from_bytes(value, "little" if getattr(raw, "is_little_endian", True) else "big")
+
+
+def items(dataset: Dataset, tag: int) -> Sequence[Dataset]:
+    """The items of a sequence, () where there is none. Raises whatever pydicom does where it is damaged."""
+    found: Any = dataset[tag].value if tag in dataset else ()
+    return [] if isinstance(found, bytes | str) or found is None else list(found)
+
+
+def shown(tag: int) -> str:
+    """A tag as this project's messages write it."""
+    return f"{tag >> 16:04x}|{tag & 0xFFFF:04x}"
+
+
+def _raw(dataset: Dataset, tag: int) -> Any:
+    return getattr(dataset.get_item(tag), "value", None) if tag in dataset else None

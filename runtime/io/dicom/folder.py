@@ -1,0 +1,104 @@
+"""Which files of a folder are the slices of a series."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from runtime.errors import SeriesError, VolumeError
+from runtime.io.dicom.format import check_grey, read_format
+from runtime.io.dicom.header import Header, is_image_class, read_header
+from runtime.io.dicom.start import HEAD_BYTES, first_element
+
+_SUFFIX = ".dcm"
+# A number in a name, decimal or hexadecimal.
+_NUMBER = re.compile(r"[0-9A-Fa-f]*\d[0-9A-Fa-f]*")
+
+
+def series_headers(folder: Path, series: str | None) -> list[Header]:
+    """Headers of the one series in a folder, or of the one with that UID, in the order of their names.
+
+    Files of other kinds, folders, pipes and hidden files beside them are left alone. What is damaged, or is named as
+    the slices are and is no slice, is refused: without it the series could still look whole.
+
+    Raises SeriesError; OSError where the folder cannot be read.
+    """
+    found: dict[str, list[Header]] = {}
+    doubtful: list[tuple[Path, str]] = []
+    damaged: list[SeriesError] = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if not path.is_file():
+            if path.is_symlink() and not path.exists():
+                doubtful.append((path, "a link to nothing"))
+            continue
+        try:
+            if not _is_dicom(path):
+                doubtful.append((path, "no DICOM"))
+            elif header := read_header(path):
+                found.setdefault(header.series, []).append(header)
+        except OSError as error:
+            doubtful.append((path, str(error)))
+        except SeriesError as error:
+            damaged.append(error)
+    if damaged:
+        raise damaged[0]
+    _check_names(doubtful, (header.path.name for headers in found.values() for header in headers))
+    if not found:
+        raise SeriesError(
+            f"{folder} holds no DICOM images; wanted the folder that directly holds the slices, "
+            "or the name of a volume file"
+        )
+    if series is None and len(found) > 1:
+        raise SeriesError(
+            f"{folder} holds {len(found)} series; wanted one; choose with series= "
+            f"(--series UID):\n{_listing(found)}"
+        )
+    if series is not None and series not in found:
+        raise SeriesError(f"{folder} holds no series {series}; it holds:\n{_listing(found)}")
+    return found[next(iter(found)) if series is None else series]
+
+
+def check_scan(header: Header) -> None:
+    """Raise SeriesError or VolumeError unless an object is a grey image of a patient whose numbers agree."""
+    if not is_image_class(header.sop_class):
+        raise SeriesError(
+            f"{header.path} is not an image of a patient ({header.modality}); wanted slices"
+        )
+    check_grey(header, read_format(header))
+
+
+def _is_dicom(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return first_element(stream.read(HEAD_BYTES)) is not None
+
+
+def _check_names(doubtful: list[tuple[Path, str]], slices: Iterable[str]) -> None:
+    shapes = {_shape(name) for name in slices}
+    for path, why in doubtful:
+        is_link = path.is_symlink() and not path.exists()
+        if _shape(path.name) in shapes or (path.suffix.lower() == _SUFFIX and not is_link):
+            raise SeriesError(
+                f"{path} cannot be read as DICOM: cut short or damaged ({why}); copy it again, or take it out of the "
+                "folder"
+            )
+
+
+def _shape(name: str) -> str:
+    return _NUMBER.sub("#", name)
+
+
+def _listing(found: dict[str, list[Header]]) -> str:
+    return "\n".join(f"  {uid}  {_summary(headers)}" for uid, headers in sorted(found.items()))
+
+
+def _summary(headers: list[Header]) -> str:
+    count = f"{len(headers)} slice" + "s" * (len(headers) != 1)
+    header = headers[0]
+    try:
+        check_scan(header)
+    except (SeriesError, VolumeError):
+        return f"{count}, not an image that can be segmented"
+    return f"{header.modality or 'modality unknown'}, {header.description!r}, {count}"

@@ -1,0 +1,226 @@
+"""Where the frames of an image lie, and how each is rescaled.
+
+PS3.3 C.7.6.16 (functional groups), C.8.4 (nuclear medicine).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from runtime.errors import SeriesError
+from runtime.io.dicom.elements import items, numbers, shown, text
+from runtime.io.dicom.header import (
+    DETECTORS,
+    FRAME_GROUPS,
+    IMAGE_TYPE,
+    INTERCEPT,
+    ORIENTATION,
+    PIXEL_SPACING,
+    POSITION,
+    SHARED_GROUPS,
+    SLICE_SPACING,
+    SLICE_VECTOR,
+    SLOPE,
+    THICKNESS,
+    Header,
+)
+from runtime.io.stack import Plane
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+# Functional groups, by what is looked for in them.
+_GROUP_OF = {
+    POSITION: 0x00209113,
+    ORIENTATION: 0x00209116,
+    PIXEL_SPACING: 0x00289110,
+    THICKNESS: 0x00289110,
+    SLOPE: 0x00289145,
+    INTERCEPT: 0x00289145,
+}
+_COUNTS = {POSITION: 3, ORIENTATION: 6, PIXEL_SPACING: 2, THICKNESS: 1, SLOPE: 1, INTERCEPT: 1}
+_WORDS = {POSITION: "position", ORIENTATION: "orientation", PIXEL_SPACING: "pixel spacing"}
+_NUCLEAR = "1.2.840.10008.5.1.4.1.1.20"
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """Frames in stored order.
+
+    Attributes:
+        planes: where each lies.
+        spacing_yx_mm: of their pixels.
+        thickness_mm: of a slice; None where it is not said.
+    """
+
+    planes: tuple[Plane, ...]
+    spacing_yx_mm: tuple[float, float]
+    thickness_mm: float | None
+
+
+def read_frames(header: Header, count: int) -> Frames:
+    """The geometry of an image of `count` frames.
+
+    Each value is looked for in the frame's own functional groups, then in the shared ones, and, of a single frame or
+    for what all frames share, in the data set itself. Raises SeriesError where one is missing or several spacings are
+    given.
+    """
+    try:
+        groups = _Groups(header, count)
+        planes = _nuclear_planes(header, count) or _planes(header, groups, count)
+        spacings = {groups.value(PIXEL_SPACING, frame) for frame in range(count)}
+        thickness = {groups.value(THICKNESS, frame) for frame in range(count)}
+    except (SeriesError, MemoryError):
+        raise
+    except Exception as error:  # pydicom raises whatever a damaged sequence makes it raise
+        raise SeriesError(f"{header.path}: its header cannot be followed ({error})") from error
+    if len(spacings) > 1:
+        raise SeriesError(
+            f"{header.path}: its frames have more than one pixel spacing; wanted the same"
+        )
+    (spacing_mm,), thickness_mm = spacings, min(thickness)
+    if len(spacing_mm) != 2:
+        raise _unplaced(header, PIXEL_SPACING, spacing_mm)
+    return Frames(
+        tuple(planes), (spacing_mm[0], spacing_mm[1]), thickness_mm[0] if thickness_mm else None
+    )
+
+
+def read_rescaling(header: Header, count: int) -> list[tuple[float, float]]:
+    """Slope and intercept of each frame, (1, 0) where there are none. Raises SeriesError for a slope of 0."""
+    try:
+        groups = _Groups(header, count)
+        found = [
+            (groups.value(SLOPE, frame), groups.value(INTERCEPT, frame)) for frame in range(count)
+        ]
+    except (SeriesError, MemoryError):
+        raise
+    except Exception as error:
+        raise SeriesError(f"{header.path}: its header cannot be followed ({error})") from error
+    pairs = []
+    for slope, intercept in found:
+        if len(slope) != len(intercept):
+            raise SeriesError(
+                f"{header.path} has {'an intercept without a slope' if intercept else 'a slope without an intercept'} "
+                f"({shown(SLOPE)}, {shown(INTERCEPT)}); wanted both or neither; it is damaged"
+            )
+        pairs.append((slope[0], intercept[0]) if slope else (1.0, 0.0))
+        if pairs[-1][0] == 0:
+            raise SeriesError(
+                f"{header.path} has a rescale slope of 0, which leaves nothing of its pixels"
+            )
+    return pairs
+
+
+class _Groups:
+    """Values by frame."""
+
+    def __init__(self, header: Header, count: int) -> None:
+        self._header = header
+        self._shared = items(header.dataset, SHARED_GROUPS)
+        self._frames = items(header.dataset, FRAME_GROUPS)
+        if self._frames and len(self._frames) != count:
+            raise SeriesError(
+                f"{header.path} has {count} frames and functional groups of {len(self._frames)}; it is damaged"
+            )
+
+    def value(self, tag: int, frame: int) -> tuple[float, ...]:
+        """One, two, three or six numbers, or () where nothing says them."""
+        found = self.own(tag, frame)
+        for dataset in (*self._shared, None):
+            found = found or self._in(dataset, tag)
+        return found or self._checked(self._header.dataset, tag)
+
+    def own(self, tag: int, frame: int) -> tuple[float, ...]:
+        """What the frame's own groups say."""
+        return self._in(self._frames[frame], tag) if self._frames else ()
+
+    def _in(self, groups: Dataset | None, tag: int) -> tuple[float, ...]:
+        group = items(groups, _GROUP_OF[tag]) if groups is not None else ()
+        return self._checked(group[0], tag) if group else ()
+
+    def _checked(self, dataset: Dataset, tag: int) -> tuple[float, ...]:
+        found = numbers(dataset, tag, self._header.path)
+        if len(found) not in (0, _COUNTS[tag]):
+            raise SeriesError(
+                f"{self._header.path}: found {found} in ({shown(tag)}); wanted {_COUNTS[tag]} numbers"
+            )
+        return found
+
+
+def _planes(header: Header, groups: _Groups, count: int) -> list[Plane]:
+    own = [groups.own(POSITION, frame) for frame in range(count)]
+    if count > 1 and not all(own):
+        shared = any(groups.value(POSITION, frame) for frame in range(count))
+        raise SeriesError(
+            f"{header.path}: found {count} frames and {sum(map(bool, own)) or int(shared)} positions (0020|0032); "
+            "wanted one per frame; radiographs and films, which have none, are no volume"
+        )
+    planes = []
+    for frame in range(count):
+        position_mm = groups.value(POSITION, frame)
+        orientation = groups.value(ORIENTATION, frame)
+        for tag, found in ((POSITION, position_mm), (ORIENTATION, orientation)):
+            if not found:
+                raise _unplaced(header, tag, found)
+        planes.append(Plane(_name(header, frame, count), position_mm, orientation))
+    return planes
+
+
+def _nuclear_planes(header: Header, count: int) -> list[Plane]:
+    """Planes of a reconstructed nuclear medicine object, which gives one position and a signed spacing; else []."""
+    if header.sop_class != _NUCLEAR or "RECON TOMO" not in text(header.dataset, IMAGE_TYPE).split(
+        "\\"
+    ):
+        return []
+    detectors = items(header.dataset, DETECTORS)
+    places = [_detector_value(header, detectors, tag) for tag in (POSITION, ORIENTATION)]
+    position_mm, orientation = places
+    spacing_mm = numbers(header.dataset, SLICE_SPACING, header.path)
+    order = _slice_numbers(header, count)
+    if len(position_mm) != 3 or len(orientation) != 6 or len(spacing_mm) != 1:
+        return []
+    normal = np.cross(orientation[:3], orientation[3:])
+    return [
+        Plane(
+            _name(header, frame, count),
+            tuple((np.array(position_mm) + (number - 1) * spacing_mm[0] * normal).tolist()),
+            orientation,
+        )
+        for frame, number in enumerate(order)
+    ]
+
+
+def _detector_value(header: Header, detectors: object, tag: int) -> tuple[float, ...]:
+    first = detectors[0] if isinstance(detectors, list) and detectors else None
+    own = numbers(first, tag, header.path) if first is not None else ()
+    return own or numbers(header.dataset, tag, header.path)
+
+
+def _slice_numbers(header: Header, count: int) -> list[int]:
+    """Which slice each frame is, from 1: the slice vector, or the order in which they are stored."""
+    raw = header.dataset.get_item(SLICE_VECTOR) if SLICE_VECTOR in header.dataset else None
+    value = getattr(raw, "value", None)
+    if not isinstance(value, bytes):
+        return list(range(1, count + 1))
+    order = "<" if header.syntax.is_little else ">"
+    found: list[int] = np.frombuffer(value, f"{order}u2").tolist()
+    if len(found) != count:
+        raise SeriesError(
+            f"{header.path} has {count} frames and {len(found)} slice numbers; it is damaged"
+        )
+    return found
+
+
+def _name(header: Header, frame: int, count: int) -> str:
+    return f"frame {frame} of {header.path.name}" if count > 1 else header.path.name
+
+
+def _unplaced(header: Header, tag: int, found: tuple[float, ...]) -> SeriesError:
+    return SeriesError(
+        f"{header.path} has no usable {_WORDS[tag]} ({shown(tag)}): found {found or 'nothing'}, wanted {_COUNTS[tag]} "
+        "numbers; without it the slice cannot be placed"
+    )

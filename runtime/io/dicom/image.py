@@ -1,0 +1,76 @@
+"""One DICOM file as a picture: grey, low values black, or colours of 8 bits."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import InputError, SeriesError, VolumeError
+from runtime.io.dicom.format import PixelFormat, read_format
+from runtime.io.dicom.header import PALETTE, Header, read_header
+from runtime.io.dicom.pixels import read_stored
+from runtime.io.dicom.values import common_type, read_meanings
+
+
+def read_dicom_image(path: Path) -> NDArray[Any]:
+    """The image in a file: (y, x), rescaled as its header says, or uint8 (y, x, 3).
+
+    Where low values are white (MONOCHROME1) they are turned over within the bits that are stored. Raises InputError.
+    """
+    try:
+        header = read_header(path)
+        if header is None:
+            raise InputError(f"{path} cannot be read as a DICOM image: it holds no pixels")
+        found = read_format(header)
+        if found.frames > 1:
+            raise InputError(
+                f"{path} holds {found.frames} frames; wanted one image a file: read it as a volume"
+            )
+        (stored,) = read_stored(header, found)
+        return _grey(stored, header, found) if found.is_grey else _colour(stored, header, found)
+    except (SeriesError, VolumeError) as error:
+        raise InputError(f"{path} cannot be read as a DICOM image: {error}") from error
+
+
+def _grey(stored: NDArray[Any], header: Header, found: PixelFormat) -> NDArray[Any]:
+    (meaning,) = read_meanings(header, found)
+    if found.is_inverted:
+        # -1 - v of signed values, and 2 ** bits - 1 - v of unsigned ones: neither can overflow.
+        stored = ~stored if found.is_signed else stored ^ found.dtype.type(found.bounds[1])
+    return meaning.apply(stored, common_type([(found, meaning)]))
+
+
+def _colour(stored: NDArray[Any], header: Header, found: PixelFormat) -> NDArray[Any]:
+    if found.photometric == "PALETTE COLOR":
+        return _through_palette(stored, header)
+    if stored.dtype != np.uint8:
+        raise InputError(
+            f"{header.path} holds {stored.dtype}{stored.shape}; wanted uint8 (y, x, 3)"
+        )
+    if header.syntax.codec in ("", "rle") and found.photometric.startswith("YBR_FULL"):
+        from pydicom.pixels.processing import convert_color_space
+
+        return np.asarray(convert_color_space(stored, "YBR_FULL", "RGB"), np.uint8)
+    return stored  # GDCM gives RGB
+
+
+def _through_palette(stored: NDArray[Any], header: Header) -> NDArray[np.uint8]:
+    from pydicom.pixels.processing import apply_color_lut
+
+    if not all(tag in header.dataset for tag in PALETTE):
+        raise InputError(
+            f"{header.path} lacks its palette, or has one in segments, which is not read"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            colours = np.asarray(apply_color_lut(stored, header.dataset))
+    except MemoryError:
+        raise
+    except Exception as error:  # pydicom raises whatever a damaged palette makes it raise
+        raise InputError(f"{header.path} has a palette that cannot be used: {error}") from error
+    return (colours >> 8 if colours.dtype == np.uint16 else colours).astype(np.uint8)

@@ -1,0 +1,81 @@
+"""Frames out of the pixel data, whatever it is stored as."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import SeriesError, VolumeError
+from runtime.io.dicom.codestream import decode_codestream
+from runtime.io.dicom.encapsulated import read_encapsulated
+from runtime.io.dicom.format import PixelFormat
+from runtime.io.dicom.header import Header
+from runtime.io.dicom.rle import decode_rle
+
+
+def read_stored(header: Header, found: PixelFormat) -> Iterator[NDArray[Any]]:
+    """Stored values of each frame, (y, x) or (y, x, 3), in the type of the format. Raises VolumeError."""
+    try:
+        with header.pixel_stream(found.total_bytes) as stream:
+            if header.syntax.codec:
+                for frame in read_encapsulated(stream, found.frames):
+                    yield _decode(frame, found, header)
+            else:
+                yield from _read_native(stream, found, header)
+    except (VolumeError, SeriesError) as error:
+        raise VolumeError(f"{header.path}: its pixels cannot be read: {error}") from error
+
+
+def _decode(frame: bytes, found: PixelFormat, header: Header) -> NDArray[Any]:
+    if header.syntax.codec == "rle":
+        return found.take_out(decode_rle(frame, found))
+    decoded = decode_codestream(frame, found, header.syntax)
+    return found.take_out(decoded.view(found.container))
+
+
+def _read_native(stream: BinaryIO, found: PixelFormat, header: Header) -> Iterator[NDArray[Any]]:
+    if found.allocated == 1 or (found.allocated == 8 and _is_swapped(header)):
+        # Neither bits nor swapped bytes end where frames end.
+        yield from _read_crossing(stream, found, header)
+        return
+    container = found.container if header.syntax.is_little else found.container.newbyteorder(">")
+    for _ in range(found.frames):
+        stored = np.frombuffer(_exactly(stream, found.frame_bytes), container)
+        yield found.take_out(_shaped(stored.astype(found.container, copy=False), found))
+
+
+def _is_swapped(header: Header) -> bool:
+    """Whether bytes are swapped in pairs: words of big endian (PS3.5 section 7.3)."""
+    return not header.syntax.is_little and header.pixel_vr == "OW"
+
+
+def _read_crossing(stream: BinaryIO, found: PixelFormat, header: Header) -> Iterator[NDArray[Any]]:
+    stored = np.frombuffer(_exactly(stream, header.pixel_bytes or 0), np.uint8)
+    if _is_swapped(header):
+        stored = stored[: len(stored) // 2 * 2].view(np.uint16).byteswap().view(np.uint8)
+    if found.allocated == 1:
+        stored = np.unpackbits(stored, bitorder="little")
+    count = found.samples_stored
+    for frame in range(found.frames):
+        yield found.take_out(_shaped(stored[frame * count : (frame + 1) * count], found))
+
+
+def _exactly(stream: BinaryIO, count: int) -> bytes:
+    data = stream.read(count)
+    if len(data) != count:
+        raise VolumeError(f"cut short: found {len(data)} bytes of a frame, wanted {count}")
+    return data
+
+
+def _shaped(stored: NDArray[Any], found: PixelFormat) -> NDArray[Any]:
+    if found.photometric == "YBR_FULL_422":
+        # Two brightnesses and the colour that they share (PS3.3 C.7.6.3.1.2).
+        groups = stored.reshape(-1, 4)
+        stored = groups[:, [0, 2, 3, 1, 2, 3]].reshape(-1)
+    elif found.is_planar:
+        return stored.reshape(found.samples, found.rows, found.columns).transpose(1, 2, 0)
+    shape = (found.rows, found.columns, found.samples)
+    return stored.reshape(shape[: 2 if found.samples == 1 else 3])

@@ -1,0 +1,111 @@
+"""One volume out of DICOM: a regular series of slices, or the frames of one object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import SeriesError
+from runtime.io.dicom.folder import check_scan, series_headers
+from runtime.io.dicom.format import PixelFormat, read_format
+from runtime.io.dicom.frames import Frames, read_frames
+from runtime.io.dicom.header import Header, read_header
+from runtime.io.dicom.pixels import read_stored
+from runtime.io.dicom.values import common_type, read_meanings
+from runtime.io.stack import Stack, stack_planes
+from runtime.io.volume import Volume
+
+# Pixel spacings are written with few decimals; two that differ by less are the same.
+_SPACING_TOLERANCE = 1e-4
+
+Scan = tuple[Header, PixelFormat, Frames]
+"""A file and all that is known of it before its pixels are read."""
+
+
+def read_series(folder: Path, series: str | None = None) -> Volume:
+    """The one series of slices in `folder` (not below it), or the one with that UID.
+
+    Slices are ordered by where they lie, never by name; the third axis points along the slices'
+    normal. Raises SeriesError unless they form one evenly spaced grid, and VolumeError for pixels
+    that are colour, inverted (MONOCHROME1) or cannot be decoded.
+    """
+    headers = series_headers(folder, series)
+    scans = []
+    for header in headers:
+        check_scan(header)
+        found = read_format(header)
+        if found.frames > 1 and len(headers) > 1:
+            raise SeriesError(
+                f"{header.path} holds {found.frames} frames beside {len(headers) - 1} other files "
+                "of its series; wanted one slice per file, or one file; name that file alone"
+            )
+        scans.append((header, found, read_frames(header, found.frames)))
+    source = folder if len(headers) > 1 else headers[0].path
+    return _read_volume(scans, str(source))
+
+
+def read_dicom_file(path: Path) -> Volume:
+    """The volume in one file: the frames of an enhanced or nuclear object, or a single slice (z = 1).
+
+    Raises SeriesError when its frames are no evenly spaced grid, VolumeError as read_series does.
+    """
+    header = read_header(path)
+    if header is None:
+        raise SeriesError(f"{path} is not an image, or not one that can be read: it has no pixels")
+    check_scan(header)
+    found = read_format(header)
+    return _read_volume([(header, found, read_frames(header, found.frames))], str(path))
+
+
+def _read_volume(scans: Sequence[Scan], source: str) -> Volume:
+    _check_alike(scans)
+    stack = stack_planes([plane for *_, frames in scans for plane in frames.planes])
+    header, _, frames = scans[0]
+    array = _read_array(scans, stack)
+    # One slice has no neighbour to measure to: its thickness must do, and 1 mm where it has none.
+    z_mm = stack.spacing_mm or frames.thickness_mm or 1.0
+    y_mm, x_mm = frames.spacing_yx_mm
+    return Volume(
+        array, (z_mm, y_mm, x_mm), stack.origin_mm, stack.direction, header.modality, source
+    )
+
+
+def _read_array(scans: Sequence[Scan], stack: Stack) -> NDArray[Any]:
+    """All frames in the order of the stack, (z, y, x), each rescaled as its own header says."""
+    meanings = [read_meanings(header, found) for header, found, _ in scans]
+    dtype = common_type(
+        [
+            (found, m)
+            for (_, found, _), of_file in zip(scans, meanings, strict=True)
+            for m in of_file
+        ]
+    )
+    slots = np.argsort(stack.order)
+    _, first, _ = scans[0]
+    array = np.empty((len(slots), first.rows, first.columns), dtype)
+    frame = 0
+    for (header, found, _), of_file in zip(scans, meanings, strict=True):
+        for stored, meaning in zip(read_stored(header, found), of_file, strict=True):
+            array[slots[frame]] = meaning.apply(stored, dtype)
+            frame += 1
+    return array
+
+
+def _check_alike(scans: Sequence[Scan]) -> None:
+    first, first_format, first_frames = scans[0]
+    for header, found, frames in scans[1:]:
+        if (found.rows, found.columns) != (first_format.rows, first_format.columns):
+            raise SeriesError(
+                f"{header.path.name} is {(found.columns, found.rows)} pixels (x, y) and {first.path.name} "
+                f"{(first_format.columns, first_format.rows)}; wanted slices of one size"
+            )
+        pair = (frames.spacing_yx_mm, first_frames.spacing_yx_mm)
+        if not np.allclose(*pair, rtol=_SPACING_TOLERANCE, atol=0):
+            raise SeriesError(
+                f"{header.path.name} has pixels of {pair[0]} mm (y, x) and {first.path.name} of "
+                f"{pair[1]}; wanted one pixel spacing"
+            )

@@ -1,0 +1,108 @@
+"""What stored values stand for: Modality LUT and rescaling (PS3.3 C.11.1), exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import SeriesError
+from runtime.io.dicom.elements import items
+from runtime.io.dicom.format import PixelFormat
+from runtime.io.dicom.frames import read_rescaling
+from runtime.io.dicom.header import LUT_DATA, LUT_DESCRIPTOR, MODALITY_LUT, Header
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+# Integers up to here are exact as float64.
+_EXACT = 1 << 53
+_INTEGERS = [np.dtype(f"{kind}{size}") for size in (1, 2, 4, 8) for kind in "ui"]
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What stored values of a frame stand for: a table, or slope and intercept (PS3.3 C.11.1).
+
+    Attributes:
+        bounds: the least and the greatest value that can come out.
+    """
+
+    slope: float
+    intercept: float
+    bounds: tuple[float, float]
+    first: int = 0
+    table: NDArray[Any] | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether only integers come out, and float64 holds them exactly."""
+        return (
+            self.slope.is_integer()
+            and self.intercept.is_integer()
+            and max(map(abs, self.bounds)) < _EXACT
+        )
+
+    def apply(self, stored: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Values in `dtype`, exactly, if that is what `common_type` says of this meaning."""
+        if self.table is not None:
+            places = np.clip(stored.astype(np.int64) - self.first, 0, len(self.table) - 1)
+            return self.table[places].astype(dtype, copy=False)
+        if (self.slope, self.intercept) == (1, 0):
+            return stored.astype(dtype, copy=False)
+        if dtype.kind == "f":
+            return stored.astype(np.float64) * self.slope + self.intercept
+        return (stored.astype(np.int64) * int(self.slope) + int(self.intercept)).astype(dtype)
+
+
+def read_meanings(header: Header, found: PixelFormat) -> list[Meaning]:
+    """What the values of each frame mean. Raises SeriesError for a table or numbers that make no sense."""
+    try:
+        tables = items(header.dataset, MODALITY_LUT)
+        if tables:
+            return [_read_table(tables[0], header, found.is_signed)] * found.frames
+    except (SeriesError, MemoryError):
+        raise
+    except Exception as error:  # pydicom raises whatever a damaged sequence makes it raise
+        raise SeriesError(f"{header.path}: its table of values is damaged ({error})") from error
+    meanings = []
+    for slope, intercept in read_rescaling(header, found.frames):
+        ends = sorted(slope * bound + intercept for bound in found.bounds)
+        if not np.isfinite(ends).all():
+            raise SeriesError(
+                f"{header.path}: found a rescale slope of {slope}, which is beyond all numbers"
+            )
+        meanings.append(Meaning(slope, intercept, (ends[0], ends[1])))
+    return meanings
+
+
+def _read_table(item: Dataset, header: Header, is_signed: bool) -> Meaning:
+    order = "<" if header.syntax.is_little else ">"
+    descriptor = np.frombuffer(item.get_item(LUT_DESCRIPTOR).value, f"{order}u2")
+    data: bytes = item.get_item(LUT_DATA).value
+    length, first, bits = (int(value) for value in descriptor)
+    length = length or 1 << 16
+    signed_first = first - (1 << 16) if first >= 1 << 15 and is_signed else first
+    size = 1 if len(data) == length + length % 2 and bits <= 8 else 2
+    if not 0 < bits <= 16 or not 0 <= len(data) - length * size < 2:
+        raise SeriesError(
+            f"{header.path}: its table of values has not the {length} entries it says"
+        )
+    table = np.frombuffer(data[: length * size], f"{order}u{size}").astype(f"u{size}")
+    return Meaning(1.0, 0.0, (0.0, float((1 << 8 * size) - 1)), signed_first, table)
+
+
+def common_type(parts: Sequence[tuple[PixelFormat, Meaning]]) -> np.dtype[Any]:
+    """The one type that holds all values exactly: their own, the smallest integer, or float64."""
+    types = {found.dtype for found, _ in parts}
+    plain = all(m.table is None and (m.slope, m.intercept) == (1, 0) for _, m in parts)
+    if plain and len(types) == 1:
+        return types.pop()
+    if not all(meaning.is_whole for _, meaning in parts):
+        return np.dtype(np.float64)
+    low = min(meaning.bounds[0] for _, meaning in parts)
+    high = max(meaning.bounds[1] for _, meaning in parts)
+    return next(t for t in _INTEGERS if np.iinfo(t).min <= low and high <= np.iinfo(t).max)
