@@ -25,6 +25,8 @@ for object_id in result.object_ids:
     print(f"object {object_id}: Dice {dice:.3f}")
 
 write_mask(out / "phantom_mask.nii.gz", result, like=volume)
-picture = draw_preview(phantom.pixels, result, prompts, title="synthetic phantom")
+picture = draw_preview(
+    phantom.pixels, result, prompts, volume.spacing_mm[1:], title="synthetic phantom"
+)
 write_preview(out / "phantom.png", picture)
 print(f"written: {out / 'phantom_mask.nii.gz'}, {out / 'phantom.png'}")

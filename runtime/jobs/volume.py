@@ -15,9 +15,10 @@ from runtime.jobs.job import REVIEW, Job, check_preview, memory_report
 from runtime.predictors.orientations import fuse_orientations
 from runtime.predictors.presets import PRESETS, add_prompts, finish
 from runtime.predictors.volume import VolumePredictor, check_z_range
-from runtime.preview import draw_preview, write_preview
+from runtime.preview import SEPARATOR, draw_preview, write_preview
 from runtime.prompts import check_prompt
 from runtime.result import Result, SliceMask
+from runtime.view import view_of
 from runtime.window import parse_window
 
 
@@ -42,9 +43,9 @@ def segment_volume(job: Job) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     picture = None
     if job.preview:  # drawn before anything is written: what fails leaves nothing behind
-        spacing_yx_mm = volume.spacing_mm[1:]
-        title = f"{job.input.name}  {model.numbers.name}  window {used.describe}"
-        picture = draw_preview(predictor.pixels, result, job.prompts, spacing_yx_mm, title)
+        title = SEPARATOR.join((job.input.name, model.numbers.name, f"window {used.describe}"))
+        spacing_yx_mm, view = volume.spacing_mm[1:], view_of(volume)
+        picture = draw_preview(predictor.pixels, result, job.prompts, spacing_yx_mm, title, view)
     write_mask(job.output, result, like=volume)
     if picture and job.preview:
         write_preview(job.preview, picture)
