@@ -8,17 +8,13 @@ field, correlated noise, uneven slices, a window. Every volume is a pure functio
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
-Rng = np.random.Generator
+from benchmarks.shapes import FAMILIES, Array, Rng, object_opacity, smooth_field
 
 TRAINING_SEEDS, HELD_OUT_SEEDS = 1_000_000, 9_000_000
-FAMILIES = ("ellipsoid", "blob", "box", "tube", "branch")
-FAMILY_SHARES = (0.35, 0.25, 0.1, 0.2, 0.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +53,11 @@ def make_volume(seed: int, num_slices: int = 33, size: int = 256) -> Labelled:
         radius = float(np.exp(rng.uniform(np.log(5.5), np.log(40)))) * size / 256
         if rng.random() < 0.12:
             radius = rng.uniform(35, 70) * size / 256
-        alpha = _object(rng, shape, radius, (look := _pick(rng, looks)).edge)
+        alpha = object_opacity(rng, shape, radius, (look := _pick(rng, looks)).edge)
         _paint(rng, image, labels, alpha, look, object_id)
     if rng.random() < 0.5:
         for _ in range(int(rng.integers(5, 26))):
-            speck = _object(rng, shape, rng.uniform(2, 6) * size / 256, 1.0)
+            speck = object_opacity(rng, shape, rng.uniform(2, 6) * size / 256, 1.0)
             _paint(rng, image, labels, speck, _look(rng), 0)
     return Labelled(_scan(rng, image, across_slices=True), labels)
 
@@ -79,49 +75,29 @@ def make_flow(seed: int, num_images: int = 16, size: int = 256) -> Labelled:
         marks = np.zeros_like(picture, np.uint8)
         for _ in range(int(rng.integers(0, 6))):
             other = Look(1 - look.grey + rng.uniform(-0.15, 0.15), 0.02, 0.0, look.edge)
-            alpha = _object(rng, picture.shape, radius * rng.uniform(0.5, 1.3), other.edge)
+            alpha = object_opacity(rng, picture.shape, radius * rng.uniform(0.5, 1.3), other.edge)
             _paint(rng, picture, marks, alpha, other, 0)
-        alpha = _object(rng, picture.shape, radius * rng.uniform(0.75, 1.33), look.edge, family)
+        alpha = object_opacity(
+            rng, picture.shape, radius * rng.uniform(0.75, 1.33), look.edge, family
+        )
         _paint(rng, picture, marks, alpha, look, 1, is_shared=True)
         image[:], label[:] = picture[0], marks[0]
     return Labelled(_scan(rng, images, across_slices=False), labels)
 
 
-@lru_cache(maxsize=512)
-def _spread(size_in: int, size_out: int) -> Array:
-    """Weights (out, in) that interpolate a coarse grid with Gaussian bumps."""
-    centres = (np.arange(size_out) + 0.5) * size_in / size_out - 0.5
-    weights = np.exp(-0.5 * ((np.arange(size_in)[None] - centres[:, None]) / 0.55) ** 2)
-    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
-
-
-def _smooth(rng: Rng, shape: tuple[int, int, int], grid: tuple[int, int, int]) -> Array:
-    """A random field of unit variance that varies over a coarse grid."""
-    field = rng.standard_normal(grid).astype(np.float32)
-    for axis in range(3):
-        weights = _spread(grid[axis], shape[axis])
-        field = np.moveaxis(np.tensordot(weights, field, (1, axis)), 0, axis)
-    return field / (field.std() + 1e-6)
-
-
-def _curve(rng: Rng, length: int, knots: int) -> Array:
-    """A smooth random curve (length,) of about unit size."""
-    return _spread(knots, length) @ rng.standard_normal(knots).astype(np.float32)
-
-
 def _background(rng: Rng, shape: tuple[int, int, int]) -> Array:
     deep = min(3, shape[0])
     side = int(rng.integers(2, 8))
-    fields = [_smooth(rng, shape, (deep, side, side)) for _ in range(rng.integers(1, 6))]
+    fields = [smooth_field(rng, shape, (deep, side, side)) for _ in range(rng.integers(1, 6))]
     greys = rng.random(len(fields)).astype(np.float32)
     image = greys[np.argmax(fields, 0)]
     if rng.random() < 0.6:
         side = int(rng.integers(3, 12))
-        patch = _smooth(rng, shape, (deep, side, side)) > rng.uniform(0.3, 1.5)
+        patch = smooth_field(rng, shape, (deep, side, side)) > rng.uniform(0.3, 1.5)
         image[patch] = rng.random()
     for _ in range(int(rng.integers(0, 3))):
         side = int(rng.integers(4, 65))
-        image += rng.uniform(0.01, 0.1) * _smooth(rng, shape, (min(4, shape[0]), side, side))
+        image += rng.uniform(0.01, 0.1) * smooth_field(rng, shape, (min(4, shape[0]), side, side))
     return image
 
 
@@ -129,7 +105,7 @@ def _draw_body(rng: Rng, image: Array) -> None:
     """Air around a noisy ellipse, sometimes with a rim like bone or skin."""
     depth, height, width = image.shape
     y, x = np.ogrid[-0.5 : 0.5 : height * 1j, -0.5 : 0.5 : width * 1j]
-    wave = _smooth(rng, image.shape, (min(2, depth), 5, 5)) * 0.04
+    wave = smooth_field(rng, image.shape, (min(2, depth), 5, 5)) * 0.04
     away = (
         np.hypot(y / rng.uniform(0.3, 0.56), x / rng.uniform(0.3, 0.56)).astype(np.float32) + wave
     )
@@ -149,67 +125,6 @@ def _look(rng: Rng) -> Look:
 
 def _pick(rng: Rng, looks: list[Look]) -> Look:
     return looks[int(rng.integers(len(looks)))]
-
-
-def _object(
-    rng: Rng, shape: tuple[int, int, int], radius: float, edge: float, family: str | None = None
-) -> Array:
-    """Opacity (z, y, x) of one object: 1 inside, 0 outside, soft in between."""
-    family = family or str(rng.choice(FAMILIES, p=FAMILY_SHARES))
-    depth, size = shape[0], shape[2]
-    is_tube = family in ("tube", "branch")
-    half = np.exp(rng.uniform(np.log(5 if is_tube else 3), np.log(40 if is_tube else 24)))
-    middle = rng.uniform(0, depth)
-    along = (
-        (np.arange(depth, dtype=np.float32) - middle) / half
-        if depth > 1
-        else np.zeros(1, np.float32)
-    )
-    reach = np.exp(0.3 * _curve(rng, depth, 4)) if is_tube else np.sqrt(np.maximum(0, 1 - along**2))
-    reach = np.where(np.abs(along) < 1, reach, -1).astype(np.float32)
-    start = rng.uniform(0.12, 0.88, 2) * size
-    drift = rng.normal(0, 0.9 * radius, 2) * (2.0 if is_tube else 1.0)
-    wander = rng.uniform(0, 0.6) * radius
-    centres = np.stack(
-        [s + d * along + wander * _curve(rng, depth, 4) for s, d in zip(start, drift, strict=True)]
-    )
-    angle = rng.uniform(0, np.pi) + rng.normal(0, 0.5) * along
-    ratio = rng.uniform(0.45, 1)
-    rough = {"blob": rng.uniform(0.15, 0.45), "box": 0.03}.get(family, rng.uniform(0, 0.12))
-    noise_side = max(4, int(2 * size / radius))
-    noise = rough * _smooth(rng, shape, (max(1, min(depth, 5)), *(min(noise_side, 48),) * 2))
-    power = 3.5 if family == "box" else 2.0
-    field = _implicit(shape, centres, angle, ratio, radius, reach, power)
-    if family == "branch":
-        away = np.maximum(0, along) * rng.uniform(0.8, 2.5) * radius
-        split = centres + np.stack([away * np.sin(3 * angle[:1]), away * np.cos(3 * angle[:1])])
-        field = np.maximum(field, _implicit(shape, split, angle, ratio, 0.8 * radius, reach, power))
-    alpha = np.clip((field + noise) * radius / edge + 0.5, 0, 1)
-    alpha[reach < 0] = 0
-    return alpha.astype(np.float32)
-
-
-def _implicit(
-    shape: tuple[int, int, int],
-    centres: NDArray[np.floating],
-    angle: NDArray[np.floating],
-    ratio: float,
-    radius: float,
-    reach: Array,
-    power: float,
-) -> Array:
-    """reach(z) minus the distance from the axis in radii: positive inside."""
-    y, x = np.ogrid[: shape[1], : shape[2]]
-    out = np.empty(shape, np.float32)
-    for z in range(shape[0]):
-        if reach[z] < 0:
-            out[z] = -9
-            continue
-        dy, dx = (y - centres[0, z]) / radius, (x - centres[1, z]) / radius
-        sin, cos = np.sin(angle[z]), np.cos(angle[z])
-        u, v = cos * dx + sin * dy, (cos * dy - sin * dx) / ratio
-        out[z] = reach[z] - (np.abs(u) ** power + np.abs(v) ** power) ** (1 / power)
-    return out
 
 
 def _paint(
@@ -252,7 +167,7 @@ def _scan(rng: Rng, image: Array, across_slices: bool) -> NDArray[np.uint8]:
     in_plane = rng.uniform(0.3, 1.4)
     image = gaussian_filter(image, (depth_sigma, in_plane, in_plane))
     image = image * (
-        1 + rng.uniform(0, 0.25) * _smooth(rng, image.shape, (min(2, len(image)), 3, 3))
+        1 + rng.uniform(0, 0.25) * smooth_field(rng, image.shape, (min(2, len(image)), 3, 3))
     )
     sigma = np.exp(rng.uniform(np.log(0.004), np.log(0.08)))
     noise = rng.standard_normal(image.shape).astype(np.float32)

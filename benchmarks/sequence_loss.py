@@ -56,11 +56,10 @@ def sequence_loss(
     model: Sam2, batch: Batch, kind: str, teacher: float
 ) -> tuple[Tensor, dict[str, float]]:
     """Mean loss over a batch of sequences, and figures of its first and last slices."""
-    num_sequences, num_slices = batch.images.shape[:2]
-    per = len(batch.truth) // num_sequences
+    num_slices = batch.images.shape[1]
     encoded = model.encode(normalise(batch.images.flatten(0, 1)))
     raw, attended, projected, high0, high1 = (
-        e.unflatten(0, (num_sequences, num_slices)).repeat_interleave(per, 0) for e in encoded
+        e.unflatten(0, (-1, num_slices))[batch.sequence] for e in encoded
     )
     past = Memory([], [], batch.is_flow)
     total: Tensor = torch.zeros(())
@@ -75,7 +74,7 @@ def sequence_loss(
         loss, dice = slice_loss(masks, ious, score, truth)
         total = total + loss * (0.3 if kind == "mask" and step == 0 else 1.0)
         best = ious.argmax(1)
-        _note(figures, step, num_slices, dice, best, score, truth)
+        _note(figures, batch.is_flow, step, num_slices, dice, best, score, truth)
         if step + 1 < num_slices:
             rows = torch.arange(len(best))
             use_truth = (torch.rand(len(best)) < teacher) | (kind == "mask" and step == 0)
@@ -192,6 +191,7 @@ def slice_loss(masks: Tensor, ious: Tensor, score: Tensor, truth: Tensor) -> tup
 
 def _note(
     figures: dict[str, float],
+    is_flow: Tensor,
     step: int,
     num_slices: int,
     dice: Tensor,
@@ -199,14 +199,18 @@ def _note(
     score: Tensor,
     truth: Tensor,
 ) -> None:
-    """Dice on the first and last slice, and how often presence and absence are told, as sums and counts."""
+    """Dice on the first and last slice, and how often presence and absence are told, as sums and counts.
+
+    "flow" is the last slice's Dice where slices have no order, "last" where they have one.
+    """
     present = truth.flatten(1).amax(1) > 0
     chosen = dice[torch.arange(len(best)), best]
     right = (score[:, 0] > 0) == present
-    name = {0: "first", num_slices - 1: "last"}.get(step)
     parts = {"present": right[present].float(), "absent": right[~present].float()} if step else {}
-    if name:
-        parts[name] = chosen[present]
+    if step == 0:
+        parts["first"] = chosen[present]
+    if step == num_slices - 1:
+        parts["last"], parts["flow"] = chosen[present & ~is_flow], chosen[present & is_flow]
     for key, values in parts.items():
         figures[key] = figures.get(key, 0.0) + float(values.sum())
         figures[f"{key}_count"] = figures.get(f"{key}_count", 0.0) + len(values)

@@ -1,9 +1,8 @@
 """`python -m benchmarks.train_nano`: the recipe of the embedded demonstration model.
 
 Sequences of phantom slices, one prompt on the first, every later slice from memory alone: the loop of the runtime,
-with gradients. Many objects end within their sequence, so that the model learns to say so.
-
-Each stage is a row of `STAGES`. A run can be stopped and resumed at any step; seeds, stages and figures are in its log.
+with gradients. What they hold is in `benchmarks.cuts` and `benchmarks.views`: whole slices and windows about an object,
+objects that end, slices that are moved apart, pictures without order. `benchmarks/nano/README.md` says what is known.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from pathlib import Path
 from runtime.streams import print_result
 
 EXAMPLES = """examples:
-  python -m benchmarks.train_nano --start nano_fp16.pt --minutes 60 -o out/nano
-  python -m benchmarks.train_nano --start nano_fp16.pt --minutes 60 -o out/nano --resume
+  python -m benchmarks.train_nano --start nano_fp16.pt --minutes 600 -o out/nano
+  python -m benchmarks.train_nano --start nano_fp16.pt --minutes 600 -o out/nano --resume
   python -m benchmarks.train_nano --start nano_fp16.pt --minutes 25 --device cuda --scale 8 --workers 14 -o out/nano
   python -m export --checkpoint out/nano/nano.pt --weights-kind demonstration -o runtime/nano --overwrite
 """
@@ -40,8 +39,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--minutes", type=float, default=60.0, help="in all, over every resumption (%(default)s)"
     )
-    p.add_argument("--pool", type=Path, default=Path("out/pool"), help="phantoms (%(default)s)")
-    p.add_argument("--volumes", type=int, default=400, help="phantoms to make (%(default)s)")
+    p.add_argument(
+        "--pool",
+        type=Path,
+        default=Path("out/pool"),
+        help="of phantoms, made as they are needed and kept (%(default)s)",
+    )
+    p.add_argument("--volumes", type=int, default=400, help="how many of them (%(default)s)")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--threads", type=int, metavar="N", help="default: one for each core")
     p.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
@@ -53,7 +57,11 @@ def parser() -> argparse.ArgumentParser:
         help="times as many sequences a step, for a GPU",
     )
     p.add_argument(
-        "--workers", type=int, default=1, metavar="N", help="processes that cut sequences"
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that cut sequences; 0: none but this (%(default)s)",
     )
     p.add_argument("--resume", action="store_true", help="continue the run in the output folder")
     p.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
@@ -65,13 +73,12 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser().parse_args(arguments)
     import torch
 
-    from benchmarks.samples import fill_pool
+    from benchmarks.pool import Pool
     from benchmarks.trainer import Trainer, train
 
     if args.threads:
         torch.set_num_threads(args.threads)
     args.output.mkdir(parents=True, exist_ok=True)
-    fill_pool(args.pool, args.volumes)
     trainer = Trainer.begin(args.start, args.device)
     if args.resume:
         trainer.resume(args.output)
@@ -81,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         train(
             trainer,
-            args.pool,
+            Pool(args.pool, args.volumes),
             args.minutes,
             args.output,
             args.seed,

@@ -7,41 +7,71 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import pool as pools
 from benchmarks import train_nano
 from benchmarks import trainer as training
-from benchmarks.samples import Batch, Sequences, fill_pool
+from benchmarks.phantoms import Labelled
+from benchmarks.pool import Pool
+from benchmarks.samples import Batch, Sequences
 from benchmarks.sequence_loss import sequence_loss
 from benchmarks.trainer import Stage, Trainer, between, shared, stage_at
 from export import checkpoint as checkpoints
-from export.variants import VARIANTS
 from runtime.contract import LABEL_NEGATIVE, LABEL_POSITIVE
+from runtime.errors import MissingInput
 from tests.variants import TOY
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of worker processes
 
+RATE = 1e-4
+
 
 @pytest.fixture(autouse=True)
-def toy_is_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(VARIANTS, TOY.name, TOY)
-    checkpoints._shapes.cache_clear()
+def toy_is_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (checkpoints, training):
+        monkeypatch.setattr(module, "VARIANTS", {TOY.name: TOY})
 
 
-@pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pool")
-    fill_pool(folder, 2)
-    return folder
+def squares(seed: int, num_slices: int, side: int = 64) -> Labelled:
+    """A volume with bright squares that come and go; also a flow, whose object has the label 1."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros((num_slices, side, side), np.uint8)
+    for label in range(1, 6):
+        start = int(rng.integers(0, num_slices - 4))
+        y, x = rng.integers(0, side - 16, 2)
+        labels[start : start + int(rng.integers(4, 14)), y : y + 16, x : x + 16] = label
+    noise = rng.normal(60, 8, labels.shape)
+    return Labelled((noise + 30 * labels).clip(0, 255).astype(np.uint8), labels)
 
 
-@pytest.fixture(scope="module")
-def batch(pool: Path) -> Batch:
-    return next(iter(Sequences(pool, 4, 64, 2, 2, seed=0)))
+@pytest.fixture(autouse=True)
+def phantoms_are_squares(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "MAKERS", dict.fromkeys(pools.MAKERS, squares))
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Pool:
+    return Pool(tmp_path / "pool", 8)
+
+
+@pytest.fixture
+def batch(pool: Pool) -> Batch:
+    return Sequences(pool, ((4, 3),), 64, 2, seed=0)[0]
+
+
+@pytest.fixture
+def start(toy, tmp_path: Path) -> Path:
+    path = tmp_path / "toy.pt"
+    torch.save({"model": toy.state_dict()}, path)
+    return path
 
 
 def test_a_batch_is_what_it_says(batch: Batch) -> None:
-    assert batch.images.shape == (2, 4, 64, 64) and batch.images.dtype == torch.uint8
-    assert batch.truth.shape == (4, 4, 64, 64)
-    assert batch.boxes.shape == (4, 2, 2) and batch.clicks.shape == (4, 3, 2)
+    rows = len(batch.truth)
+    assert batch.images.shape == (3, 4, 64, 64) and batch.images.dtype == torch.uint8
+    assert 3 <= rows <= 6 and batch.truth.shape == (rows, 4, 64, 64)
+    assert batch.sequence.tolist() == sorted(batch.sequence.tolist())
+    assert set(batch.sequence.tolist()) == {0, 1, 2}
+    assert batch.boxes.shape == (rows, 2, 2) and batch.clicks.shape == (rows, 3, 2)
     for truth, box, clicks, labels in zip(
         batch.truth, batch.boxes, batch.clicks, batch.click_labels, strict=True
     ):
@@ -53,10 +83,17 @@ def test_a_batch_is_what_it_says(batch: Batch) -> None:
             assert label == wanted
 
 
-def test_the_same_seed_draws_the_same_batch(pool: Path, batch: Batch) -> None:
-    again = next(iter(Sequences(pool, 4, 64, 2, 2, seed=0)))
-    for one, other in zip(batch, again, strict=True):
-        assert torch.equal(one, other)
+def test_a_batch_is_a_function_of_its_number(pool: Pool, batch: Batch) -> None:
+    again, other = (Sequences(pool, ((4, 3),), 64, 2, seed=0)[number] for number in (0, 1))
+    for one, same in zip(batch, again, strict=True):
+        assert torch.equal(one, same)
+    assert not torch.equal(batch.images, other.images)
+
+
+def test_batches_have_all_the_shapes(pool: Pool) -> None:
+    sequences = Sequences(pool, ((2, 3), (4, 1)), 32, 1, seed=0)
+    seen = {tuple(sequences[number].images.shape[:2]) for number in range(12)}
+    assert seen == {(3, 2), (1, 4)}
 
 
 @pytest.mark.parametrize("kind", training.KINDS)
@@ -81,73 +118,116 @@ def test_every_parameter_that_matters_gets_a_gradient(toy, batch: Batch, kind: s
         and name != "no_obj_embed_spatial"
     ]
     assert not unexpected
-    assert figures["first_count"] == 4
+    assert figures["first_count"] == len(batch.truth)
 
 
-def test_training_resumes_where_it_was_saved(
-    toy, pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_each_object_is_segmented_in_its_own_sequence(toy, batch: Batch) -> None:
+    """The loss of a batch is that of its sequences one by one."""
+    model = shared(toy, 64)
+    with torch.no_grad():
+        together, _ = sequence_loss(model, batch, "box", teacher=1.0)
+        apart = []
+        for number in range(3):
+            mine = batch.sequence == number
+            images = batch.images[number : number + 1]
+            rows = (part[mine] for part in batch[2:])
+            alone = Batch(images, torch.zeros(int(mine.sum()), dtype=torch.long), *rows)
+            apart.append(sequence_loss(model, alone, "box", teacher=1.0)[0] * mine.sum())
+    wanted = torch.stack(apart).sum() / len(batch.truth)
+    assert float(together) == pytest.approx(float(wanted), abs=1e-4)
+
+
+def run_for(trainer: Trainer, steps: int, pool: Pool, folder: Path) -> None:
+    """So many steps of `train`, by a clock that ticks once a step."""
+    folder.mkdir(exist_ok=True)
+    trainer.seconds = 0.0
+    until = trainer.step + steps
+    update = Trainer.update
+
+    def count(self: Trainer, loss: torch.Tensor, lr: float) -> None:
+        update(self, loss, lr)
+        if self.step == until:
+            self.seconds = 1e9
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "update", count)
+        training.train(trainer, pool, 1e6, folder, seed=5, workers=0)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(1.0, ((2, 1),), 64, 1, (0.5, 0.5), (RATE, RATE))
+    monkeypatch.setattr(training, "STAGES", (stage,))
+
+
+@pytest.mark.usefixtures("small")
+def test_a_run_that_was_stopped_ends_where_an_unbroken_one_does(
+    start: Path, pool: Pool, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(training, "STAGES", (Stage(1.0, 2, 64, 1, 1, (0.5, 0.5), (1e-4, 1e-4)),))
-    start = tmp_path / "toy.pt"
-    torch.save({"model": toy.state_dict()}, start)
-    common = [
-        "--start",
-        str(start),
-        "--pool",
-        str(pool),
-        "--volumes",
-        "2",
-        "-o",
-        str(tmp_path / "run"),
-    ]
-    train_nano.main([*common, "--minutes", "0.01"])
-    first = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    whole = Trainer.begin(start)
+    run_for(whole, 3, pool, tmp_path / "whole")
+    run_for(Trainer.begin(start), 2, pool, tmp_path / "broken")
+    resumed = Trainer.begin(start)
+    resumed.resume(tmp_path / "broken")
+    assert resumed.step == 2
+    run_for(resumed, 1, pool, tmp_path / "broken")
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+        assert torch.equal(whole.average[name], resumed.average[name]), name
+
+
+@pytest.mark.usefixtures("small")
+def test_the_command_trains_and_resumes(start: Path, pool: Pool, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    common = ["--start", str(start), "--pool", str(pool.folder), "--volumes", "8", "-o", str(run)]
+    train_nano.main([*common, "--workers", "0", "--minutes", "0.001"])
+    first = torch.load(run / "state.pt", weights_only=True)
     assert first["step"] >= 1
-    trainer = Trainer.begin(start)
-    trainer.resume(tmp_path / "run")
-    assert trainer.step == first["step"]
-    for name, value in trainer.model.state_dict().items():
-        assert torch.equal(value, first["model"][name])
-    train_nano.main([*common, "--minutes", str(first["seconds"] / 60 + 0.005), "--resume"])
-    second = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    minutes = str(first["seconds"] / 60 + 0.001)
+    train_nano.main([*common, "--workers", "1", "--minutes", minutes, "--resume"])
+    second = torch.load(run / "state.pt", weights_only=True)
     assert second["step"] > first["step"]
-    weights = torch.load(tmp_path / "run" / "nano.pt", weights_only=True)["model"]
-    assert weights.keys() == toy.state_dict().keys()
+    weights = torch.load(run / "nano.pt", weights_only=True)["model"]
+    assert weights.keys() == second["model"].keys()
     assert all(value.dtype == torch.float16 for value in weights.values())
 
 
-@pytest.mark.parametrize(("scale", "workers"), [(1, 1), (3, 2)])
-def test_a_larger_machine_takes_more_sequences_a_step(
-    scale: int,
-    workers: int,
-    toy,
-    pool: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_there_must_be_a_run_to_resume(start: Path, tmp_path: Path) -> None:
+    with pytest.raises(MissingInput, match="leave --resume out"):
+        Trainer.begin(start).resume(tmp_path)
+
+
+def test_copies_of_the_average_are_kept_and_can_be_started_from(
+    start: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(training, "STAGES", (Stage(1.0, 2, 64, 2, 1, (0.5, 0.5), (1e-4, 1e-4)),))
-    asked: list[int] = []
-    loader = training.DataLoader
+    trainer = Trainer.begin(start)
+    for trainer.step in (7, 1234):
+        trainer.keep_copy(tmp_path)
+    names = sorted(path.name for path in (tmp_path / "copies").iterdir())
+    assert names == ["nano-0000007.pt", "nano-0001234.pt"]
+    again = Trainer.begin(tmp_path / "copies" / names[0])
+    for name, value in trainer.average.items():
+        assert torch.equal(again.average[name], value.half().float())
 
-    def count(sequences, **options):
-        asked.append(options["num_workers"])
-        return loader(sequences, **options)
 
-    seen: list[int] = []
+def test_a_gradient_that_is_not_finite_changes_nothing(start: Path) -> None:
+    trainer = Trainer.begin(start)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    loss = sum(p.sum() for p in trainer.model.parameters()) * torch.tensor(float("inf"))
+    trainer.update(loss, 1.0)
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(value, before[name])
 
-    def loss(model, batch: Batch, *rest):
-        seen.append(len(batch.images))
-        return sequence_loss(model, batch, *rest)
 
-    monkeypatch.setattr(training, "DataLoader", count)
-    monkeypatch.setattr(training, "sequence_loss", loss)
-    start = tmp_path / "toy.pt"
-    torch.save({"model": toy.state_dict()}, start)
-    words = ["--start", str(start), "--pool", str(pool), "--volumes", "2", "--minutes", "0.002"]
-    more = ["--scale", str(scale), "--workers", str(workers), "-o", str(tmp_path / "run")]
-    train_nano.main([*words, *more])
-    assert set(seen) == {2 * scale}
-    assert asked == [workers]
+@pytest.mark.parametrize(("scale", "workers"), [(1, 0), (3, 2)])
+def test_a_larger_machine_takes_more_sequences_a_step(scale: int, workers: int, pool: Pool) -> None:
+    stage = Stage(1.0, ((2, 2),), 64, 1, (0.5, 0.5), (RATE, RATE))
+    loader = training.batches_of(stage, pool, 0, scale, workers, first=3)
+    assert loader.num_workers == workers
+    batch = next(iter(loader))
+    assert batch.images.shape[:2] == (2 * scale, 2)
+    wanted = Sequences(pool, ((2, 2 * scale),), 64, 1, 0)[3]
+    assert torch.equal(batch.images, wanted.images)
 
 
 def test_stages_follow_each_other_and_rates_fall() -> None:
