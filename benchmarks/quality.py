@@ -48,13 +48,15 @@ SUITES: dict[str, list[Setting]] = {
         Setting(f"ruined slices, {policy}", rules=MemoryRules(policy=policy), is_ruined=True)
         for policy in POLICIES
     ],
+    "box": [Setting("box")],
 }
 
 EXAMPLES = """examples:
   python -m benchmarks quality                                    # the embedded model on phantoms
   python -m benchmarks quality --suite prompts,memory,ruined -o quality.json --picture quality.png
   python -m benchmarks quality --folder lesions/ --bundle medsam2 --backend ort,openvino -o lesions.json
-suites: prompts (box, click, mask), memory (every policy and pick-up, and none), ruined (noise on two slices).
+  python -m benchmarks quality --suite box --checkpoint out/nano/nano.pt   # weights that are being trained
+suites: prompts (box, click, mask), memory (every policy and pick-up, and none), ruined (noise on two slices), box.
 """
 
 
@@ -97,6 +99,18 @@ def finite(value: Any) -> Any:
     if isinstance(value, list):
         return [finite(each) for each in value]
     return None if isinstance(value, float) and value != value else value
+
+
+def models(args: argparse.Namespace) -> Iterator[tuple[str, Model]]:
+    """What is to be measured, and what it is called: checkpoints if there are any, else bundles on back ends."""
+    for path in args.checkpoint or []:
+        from export.checkpoint import load_model, read_checkpoint
+        from export.torch_backend import torch_model
+
+        yield str(path), torch_model(load_model(read_checkpoint(path)))
+    if not args.checkpoint:
+        for bundle, backend in product(args.bundle or [None], args.backend.split(",")):
+            yield bundle or "embedded", load(bundle, backend)
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -150,6 +164,13 @@ def parser() -> argparse.ArgumentParser:
         help="default: the embedded demonstration model; several are compared, for instance precisions",
     )
     p.add_argument(
+        "--checkpoint",
+        action="append",
+        type=Path,
+        metavar="F.pt",
+        help="weights instead, in PyTorch, as they are while they are trained; several are compared",
+    )
+    p.add_argument(
         "--backend", default="auto", help=f"auto, {', '.join(BACKENDS)}; several are compared"
     )
     p.add_argument("--suite", default="prompts", help="what to compare (%(default)s)")
@@ -171,12 +192,11 @@ def main(arguments: list[str] | None = None) -> None:
     found = phantom_cases(args.phantoms) if args.folder is None else folder_cases(args.folder)
     cases = list(found)
     reports, pictures = [], []
-    for bundle, backend in product(args.bundle or [None], args.backend.split(",")):
-        model = load(bundle, backend)
+    for name, model in models(args):
         rows, examples = measure(model, cases, settings, args.window)
         reports.append(
             {
-                "bundle": bundle or "embedded",
+                "bundle": name,
                 "model": model.numbers.name,
                 "backend": model.backend.description,
                 "machine": machine_name(),

@@ -189,6 +189,20 @@ def test_a_real_bundle_is_named_in_its_report(
         quality.main(["--folder", str(tiny), "--bundle", str(tiny)])
 
 
+def test_the_embedded_models_checkpoint_measures_as_its_bundle_does(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = str(ROOT / "benchmarks" / "nano" / "nano.pt")
+    words = ["--folder", str(tiny), "--suite", "box"]
+    quality.main([*words, "--checkpoint", checkpoint])
+    (of_torch,) = reports(capsys)
+    quality.main([*words, "--backend", "ort"])
+    (of_ort,) = reports(capsys)
+    assert of_torch["bundle"] == checkpoint and "PyTorch" in of_torch["backend"]
+    one, two = (report["summary"]["volumes"]["box"] for report in (of_torch, of_ort))
+    assert one["cases"] == 1 and one["dice"] == pytest.approx(two["dice"], abs=0.01)
+
+
 def test_the_file_is_json_for_everybody(tiny: Path, telling: list[Any], tmp_path: Path) -> None:
     quality.main(["--folder", str(tiny), "-o", str(tmp_path / "q.json")])
 
@@ -228,7 +242,9 @@ def test_the_table_shows_the_right_figure_in_each_column() -> None:
 
 @pytest.mark.parametrize("suites", ["scribble", "prompts,scribble"])
 def test_a_suite_that_does_not_exist_is_refused(suites: str) -> None:
-    with pytest.raises(InputError, match="no suite 'scribble'; there are: prompts, memory, ruined"):
+    with pytest.raises(
+        InputError, match="no suite 'scribble'; there are: prompts, memory, ruined, box"
+    ):
         quality.main(["--suite", suites])
 
 
