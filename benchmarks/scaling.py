@@ -23,6 +23,7 @@ from export.variants import VARIANTS
 from runtime.backends import BACKENDS
 from runtime.errors import InputError, Sam2Error
 from runtime.machine import machine_name
+from runtime.manifest import UNKNOWN
 from runtime.streams import print_result
 
 SWEEPS: Mapping[str, Sequence[int]] = {
@@ -128,7 +129,7 @@ def _random_bundle(name: str, size: int, folder: Path) -> Path:
         "seed": SEED,
         "sha256": fingerprint(state),
     }
-    return write_bundle(model, folder / f"{name}-{size}", weights, VARIANTS[name].licence)
+    return write_bundle(model, folder / f"{name}-{size}", weights, UNKNOWN)
 
 
 def _sweep(

@@ -19,14 +19,16 @@ from tqdm import tqdm
 from export.quantise import MAX_DICE_DROP
 from export.variants import VARIANTS
 from runtime.bundle import CAUTIONS
-from runtime.manifest import PRECISIONS
+from runtime.manifest import PRECISIONS, UNKNOWN
 from runtime.streams import print_result
+from runtime.strict_json import Fault, Text
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what needs torch is imported when it is needed, not to say what there is
     from export.model.sam2 import Sam2
 
+MAX_SEED = 2**63 - 1
 EXAMPLES = """examples:
-  medsam2 export --checkpoint MedSAM2_latest.pt -o medsam2
+  medsam2 export --checkpoint MedSAM2_latest.pt --licence CC-BY-SA-4.0 -o medsam2
   medsam2 export --checkpoint hf:wanglab/MedSAM2/MedSAM2_latest.pt -o medsam2
   medsam2 export --checkpoint sam2.1_hiera_tiny.pt --model sam2.1_hiera_t --image-size 512 -o tiny512
   medsam2 export --checkpoint sam2.1_hiera_tiny.pt --image-size 512 --encoder int8 -o tiny512-int8
@@ -43,11 +45,26 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     source = p.add_mutually_exclusive_group(required=True)
-    source.add_argument("--checkpoint", metavar="F.pt", help="a file, or hf:OWNER/REPOSITORY/FILE")
-    source.add_argument("--random-weights", type=int, metavar="SEED", help="seeded random weights")
+    source.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="a .pt or .safetensors file, or hf:OWNER/REPOSITORY/FILE",
+    )
+    source.add_argument(
+        "--random-weights", type=parse_seed, metavar="SEED", help="seeded random weights"
+    )
     source.add_argument("--list-models", action="store_true", help="print the models and stop")
     p.add_argument(
         "--model", choices=VARIANTS, help="default: found from the checkpoint's shapes and name"
+    )
+    p.add_argument(
+        "--entry", metavar="NAME", help="which of several sets of weights in the file, such as ema"
+    )
+    p.add_argument(
+        "--licence",
+        type=parse_licence,
+        metavar="NAME",
+        help="of the weights, as their page says, such as CC-BY-SA-4.0; written into the bundle (default: unknown)",
     )
     p.add_argument(
         "--image-size", type=int, help="pixels, a multiple of 32; default: the model's own"
@@ -60,10 +77,10 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--max-dice-drop",
-        type=float,
+        type=parse_drop,
         default=MAX_DICE_DROP,
         metavar="D",
-        help="what int8 may lose (%(default)s)",
+        help="what int8 may lose of the mean Dice of phantoms (default: %(default)s)",
     )
     p.add_argument(
         "--weights-kind",
@@ -74,6 +91,33 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--overwrite", action="store_true", help="replace a bundle that is there")
     p.add_argument("-o", "--output", type=Path, metavar="BUNDLE", help="folder to write")
     return p
+
+
+def parse_seed(text: str) -> int:
+    """A seed that torch takes. Raises argparse's error."""
+    if not text.isdecimal() or int(text) > MAX_SEED:
+        raise argparse.ArgumentTypeError(f"found '{text}'; wanted an integer from 0 to {MAX_SEED}")
+    return int(text)
+
+
+def parse_drop(text: str) -> float:
+    """A loss of Dice. Raises argparse's error."""
+    try:
+        drop = float(text)
+    except ValueError:
+        drop = -1.0
+    if not 0 <= drop <= 1:
+        raise argparse.ArgumentTypeError(f"found '{text}'; wanted a number from 0 to 1")
+    return drop
+
+
+def parse_licence(text: str) -> str:
+    """A name that a manifest takes. Raises argparse's error."""
+    try:
+        Text().check(text, "")
+    except Fault as fault:
+        raise argparse.ArgumentTypeError(str(fault)) from fault
+    return text
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -87,65 +131,74 @@ def main(arguments: list[str] | None = None) -> None:
         p.error("-o BUNDLE is needed")
     if args.random_weights is not None and args.model is None:
         p.error("--random-weights needs --model")
-    from export.write_bundle import check_target, write_bundle  # only now: --help needs no torch
+    print_result(_export(args))
+
+
+def _export(args: argparse.Namespace) -> dict[str, Any]:
+    from export.write_bundle import check_target, write_bundle
 
     check_target(args.output, args.overwrite)
     started = time.perf_counter()
-    model, weights, licence = _random(args) if args.checkpoint is None else _checkpoint(args)
+    model, weights = _random(args) if args.checkpoint is None else _checkpoint(args)
     path = write_bundle(
         model,
         args.output,
         weights,
-        licence,
+        args.licence or UNKNOWN,
         encoder=args.encoder,
         max_dice_drop=args.max_dice_drop,
         overwrite=args.overwrite,
         progress=_bar,
     )
     if caution := CAUTIONS[weights["kind"]]:
-        print(f"{path}: {caution}", file=sys.stderr)
-    size = sum(file.stat().st_size for file in path.iterdir())
-    print_result(
-        {
-            "bundle": str(path),
-            "model": model.numbers.name,
-            "image_size": model.numbers.image_size,
-            "size_bytes": size,
-            "seconds": round(time.perf_counter() - started, 1),
-        }
-    )
+        _say(f"{path}: {caution}")
+    return {
+        "bundle": str(path),
+        "model": model.numbers.name,
+        "image_size": model.numbers.image_size,
+        "weights": weights,
+        "licence": args.licence or UNKNOWN,
+        "size_bytes": sum(file.stat().st_size for file in path.iterdir()),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
 
 
 def _summary(name: str) -> dict[str, object]:
-    import torch
-
-    from export.model.sam2 import Sam2
-
     variant = VARIANTS[name]
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in Sam2(variant).parameters())
-    return {"parameters": parameters, "image_size": variant.image_size, "licence": variant.licence}
+    return {
+        "image_size": variant.image_size,
+        "blocks": sum(variant.stages),
+        "channels": variant.embed_dim,
+    }
 
 
-def _checkpoint(args: argparse.Namespace) -> tuple[Sam2, dict[str, Any], str]:
+def _checkpoint(args: argparse.Namespace) -> tuple[Sam2, dict[str, Any]]:
     from export.checkpoint import load_model, read_checkpoint
 
-    checkpoint = read_checkpoint(args.checkpoint, args.model)
+    checkpoint = read_checkpoint(args.checkpoint, args.model, args.entry)
+    if checkpoint.others:
+        _say(f"{checkpoint.others} tensors beside '{checkpoint.entry}' are left out")
+    if args.licence is None:
+        _say(f"the licence of these weights is written down as {UNKNOWN}; --licence NAME says it")
     model = load_model(checkpoint, args.image_size)
     weights = {"kind": args.weights_kind, "source": checkpoint.source, "sha256": checkpoint.sha256}
-    return model, weights, checkpoint.variant.licence
+    return model, weights | ({"entry": checkpoint.entry} if checkpoint.entry else {})
 
 
-def _random(args: argparse.Namespace) -> tuple[Sam2, dict[str, Any], str]:
+def _random(args: argparse.Namespace) -> tuple[Sam2, dict[str, Any]]:
     from export.model.sam2 import Sam2
     from export.random_weights import fingerprint, random_state
 
-    variant, seed = VARIANTS[args.model], args.random_weights
-    model = Sam2(variant, args.image_size)
+    seed = args.random_weights
+    model = Sam2(VARIANTS[args.model], args.image_size)
     state = random_state(model, seed)
     model.load_state_dict(state, strict=True)
     weights = {"kind": "random", "source": "random", "seed": seed, "sha256": fingerprint(state)}
-    return model, weights, variant.licence
+    return model, weights
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def _bar(graphs: Sequence[str]) -> Iterator[str]:

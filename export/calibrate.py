@@ -14,7 +14,6 @@ if __name__ == "__main__":  # before what takes time to import, which an interru
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,10 +25,11 @@ from tqdm import tqdm
 
 from export.labelled import Case, draw_prompt, folder_cases
 from runtime import Model, VolumePredictor, load
+from runtime.atomic import write_whole
 from runtime.bundle import open_bundle
 from runtime.confidence import EDGE, MEASURES, Calibration
 from runtime.errors import InputError
-from runtime.manifest import MANIFEST
+from runtime.manifest import MANIFEST, read_manifest
 from runtime.streams import print_result
 
 MIN_MASKS = 20  # fewer say nothing
@@ -77,7 +77,7 @@ def fit_isotonic(said: NDArray[np.float64], worth: NDArray[np.float64]) -> Calib
     for start, stop in zip(fitted.blocks[:-1], fitted.blocks[1:], strict=True):
         ends = sorted({int(start), int(stop) - 1})
         measured += [float(values[end]) for end in ends]
-        levels += [float(fitted.x[end]) for end in ends]
+        levels += [min(max(float(fitted.x[end]), 0.0), 1.0) for end in ends]  # means are rounded
     return Calibration(knots=(tuple(measured), tuple(levels)))
 
 
@@ -104,12 +104,12 @@ def write_calibration(bundle: Path, measure: str, calibration: Calibration | Non
     entries = {k: v for k, v in manifest.get("calibration", {}).items() if k != measure}
     if calibration is not None:
         entries[measure] = calibration.entry()
-    part = bundle / f".{MANIFEST}.part"
-    try:
-        part.write_text(json.dumps({**manifest, "calibration": entries}, indent=1) + "\n")
-        os.replace(part, bundle / MANIFEST)
-    finally:
-        part.unlink(missing_ok=True)
+    text = json.dumps({**manifest, "calibration": entries}, indent=1, allow_nan=False)
+    write_whole(
+        bundle / MANIFEST,
+        lambda part: part.write_text(text + "\n", "utf-8"),
+        check=lambda part: read_manifest(bundle, part.name),
+    )
 
 
 def parser() -> argparse.ArgumentParser:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import re
+import logging
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,21 +11,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from export.checkpoint_file import read_file
+from export.families import family_of
 from export.model.sam2 import Sam2
 from export.variants import VARIANTS, Variant
+from export.weight_sets import WeightSet, all_names, choose_set
 from runtime.errors import CheckpointError, MissingInput
 
 HUB_PREFIX = "hf:"
-FORBIDDEN_GLOBAL = re.compile(r"GLOBAL (\S+)")  # how torch.load names what a file would run
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+FEW = 3  # names of a kind that a message lists
 
-# Key prefixes that give away other networks people try to load, most telling first.
-FOREIGN = (
-    ("spatial_perceiver.", "EdgeTAM"),
-    ("image_encoder.trunk.body.", "EdgeTAM"),
-    ("image_encoder.neck.convs.0.conv_1x1", "EfficientTAM (also Efficient MedSAM2)"),
-    ("image_encoder.blocks.", "SAM 1 (also MedSAM)"),
-    ("detector.", "SAM 3"),
-)
+log = logging.getLogger("export")
+Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,35 +35,47 @@ class Checkpoint:
         state: official keys to float32 tensors.
         source: file name, or what the weights are called.
         sha256: of the file.
+        entry: where in the file they lie, see `export.weight_sets`.
+        others: tensors beside them that were left out.
     """
 
     variant: Variant
     state: dict[str, Tensor]
     source: str
     sha256: str
+    entry: str = ""
+    others: int = 0
 
 
-def read_checkpoint(path: str | Path, model: str | None = None) -> Checkpoint:
-    """Read a .pt file and check it against the variants table.
+def read_checkpoint(
+    path: str | Path, model: str | None = None, entry: str | None = None
+) -> Checkpoint:
+    """Read a .pt or .safetensors file and check it against the variants table.
 
     Args:
         path: a file, or `hf:OWNER/REPOSITORY/FILE` for Hugging Face's hub (its offline mode is honoured).
         model: the row it must fit; None finds the row by the shapes, and by the file's name among rows of one
             network (sam2.1_hiera_t and medsam2 differ in image size alone).
+        entry: which weights, where a file holds several sets, such as "ema".
 
     Raises:
         MissingInput: no such file.
-        CheckpointError: not readable with tensors alone, cut short, another network, not the row named, or one of
+        CheckpointError: not readable with tensors alone, damaged, another network, not the row named, or one of
             several rows.
+        OutOfMemory: it does not fit.
     """
     file = _from_hub(str(path)) if str(path).startswith(HUB_PREFIX) else Path(path)
     if not file.is_file():
         raise MissingInput(f"no checkpoint at {file}")
     if model is not None and model not in VARIANTS:
         raise CheckpointError(f"no model '{model}'; there are: {', '.join(VARIANTS)}")
-    state = _state_dict(_load(file), file)
-    variant = _identify(state, file, model)
-    return Checkpoint(variant, {k: v.float() for k, v in state.items()}, file.name, _sha256(file))
+    log.info("reading %s, %.0f MB", file, file.stat().st_size / 1e6)
+    content = read_file(file)
+    weights = choose_set(content, file, entry)
+    _check_plain(weights.tensors, file)
+    variant = _fitting(weights, all_names(content), file, model)
+    state = _float32(weights.tensors, file)
+    return Checkpoint(variant, state, file.name, _sha256(file), weights.entry, weights.others)
 
 
 def load_model(checkpoint: Checkpoint, image_size: int | None = None) -> Sam2:
@@ -87,50 +97,49 @@ def _from_hub(address: str) -> Path:
         raise CheckpointError(f"{address} could not be fetched: {error}") from error
 
 
-def _load(file: Path) -> object:
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises almost anything on bytes that it did not write
-        if forbidden := FORBIDDEN_GLOBAL.search(str(error)):
-            raise CheckpointError(
-                f"{file} holds more than tensors ({forbidden[1]}) and was not opened, because that could run code "
-                "from it; ask its author for a file of tensors only"
-            ) from error
+def _fitting(weights: WeightSet, names: list[str], file: Path, model: str | None) -> Variant:
+    """The row of the table that some weights fit, in shapes. Raises CheckpointError if it is none, or another."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.tensors.items()}
+    fitting = [name for name in VARIANTS if shapes_of(VARIANTS[name]) == shapes]
+    if not fitting and (family := family_of(names)) is not None:
         raise CheckpointError(
-            f"{file} is not a whole PyTorch checkpoint ({type(error).__name__}): it was cut short, or is "
-            "something else, such as a web page or a Git LFS pointer; download it again"
-        ) from error
-
-
-def _state_dict(content: object, file: Path) -> dict[str, Tensor]:
-    state = content.get("model", content) if isinstance(content, dict) else content
-    is_state = isinstance(state, dict) and all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
-    )
-    if not is_state or not state:
-        keys = list(content)[:6] if isinstance(content, dict) else type(content).__name__
-        raise CheckpointError(
-            f"{file} holds no state dict; wanted tensors by name, or under 'model', found {keys}"
+            f"{file} is of {family}, by the names of its tensors: not supported yet"
         )
-    return dict(state)
-
-
-def _identify(state: dict[str, Tensor], file: Path, model: str | None) -> Variant:
-    shapes = {key: tuple(value.shape) for key, value in state.items()}
-    fitting = [name for name in VARIANTS if _shapes(VARIANTS[name]) == shapes]
     if model is None:
         if not fitting:
-            raise CheckpointError(f"{file} fits no model in the table: {_difference(shapes, None)}")
+            raise CheckpointError(f"{file} fits no model in the table; {_nearest(shapes, file)}")
         model = _named(fitting, file)
     elif model not in fitting:
         instead = f"; it fits {fitting[0]}: use --model {fitting[0]}" if fitting else ""
-        raise CheckpointError(f"{file} is not {model}: {_difference(shapes, model)}{instead}")
-    broken = [key for key, value in state.items() if not value.isfinite().all()]
-    if broken:
-        raise CheckpointError(
-            f"{file} has non-finite numbers, first in '{broken[0]}'; the file is damaged"
-        )
+        raise CheckpointError(f"{file} is not {model}: {difference(shapes, model)}{instead}")
     return VARIANTS[model]
+
+
+def _float32(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """The same weights in float32. Raises CheckpointError for one that is no finite floating point number there."""
+    state = {}
+    for name, tensor in tensors.items():
+        if tensor.dtype not in DTYPES:
+            wanted = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
+            raise CheckpointError(
+                f"{file}: '{name}' is {str(tensor.dtype).removeprefix('torch.')}, wanted one of {wanted}"
+            )
+        state[name] = tensor.detach().float()
+        if not state[name].isfinite().all():
+            raise CheckpointError(
+                f"{file} has non-finite numbers, first in '{name}'; the file is damaged, or training diverged"
+            )
+    return state
+
+
+def _check_plain(tensors: dict[str, Tensor], file: Path) -> None:
+    """Raise CheckpointError for a tensor that has no plain numbers, such as a sparse one."""
+    for name, tensor in tensors.items():
+        is_dense = tensor.layout is torch.strided and not tensor.is_nested
+        if not is_dense or tensor.device.type != "cpu" or tensor.is_quantized:
+            raise CheckpointError(
+                f"{file}: '{name}' is a sparse, nested, quantised or empty tensor; wanted dense numbers"
+            )
 
 
 def _named(fitting: list[str], file: Path) -> str:
@@ -147,32 +156,44 @@ def _named(fitting: list[str], file: Path) -> str:
 
 
 @cache
-def _shapes(variant: Variant) -> dict[str, tuple[int, ...]]:
+def shapes_of(variant: Variant) -> Shapes:
+    """Shapes of a model's tensors by name."""
     with torch.device("meta"):
         model = Sam2(variant)
-    return {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-def _difference(shapes: dict[str, tuple[int, ...]], model: str | None) -> str:
-    for prefix, name in FOREIGN:
-        if any(key.startswith(prefix) for key in shapes):
-            return f"its keys are those of {name}, which is not supported"
-    if model is None:
-        return f"{len(shapes)} tensors, first '{next(iter(shapes))}'"
-    wanted = _shapes(VARIANTS[model])
-    missing = sorted(wanted.keys() - shapes.keys())
-    extra = sorted(shapes.keys() - wanted.keys())
-    other = [k for k in wanted.keys() & shapes.keys() if wanted[k] != shapes[k]]
-    parts = [
-        f"{len(keys)} tensors {what} (first '{keys[0]}')"
-        for what, keys in (
-            ("missing", missing),
-            ("left over", extra),
-            ("of another shape", sorted(other)),
-        )
-        if keys
-    ]
-    return ", ".join(parts)
+def _nearest(shapes: Shapes, file: Path) -> str:
+    """Which row comes nearest, and in what it differs all the same; the file's name chooses between equals."""
+    rows = {name: shapes_of(variant) for name, variant in VARIANTS.items()}
+    common = {name: len(row.items() & shapes.items()) for name, row in rows.items()}
+    share = {name: common[name] / len(row.keys() | shapes.keys()) for name, row in rows.items()}
+    nearest = max(rows, key=lambda name: (share[name], name in file.name.lower()))
+    if not common[nearest]:
+        return f"it comes near none: {len(shapes)} tensors, first '{next(iter(shapes))}'"
+    return (
+        f"nearest is {nearest}, of whose {len(rows[nearest])} tensors {common[nearest]} fit: "
+        f"{difference(shapes, nearest)}"
+    )
+
+
+def difference(shapes: Shapes, model: str) -> str:
+    """In what some tensors differ from those of a model: counts, and the first few of each kind."""
+    wanted = shapes_of(VARIANTS[model])
+    others = [name for name in wanted if name in shapes and shapes[name] != wanted[name]]
+    kinds = (
+        ("missing", [name for name in wanted if name not in shapes]),
+        ("unexpected", [name for name in shapes if name not in wanted]),
+        (
+            "of another shape",
+            [f"{name} {shapes[name]} instead of {wanted[name]}" for name in others],
+        ),
+    )
+    return "; ".join(
+        f"{len(names)} {kind} ({', '.join(names[:FEW])}{', ...' if len(names) > FEW else ''})"
+        for kind, names in kinds
+        if names
+    )
 
 
 def _sha256(file: Path) -> str:

@@ -28,7 +28,6 @@ class Variant:
         mask_channels: channels of the prompt encoder's mask path before its last projection.
         is_2_1: SAM 2.1's pointer time code and absent-object embedding exist.
         image_size: side in pixels that the weights were trained at; the default for export.
-        licence: SPDX name of the released weights' licence.
     """
 
     name: str
@@ -50,7 +49,6 @@ class Variant:
     max_obj_ptrs: int = 16
     is_2_1: bool = True
     image_size: int = 1024
-    licence: str = "Apache-2.0"
 
     @property
     def stage_dims(self) -> tuple[int, ...]:

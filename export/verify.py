@@ -91,7 +91,7 @@ def reference_for(bundle: Bundle, checkpoint: str | None) -> Sam2:
             )
         model.load_state_dict(state, strict=True)
         return model
-    read = read_checkpoint(checkpoint, bundle.model.name)
+    read = read_checkpoint(checkpoint, bundle.model.name, weights.get("entry"))
     if read.sha256 != weights.get("sha256"):
         raise CheckpointError(
             f"{checkpoint} is not the file that {bundle.path} was made from (SHA-256 differs)"

@@ -1,11 +1,10 @@
-"""A model to a bundle folder, written beside its destination and moved there when it is whole."""
+"""A model to a bundle folder, written beside its destination, read back, and moved there when it is whole."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -17,6 +16,7 @@ import onnx
 from export.model.sam2 import Sam2
 from export.quantise import MAX_DICE_DROP, check_dice, quantised
 from export.to_onnx import OPSET, to_onnx
+from runtime.atomic_folder import write_whole_folder
 from runtime.bundle import open_bundle
 from runtime.contract import FORMAT_VERSION, GRAPHS
 from runtime.errors import InputError
@@ -42,49 +42,55 @@ def write_bundle(
         model: weights loaded.
         path: the folder to make; its parent must exist.
         weights: `kind` (see `runtime.bundle.CAUTIONS`), `source` and what else identifies them.
-        licence: SPDX name of the weights' licence.
+        licence: of the weights, as whoever exports them says, or `runtime.manifest.UNKNOWN`.
         encoder: one of `runtime.manifest.PRECISIONS`: precision of the image encoder's weights.
         max_dice_drop: what an encoder in int8 may lose on phantoms.
         overwrite: replace a bundle that is already there; anything else is never replaced.
         progress: wraps the names of the graphs as they are worked through, like `tqdm`.
 
-    Raises InputError if the destination cannot be used, QuantisationRefused if int8 loses too much.
+    The folder appears when it is whole and has been read back; a bundle that is replaced stays until then.
+
+    Raises InputError if the destination cannot be used, QuantisationRefused if int8 loses too much, Sam2Error if it
+    cannot be written.
     """
     target = Path(path)
     check_target(target, overwrite)
-    building = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        made = building / "fp32"
-        made.mkdir()
+
+    def fill(folder: Path) -> None:
         files = {}
         for graph in progress(GRAPHS):
             data = to_onnx(model, graph).SerializeToString()
-            files[graph_file(graph)] = _write_graph(made, graph, data)
-        _write_manifest(made, _manifest(model, weights, licence, files))
+            files[graph_file(graph)] = _write_graph(folder, graph, data)
+        _write_manifest(folder, _manifest(model, weights, licence, files))
         if encoder == "int8":
-            made = _in_int8(made, building / "int8", max_dice_drop)
-        made.chmod(0o755)
-        if target.exists():
-            shutil.rmtree(target)
-        made.rename(target)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return target
+            _make_int8(folder, max_dice_drop)
+
+    return write_whole_folder(target, fill, _read_back, is_replaced=overwrite)
 
 
-def _in_int8(plain: Path, small: Path, max_dice_drop: float) -> Path:
-    """The same bundle with another encoder, once it has been seen to segment as well."""
-    shutil.copytree(plain, small)
-    manifest = json.loads((plain / MANIFEST).read_text())
-    encoder = quantised(onnx.load(plain / graph_file("image_encoder")))
+def _read_back(folder: Path) -> None:
+    """Raise BundleError unless the disk holds what was written."""
+    bundle = open_bundle(folder)
+    for graph in GRAPHS:
+        bundle.read_graph(graph)
+
+
+def _make_int8(folder: Path, max_dice_drop: float) -> None:
+    """Exchange a bundle's encoder for one in int8, once it has been seen to segment as well."""
+    small = folder / "int8"
+    shutil.copytree(folder, small, ignore=shutil.ignore_patterns(small.name))
+    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    encoder = quantised(onnx.load(folder / graph_file("image_encoder")))
     manifest["files"][graph_file("image_encoder")] = _write_graph(
         small, "image_encoder", encoder.SerializeToString()
     )
     manifest["precision"] = "int8"
     _write_manifest(small, manifest)
-    figures = check_dice(open_bundle(plain), open_bundle(small), max_dice_drop)
+    figures = check_dice(open_bundle(folder), open_bundle(small), max_dice_drop)
     _write_manifest(small, {**manifest, "quantisation": figures})
-    return small
+    for file in small.iterdir():
+        file.replace(folder / file.name)
+    small.rmdir()
 
 
 def _write_graph(folder: Path, graph: str, data: bytes) -> dict[str, Any]:
@@ -94,7 +100,8 @@ def _write_graph(folder: Path, graph: str, data: bytes) -> dict[str, Any]:
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    text = json.dumps(manifest, indent=1, allow_nan=False)
+    (folder / MANIFEST).write_text(text + "\n", "utf-8")
 
 
 def check_target(target: Path, overwrite: bool) -> None:

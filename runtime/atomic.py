@@ -48,7 +48,7 @@ def write_whole(
             if check is not None:
                 check(part)
             part.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         why = error.strerror or str(error)
         raise Sam2Error(f"{path} could not be written: {why}; what was there is kept") from error
@@ -64,10 +64,12 @@ def write_text(path: str | PathLike[str], text: str) -> Path:
 def _temporary(path: Path) -> Iterator[Path]:
     """A new empty file beside `path`, locked for as long as it is there."""
     while True:
-        part = path.with_name(f"{_start(path)}{uuid4().hex}{''.join(path.suffixes[-2:])[-20:]}")
+        part = path.with_name(
+            f"{temporary_start(path)}{uuid4().hex}{''.join(path.suffixes[-2:])[-20:]}"
+        )
         descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            _lock(descriptor)
+            lock(descriptor, is_patient=True)
             if not part.exists():  # taken for abandoned before it was locked
                 continue
             yield part
@@ -78,7 +80,7 @@ def _temporary(path: Path) -> Iterator[Path]:
             os.close(descriptor)
 
 
-def _start(path: Path) -> str:
+def temporary_start(path: Path) -> str:
     """What the temporary names of a destination begin with; names have at most 255 bytes in most systems."""
     return os.fsdecode(os.fsencode(f".{path.name}")[:120]) + MARK
 
@@ -86,30 +88,33 @@ def _start(path: Path) -> str:
 def _remove_abandoned(path: Path) -> None:
     """Remove temporary files of `path` whose writers are dead; those of living writers are locked."""
     for name in os.listdir(path.parent):
-        if not name.startswith(_start(path)):
+        if not name.startswith(temporary_start(path)):
             continue
         part = path.with_name(name)
         with suppress(OSError):
             descriptor = os.open(part, os.O_RDWR)
             try:
-                if _lock(descriptor):
+                if lock(descriptor):
                     part.unlink()
             finally:
                 os.close(descriptor)
 
 
-def _lock(descriptor: int) -> bool:
-    """Whether a lock on a file was taken; never where the system has no such locks."""
+def lock(descriptor: int, is_patient: bool = False) -> bool:
+    """Whether a lock on a file was taken; never where the system has no such locks.
+
+    `is_patient` waits for whoever has it, who has taken a file for abandoned and will be gone at once.
+    """
     if sys.platform == "win32":
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if is_patient else fcntl.LOCK_NB))
     except OSError:
         return False
     return True
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a new name last; where folders cannot be opened, the system does it in its own time."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)

@@ -33,6 +33,7 @@ MAX_BYTES = (
     4 * 2**20
 )  # of a manifest; the largest known has 10 KB, a calibration by many masks adds 100
 PRECISIONS = ("fp32", "int8")  # of the image encoder's weights; all else is fp32
+UNKNOWN = "unknown"  # licence of weights of which nobody has said one
 KINDS = ("checkpoint", "demonstration", "random")  # of weights
 
 MAX_IMAGE_SIZE = 8192  # pixels; eight times what any member of the family was trained at
@@ -85,7 +86,7 @@ RULES: Rule = Object(
         ),
         "weights": Object(
             required={"kind": OneOf(KINDS), "source": Text()},
-            optional={"sha256": Sha256(), "seed": Integer(0, MAX_SEED)},
+            optional={"sha256": Sha256(), "seed": Integer(0, MAX_SEED), "entry": Text()},
             others=True,
         ),
         "licence": Text(),
@@ -111,14 +112,14 @@ RULES: Rule = Object(
 )
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a bundle's folder, checked.
+def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any]:
+    """The manifest of a bundle's folder, checked; `name` is another one's while it is being written.
 
     Raises:
         BundleError: not a bundle, or one of another format version.
         BundleIncomplete: the manifest is cut short, lacks entries or misstates them.
     """
-    path = folder / MANIFEST
+    path = folder / name
     try:
         data = read_plain_file(path, MAX_BYTES)
     except (OSError, ValueError) as error:  # a ValueError for a NUL in the path

@@ -16,6 +16,7 @@ EXTRAS = {
     "onnx": "export",
     "onnxscript": "export",
     "huggingface_hub": "export",
+    "safetensors": "export",
     "scipy": "benchmarks",
     "matplotlib": "benchmarks",
     "av": "video",

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from scipy.optimize import isotonic_regression
 
-import export.calibrate
 from export.calibrate import (
     FITS,
     MIN_MASKS,
@@ -26,7 +25,7 @@ from export.labelled import folder_cases
 from runtime import VolumePredictor, load
 from runtime.bundle import EMBEDDED, open_bundle
 from runtime.confidence import MEASURES, Calibration
-from runtime.errors import BundleError, InputError, MissingInput
+from runtime.errors import BundleError, InputError, MissingInput, Sam2Error
 from runtime.manifest import MANIFEST
 from runtime.phantom import Phantom, make_phantom
 from tests.fakes import TELLING, fake_model
@@ -261,25 +260,27 @@ def test_a_mistake_in_the_command_is_a_usage_error(
     assert "usage: medsam2 calibrate" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("step", ["write", "replace"])
-def test_an_interrupted_write_leaves_the_old_manifest(
-    step: str, bundle: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_a_write_that_fails_leaves_the_old_manifest(
+    error: BaseException, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_calibration(bundle, "iou", Calibration(temperature=2.0))
     before = (bundle / MANIFEST).read_bytes()
 
-    def stop(*args: object) -> None:
-        raise KeyboardInterrupt
-
-    def half(self: Path, text: str) -> None:
+    def half(self: Path, text: str, encoding: str) -> None:
         self.write_bytes(text.encode()[:100])
-        raise OSError(28, "No space left on device")
+        raise error
 
-    if step == "replace":
-        monkeypatch.setattr(export.calibrate.os, "replace", stop)
-    else:
-        monkeypatch.setattr(Path, "write_text", half)
-    with pytest.raises((KeyboardInterrupt, OSError)):
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises((KeyboardInterrupt, Sam2Error)):
         write_calibration(bundle, "iou", Calibration(temperature=3.0))
     assert (bundle / MANIFEST).read_bytes() == before
     assert open_bundle(bundle).calibrations == {"iou": Calibration(temperature=2.0)}
+    assert {path.name for path in bundle.iterdir()} == {path.name for path in EMBEDDED.iterdir()}
+
+
+def test_a_calibration_that_could_not_be_read_again_is_not_written(bundle: Path) -> None:
+    before = (bundle / MANIFEST).read_bytes()
+    with pytest.raises(BundleError, match=r"calibration\.iou\.temperature is 1000000\.0"):
+        write_calibration(bundle, "iou", Calibration(temperature=1e6))
+    assert (bundle / MANIFEST).read_bytes() == before

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from tests.variants import TOY
 
 SMALL = {
     "medsam2": replace(TOY, name="medsam2"),
-    "sam2_hiera_t": replace(TOY, name="sam2_hiera_t", is_2_1=False, licence="MIT"),
+    "sam2_hiera_t": replace(TOY, name="sam2_hiera_t", is_2_1=False),
 }
 
 
@@ -38,7 +39,9 @@ def export(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     """The command in this process, with small networks and without the tracer."""
     for module in ("export.__main__", "export.checkpoint"):
         monkeypatch.setattr(f"{module}.VARIANTS", SMALL)
-    monkeypatch.setattr("export.write_bundle.to_onnx", lambda *_: onnx.ModelProto())
+    monkeypatch.setattr(
+        "export.write_bundle.to_onnx", lambda *_: onnx.ModelProto(producer_name="stub")
+    )
 
     def run(*arguments: object) -> Outcome:
         code = outcome(lambda: main([str(a) for a in arguments]))
@@ -66,11 +69,7 @@ def test_the_models_are_listed_as_json(capsys: pytest.CaptureFixture[str]) -> No
     main(["--list-models"])
     listed = json.loads(capsys.readouterr().out)
     assert list(listed) == list(VARIANTS)
-    assert listed["medsam2"] == {
-        "parameters": 38_962_498,
-        "image_size": 512,
-        "licence": "Apache-2.0",
-    }
+    assert listed["medsam2"] == {"image_size": 512, "blocks": 12, "channels": 96}
 
 
 def test_a_checkpoint_becomes_a_bundle_and_one_line_of_json(
@@ -87,6 +86,40 @@ def test_a_checkpoint_becomes_a_bundle_and_one_line_of_json(
     assert bundle.weights["source"] == "MedSAM2_latest.pt"
     assert "not for clinical use" not in done.err
     assert all(graph in done.err for graph in GRAPHS)
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert report["weights"]["sha256"] == bundle.weights["sha256"] == digest
+
+
+@pytest.mark.parametrize("file_name", ["MedSAM2_latest.pt", "sam2_hiera_t.pt"])
+def test_the_licence_is_what_was_said_or_unknown_whatever_the_model(
+    file_name: str, export: Any, tmp_path: Path
+) -> None:
+    row = "medsam2" if file_name.startswith("Med") else "sam2_hiera_t"
+    path = tmp_path / file_name
+    torch.save({"model": random_state(Sam2(SMALL[row]), seed=1)}, path)
+    done = export("--checkpoint", path, "-o", tmp_path / "silent")
+    assert json.loads(done.out)["licence"] == open_bundle(tmp_path / "silent").licence == "unknown"
+    assert "--licence NAME says it" in done.err
+    done = export("--checkpoint", path, "--licence", "CC-BY-SA-4.0", "-o", tmp_path / "said")
+    assert (
+        json.loads(done.out)["licence"] == open_bundle(tmp_path / "said").licence == "CC-BY-SA-4.0"
+    )
+    assert "--licence" not in done.err
+
+
+def test_one_of_several_sets_of_weights_is_exported(export: Any, tmp_path: Path) -> None:
+    path, states = tmp_path / "medsam2.pt", {}
+    for seed, entry in enumerate(("model", "ema")):
+        states[entry] = random_state(Sam2(SMALL["medsam2"]), seed)
+    torch.save(states, path)
+    done = export("--checkpoint", path, "-o", tmp_path / "bundle")
+    assert done.code == 3
+    assert "--entry with one of 'model', 'ema'" in done.err
+    assert export("--checkpoint", path, "--entry", "ema", "-o", tmp_path / "bundle").code == 0
+    bundle = open_bundle(tmp_path / "bundle")
+    assert bundle.weights["entry"] == "ema"
+    found = bundle.manifest["constants"]["no_obj_ptr"]
+    assert torch.equal(torch.tensor(found), states["ema"]["no_obj_ptr"][0])
 
 
 def test_random_weights_are_named_with_their_seed_and_cautioned_about(
@@ -98,7 +131,7 @@ def test_random_weights_are_named_with_their_seed_and_cautioned_about(
     bundle = open_bundle(tmp_path / "random")
     assert (bundle.weights["kind"], bundle.weights["seed"]) == ("random", 0)
     assert (bundle.model.name, bundle.model.image_size) == ("sam2_hiera_t", 96)
-    assert bundle.manifest["licence"] == "MIT"
+    assert bundle.licence == "unknown"
     assert CAUTIONS["random"] in done.err
 
 
@@ -166,7 +199,14 @@ def test_an_image_size_that_does_not_divide_is_exit_3(
         ([], "required"),
         (["--checkpoint", "a.pt"], "-o BUNDLE is needed"),
         (["--random-weights", "0", "-o", "b"], "needs --model"),
-        (["--random-weights", "zero", "-o", "b"], "invalid int value"),
+        (["--random-weights", "zero", "-o", "b"], "found 'zero'; wanted an integer from 0"),
+        (["--random-weights", str(2**63), "-o", "b"], "wanted an integer from 0"),
+        (["--checkpoint", "a.pt", "--licence", "", "-o", "b"], "wanted a line"),
+        (["--checkpoint", "a.pt", "--licence", "a\nb", "-o", "b"], "wanted a line"),
+        (
+            ["--checkpoint", "a.pt", "--max-dice-drop", "nan", "-o", "b"],
+            "wanted a number from 0 to 1",
+        ),
         (["--checkpoint", "a.pt", "--model", "sam3", "-o", "b"], "invalid choice: 'sam3'"),
         (["--checkpoint", "a.pt", "--weights-kind", "random", "-o", "b"], "invalid choice"),
     ],

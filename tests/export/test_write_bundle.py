@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from export.model.sam2 import Sam2
 from export.write_bundle import check_target, write_bundle
 from runtime.bundle import Bundle, open_bundle
 from runtime.contract import FORMAT_VERSION, GRAPHS
-from runtime.errors import InputError
+from runtime.errors import BundleIncomplete, InputError, Sam2Error
 from runtime.manifest import MANIFEST, graph_file
 
 WEIGHTS = {"kind": "random", "source": "random", "seed": 7}
@@ -90,7 +91,7 @@ def test_progress_sees_each_graph_before_it_is_traced(
 
     def traced(model: Sam2, graph: str) -> onnx.ModelProto:
         events.append(("traced", graph))
-        return onnx.ModelProto()
+        return stub(model, graph)
 
     def progress(graphs: Sequence[str]) -> Iterator[str]:
         for graph in graphs:
@@ -180,3 +181,46 @@ def test_an_export_that_fails_half_way_leaves_everything_as_it_was(
         write(toy, tmp_path / "bundle", overwrite=overwrite)
     assert graph_file(GRAPHS[1]) in reached
     assert contents(tmp_path) == before
+
+
+def test_what_the_disk_does_not_give_back_is_never_given_the_name(
+    toy: Sam2, no_tracer: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(toy, tmp_path / "bundle")
+    before = contents(tmp_path)
+    write_bytes = Path.write_bytes
+
+    def loses_the_last(self: Path, data: bytes) -> int:
+        return write_bytes(self, data[:-1])
+
+    monkeypatch.setattr(Path, "write_bytes", loses_the_last)
+    with pytest.raises(BundleIncomplete, match="cut short"):
+        write(toy, tmp_path / "bundle", overwrite=True)
+    with pytest.raises(BundleIncomplete, match="cut short"):
+        write(toy, tmp_path / "other")
+    assert contents(tmp_path) == before
+
+
+def test_a_full_disk_is_an_error_of_ours_and_leaves_everything_as_it_was(
+    toy: Sam2, no_tracer: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(toy, tmp_path / "bundle")
+    before = contents(tmp_path)
+
+    def is_full(self: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", is_full)
+    with pytest.raises(Sam2Error, match=r"could not be written: No space left.*is kept") as refused:
+        write(toy, tmp_path / "bundle", overwrite=True)
+    assert refused.value.exit_code == 1
+    assert contents(tmp_path) == before
+
+
+def test_constants_that_are_not_finite_are_not_written(
+    toy: Sam2, no_tracer: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(toy, "no_obj_ptr", torch.nn.Parameter(toy.no_obj_ptr * torch.nan))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write(toy, tmp_path / "bundle")
+    assert contents(tmp_path) == {}
