@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +19,12 @@ if sys.platform != "win32":
 
 MARK = ".part-"
 """What every temporary name has in it, after a dot and its destination's name."""
+ABANDONED = re.compile(rf"\..*{re.escape(MARK)}[0-9a-f]{{32}}(\..*)?", re.DOTALL)
+NAME_BYTES = 60  # of the destination's name in a temporary one: some file systems allow 143 in all
+SUFFIX_LETTERS = 20
+
+_swept: set[Path] = set()
+"""Folders in which this process has removed what was abandoned; a folder may hold many files, so it is read once."""
 
 
 def write_whole(
@@ -26,53 +34,79 @@ def write_whole(
 ) -> Path:
     """Write a file beside its destination, check it, and only then give it its name.
 
-    What lay at `path` before is untouched unless all has gone well. The file is on the disk, not only in the system's
-    buffers, before it takes its name. Two processes may write the same path: one of them wins, whole. A process that
-    is killed leaves at most one hidden file, which the next one to write this path removes.
+    What lay at `path` before is untouched unless all has gone well, and what replaces it has its permissions. The file
+    is on the disk, not only in the system's buffers, before it takes its name. Two processes may write the same path:
+    one of them wins, whole. A process that is killed leaves at most one hidden file, which the next one that writes
+    into this folder removes.
 
     Args:
-        path: destination; its folder has to be there.
+        path: destination; its folder has to be there. A symbolic link stays one, and the file is where it leads.
         write: writes the file at the path that it is given, which ends in the suffixes of `path`.
         check: reads it back and raises what it finds wrong.
 
-    Returns the destination. Raises Sam2Error where the system refuses, as a full disk does; what `write` and `check`
-    raise otherwise passes through.
+    Returns the destination. Raises Sam2Error where the system refuses, as a full disk does, and for what is there and
+    is no file that may be written to; what `write` and `check` raise otherwise passes through.
     """
     path = Path(path)
-    try:
-        _remove_abandoned(path)
-        with _temporary(path) as part:
+    with refusals(path):
+        target = Path(os.path.realpath(path))
+        _check_target(target)
+        _remove_abandoned(target.parent)
+        with _temporary(target) as (part, mode):
             write(part)
-            with part.open("rb") as written:
-                os.fsync(written.fileno())
+            sync_file(part)
             if check is not None:
                 check(part)
-            part.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise Sam2Error(f"{path} could not be written: {why}; what was there is kept") from error
+            part.chmod(mode_of(target, mode))
+            part.replace(target)
+        sync_folder(target.parent)
     return path
 
 
 def write_text(path: str | PathLike[str], text: str) -> Path:
     """Write UTF-8 text with `write_whole`."""
-    return write_whole(path, lambda part: part.write_text(text, "utf-8"))
+    return write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: str | PathLike[str], data: bytes) -> Path:
+    """Write bytes with `write_whole`."""
+    return write_whole(path, lambda part: part.write_bytes(data))
 
 
 @contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-    """A new empty file beside `path`, locked for as long as it is there."""
+def refusals(path: Path) -> Iterator[None]:
+    """What the system refuses, as a Sam2Error about `path`."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, Sam2Error):
+            raise
+        why = error.strerror or str(error)
+        raise Sam2Error(f"{path} could not be written: {why}; what was there is kept") from error
+
+
+def _check_target(target: Path) -> None:
+    """A device or pipe would be replaced by a file, and so would one that its owner has protected."""
+    if not target.exists():
+        return
+    if not target.is_file():
+        raise Sam2Error(f"{target} is there and is no file; name another one to write")
+    if not os.access(target, os.W_OK):
+        raise Sam2Error(f"{target} is write-protected; name another file, or allow writing")
+
+
+@contextmanager
+def _temporary(target: Path) -> Iterator[tuple[Path, int]]:
+    """A new empty file beside `target`, locked for as long as it is there; and the permissions a new file gets."""
     while True:
-        part = path.with_name(
-            f"{temporary_start(path)}{uuid4().hex}{''.join(path.suffixes[-2:])[-20:]}"
-        )
+        part = _name_beside(target)
         descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             lock(descriptor, is_patient=True)
             if not part.exists():  # taken for abandoned before it was locked
                 continue
-            yield part
+            mode = make_usable(part, stat.S_IRUSR | stat.S_IWUSR)
+            yield part, mode
             return
         finally:
             with suppress(FileNotFoundError):
@@ -80,24 +114,58 @@ def _temporary(path: Path) -> Iterator[Path]:
             os.close(descriptor)
 
 
+def _name_beside(target: Path) -> Path:
+    suffix = "".join(target.suffixes[-2:])[-SUFFIX_LETTERS:]
+    return target.with_name(f"{temporary_start(target)}{uuid4().hex}{suffix}")
+
+
 def temporary_start(path: Path) -> str:
-    """What the temporary names of a destination begin with; names have at most 255 bytes in most systems."""
-    return os.fsdecode(os.fsencode(f".{path.name}")[:120]) + MARK
+    """What the temporary names of a destination begin with."""
+    start = os.fsencode(f".{path.name}")[:NAME_BYTES]
+    with suppress(
+        UnicodeDecodeError
+    ):  # a letter that was cut in half goes; other bytes stay what they are
+        os.fsencode(path.name).decode("utf-8")
+        start = start.decode("utf-8", "ignore").encode("utf-8")
+    return os.fsdecode(start) + MARK
 
 
-def _remove_abandoned(path: Path) -> None:
-    """Remove temporary files of `path` whose writers are dead; those of living writers are locked."""
-    for name in os.listdir(path.parent):
-        if not name.startswith(temporary_start(path)):
+def make_usable(part: Path, needed: int) -> int:
+    """See that this process may use what it has made, whatever the umask is. Returns the permissions it had."""
+    mode = stat.S_IMODE(part.stat().st_mode)
+    if mode & needed != needed:
+        part.chmod(mode | needed)
+    return mode
+
+
+def mode_of(target: Path, default: int) -> int:
+    """Permissions of what is there, or others where nothing is."""
+    try:
+        return stat.S_IMODE(target.stat().st_mode)
+    except OSError:
+        return default
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove temporary files whose writers are dead; those of living writers are locked."""
+    if folder in _swept:
+        return
+    all_dead = True
+    for name in filter(ABANDONED.fullmatch, os.listdir(folder)):
+        part = folder / name
+        if part.is_dir():  # `runtime.atomic_folder` sees to those
             continue
-        part = path.with_name(name)
         with suppress(OSError):
-            descriptor = os.open(part, os.O_RDWR)
+            descriptor = os.open(part, os.O_RDONLY)
             try:
                 if lock(descriptor):
                     part.unlink()
+                else:
+                    all_dead = False
             finally:
                 os.close(descriptor)
+    if all_dead:
+        _swept.add(folder)
 
 
 def lock(descriptor: int, is_patient: bool = False) -> bool:
@@ -114,8 +182,17 @@ def lock(descriptor: int, is_patient: bool = False) -> bool:
     return True
 
 
+def sync_file(file: Path) -> None:
+    """See that a file is on the disk."""
+    descriptor = os.open(file, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_folder(folder: Path) -> None:
-    """Make a new name last; where folders cannot be opened, the system does it in its own time."""
+    """See that the names in a folder are; where folders cannot be opened, the system does it in its own time."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,8 +13,16 @@ from os import PathLike
 from pathlib import Path
 from uuid import uuid4
 
-from runtime.atomic import lock, sync_folder, temporary_start
-from runtime.errors import Sam2Error
+from runtime.atomic import (
+    MARK,
+    lock,
+    make_usable,
+    mode_of,
+    refusals,
+    sync_file,
+    sync_folder,
+    temporary_start,
+)
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
@@ -40,22 +49,22 @@ def write_whole_folder(
     raise otherwise passes through.
     """
     path = Path(path)
-    try:
-        _remove_abandoned(path)
-        with _temporary(path) as part:
+    with refusals(path):
+        target = Path(os.path.realpath(path))
+        _remove_abandoned(target)
+        with _temporary(target) as part:
+            mode = make_usable(part, stat.S_IRWXU)
             write(part)
             for file in part.iterdir():
-                _sync_file(file)
+                sync_file(file)
             check(part)
             sync_folder(part)
-            if is_replaced and path.exists():
-                _exchange(part, path)
+            part.chmod(mode_of(target, mode))
+            if is_replaced and target.exists():
+                _exchange(part, target)
             else:
-                part.rename(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise Sam2Error(f"{path} could not be written: {why}; what was there is kept") from error
+                part.rename(target)
+        sync_folder(target.parent)
     return path
 
 
@@ -99,16 +108,14 @@ def _remove_abandoned(path: Path) -> None:
                     shutil.rmtree(part, ignore_errors=True)
 
 
-def _sync_file(file: Path) -> None:
-    with file.open("rb") as written:
-        os.fsync(written.fileno())
-
-
 def _exchange(part: Path, path: Path) -> None:
-    """Give `part` the name of `path` and the reverse: at once on Linux, else in two steps."""
+    """Give `part` the name of `path` and the reverse: at once on Linux, else in two steps.
+
+    A process that is killed between the two leaves the old folder as `.NAME.old-...`, which nobody removes.
+    """
     if _exchange_at_once(part, path):
         return
-    old = part.with_name(f"{part.name}-old")
+    old = part.with_name(part.name.replace(MARK, ".old-"))
     path.rename(old)
     try:
         part.rename(path)

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from runtime.errors import OutOfMemory, Sam2Error
-from runtime.shortage import is_out_of_memory
+from runtime.shortage import settle_openblas, shortage_behind
 from runtime.streams import close_streams, open_streams
 
 SIGNALS = [
@@ -36,6 +36,8 @@ def run_command(module: str, arguments: Sequence[str] | None = None) -> NoReturn
     open_streams()
     code = close_streams(outcome(lambda: _run(module, arguments, signals), signals))
     signals.end()
+    if code == OutOfMemory.exit_code:
+        os._exit(code)  # libraries that got no memory may crash while they are torn down
     sys.exit(code)
 
 
@@ -48,6 +50,7 @@ def _run(module: str, arguments: Sequence[str] | None, signals: Signals) -> None
     import logging
     from importlib import import_module
 
+    settle_openblas()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     main = import_module(module).main
     signals.is_working = True
@@ -122,6 +125,10 @@ class Signals:
 
 
 def _exit_code(error: BaseException, signals: Signals) -> int:
+    shortage = shortage_behind(error)
+    is_foreseen = isinstance(error, (Sam2Error, OSError, KeyboardInterrupt))
+    if shortage or is_foreseen or signals.came is not None:
+        _release(error)
     if signals.came is not None or isinstance(error, KeyboardInterrupt):
         # Whatever a library has made of it: an import that was interrupted may be an ImportError.
         _say("interrupted")
@@ -131,22 +138,34 @@ def _exit_code(error: BaseException, signals: Signals) -> int:
             return error.code or 0
         _say(error.code)
         return 1
-    if is_out_of_memory(error) and not isinstance(error, OutOfMemory):
-        _say(f"error: out of memory: {str(error) or type(error).__name__}")
+    if shortage and not isinstance(error, OutOfMemory):
+        _say_error(f"out of memory: {str(shortage) or type(shortage).__name__}")
         return OutOfMemory.exit_code
     if isinstance(error, (Sam2Error, OSError)):
-        _say(f"error: {error}")
+        _say_error(str(error))
         return getattr(error, "exit_code", Sam2Error.exit_code)
     if isinstance(error, ModuleNotFoundError):
         from runtime.packages import missing
 
         if instead := missing(error):
-            _say(f"error: {instead}")
+            _say_error(str(instead))
             return instead.exit_code
     import traceback
 
     traceback.print_exception(error)
     return Sam2Error.exit_code
+
+
+def _release(error: BaseException | None) -> None:
+    """Let go of what the frames of an error hold, such as arrays and progress bars, which end with a line of theirs."""
+    while error is not None and error.__traceback__ is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
+def _say_error(text: str) -> None:
+    """In one line: libraries' own words, quoted in an error, may hold several."""
+    _say(f"error: {' '.join(text.split())}")
 
 
 def _say(text: object) -> None:

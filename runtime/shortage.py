@@ -7,9 +7,11 @@ damaged file, a foreign bundle or a missing package.
 from __future__ import annotations
 
 import errno
+import mmap
+import os
 from collections.abc import Iterator
 
-from runtime.errors import Sam2Error
+from runtime.errors import OutOfMemory, Sam2Error
 
 SIGNS = (
     "bad_alloc",  # C++: ONNX Runtime, OpenVINO, ITK, FFmpeg's bindings
@@ -21,12 +23,20 @@ SIGNS = (
     "unable to allocate",  # numpy
     "not enough memory",
     "out of memory",  # CUDA, TensorRT, GDCM
-    "can't allocate",
+    "can't alloc",  # OpenVINO's nodes
+    "could not allocate",
     "can't start new thread",  # Python: no memory for a stack, or no more processes allowed
     "pthread_create",  # ONNX Runtime: the same
     "resource temporarily unavailable",  # EAGAIN in words: the same
 )
 """Parts of messages, in small letters."""
+
+OPENBLAS_BYTES = 192 << 20
+"""What importing numpy takes with one thread, and a buffer of OpenBLAS's (64 MiB and 32 MiB), twice."""
+PRODUCT = 128  # rows: enough for OpenBLAS to take a buffer, which it keeps
+
+TIGHT_BYTES = 64 << 20
+"""Where memory is limited and less than this is left, whatever a library complains of is taken for a lack of it."""
 
 SPEAK_OF_DATA = (Sam2Error, ValueError, TypeError, LookupError)
 """Errors whose words may be the user's own; libraries do not report a lack of memory by them."""
@@ -37,7 +47,60 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     An OSError says so by its number alone, since its words hold names of files.
     """
-    return any(_says_so(link) for link in _causes(error))
+    return shortage_behind(error) is not None
+
+
+def shortage_behind(error: BaseException) -> BaseException | None:
+    """The lack of memory that an error was raised from, or the error itself if it is one."""
+    return next((link for link in _causes(error) if _says_so(link)), None)
+
+
+def check_room(size_bytes: int, what: str) -> None:
+    """Raise OutOfMemory unless so many bytes could still be had; they are given back at once.
+
+    Args:
+        size_bytes: that something is known to need.
+        what: it is, for the message.
+    """
+    if not _has(size_bytes):
+        raise OutOfMemory(
+            f"{what} needs {size_bytes >> 20} MiB of address space, and less is left; "
+            "allow more (ulimit -v) or free some"
+        )
+
+
+def settle_openblas() -> None:
+    """Give numpy's OpenBLAS what it needs, where memory is limited (`ulimit -v`): it ends the process otherwise.
+
+    It asks for memory when it is loaded, for each of its threads, and at the first large product.
+    """
+    if not _is_limited():
+        return
+    os.environ["OPENBLAS_NUM_THREADS"] = (
+        "1"  # its products are few here: back ends have threads of their own
+    )
+    check_room(OPENBLAS_BYTES, "numpy")
+    import numpy as np
+
+    square = np.ones((PRODUCT, PRODUCT))
+    np.dot(square, square)
+
+
+def _has(size_bytes: int) -> bool:
+    try:
+        mmap.mmap(-1, size_bytes).close()
+    except (OSError, MemoryError, OverflowError):
+        return False
+    return True
+
+
+def _is_limited() -> bool:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return False
+    limits = (resource.RLIMIT_AS, resource.RLIMIT_DATA)
+    return any(resource.getrlimit(limit)[0] != resource.RLIM_INFINITY for limit in limits)
 
 
 def _says_so(error: BaseException) -> bool:
@@ -48,7 +111,7 @@ def _says_so(error: BaseException) -> bool:
     if isinstance(error, SPEAK_OF_DATA):
         return False
     text = str(error).lower()
-    return any(sign in text for sign in SIGNS)
+    return any(sign in text for sign in SIGNS) or (_is_limited() and not _has(TIGHT_BYTES))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -5,12 +5,7 @@ from __future__ import annotations
 from runtime.bundle import Bundle
 from runtime.contract import GraphSpec, graph_specs
 from runtime.errors import BundleError, OutOfMemory, Sam2Error
-
-# As the allocators of libstdc++ and of ONNX Runtime say it, and what it looks like when a thread gets no stack.
-NO_MEMORY = (
-    *("bad_alloc", "bad allocation", "failed to allocate", "cannot allocate", "can not allocate"),
-    *("out of memory", "not enough memory", "pthread_create failed", "resource temporarily"),
-)
+from runtime.shortage import is_out_of_memory
 
 
 def refusal(bundle: Bundle, engine: str, graph: str, error: Exception, verb: str) -> Sam2Error:
@@ -23,7 +18,7 @@ def refusal(bundle: Bundle, engine: str, graph: str, error: Exception, verb: str
         verb: what it did: "refuses", "fails to run".
     """
     said = str(error) or type(error).__name__
-    if isinstance(error, MemoryError) or any(mark in said.lower() for mark in NO_MEMORY):
+    if is_out_of_memory(error):
         return OutOfMemory(
             f"{engine} has not enough memory for {graph} of {bundle.path}; free some, or export a bundle of a "
             f"smaller image size ({said})"

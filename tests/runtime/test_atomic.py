@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -88,6 +89,53 @@ def test_names_of_any_bytes_and_of_any_length(tmp_path: Path) -> None:
     for name in (os.fsdecode(b"\xff\xfe.json"), "ü" * 100 + ".json"):
         write_text(tmp_path / name, "x")
     assert len(names(tmp_path)) == 2
+
+
+def test_temporary_names_are_short_and_never_end_within_a_letter(tmp_path: Path) -> None:
+    for length in range(50, 70):
+        seen: list[Path] = []
+        path = tmp_path / ("a" * length + "ü" * 20 + ".nii.gz")
+        write_whole(path, lambda part, seen=seen: (seen.append(part), part.touch()))
+        assert len(seen[0].name.encode("utf-8")) <= 143
+
+
+def test_a_link_stays_one_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "a.json").write_text("old")
+    (tmp_path / "link.json").symlink_to("there/a.json")
+    write_text(tmp_path / "link.json", "new")
+    assert (tmp_path / "link.json").is_symlink()
+    assert (tmp_path / "there" / "a.json").read_text() == "new"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no named pipes")
+def test_a_pipe_or_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(Sam2Error, match="no file"):
+        write_text(tmp_path / "pipe", "new")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert names(tmp_path) == ["pipe"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such permissions")
+@pytest.mark.parametrize(
+    ("umask", "before", "mode"), [(0o022, None, 0o644), (0o777, None, 0), (0, 0o600, 0o600)]
+)
+def test_permissions_are_those_of_what_was_there_or_the_users_usual_ones(
+    tmp_path: Path, umask: int, before: int | None, mode: int
+) -> None:
+    path = tmp_path / "a.json"
+    if before is not None:
+        path.touch()
+        path.chmod(before)
+    modes: list[int] = []
+    usual = os.umask(umask)
+    try:
+        write_whole(path, lambda part: (part.write_text("x"), modes.append(part.stat().st_mode)))
+    finally:
+        os.umask(usual)
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+    assert modes[0] & 0o600 == 0o600  # this process can read back what it writes
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:

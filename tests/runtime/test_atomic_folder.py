@@ -103,7 +103,7 @@ def test_where_names_cannot_be_exchanged_at_once_the_old_folder_is_put_back(
     rename = Path.rename
 
     def refuse(self: Path, target: Path) -> Path:
-        if target == path and not self.name.endswith("-old"):
+        if target == path and ".old-" not in self.name:
             raise OSError(5, "Input/output error")
         return rename(self, target)
 
@@ -112,6 +112,44 @@ def test_where_names_cannot_be_exchanged_at_once_the_old_folder_is_put_back(
         write_whole_folder(path, filled("2"), check, is_replaced=True)
     assert check(path) == "1"
     assert names(tmp_path) == ["x"]
+
+
+def test_an_old_folder_that_was_moved_aside_is_never_taken_for_abandoned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at the one moment when nothing has the name."""
+    path = write_whole_folder(tmp_path / "x", filled("1"), check)
+    monkeypatch.setattr("runtime.atomic_folder._exchange_at_once", lambda *_: False)
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom runtime import atomic_folder\n"
+        "atomic_folder._exchange_at_once = lambda *_: False\n"
+        "rename = Path.rename\n"
+        "def killed(self, target):\n"
+        "    rename(self, target)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "Path.rename = killed\n"
+        "atomic_folder.write_whole_folder(sys.argv[1], lambda f: None, print, is_replaced=True)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    assert not path.exists()
+    write_whole_folder(path, filled("2"), check)
+    (old,) = (name for name in names(tmp_path) if name != "x")
+    assert old.startswith(".x.old-")
+    assert check(tmp_path / old) == "1"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such permissions")
+def test_permissions_are_those_of_the_old_folder_or_the_users_usual_ones(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    usual = os.umask(0o777)
+    try:
+        write_whole_folder(path, filled("1"), check)
+    finally:
+        os.umask(usual)
+    assert path.stat().st_mode & 0o777 == 0
+    path.chmod(0o750)
+    write_whole_folder(path, filled("2"), lambda _: None, is_replaced=True)
+    assert path.stat().st_mode & 0o777 == 0o750
 
 
 def test_a_folder_that_has_appeared_meanwhile_is_not_touched(tmp_path: Path) -> None:

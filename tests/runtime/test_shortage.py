@@ -1,0 +1,54 @@
+"""Whatever memory there is, a command ends with 0 or 6."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runtime import shortage
+from runtime.errors import OutOfMemory
+from runtime.shortage import check_room, is_out_of_memory
+
+resource = pytest.importorskip("resource", reason="no limits on memory")
+ROOT = Path(__file__).parents[2]
+CODE = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]) << 20,) * 2)
+sys.argv = ["runtime.bench", "--slices", "1", "--image-size", "32", "--repeat", "1"]
+from runtime.process import run_command
+run_command("runtime.bench")
+"""
+
+
+@pytest.mark.parametrize("mib", [60, 215, 300, 4096])
+def test_a_lack_of_memory_is_one_line_and_its_own_exit_code(mib: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, str(mib)], cwd=ROOT, capture_output=True, text=True
+    )
+    lines = done.stderr.splitlines()
+    assert done.returncode in (0, 6), lines
+    assert done.returncode == (6 if mib < 200 else 0) or 200 < mib < 4096
+    if done.returncode:
+        assert done.stdout == ""
+        assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
+
+
+def test_room_is_looked_for_before_it_is_needed() -> None:
+    check_room(1 << 20, "this")
+    with pytest.raises(OutOfMemory, match=r"that needs 1099511627776 MiB.*ulimit -v"):
+        check_room(1 << 60, "that")
+
+
+def test_where_memory_is_tight_a_librarys_error_is_taken_for_a_lack_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    error = RuntimeError("could not create a primitive")
+    assert not is_out_of_memory(error)
+    monkeypatch.setattr(shortage, "_is_limited", lambda: True)
+    assert not is_out_of_memory(error)
+    monkeypatch.setattr(shortage, "_has", lambda size_bytes: size_bytes < 64 << 20)
+    assert is_out_of_memory(error)
+    assert not is_out_of_memory(ValueError("no number"))
