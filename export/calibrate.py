@@ -144,7 +144,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.folder is None:
         p.error("wanted --folder with labelled volumes")
     model = load(args.bundle, args.backend)
-    cases = tqdm(list(folder_cases(args.folder)), desc="calibrate", unit="object", file=sys.stderr)
+    cases = tqdm(folder_cases(args.folder), desc="calibrate", unit="object", file=sys.stderr)
     said, worth = collect(model, cases, args.measure, args.window)
     if len(said) < MIN_MASKS:
         raise InputError(

@@ -18,6 +18,8 @@ PROMPTS = ("box", "click", "mask")
 MIN_AREA = 40  # voxels on the prompted slice
 MIN_SLICES = 3
 LABEL_SUFFIX = "_label"
+MAX_LABELS = 1000  # of one volume
+PLACE_TOLERANCE = 1e-3  # of a voxel, and of a unit vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,13 @@ class Case:
 
 
 def folder_cases(folder: Path) -> Iterator[Case]:
-    """Every labelled object of every volume in a folder. Raises MissingInput if there is none."""
+    """Every labelled object of every volume in a folder, one volume at a time.
+
+    Raises MissingInput if there is none, VolumeError for one that cannot be read or whose labels are none or lie
+    elsewhere.
+    """
+    if not folder.is_dir():
+        raise MissingInput(f"{folder} is not a folder; wanted one with labelled volumes")
     archives = sorted(folder.glob("*.npz"))
     pairs = sorted(folder.glob(f"*{LABEL_SUFFIX}.nii*"))
     if not archives and not pairs:
@@ -48,19 +56,53 @@ def folder_cases(folder: Path) -> Iterator[Case]:
             f"{folder} holds no .npz and no NAME.nii.gz with NAME{LABEL_SUFFIX}.nii.gz"
         )
     for path in archives:
+        yield from _labelled(path.stem, read_volume(path), _archived_labels(path))
+    for path in pairs:
+        name, _, suffixes = path.name.rpartition(LABEL_SUFFIX)
+        volume, labels = read_volume(path.with_name(name + suffixes)), read_volume(path)
+        _check_place(volume, labels)
+        yield from _labelled(f"{name}{suffixes}", volume, labels.array)
+
+
+def _archived_labels(path: Path) -> NDArray[Any]:
+    try:
         with np.load(path, allow_pickle=False) as archive:
             if "gts" not in archive:
                 raise VolumeError(f"{path} has no 'gts'; wanted a label volume beside 'imgs'")
-            labels = archive["gts"]
-        yield from _labelled(path.stem, read_volume(path), labels)
-    for path in pairs:
-        image = path.with_name(path.name.replace(LABEL_SUFFIX, ""))
-        yield from _labelled(image.name, read_volume(image), read_volume(path).array)
+            labels: NDArray[Any] = archive["gts"]
+    except (VolumeError, MemoryError):
+        raise
+    except Exception as error:  # numpy, zipfile and the tokenizer of headers raise almost anything
+        raise VolumeError(f"{path}: its 'gts' cannot be read: {error}; write it again") from error
+    return labels
+
+
+def _check_place(volume: Volume, labels: Volume) -> None:
+    """Raise VolumeError where labels have the volume's shape but not its place, and would be compared shifted."""
+    limit_mm = PLACE_TOLERANCE * min(volume.spacing_mm)
+    is_there = (
+        np.allclose(volume.spacing_mm, labels.spacing_mm, rtol=PLACE_TOLERANCE, atol=0)
+        and np.allclose(volume.origin_mm, labels.origin_mm, rtol=0, atol=limit_mm)
+        and np.allclose(volume.direction, labels.direction, rtol=0, atol=PLACE_TOLERANCE)
+    )
+    if not is_there:
+        raise VolumeError(
+            f"{labels.source} lies elsewhere than {volume.source} (spacing, origin or direction differ): "
+            "resample it onto the volume's grid"
+        )
 
 
 def _labelled(name: str, volume: Volume, labels: NDArray[Any]) -> Iterator[Case]:
     if labels.shape != volume.shape:
         raise VolumeError(f"{name}: labels are {labels.shape}, the volume is {volume.shape}")
+    if labels.dtype.kind not in "biuf":
+        raise VolumeError(f"{name}: labels are of type {labels.dtype}, wanted integers")
+    if not (np.isfinite(labels).all() and (labels == np.round(labels)).all() and labels.min() >= 0):
+        raise VolumeError(f"{name}: labels are not all whole numbers from 0 up")
+    if (count := len(np.unique(labels))) > MAX_LABELS:
+        raise VolumeError(
+            f"{name}: found {count} different labels, more than {MAX_LABELS}; is that an image?"
+        )
     for label, truth, key in objects(labels):
         yield Case(f"{name} object {label}", volume, truth, key)
 

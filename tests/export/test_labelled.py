@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,76 @@ def test_a_folder_without_labels_is_refused(tmp_path: Path) -> None:
         list(folder_cases(tmp_path))
     np.savez(tmp_path / "plain.npz", imgs=np.zeros((3, 8, 8), np.uint8))
     with pytest.raises(VolumeError, match=r"plain\.npz has no 'gts'"):
+        list(folder_cases(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (np.full((3, 8, 8), np.nan), "not all whole numbers from 0 up"),
+        (np.full((3, 8, 8), 0.5), "not all whole numbers from 0 up"),
+        (np.full((3, 8, 8), -1), "not all whole numbers from 0 up"),
+        (np.full((3, 8, 8), "liver"), "of type <U5, wanted integers"),
+        (np.full((3, 8, 8), 1j), "of type complex128, wanted integers"),
+        (np.array(3), r"labels are \(\), the volume is \(3, 8, 8\)"),
+        (np.array([{}]), "'gts' cannot be read: Object arrays cannot be loaded"),
+    ],
+)
+def test_labels_that_are_none_are_refused(labels: np.ndarray, said: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", imgs=np.zeros((3, 8, 8), np.uint8), gts=labels)
+    with pytest.raises(VolumeError, match=said):
+        list(folder_cases(tmp_path))
+
+
+def test_an_image_in_place_of_labels_is_noticed(tmp_path: Path) -> None:
+    image = np.arange(2 * 32 * 32, dtype=np.int16).reshape(2, 32, 32)
+    np.savez(tmp_path / "a.npz", imgs=np.zeros((2, 32, 32), np.uint8), gts=image)
+    with pytest.raises(VolumeError, match=r"found 2048 different labels.*is that an image"):
+        list(folder_cases(tmp_path))
+
+
+def test_whole_numbers_stored_as_floats_are_labels(tmp_path: Path) -> None:
+    labels = labels_of((2, 9, 8))
+    np.savez(tmp_path / "a.npz", imgs=labels, gts=labels.astype(np.float32))
+    (case,) = folder_cases(tmp_path)
+    np.testing.assert_array_equal(case.truth, labels == 1)
+
+
+def test_damaged_labels_are_refused_wherever_the_damage_lies(tmp_path: Path) -> None:
+    labels = labels_of((2, 9, 8))
+    np.savez_compressed(tmp_path / "a.npz", imgs=labels, gts=labels)
+    data = (tmp_path / "a.npz").read_bytes()
+    for at in range(0, len(data), 7):
+        changed = bytearray(data)
+        changed[at] ^= 4
+        (tmp_path / "a.npz").write_bytes(changed)
+        try:
+            (case,) = folder_cases(tmp_path)
+        except VolumeError:
+            continue
+        np.testing.assert_array_equal(case.truth, labels == 1)
+
+
+def test_labels_that_lie_elsewhere_than_their_volume_are_refused(tmp_path: Path) -> None:
+    labels = labels_of((2, 9, 8))
+    volume = Volume.from_array(labels * np.uint8(50), (3.0, 0.75, 0.5))
+    sitk.WriteImage(volume.to_image(), str(tmp_path / "a.nii.gz"))
+    moved = replace(volume, origin_mm=(0.0, 0.75, 0.0))
+    turned = replace(volume, direction=(-1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0))
+    for other in (moved, turned, replace(volume, spacing_mm=(3.0, 0.75, 0.75))):
+        write_mask(tmp_path / "a_label.nii.gz", labels, like=other)
+        with pytest.raises(VolumeError, match=r"a_label\.nii\.gz lies elsewhere than .*a\.nii\.gz"):
+            list(folder_cases(tmp_path))
+    write_mask(tmp_path / "a_label.nii.gz", labels, like=volume)
+    assert len(list(folder_cases(tmp_path))) == 1
+
+
+def test_what_is_no_folder_and_labels_without_a_volume_are_missing(tmp_path: Path) -> None:
+    with pytest.raises(MissingInput, match="is not a folder"):
+        list(folder_cases(tmp_path / "nowhere"))
+    labels = labels_of((2, 9, 8))
+    write_mask(tmp_path / "x_label_label.nii.gz", labels, like=Volume.from_array(labels))
+    with pytest.raises(MissingInput, match=r"x_label\.nii\.gz does not exist"):
         list(folder_cases(tmp_path))
 
 
