@@ -45,7 +45,7 @@ prompts.json:
     {{"slice": 57, "point": {{"y": 231, "x": 214}}, "positive": false}},
     {{"slice": 80, "mask": "lesion_z80.png"}}]}}]}}
 exit codes: 0 ok, 1 failure, 2 usage, 3 bad input, 4 bad bundle, 5 no such back end here, 6 out of memory,
-130 interrupted. The result as JSON is the only thing on stdout.
+130 interrupted. The report, one line of JSON (docs/report.md), is the only thing on stdout.
 """
 
 
@@ -89,6 +89,11 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--prompts", metavar="P.json", help="several objects, slices and kinds of prompts")
     add("--preview", metavar="P.png", type=Path, help="also draw contours on some slices")
+    add(
+        "--report-memory",
+        action="store_true",
+        help="also report what was in memory on each slice",
+    )
     add("--window", default="auto", help="how intensities become 8 bits (%(default)s)")
     add_model_options(p)
     memory = p.add_argument_group("memory").add_argument
@@ -157,6 +162,7 @@ def main(arguments: list[str] | None = None) -> None:
         args.fuse,
         args.order,
         args.affine,
+        args.report_memory,
     )
     print_result(SEGMENT[kind](job))
 

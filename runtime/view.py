@@ -81,9 +81,16 @@ def view_of(volume: Volume) -> View:
 
     A volume whose directions and origin are nothing but defaults comes from an array, or a file without geometry.
     """
-    if volume.direction == IDENTITY and not any(volume.origin_mm):
-        return AS_STORED
-    return view_along(volume.direction)
+    return view_along(volume.direction) if _is_placed(volume) else AS_STORED
+
+
+def has_spacing(volume: Volume) -> bool:
+    """Whether somebody has said how large voxels are, or millimetres are nothing but a default."""
+    return _is_placed(volume) or any(step != 1 for step in volume.spacing_mm)
+
+
+def _is_placed(volume: Volume) -> bool:
+    return volume.direction != IDENTITY or any(volume.origin_mm)
 
 
 def view_along(direction: Sequence[float]) -> View:

@@ -26,6 +26,11 @@ CT_PRESETS = {
 PERCENTILES = (0.5, 99.5)
 # A volume of unknown modality that reaches down to here holds air in Hounsfield units.
 AIR_HU = -900.0
+# Fat lies at -150 to -50 HU, water at 0, soft tissue and blood up to 100, with contrast up to 300: most of a body
+# without its air. Magnitudes of MR have no negative values, but for a few that resampling makes.
+FAT_HU, TISSUE_HU = -50.0, (-200.0, 300.0)
+MIN_NEGATIVE = 0.01  # share of the voxels
+SAMPLES = 2**20  # voxels that are looked at in order to tell what a volume is
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,34 @@ def apply_window(volume: Volume, window: str | Window = "auto") -> tuple[NDArray
         raise InputError(f"found the window {window}; wanted one from parse_window")
     keep_zero = window.kind == "percentile"
     return _stretch(volume.array, window.lower, window.upper, keep_zero), window
+
+
+def looks_like_ct(volume: Volume) -> bool:
+    """Whether a volume of unknown modality that does not reach down to air looks like Hounsfield units even so."""
+    if volume.modality is not None:
+        return False
+    values = _sample(volume.array)
+    values = values[values != 0]  # what was masked out
+    if values.size == 0 or values.min() > FAT_HU:
+        return False
+    is_tissue = (values > TISSUE_HU[0]) & (values < TISSUE_HU[1])
+    return bool((values < 0).mean() >= MIN_NEGATIVE and is_tissue.mean() > 0.5)
+
+
+def looks_unlike_ct(volume: Volume) -> bool:
+    """Whether a volume is MR, or, its modality unknown, denser than any body would be in Hounsfield units."""
+    if volume.modality is not None:
+        return volume.modality == "MR"
+    values = _sample(volume.array)
+    values = values[values > AIR_HU]
+    return bool(values.size and (values > TISSUE_HU[1]).mean() > 0.5)
+
+
+def _sample(array: NDArray[Any]) -> NDArray[np.float64]:
+    """Finite values from all over an array (z, y, x)."""
+    step = max(1, round((array.size / SAMPLES) ** (1 / 3)))
+    values = array[::step, ::step, ::step].astype(np.float64).ravel()
+    return values[np.isfinite(values)]
 
 
 def _level_window(kind: str, width: float, level: float) -> Window:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import sys
-import time
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from runtime.bundle import open_bundle
 from runtime.errors import PromptError
 from runtime.io import Volume
-from runtime.io.images import make_output_folder, read_images, write_label_image
-from runtime.jobs.job import REVIEW, Job, check_preview, memory_report
+from runtime.io.images import Images, make_output_folder, read_images, write_label_image
+from runtime.jobs.clock import Clock
+from runtime.jobs.job import REVIEW, Job, check_preview
+from runtime.jobs.notices import about_objects, about_prompts
+from runtime.jobs.object_report import object_reports
+from runtime.jobs.report import Source, make_report
 from runtime.predictors.flow import FlowPredictor
 from runtime.preview import draw_gallery, write_preview
 from runtime.result import Result, SliceMask
@@ -24,7 +30,39 @@ from runtime.window import Window, apply_window, parse_window
 def segment_images(job: Job) -> dict[str, Any]:
     """Run a job; each mask is written when it has been made. Returns its report."""
     check_preview(job.preview)
-    window = parse_window(job.window)
+    clock, window = Clock(), parse_window(job.window)
+    with clock("read"):
+        found, images = _read(job, window)
+    with clock("load"):
+        bundle, model = open_bundle(job.bundle), job.load()
+        predictor = FlowPredictor(model, job.memory, job.max_memory)
+        predictor.set_images(images)
+    with clock("prompt"):
+        for object_id, prompts in job.calls:
+            predictor.add(*prompts, object_id=object_id)
+    folder = make_output_folder(job.output)
+    with clock("propagate"):
+        result = _propagate(predictor, job, found.names, [i.shape[:2] for i in images], folder)
+    with clock("write"):
+        if job.preview:
+            picture = draw_gallery(images, result, job.prompts, found.names, model.numbers.name)
+            write_preview(job.preview, picture)
+    objects = object_reports(result.slices, job.prompted)
+    shapes = set(result.shapes)
+    source = Source(
+        "images",
+        len(images),
+        shapes.pop() if len(shapes) == 1 else None,
+        window.describe,
+        names=tuple(found.names),
+    )
+    notices = [*about_prompts(dict(enumerate(images)), job.prompts), *about_objects(objects)]
+    review = result.review(REVIEW)
+    return make_report(job, source, bundle, model, objects, review, notices, clock)
+
+
+def _read(job: Job, window: Window) -> tuple[Images, list[NDArray[np.uint8]]]:
+    """The images, and what the network sees of them. Raises PromptError for prompts on others."""
     found = read_images(job.input)
     images = [eight_bits(*named, window) for named in zip(found.names, found.arrays, strict=True)]
     for _, prompts in job.calls:
@@ -33,35 +71,28 @@ def segment_images(job: Job) -> dict[str, Any]:
                 raise PromptError(
                     f"there is no image {prompt.slice}: {job.input} holds {len(images)}, 0 to {len(images) - 1}"
                 )
-    model = job.load()
-    predictor = FlowPredictor(model, job.memory, job.max_memory)
-    predictor.set_images(images)
-    started = time.perf_counter()
-    for object_id, prompts in job.calls:
-        predictor.add(*prompts, object_id=object_id)
-    folder = make_output_folder(job.output)
+    return found, images
+
+
+def _propagate(
+    predictor: FlowPredictor,
+    job: Job,
+    names: Sequence[str],
+    shapes: Sequence[tuple[int, ...]],
+    folder: Path,
+) -> Result:
+    """Every image's masks, each written as soon as all objects are known there."""
     slices: dict[int, dict[int, SliceMask]] = {object_id: {} for object_id, _ in job.calls}
-    result = Result(tuple(i.shape[:2] for i in images), slices, is_ordered=False)
-    missing = dict.fromkeys(range(len(images)), len(slices))
+    result = Result(tuple((y, x) for y, x in shapes), slices, is_ordered=False)
+    missing = dict.fromkeys(range(len(shapes)), len(slices))
     with tqdm(total=predictor.num_results(), desc="segment", unit="image", file=sys.stderr) as bar:
         for mask in predictor.stream(job.order):
             slices[mask.object_id][mask.slice] = mask
             missing[mask.slice] -= 1
             if missing[mask.slice] == 0:
-                write_label_image(folder, found.names[mask.slice], result.labels_of(mask.slice))
+                write_label_image(folder, names[mask.slice], result.labels_of(mask.slice))
             bar.update()
-    seconds = time.perf_counter() - started
-    if job.preview:
-        picture = draw_gallery(images, result, job.prompts, found.names, model.numbers.name)
-        write_preview(job.preview, picture)
-    return job.report(
-        model,
-        seconds,
-        order=job.order,
-        images=list(found.names),
-        objects=_objects(result),
-        review=[[found.names[i], o, round(c, 3)] for i, o, c in result.review(REVIEW)],
-    )
+    return result
 
 
 def eight_bits(name: str, array: NDArray[Any], window: Window) -> NDArray[np.uint8]:
@@ -71,17 +102,3 @@ def eight_bits(name: str, array: NDArray[Any], window: Window) -> NDArray[np.uin
     volume = replace(Volume.from_array(array[None]), source=name)
     pixels: NDArray[np.uint8] = apply_window(volume, window)[0][0]
     return pixels
-
-
-def _objects(result: Result) -> list[dict[str, Any]]:
-    objects = []
-    for object_id, masks in sorted(result.slices.items()):
-        objects.append(
-            {
-                "id": object_id,
-                "pixels": {i: int(m.mask().sum()) for i, m in sorted(masks.items())},
-                "confidence": {i: round(m.confidence, 3) for i, m in sorted(masks.items())},
-                "in_memory": memory_report(masks),
-            }
-        )
-    return objects

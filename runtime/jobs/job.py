@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from runtime.errors import InputError, MissingInput
 from runtime.io.images import holds_pictures
@@ -16,7 +14,6 @@ from runtime.predictors.flow import Order
 from runtime.preview import PREVIEW_SUFFIXES
 from runtime.prompt_file import Calls
 from runtime.prompts import Prompt
-from runtime.result import SliceMask
 
 KINDS = ("volume", "images", "video")
 REVIEW = 10  # masks worth a look that a report lists
@@ -37,6 +34,7 @@ class Job:
         preset: a key of `PRESETS` (volumes).
         fuse: a key of `FUSIONS`: segment along all axes (volumes).
         order: of image sets.
+        reports_memory: whether the report says what was in memory on each slice.
     """
 
     input: Path
@@ -56,6 +54,7 @@ class Job:
     fuse: str | None = None
     order: Order = "given"
     affine: str | None = None
+    reports_memory: bool = False
 
     def load(self) -> Model:
         """The model asked for."""
@@ -69,23 +68,10 @@ class Job:
             by_object.setdefault(object_id, []).extend(prompts)
         return by_object
 
-    def report(self, model: Model, seconds: float, **more: Any) -> dict[str, Any]:
-        """What every kind reports, and more."""
-        return {
-            "mask": str(self.output),
-            "preview": str(self.preview) if self.preview else None,
-            "model": model.numbers.name,
-            "backend": model.backend.description,
-            "memory": self.memory.policy,
-            "pick_up": self.memory.pick_up,
-            "seconds": round(seconds, 3),
-            **more,
-        }
-
-
-def memory_report(masks: Mapping[int, SliceMask]) -> dict[int, list[int]]:
-    """Slice to the slices that were in memory there."""
-    return {i: list(m.memory_frames) for i, m in sorted(masks.items()) if m.memory_frames}
+    @property
+    def prompted(self) -> dict[int, set[int]]:
+        """Object id to the slices on which it is prompted."""
+        return {o: {prompt.slice for prompt in given} for o, given in self.prompts.items()}
 
 
 def kind_of(path: Path) -> str:

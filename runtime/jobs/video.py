@@ -2,105 +2,162 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from runtime.bundle import open_bundle
 from runtime.errors import InputError, PromptError
 from runtime.io.images import make_output_folder, read_images, write_label_image
 from runtime.io.video import num_frames, read_video
+from runtime.jobs.clock import Clock
 from runtime.jobs.images import eight_bits
 from runtime.jobs.job import REVIEW, Job, check_preview
+from runtime.jobs.notices import Notice, about_objects, about_prompts
+from runtime.jobs.object_report import ObjectReport, SliceReport
+from runtime.jobs.report import Source, make_report
 from runtime.predictors.prompted import check_prompts
 from runtime.predictors.video import VideoPredictor
 from runtime.preview import draw_gallery, write_preview
 from runtime.result import Result, SliceMask
 from runtime.window import parse_window
 
-log = logging.getLogger("runtime")
 KEPT = 16  # frames kept for the preview, whatever the video's length
 
 
 def segment_video(job: Job) -> dict[str, Any]:
     """Run a job; each mask is written when it has been made, and no frame is kept. Returns its report."""
     check_preview(job.preview)
-    frames, total = _frames(job)
+    clock, window = Clock(), parse_window(job.window)
+    with clock("read"):
+        frames, total = _frames(job)
+        asked = _check_frames(job, total)
+    with clock("load"):
+        bundle, model = open_bundle(job.bundle), job.load()
+    run = Run(job, VideoPredictor(model, job.memory), clock, min(asked))
+    with tqdm(total=total, desc="segment", unit="frame", file=sys.stderr) as bar:
+        while True:
+            with clock("read"):
+                frame = next(frames, None)
+            if frame is None:
+                break
+            run.push(frame)
+            bar.update()
+    if max(asked) > run.index:
+        raise PromptError(f"there is no frame {max(asked)}: {job.input} ends with {run.index}")
+    with clock("write"):
+        if job.preview:
+            write_preview(job.preview, run.sample.draw(model.numbers.name))
+    described = window.describe if job.input.is_dir() else "none (8-bit already)"
+    source = Source("video", run.index + 1, run.shape, described)
+    objects = run.objects()
+    notices = [*_missing(job, total, run.index + 1), *run.notices, *about_objects(objects)]
+    return make_report(job, source, bundle, model, objects, _review(objects), notices, clock)
+
+
+def _check_frames(job: Job, total: int | None) -> list[int]:
+    """Numbers of the frames with prompts. Raises PromptError for those that are known not to be there."""
     asked = [prompt.slice for _, prompts in job.calls for prompt in prompts]
     if min(asked) < 0 or (total is not None and max(asked) >= total):
         wrong = min(asked) if min(asked) < 0 else max(asked)
         raise PromptError(f"there is no frame {wrong}: {job.input} has {total}, numbered from 0")
-    model = job.load()
-    predictor = VideoPredictor(model, job.memory)
-    label_type = np.uint16 if max(job.prompts) > np.iinfo(np.uint8).max else np.uint8
-    sample, folder = Sample(), None
-    notes: dict[int, dict[int, Note]] = {object_id: {} for object_id in job.prompts}
-    started = time.perf_counter()
-    with tqdm(total=total, desc="segment", unit="frame", file=sys.stderr) as bar:
-        for frame in frames:
-            if folder is None:
-                _check_calls(job, frame)
-                folder = make_output_folder(job.output)
-            masks = predictor.push(frame)
-            for object_id, prompts in job.calls:
-                if prompts[0].slice == predictor.index:
-                    masks[object_id] = predictor.add(*prompts, object_id=object_id)
-            if predictor.index >= min(asked):
-                shown = {object_id: {0: mask} for object_id, mask in sorted(masks.items())}
-                labels = Result((frame.shape[:2],), shown).labels_of(0).astype(label_type)
-                write_label_image(folder, f"{predictor.index:06d}", labels)
-                sample.offer(predictor.index, frame, masks)
-            for object_id, mask in masks.items():
-                notes[object_id][predictor.index] = Note(mask.confidence, mask.memory_frames)
-            bar.update()
-    seconds = time.perf_counter() - started
-    num_frames_read = predictor.index + 1
-    if total is not None and num_frames_read < total:
-        log.warning("%s says it has %d frames, %d came", job.input, total, num_frames_read)
-    if max(asked) > predictor.index:
-        raise PromptError(
-            f"there is no frame {max(asked)}: {job.input} ends with {predictor.index}"
+    return asked
+
+
+def _missing(job: Job, total: int | None, came: int) -> list[Notice]:
+    if total is None or came >= total:
+        return []
+    message = f"{job.input} says it has {total} frames, {came} came; is it cut short?"
+    return [Notice("frames_missing", message, None, tuple(range(came, total)))]
+
+
+def _review(objects: Sequence[ObjectReport]) -> list[tuple[int, int, float]]:
+    """Tracked frames, the least confident first."""
+    tracked = [
+        (row.confidence, row.slice, each.object_id)
+        for each in objects
+        for row in each.rows
+        if not row.is_prompted
+    ]
+    return [(index, object_id, confidence) for confidence, index, object_id in sorted(tracked)][
+        :REVIEW
+    ]
+
+
+class Run:
+    """A video on its way: what is known so far, without any frame but those for the preview.
+
+    Args:
+        job: what was asked for.
+        predictor: new.
+        clock: counts the stages.
+        first: the first frame with a prompt; masks are written from there on.
+    """
+
+    def __init__(self, job: Job, predictor: VideoPredictor, clock: Clock, first: int) -> None:
+        self._job, self._predictor, self._clock, self._first = job, predictor, clock, first
+        self._prompted = job.prompted
+        self._rows: dict[int, list[SliceReport]] = {object_id: [] for object_id in job.prompts}
+        self._folder: Path | None = None
+        self.sample = Sample()
+        self.shape = (0, 0)
+        self.notices: list[Notice] = []
+
+    @property
+    def index(self) -> int:
+        """Of the latest frame."""
+        return self._predictor.index
+
+    def push(self, frame: NDArray[np.uint8]) -> None:
+        """Segment the next frame and write its mask."""
+        if self._folder is None:
+            _check_calls(self._job, frame)
+            self._folder = make_output_folder(self._job.output)
+            self.shape = frame.shape[0], frame.shape[1]
+        with self._clock("propagate"):
+            masks = self._predictor.push(frame)
+        with self._clock("prompt"):
+            masks |= self._prompt(frame)
+        for object_id, mask in masks.items():
+            is_prompted = self.index in self._prompted[object_id]
+            self._rows[object_id].append(SliceReport.of(self.index, mask, is_prompted))
+        if self.index >= self._first:
+            with self._clock("write"):
+                self._write(self._folder, masks)
+            self.sample.offer(self.index, frame, masks)
+
+    def _prompt(self, frame: NDArray[np.uint8]) -> dict[int, SliceMask]:
+        masks = {}
+        for object_id, prompts in self._job.calls:
+            if prompts[0].slice == self.index:
+                masks[object_id] = self._predictor.add(*prompts, object_id=object_id)
+                self.notices += about_prompts({self.index: frame}, {object_id: prompts})
+        return masks
+
+    def _write(self, folder: Path, masks: dict[int, SliceMask]) -> None:
+        wide = max(self._job.prompts) > np.iinfo(np.uint8).max
+        shown = {object_id: {0: mask} for object_id, mask in sorted(masks.items())}
+        labels = Result((self.shape,), shown).labels_of(0)
+        write_label_image(
+            folder, f"{self.index:06d}", labels.astype(np.uint16 if wide else np.uint8)
         )
-    if job.preview:
-        write_preview(job.preview, sample.draw(model.numbers.name))
-    return job.report(model, seconds, frames=num_frames_read, **_figures(notes))
 
-
-class Note(NamedTuple):
-    """What a report says of one object on one frame."""
-
-    confidence: float
-    memory_frames: tuple[int, ...]
+    def objects(self) -> list[ObjectReport]:
+        """What was found so far."""
+        return [ObjectReport(i, tuple(rows)) for i, rows in sorted(self._rows.items())]
 
 
 def _check_calls(job: Job, frame: NDArray[np.uint8]) -> None:
     """Raise PromptError unless all prompts fit the frames, before anything is computed."""
     for _, prompts in job.calls:
         check_prompts([replace(p, slice=0) for p in prompts], (1, *frame.shape[:2]))
-
-
-def _figures(notes: dict[int, dict[int, Note]]) -> dict[str, Any]:
-    objects, doubtful = [], []
-    for object_id, by_frame in notes.items():
-        objects.append(
-            {
-                "id": object_id,
-                "confidence": {i: round(note.confidence, 3) for i, note in by_frame.items()},
-                "in_memory": {
-                    i: list(n.memory_frames) for i, n in by_frame.items() if n.memory_frames
-                },
-            }
-        )
-        doubtful += [(n.confidence, i, object_id) for i, n in by_frame.items() if n.memory_frames]
-    review = [[i, object_id, round(c, 3)] for c, i, object_id in sorted(doubtful)[:REVIEW]]
-    return {"objects": objects, "review": review}
 
 
 class Sample:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import sys
-import time
 from typing import Any
 
-import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
+from runtime.bundle import open_bundle
 from runtime.errors import InputError
 from runtime.io import Volume, check_mask_path, read_volume, write_mask
-from runtime.jobs.job import REVIEW, Job, check_preview, memory_report
+from runtime.jobs.clock import Clock
+from runtime.jobs.job import REVIEW, Job, check_preview
+from runtime.jobs.notices import about_grid, about_objects, about_prompts, about_range, about_window
+from runtime.jobs.object_report import object_reports
+from runtime.jobs.report import Source, make_report
 from runtime.predictors.orientations import fuse_orientations
 from runtime.predictors.presets import PRESETS, add_prompts, finish
 from runtime.predictors.volume import VolumePredictor, check_z_range
 from runtime.preview import SEPARATOR, draw_preview, write_preview
 from runtime.prompts import check_prompt
 from runtime.result import Result, SliceMask
-from runtime.view import view_of
+from runtime.view import has_spacing, view_of
 from runtime.window import parse_window
 
 
@@ -27,47 +31,55 @@ def segment_volume(job: Job) -> dict[str, Any]:
     if check_mask_path(job.output).resolve() == job.input.resolve():
         raise InputError(f"{job.output} is the input itself; name another file for the mask")
     check_preview(job.preview)
-    window = parse_window(job.window)
+    clock, asked = Clock(), parse_window(job.window)
+    with clock("read"):
+        volume = _read(job)
+    with clock("load"):
+        bundle, model = open_bundle(job.bundle), job.load()
+        predictor = VolumePredictor(model, job.memory, job.max_memory)
+        used = predictor.set_volume(volume, asked)
+    with clock("prompt"):
+        for object_id, prompts in job.calls:
+            add_prompts(predictor, prompts, object_id, PRESETS.get(job.preset or ""))
+    with clock("propagate"):
+        result = _propagate(predictor, volume, job)
+    with clock("write"):
+        # Drawn before anything is written: what fails leaves nothing behind.
+        title = SEPARATOR.join((job.input.name, model.numbers.name, f"window {used.describe}"))
+        picture = _draw(job, predictor, volume, result, title) if job.preview else None
+        write_mask(job.output, result, like=volume)
+        if picture and job.preview:
+            write_preview(job.preview, picture)
+    objects = object_reports(result.slices, job.prompted)
+    source = Source(
+        "volume",
+        volume.shape[0],
+        volume.shape[1:],
+        used.describe,
+        volume.spacing_mm if has_spacing(volume) else None,
+        volume.modality,
+        view_of(volume).plane,
+    )
+    prompted = {i: predictor.pixels[i] for slices in job.prompted.values() for i in slices}
+    notices = [
+        *about_window(volume, asked, used),
+        *about_grid(volume),
+        *about_prompts(prompted, job.prompts),
+        *about_objects(objects),
+        *about_range(objects, job.z_range, volume.shape[0]),
+    ]
+    review = result.review(REVIEW)
+    return make_report(job, source, bundle, model, objects, review, notices, clock)
+
+
+def _read(job: Job) -> Volume:
     volume = read_volume(job.input, job.series, job.affine)
     for _, prompts in job.calls:
         for prompt in prompts:
             check_prompt(prompt, volume.shape)
     if job.z_range:
         check_z_range(job.z_range, volume.shape[0])
-    model = job.load()
-    predictor = VolumePredictor(model, job.memory, job.max_memory)
-    used = predictor.set_volume(volume, window)
-    started = time.perf_counter()
-    first_mask_s = _prompt(predictor, job)
-    result = _propagate(predictor, volume, job)
-    seconds = time.perf_counter() - started
-    picture = None
-    if job.preview:  # drawn before anything is written: what fails leaves nothing behind
-        title = SEPARATOR.join((job.input.name, model.numbers.name, f"window {used.describe}"))
-        spacing_yx_mm, view = volume.spacing_mm[1:], view_of(volume)
-        picture = draw_preview(predictor.pixels, result, job.prompts, spacing_yx_mm, title, view)
-    write_mask(job.output, result, like=volume)
-    if picture and job.preview:
-        write_preview(job.preview, picture)
-    return job.report(
-        model,
-        seconds,
-        window=used.describe,
-        shape=list(volume.shape),
-        objects=_objects(result, volume),
-        review=[[i, object_id, round(c, 3)] for i, object_id, c in result.review(REVIEW)],
-        first_mask_seconds=round(first_mask_s, 3),
-    )
-
-
-def _prompt(predictor: VolumePredictor, job: Job) -> float:
-    """Seconds until the first mask."""
-    started = time.perf_counter()
-    first_mask_s = 0.0
-    for object_id, prompts in job.calls:
-        add_prompts(predictor, prompts, object_id, PRESETS.get(job.preset or ""))
-        first_mask_s = first_mask_s or time.perf_counter() - started
-    return first_mask_s
+    return volume
 
 
 def _propagate(predictor: VolumePredictor, volume: Volume, job: Job) -> Result:
@@ -87,22 +99,9 @@ def _propagate(predictor: VolumePredictor, volume: Volume, job: Job) -> Result:
     return finish(result, PRESETS.get(job.preset or ""))
 
 
-def _objects(result: Result, volume: Volume) -> list[dict[str, Any]]:
-    voxel_ml = float(np.prod(volume.spacing_mm)) / 1000
-    objects = []
-    for object_id in result.object_ids:
-        mask = result.mask(object_id)
-        present = np.flatnonzero(mask.any((1, 2)))
-        confidence = result.confidence_of(object_id)
-        seen = np.flatnonzero(~np.isnan(confidence))
-        objects.append(
-            {
-                "id": object_id,
-                "voxels": int(mask.sum()),
-                "volume_ml": round(int(mask.sum()) * voxel_ml, 3),
-                "z": [int(present[0]), int(present[-1]) + 1] if len(present) else None,
-                "confidence": {int(index): round(float(confidence[index]), 3) for index in seen},
-                "in_memory": memory_report(result.slices[object_id]),
-            }
-        )
-    return objects
+def _draw(
+    job: Job, predictor: VolumePredictor, volume: Volume, result: Result, title: str
+) -> Image.Image:
+    spacing_yx_mm = volume.spacing_mm[1:] if has_spacing(volume) else None
+    view = view_of(volume)
+    return draw_preview(predictor.pixels, result, job.prompts, spacing_yx_mm, title, view)

@@ -33,6 +33,7 @@ from runtime.io import Volume
 from runtime.manifest import MANIFEST
 from runtime.phantom import Phantom, make_phantom
 from runtime.segment import main
+from tests.reports import confidences, read_report
 
 SHAPE = (5, 64, 64)
 MIDDLE = 2
@@ -92,8 +93,7 @@ def run(
     def call(*arguments: str, study: str = "study.nrrd", mask: str = "mask.nrrd") -> dict[str, Any]:
         main(["-i", str(studies / study), "-o", str(tmp_path / mask), *arguments])
         (line,) = capsys.readouterr().out.splitlines()
-        report: dict[str, Any] = json.loads(line)
-        return report
+        return read_report(line)
 
     return call
 
@@ -125,8 +125,8 @@ def test_the_mask_lies_where_the_study_lies(
     labels = sitk.GetArrayFromImage(image)
     assert dice(labels == 1, PHANTOM.labels == 1) > 0.7
     assert [path.name for path in tmp_path.iterdir()] == [f"mask{suffix}"]
-    assert report["mask"] == str(tmp_path / f"mask{suffix}")
-    assert report["shape"] == list(SHAPE)
+    assert report["outputs"]["mask"] == str(tmp_path / f"mask{suffix}")
+    assert report["input"]["num_slices"] == SHAPE[0] and report["input"]["shape"] == list(SHAPE[1:])
 
 
 def test_the_report_tells_what_was_found(
@@ -139,13 +139,15 @@ def test_the_report_tells_what_was_found(
     assert found["voxels"] == int((labels == 1).sum()) > 0
     assert found["volume_ml"] == pytest.approx(found["voxels"] * 2.5 * 0.75 * 0.8 / 1000, abs=1e-3)
     slices = np.flatnonzero((labels == 1).any((1, 2)))
-    assert found["z"] == [slices[0], slices[-1] + 1]
-    assert list(found["confidence"]) == [str(index) for index in range(SHAPE[0])]
-    assert all(0 <= value <= 1 for value in found["confidence"].values())
-    assert report["preview"] is None
-    assert report["window"] == "none (8-bit already)"
-    assert "ONNX Runtime" in report["backend"]
-    assert 0 < report["first_mask_seconds"] <= report["seconds"]
+    assert found["extent"] == [slices[0], slices[-1] + 1]
+    assert list(confidences(found)) == list(range(SHAPE[0]))
+    assert all(0 <= value <= 1 for value in confidences(found).values())
+    assert report["outputs"]["preview"] is None
+    assert report["input"]["window"] == "none (8-bit already)"
+    assert "ONNX Runtime" in report["model"]["backend"]
+    timing = report["timing_s"]
+    assert sum(timing.values()) - timing["total"] <= timing["total"] + 0.01
+    assert timing["propagate"] > 0
 
 
 def test_an_object_that_is_nowhere_is_reported_as_such(
@@ -155,7 +157,7 @@ def test_an_object_that_is_nowhere_is_reported_as_such(
     prompts = {"objects": [{"id": 3, "prompts": [{"slice": 1, "mask": "empty.png"}]}]}
     (tmp_path / "p.json").write_text(json.dumps(prompts))
     (found,) = run("--prompts", str(tmp_path / "p.json"), "--z-range", "1,2")["objects"]
-    assert (found["voxels"], found["z"], found["confidence"]) == (0, None, {"1": 0.0})
+    assert (found["voxels"], found["extent"], confidences(found)) == (0, None, {1: 0.0})
     assert not read_labels(tmp_path / "mask.nrrd").any()
 
 
@@ -203,7 +205,7 @@ def test_one_box_and_points_are_one_object_within_the_range_asked_for(
     (found,) = run("--box", BOX, "--point", point, "--point", "3,2,2,-", "--z-range", "1,4")[
         "objects"
     ]
-    assert list(found["confidence"]) == ["1", "2", "3"]
+    assert list(confidences(found)) == [1, 2, 3]
     labels = read_labels(tmp_path / "mask.nrrd")
     assert labels[1:4].any((1, 2)).all()
     assert not labels[[0, 4]].any()
@@ -213,7 +215,7 @@ def test_a_preview_is_drawn_when_asked_for(
     run: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     report = run("--box", BOX, "--preview", str(tmp_path / "p.png"))
-    assert report["preview"] == str(tmp_path / "p.png")
+    assert report["outputs"]["preview"] == str(tmp_path / "p.png")
     with Image.open(tmp_path / "p.png") as picture:
         assert picture.format == "PNG"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mask.nrrd", "p.png"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from runtime.prompts import Box
 from runtime.segment import main
 from runtime.window import parse_window
 from tests.fakes import TELLING, fake_model
+from tests.reports import confidences, memories, read_report
 
 NAMES = ("scan1", "scan2", "scan10", "scan11")
 SIZES = ((80, 96), (72, 90), (96, 96), (88, 64))
@@ -76,10 +76,20 @@ def run(tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> Run
     """The command in this process; returns the one JSON line that is all of stdout."""
 
     def call(*arguments: str, source: Path = images) -> dict[str, Any]:
-        main(["-i", str(source), "-o", str(tmp_path / "masks"), "--threads", "1", *arguments])
+        main(
+            [
+                "-i",
+                str(source),
+                "-o",
+                str(tmp_path / "masks"),
+                "--threads",
+                "1",
+                "--report-memory",
+                *arguments,
+            ]
+        )
         (line,) = capsys.readouterr().out.splitlines()
-        report: dict[str, Any] = json.loads(line)
-        return report
+        return read_report(line)
 
     return call
 
@@ -104,32 +114,31 @@ def test_each_image_gets_a_mask_of_its_own_size(run: Run, tmp_path: Path) -> Non
 
 def test_the_report_tells_what_was_found(run: Run, images: Path, tmp_path: Path) -> None:
     report = run("--box", BOX)
-    assert list(report) == [
-        *("mask", "preview", "model", "backend", "memory", "pick_up", "seconds"),
-        *("order", "images", "objects", "review"),
-    ]
     labels = read_labels(tmp_path / "masks")
-    assert report["mask"] == str(tmp_path / "masks")
-    assert report["preview"] is None
-    assert report["images"] == list(NAMES)
-    assert (report["memory"], report["pick_up"], report["order"]) == ("fifo", "all", "given")
+    assert report["outputs"]["mask"] == str(tmp_path / "masks")
+    assert report["outputs"]["preview"] is None
+    assert report["input"]["names"] == list(NAMES)
+    assert [report["options"][name] for name in ("memory", "pick_up", "order")] == [
+        "fifo",
+        "all",
+        "given",
+    ]
     (found,) = report["objects"]
-    assert set(found) == {"id", "pixels", "confidence", "in_memory"}
     assert found["id"] == 1
-    assert found["pixels"] == {
-        str(i): int((labels[f"{name}.png"] == 1).sum()) for i, name in enumerate(NAMES)
-    }
-    assert list(found["confidence"]) == ["0", "1", "2", "3"]
-    assert all(0 < value <= 1 for value in found["confidence"].values())
-    assert found["in_memory"] == {"0": [1], "2": [1, 0], "3": [1, 0, 2]}
+    assert [row["voxels"] for row in found["slices"]] == [
+        int((labels[f"{name}.png"] == 1).sum()) for name in NAMES
+    ]
+    assert list(confidences(found)) == [0, 1, 2, 3]
+    assert all(0 < value <= 1 for value in confidences(found).values())
+    assert memories(found) == {0: [1], 2: [1, 0], 3: [1, 0, 2]}
 
 
 def test_images_to_review_are_named_the_least_confident_first(run: Run) -> None:
     report = run("--box", BOX)
-    confidence = dict(zip(NAMES, report["objects"][0]["confidence"].values(), strict=True))
+    confidence = dict(zip(NAMES, confidences(report["objects"][0]).values(), strict=True))
     del confidence[NAMES[PROMPTED]]
     wanted = sorted(confidence.items(), key=lambda each: each[1])
-    assert report["review"] == [[name, 1, value] for name, value in wanted]
+    assert [(NAMES[row["slice"]], row["confidence"]) for row in report["review"]] == wanted
 
 
 def test_the_result_is_that_of_the_predictor(run: Run, tmp_path: Path) -> None:
@@ -156,7 +165,7 @@ def test_an_object_may_be_prompted_on_several_images(
     run: Run, telling: None, tmp_path: Path
 ) -> None:
     (found,) = run("--point", "0,3,3", "--point", "2,5,5", "--point", "2,1,1,-")["objects"]
-    assert found["in_memory"] == {"1": [0, 2], "3": [0, 2, 1]}
+    assert memories(found) == {1: [0, 2], 3: [0, 2, 1]}
     assert len(read_labels(tmp_path / "masks")) == len(NAMES)
 
 
@@ -188,10 +197,10 @@ def test_every_policy_and_pick_up_runs(
 ) -> None:
     rules = ("--memory", policy, "--pick-up", pick_up, "--min-confidence", "0")
     report = run("--point", "0,3,3", *rules)
-    assert (report["memory"], report["pick_up"]) == (policy, pick_up)
+    assert (report["options"]["memory"], report["options"]["pick_up"]) == (policy, pick_up)
     (found,) = report["objects"]
-    assert found["in_memory"]["3"][0] == 0
-    assert len(found["in_memory"]["3"]) > 1, "something beside the prompted image is remembered"
+    assert memories(found)[3][0] == 0
+    assert len(memories(found)[3]) > 1, "something beside the prompted image is remembered"
     assert len(read_labels(tmp_path / "masks")) == len(NAMES)
 
 
@@ -200,13 +209,13 @@ def test_similar_images_come_first_if_asked_for(run: Run, telling: None, tmp_pat
     flat = [np.full((16, 16), grey, np.uint8) for grey in greys]
     source = write_images(tmp_path / "flat", flat)
     report = run("--point", "0,3,3", "--order", "similar", source=source)
-    assert report["order"] == "similar"
-    assert report["objects"][0]["in_memory"] == {"1": [0, 2, 3], "2": [0], "3": [0, 2]}
+    assert report["options"]["order"] == "similar"
+    assert memories(report["objects"][0]) == {1: [0, 2, 3], 2: [0], 3: [0, 2]}
 
 
 def test_a_preview_shows_the_images_with_contours(run: Run, tmp_path: Path) -> None:
     report = run("--box", BOX, "--preview", str(tmp_path / "p.png"))
-    assert report["preview"] == str(tmp_path / "p.png")
+    assert report["outputs"]["preview"] == str(tmp_path / "p.png")
     with Image.open(tmp_path / "p.png") as picture:
         drawn = np.asarray(picture.convert("RGB"))
     outlined = (drawn == COLOURS[0]).all(-1)

@@ -25,6 +25,7 @@ from runtime.predictors.orientations import FUSIONS
 from runtime.prompts import Mask
 from runtime.segment import main
 from tests.fakes import TELLING, fake_model
+from tests.reports import confidences, memories, read_report
 
 SHAPE = (5, 64, 64)
 MIDDLE = 2
@@ -58,10 +59,20 @@ def run(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """The command in this process; returns the one JSON line that is all of stdout."""
 
     def call(*arguments: str) -> dict[str, Any]:
-        main(["-i", str(study), "-o", str(tmp_path / "mask.nrrd"), "--threads", "1", *arguments])
+        main(
+            [
+                "-i",
+                str(study),
+                "-o",
+                str(tmp_path / "mask.nrrd"),
+                "--threads",
+                "1",
+                "--report-memory",
+                *arguments,
+            ]
+        )
         (line,) = capsys.readouterr().out.splitlines()
-        report: dict[str, Any] = json.loads(line)
-        return report
+        return read_report(line)
 
     return call
 
@@ -107,7 +118,10 @@ def test_options_of_memory_reach_the_predictor(
     monkeypatch.setattr(runtime.jobs.volume, "VolumePredictor", Watched)
     report = run("--box", BOX, *words)
     assert seen == [rules]
-    assert (report["memory"], report["pick_up"]) == (rules.policy, rules.pick_up)
+    assert (report["options"]["memory"], report["options"]["pick_up"]) == (
+        rules.policy,
+        rules.pick_up,
+    )
 
 
 @pytest.mark.parametrize(
@@ -134,29 +148,29 @@ def test_the_result_is_that_of_the_predictor(
     result = predictor.propagate()
     np.testing.assert_array_equal(labels_in(tmp_path), result.labels())
     (found,) = report["objects"]
-    confidence = [found["confidence"][str(i)] for i in range(SHAPE[0])]
+    confidence = [confidences(found)[i] for i in range(SHAPE[0])]
     assert confidence == pytest.approx(result.confidence_of(1).tolist(), abs=6e-4)
 
 
 def test_the_report_tells_what_was_in_memory(run: Run, telling: None) -> None:
     (found,) = run("--box", BOX)["objects"]
-    assert found["in_memory"] == {"0": [2, 1], "1": [2], "3": [2], "4": [2, 3]}
+    assert memories(found) == {0: [2, 1], 1: [2], 3: [2], 4: [2, 3]}
     (found,) = run("--box", BOX, "--z-range", "1,4")["objects"]
-    assert found["in_memory"] == {"1": [2], "3": [2]}
+    assert memories(found) == {1: [2], 3: [2]}
     strict = ("--memory", "confidence", "--min-confidence", "1")
     (found,) = run("--box", BOX, *strict)["objects"]
-    assert found["in_memory"] == {"0": [2], "1": [2], "3": [2], "4": [2]}
+    assert memories(found) == {0: [2], 1: [2], 3: [2], 4: [2]}
 
 
 def test_the_report_tells_what_to_look_at_first(run: Run) -> None:
     report = run("--box", BOX, "--box", as_box(2))
     review = report["review"]
-    assert review == sorted(review, key=lambda each: each[2])
+    assert review == sorted(review, key=lambda each: each["confidence"])
     tracked = {(i, o) for i in range(SHAPE[0]) if i != MIDDLE for o in (1, 2)}
-    assert {(i, o) for i, o, _ in review} <= tracked
+    assert {(row["slice"], row["object"]) for row in review} <= tracked
     assert len(review) >= 4
-    for i, object_id, confidence in review:
-        assert report["objects"][object_id - 1]["confidence"][str(i)] == confidence
+    for i, object_id, confidence in (row.values() for row in review):
+        assert confidences(report["objects"][object_id - 1])[i] == confidence
 
 
 @pytest.mark.parametrize(
@@ -229,7 +243,7 @@ def test_the_lesion_preset_keeps_one_piece_of_each_object(run: Run, tmp_path: Pa
 
 def test_the_recist_preset_gives_the_first_mask_again(run: Run, tmp_path: Path) -> None:
     (found,) = run("--box", BOX, "--preset", "medsam2_recist")["objects"]
-    assert found["confidence"][str(MIDDLE)] == 1.0, "it is now the user's own mask"
+    assert confidences(found)[MIDDLE] == 1.0, "it is now the user's own mask"
     predictor = VolumePredictor(load(threads=1))
     predictor.set_volume(VOLUME)
     predictor.add(Mask(slice=MIDDLE, mask=predictor.add(PHANTOM.box(MIDDLE, 1)).mask()))
@@ -256,7 +270,7 @@ def test_fusion_looks_along_all_axes(fusion: str, run: Run, tmp_path: Path) -> N
 def test_fusion_stays_within_the_range_and_goes_with_a_preset(run: Run, tmp_path: Path) -> None:
     words = ("--fuse", "mean", "--z-range", "1,4", "--preset", "medsam2_lesion")
     (found,) = run("--box", BOX, *words)["objects"]
-    assert list(found["confidence"]) == ["1", "2", "3"]
+    assert list(confidences(found)) == [1, 2, 3]
     labels = labels_in(tmp_path)
     assert labels[1:4].any((1, 2)).all()
     assert not labels[[0, 4]].any()

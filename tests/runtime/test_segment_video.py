@@ -25,6 +25,7 @@ from runtime.preview import COLOURS
 from runtime.segment import main
 from tests.clips import write_clip
 from tests.fakes import TELLING, fake_model
+from tests.reports import confidences, read_report
 
 SHAPE = (6, 64, 80)
 PHANTOM: Phantom = make_phantom(SHAPE, seed=3)
@@ -77,11 +78,18 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """The command in this process; returns the one JSON line that is all of stdout."""
 
     def call(source: Path, *arguments: str) -> dict[str, Any]:
-        words = ["-i", str(source), "-o", str(tmp_path / "masks"), "--threads", "1"]
+        words = [
+            "-i",
+            str(source),
+            "-o",
+            str(tmp_path / "masks"),
+            "--threads",
+            "1",
+            "--report-memory",
+        ]
         main([*words, *(("--as", "video") if source.is_dir() else ()), *arguments])
         (line,) = capsys.readouterr().out.splitlines()
-        report: dict[str, Any] = json.loads(line)
-        return report
+        return read_report(line)
 
     return call
 
@@ -106,31 +114,29 @@ def test_each_frame_from_the_prompt_on_gets_a_mask(
     near = slice(0, 3)  # a demonstration model may lose it at its very end
     for mask, truth in zip(found[near] == 1, PHANTOM.labels[FIRST:][near] == 1, strict=True):
         assert dice(mask, truth) > 0.5
-    assert report["frames"] == SHAPE[0]
+    assert report["input"]["num_slices"] == SHAPE[0]
 
 
 def test_the_report_tells_what_was_found(run: Run, frames: Path, tmp_path: Path) -> None:
     report = run(frames, "--box", BOX, "--box", as_box(3, 2))
-    assert list(report) == [
-        *("mask", "preview", "model", "backend", "memory", "pick_up", "seconds"),
-        *("frames", "objects", "review"),
-    ]
-    assert report["mask"] == str(tmp_path / "masks")
-    assert report["preview"] is None
+    assert report["outputs"]["mask"] == str(tmp_path / "masks")
+    assert report["outputs"]["preview"] is None
     labels = read_labels(tmp_path / "masks")
     for object_id in (1, 2):
         assert dice(labels["000003.png"] == object_id, PHANTOM.labels[3] == object_id) > 0.7
     one, two = report["objects"]
-    assert (one["id"], list(one["confidence"])) == (1, ["1", "2", "3", "4", "5"])
-    assert (two["id"], list(two["confidence"])) == (2, ["3", "4", "5"])
-    values = [c for found in (one, two) for c in found["confidence"].values()]
+    assert (one["id"], list(confidences(one))) == (1, [1, 2, 3, 4, 5])
+    assert (two["id"], list(confidences(two))) == (2, [3, 4, 5])
+    values = [c for found in (one, two) for c in confidences(found).values()]
     assert all(0 <= value <= 1 for value in values)
-    assert one["confidence"]["1"] > 0.5 and two["confidence"]["3"] > 0.5
+    assert confidences(one)[1] > 0.5 and confidences(two)[3] > 0.5
     review = report["review"]
-    assert review == sorted(review, key=lambda each: each[2])
-    assert {(2, 1), (3, 1), (4, 1), (5, 1), (4, 2), (5, 2)} <= {(i, o) for i, o, _ in review}
-    for frame, object_id, confidence in review:
-        assert report["objects"][object_id - 1]["confidence"][str(frame)] == confidence
+    assert review == sorted(review, key=lambda each: each["confidence"])
+    assert {(2, 1), (3, 1), (4, 1), (5, 1), (4, 2), (5, 2)} <= {
+        (row["slice"], row["object"]) for row in review
+    }
+    for frame, object_id, confidence in (row.values() for row in review):
+        assert confidences(report["objects"][object_id - 1])[frame] == confidence
 
 
 def test_the_result_is_that_of_the_predictor(run: Run, clip: Path, tmp_path: Path) -> None:
@@ -174,8 +180,8 @@ def test_a_prompt_file_adds_objects_on_any_frame(
     for name in ("000002.png", "000003.png"):
         assert set(np.unique(labels[name])) == {0, 300}
     assert dice(labels["000004.png"] == 9, PHANTOM.labels[4] == 2) > 0.7
-    seen = {found["id"]: list(found["confidence"]) for found in report["objects"]}
-    assert seen == {9: ["4", "5"], 300: ["2", "3", "4", "5"]}
+    seen = {found["id"]: list(confidences(found)) for found in report["objects"]}
+    assert seen == {9: [4, 5], 300: [2, 3, 4, 5]}
 
 
 def test_colour_and_grey_frames_of_the_same_pictures_give_the_same(
@@ -197,7 +203,7 @@ def test_every_policy_and_pick_up_runs(
 ) -> None:
     rules = ("--memory", policy, "--pick-up", pick_up, "--min-confidence", "0")
     report = run(frames, "--point", "0,3,3", *rules)
-    assert (report["memory"], report["pick_up"]) == (policy, pick_up)
+    assert (report["options"]["memory"], report["options"]["pick_up"]) == (policy, pick_up)
     assert len(read_labels(tmp_path / "masks")) == SHAPE[0]
 
 

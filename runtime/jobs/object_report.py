@@ -1,0 +1,95 @@
+"""What a report says of the objects: each on every slice it was looked for, in numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from runtime.result import SliceMask
+
+
+@dataclass(frozen=True, slots=True)
+class SliceReport:
+    """One object on one slice, image or frame.
+
+    Attributes:
+        slice: its number, from 0.
+        confidence: the network's estimate of the mask's overlap with the truth, 0 where the object is absent.
+        voxels: of its mask.
+        is_prompted: whether it was prompted there.
+        in_memory: slices that were in memory there.
+    """
+
+    slice: int
+    confidence: float
+    voxels: int
+    is_prompted: bool
+    in_memory: tuple[int, ...]
+
+    @classmethod
+    def of(cls, index: int, mask: SliceMask, is_prompted: bool) -> SliceReport:
+        """From a mask."""
+        voxels = int(mask.mask().sum())
+        return cls(index, mask.confidence, voxels, is_prompted, mask.memory_frames)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectReport:
+    """One object: its id, and rows in the order of slices."""
+
+    object_id: int
+    rows: tuple[SliceReport, ...]
+
+    @property
+    def voxels(self) -> int:
+        """Of all its masks."""
+        return sum(row.voxels for row in self.rows)
+
+    @property
+    def extent(self) -> list[int] | None:
+        """The first slice with a mask and the one after the last; None if there is none."""
+        held = [row.slice for row in self.rows if row.voxels]
+        return [held[0], held[-1] + 1] if held else None
+
+
+def object_reports(
+    slices: Mapping[int, Mapping[int, SliceMask]], prompted: Mapping[int, Collection[int]]
+) -> list[ObjectReport]:
+    """Objects from masks by object and slice, and the slices on which each was prompted."""
+    return [
+        ObjectReport(
+            object_id,
+            tuple(
+                SliceReport.of(i, mask, i in prompted[object_id])
+                for i, mask in sorted(masks.items())
+            ),
+        )
+        for object_id, masks in sorted(slices.items())
+    ]
+
+
+def object_entries(
+    objects: Sequence[ObjectReport], voxel_ml: float | None, with_memory: bool
+) -> list[dict[str, Any]]:
+    """The report's `objects`; volumes only where the size of a voxel is known."""
+    return [
+        {
+            "id": each.object_id,
+            "voxels": each.voxels,
+            "volume_ml": None if voxel_ml is None else round(each.voxels * voxel_ml, 3),
+            "extent": each.extent,
+            "slices": [_entry(row, with_memory) for row in each.rows],
+        }
+        for each in objects
+    ]
+
+
+def _entry(row: SliceReport, with_memory: bool) -> dict[str, Any]:
+    entry = {
+        "slice": row.slice,
+        "confidence": round(row.confidence, 3),
+        "voxels": row.voxels,
+        "is_prompted": row.is_prompted,
+    }
+    return entry | {"in_memory": list(row.in_memory)} if with_memory else entry

@@ -1,0 +1,120 @@
+"""The report of a job, in one form for volumes, images and videos: docs/report.md, runtime/report.schema.json."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from runtime.bundle import Bundle
+from runtime.jobs.clock import Clock
+from runtime.jobs.job import Job
+from runtime.jobs.notices import Notice, say
+from runtime.jobs.object_report import ObjectReport, object_entries
+from runtime.model import Model
+from runtime.packages import DISTRIBUTION, ONNXRUNTIMES, installed
+from runtime.version import __version__
+
+SCHEMA_VERSION = 1
+PACKAGES = ("numpy", *ONNXRUNTIMES, "openvino", "tensorrt")  # whose versions a report tells
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What was segmented.
+
+    Attributes:
+        kind: of `KINDS`.
+        num_slices: slices of a volume, images of a set, frames of a video.
+        shape: (y, x) of each, or None where they differ.
+        window: how intensities became eight bits, in words.
+        spacing_mm: (z, y, x), or None where there is none.
+        modality: DICOM's word, or None.
+        plane: of the slices (`runtime.view`), or None.
+        names: of images, or None.
+    """
+
+    kind: str
+    num_slices: int
+    shape: tuple[int, int] | None
+    window: str
+    spacing_mm: tuple[float, float, float] | None = None
+    modality: str | None = None
+    plane: str | None = None
+    names: tuple[str, ...] | None = None
+
+    @property
+    def voxel_ml(self) -> float | None:
+        """Volume of a voxel."""
+        return None if self.spacing_mm is None else float(np.prod(self.spacing_mm)) / 1000
+
+
+def make_report(
+    job: Job,
+    source: Source,
+    bundle: Bundle,
+    model: Model,
+    objects: Sequence[ObjectReport],
+    review: Sequence[tuple[int, int, float]],
+    notices: Sequence[Notice],
+    clock: Clock,
+) -> dict[str, Any]:
+    """The report, as JSON-able data; its warnings are logged too.
+
+    Args:
+        job: what was asked for.
+        source: what was segmented.
+        bundle, model: with what.
+        objects: what was found.
+        review: (slice, object id, confidence) of the masks most worth a look.
+        notices: warnings.
+        clock: seconds by stage.
+    """
+    say(notices)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": source.kind,
+        "input": {
+            "path": str(job.input),
+            "num_slices": source.num_slices,
+            "shape": source.shape and list(source.shape),
+            "spacing_mm": source.spacing_mm and list(source.spacing_mm),
+            "modality": source.modality,
+            "plane": source.plane or None,
+            "window": source.window,
+            "names": source.names and list(source.names),
+        },
+        "outputs": {"mask": str(job.output), "preview": str(job.preview) if job.preview else None},
+        "objects": object_entries(objects, source.voxel_ml, job.reports_memory),
+        "review": [
+            {"slice": index, "object": object_id, "confidence": round(confidence, 3)}
+            for index, object_id, confidence in review
+        ],
+        "warnings": [notice.entry() for notice in notices],
+        "options": {
+            "memory": job.memory.policy,
+            "pick_up": job.memory.pick_up,
+            "confidence": job.memory.confidence,
+            "z_range": job.z_range and list(job.z_range),
+            "preset": job.preset,
+            "fuse": job.fuse,
+            "order": job.order,
+        },
+        "model": {
+            "name": model.numbers.name,
+            "image_size": model.numbers.image_size,
+            "bundle": job.bundle,
+            "weights": bundle.weights["kind"],
+            "licence": bundle.licence,
+            "backend": model.backend.description,
+        },
+        "timing_s": clock.entry(),
+        "versions": {
+            DISTRIBUTION: __version__,
+            "python": platform.python_version(),
+            **installed(PACKAGES),
+        },
+    }
