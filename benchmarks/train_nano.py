@@ -21,7 +21,8 @@ EXAMPLES = """examples:
   python -m benchmarks.train_nano --start nano_fp16.pt --minutes 600 -o out/nano
   python -m benchmarks.train_nano --start nano_fp16.pt --minutes 600 -o out/nano --resume
   python -m benchmarks.train_nano --start nano_fp16.pt --minutes 25 --device cuda --scale 8 --workers 14 -o out/nano
-  python -m export --checkpoint out/nano/nano.pt --weights-kind demonstration -o runtime/nano --overwrite
+  python -m export --checkpoint out/nano/nano.pt --weights-kind demonstration --licence Apache-2.0 \\
+    -o runtime/nano --overwrite
 """
 
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,7 @@ SLICES = ["--slices", "4"]
 @pytest.fixture(autouse=True)
 def toy_is_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(VARIANTS, TOY.name, TOY)
-    checkpoints._shapes.cache_clear()
+    checkpoints.shapes_of.cache_clear()
 
 
 @pytest.fixture
@@ -92,6 +94,31 @@ def test_a_checkpoint_must_be_the_one_the_bundle_came_from(
     torch.save({"model": toy.state_dict()}, file)
     with pytest.raises(CheckpointError, match="SHA-256 differs"):
         verification.main([str(certified), "--checkpoint", str(file)])
+
+
+@pytest.mark.parametrize("change", [{"seed": None}, {"name": "unheard of"}])
+def test_random_weights_that_cannot_be_made_again_are_refused(
+    change: dict[str, str | None], certified: Path
+) -> None:
+    bundle = open_bundle(certified)
+    if "seed" in change:
+        weights = {key: value for key, value in bundle.weights.items() if key != "seed"}
+        bundle = replace(bundle, weights=weights)
+    else:
+        bundle = replace(bundle, model=replace(bundle.model, **change))
+    with pytest.raises(CheckpointError, match="export it again"):
+        verification.reference_for(bundle, None)
+
+
+def test_the_set_of_weights_that_was_exported_is_the_reference(
+    toy, certified: Path, tmp_path: Path
+) -> None:
+    file, ema = tmp_path / "toy.pt", {k: v / 2 for k, v in toy.state_dict().items()}
+    torch.save({"model": toy.state_dict(), "ema": ema}, file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    weights = {"kind": "checkpoint", "source": "toy.pt", "sha256": digest, "entry": "ema"}
+    model = verification.reference_for(replace(open_bundle(certified), weights=weights), str(file))
+    assert torch.equal(model.no_obj_ptr, ema["no_obj_ptr"])
 
 
 def test_a_bundle_of_a_checkpoint_wants_it_named() -> None:
