@@ -23,6 +23,7 @@ from typing import Any
 
 from benchmarks.devices import check_device, clocks
 from benchmarks.gpu_steps import HEADLINES, ROOT, Report, Step, all_steps
+from runtime.atomic import write_text
 from runtime.backends import BACKENDS
 from runtime.errors import BackendUnavailable, InputError, Sam2Error
 from runtime.latency import percent_of_roofline
@@ -160,13 +161,13 @@ class Check:
             report["percent_of_roofline"] = percent_of_roofline(
                 report["latency_ms"], roofline["stages"]
             )
-        (self._folder / f"{step.name}.json").write_text(json.dumps(report, indent=1) + "\n")
+        write_text(self._folder / f"{step.name}.json", json.dumps(report, indent=1) + "\n")
         return report
 
     def _write(self) -> None:
         steps = [asdict(result) for result in self.results]
         summary = json.dumps({**self._facts, "steps": steps}, indent=1)
-        (self._folder / "summary.json").write_text(summary + "\n")
+        write_text(self._folder / "summary.json", summary + "\n")
 
 
 def _is_made(step: Step) -> bool:

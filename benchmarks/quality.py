@@ -22,6 +22,7 @@ from benchmarks.phantoms import HELD_OUT_SEEDS, make_flow, make_volume
 from benchmarks.quality_picture import Example, draw_quality
 from export.labelled import PROMPTS, Case, folder_cases, objects
 from runtime import MemoryRules, Model, Volume, load
+from runtime.atomic import write_text
 from runtime.backends import BACKENDS
 from runtime.errors import InputError
 from runtime.machine import machine_name
@@ -211,9 +212,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
     reports = finite(reports)
     if args.output:
-        part = args.output.with_name(f".{args.output.name}.part")
-        part.write_text(json.dumps(reports, indent=1) + "\n")
-        part.replace(args.output)
+        write_text(args.output, json.dumps(reports, indent=1) + "\n")
     if args.picture:
         write_preview(args.picture, draw_quality(reports[0], pictures[0]))
     print_result([{k: v for k, v in report.items() if k != "cases"} for report in reports])

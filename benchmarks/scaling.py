@@ -20,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from export.variants import VARIANTS
+from runtime.atomic import write_text
 from runtime.backends import BACKENDS
 from runtime.errors import InputError, Sam2Error
 from runtime.machine import machine_name
@@ -95,7 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
         phantom_mib = BYTES_PER_SLICE * args.image_size**2 / 2**20
         report["mib_per_slice"] = round(memory_slope(sweeps["slices"]) - phantom_mib, 3)
     if args.output:
-        args.output.write_text(json.dumps(report, indent=1) + "\n")
+        write_text(args.output, json.dumps(report, indent=1) + "\n")
     if args.picture:
         from benchmarks.scaling_picture import draw
 

@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 from matplotlib import pyplot as plt
 
+from runtime.atomic import write_whole
 from runtime.latency import COLUMNS
 
 LABELS = {
@@ -53,5 +54,5 @@ def draw(report: Mapping[str, Any], heading: str, path: Path) -> None:
     figure.legend(handles, stages, loc="lower center", ncols=columns, fontsize=7, frameon=False)
     figure.suptitle(textwrap.fill(heading, TITLE_WIDTH * len(sweeps)), fontsize=9)
     figure.tight_layout(rect=(0, 0.05, 1, 1))
-    figure.savefig(path, dpi=DPI)
+    write_whole(path, lambda part: figure.savefig(part, dpi=DPI))
     plt.close(figure)

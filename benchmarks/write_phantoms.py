@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.phantoms import HELD_OUT_SEEDS, TRAINING_SEEDS, make_volume
+from runtime.atomic import write_whole
 
 EXAMPLES = """examples:
   python -m benchmarks phantoms --count 20 -o phantoms/
@@ -35,8 +36,9 @@ def main(arguments: list[str] | None = None) -> None:
     for seed in tqdm(range(first, first + args.count), unit="volume", file=sys.stderr):
         made = make_volume(seed)
         args.output.mkdir(parents=True, exist_ok=True)
-        part = args.output / f".{seed}.part"
-        with part.open("wb") as stream:
-            np.savez_compressed(stream, imgs=made.pixels, gts=made.labels, spacing=np.ones(3))
-        part.replace(args.output / f"phantom{seed}.npz")
+        arrays = {"imgs": made.pixels, "gts": made.labels, "spacing": np.ones(3)}
+        write_whole(
+            args.output / f"phantom{seed}.npz",
+            lambda part, arrays=arrays: np.savez_compressed(part, **arrays),
+        )
     print(args.output)

@@ -8,14 +8,19 @@ them alone.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.atomic import write_text
 from runtime.backends import BACKENDS, DEFAULT
 from runtime.bundle import Bundle
 from runtime.cache import cache_folder
+from runtime.errors import Sam2Error
+
+log = logging.getLogger("runtime")
 
 Certificate = dict[str, Any]
 HOW_TO_CERTIFY = "python -m runtime.certify"
@@ -45,15 +50,17 @@ def keep(certificate: Certificate, bundle: Bundle) -> Path | None:
     folder = _folder(bundle)
     if folder is None:
         return None
-    folder.mkdir(exist_ok=True)
-    return write(certificate, folder / f"{certificate['backend']}.json")
+    try:
+        folder.mkdir(exist_ok=True)
+        return write(certificate, folder / f"{certificate['backend']}.json")
+    except (OSError, Sam2Error) as error:
+        log.warning("the certificate is not kept: %s", error)
+        return None
 
 
 def write(certificate: Certificate, path: Path) -> Path:
     """Write a certificate, whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(certificate, indent=1) + "\n")
-    return part.replace(path)
+    return write_text(path, json.dumps(certificate, indent=1) + "\n")
 
 
 def choose(bundle: Bundle) -> Choice:

@@ -7,17 +7,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from runtime.backends.trt_build import (
     Profile,
     Progress,
     build_engine,
     import_tensorrt,
-    write_whole,
 )
 from runtime.backends.trt_parts import Part
-from runtime.cache import cache_folder
+from runtime.cache import cache_folder, keep, kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,39 +95,24 @@ class EngineCache:
         Raises BackendUnavailable without TensorRT, BundleError for a graph that it refuses.
         """
         version = tensorrt_version()
-        key = self._key(part, version)
-        if (kept := self._read(key)) is not None:
-            return kept
+        path = self._path(part, version)
+        if path is not None and (plan := kept(path)) is not None:
+            return plan
         timings = self._timings(version)
         plan = build_engine(part.typed, part.profiles, part.name, timings, progress, part.uses_tf32)
-        self._keep(key, plan)
+        if path is not None:
+            keep(path, plan)
         return plan
 
-    def _key(self, part: Part, version: str) -> EngineKey:
+    def _path(self, part: Part, version: str) -> Path | None:
+        if self._folder is None:
+            return None
         device = self._device, self._architecture
-        return key_of(part.name, part.typed, part.profiles, version, *device)
+        key = key_of(part.name, part.typed, part.profiles, version, *device)
+        return self._folder / f"{key.name}.engine"
 
     def _timings(self, version: str) -> Path | None:
         if self._folder is None:
             return None
         name = f"{version}-{self._device}-{self._architecture}".replace(" ", "-").replace("/", "-")
         return self._folder / f"{name}.timings"
-
-    def _read(self, key: EngineKey) -> bytes | None:
-        """The engine with this key, if it is whole."""
-        if self._folder is None:
-            return None
-        try:
-            said: dict[str, Any] = json.loads((self._folder / f"{key.name}.json").read_bytes())
-            plan = (self._folder / f"{key.name}.engine").read_bytes()
-        except (OSError, ValueError):
-            return None
-        is_whole = said.get("sha256") == hashlib.sha256(plan).hexdigest()
-        return plan if is_whole and said.get("key") == asdict(key) else None
-
-    def _keep(self, key: EngineKey, plan: bytes) -> None:
-        if self._folder is None:
-            return
-        said = {"key": asdict(key), "sha256": hashlib.sha256(plan).hexdigest()}
-        write_whole(self._folder / f"{key.name}.engine", plan)
-        write_whole(self._folder / f"{key.name}.json", json.dumps(said, indent=1).encode())

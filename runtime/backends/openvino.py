@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -17,7 +18,7 @@ from runtime.backends.base import Buffer, Engine
 from runtime.backends.ort import OrtBackend
 from runtime.backends.refusals import check_graph, refusal
 from runtime.bundle import Bundle
-from runtime.cache import cache_folder
+from runtime.cache import cache_folder, keep, kept
 from runtime.contract import GraphSpec, TensorSpec
 from runtime.errors import BackendUnavailable, Closed
 from runtime.machine import instruction_sets, machine_name
@@ -58,14 +59,10 @@ def fused_attention(node: Any) -> Any:
     return ops.reshape(joined, ops.constant([0, 0, -1], dtype=np.int64), True).outputs()
 
 
-def cache_name(options: Mapping[str, Any]) -> str:
-    """Name of the folder for what was compiled by this OpenVINO on this kind of processor, with these options.
-
-    OpenVINO knows what it has kept by the graph and the device alone. What was compiled in fp32 it hands out in bf16
-    too, whose kernels read it as what it is not.
-    """
-    wanted = repr((ov.__version__, machine_name(), instruction_sets(), sorted(options.items())))
-    return hashlib.sha256(wanted.encode()).hexdigest()[:16]
+def cache_name(graph: bytes, options: Mapping[str, Any]) -> str:
+    """What a graph is known by that was compiled by this OpenVINO, on this kind of processor, with these options."""
+    about = ov.__version__, machine_name(), instruction_sets(), sorted(options.items())
+    return hashlib.sha256(repr(about).encode() + graph).hexdigest()[:32]
 
 
 def described(compiled: Any) -> GraphSpec:
@@ -141,8 +138,7 @@ class OpenVinoBackend:
         }
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = threads
-        if (cache := cache_folder("openvino")) is not None:
-            self._core.set_property({"CACHE_DIR": str(cache / cache_name(self._options))})
+        self._cache = cache_folder("openvino")
         self._ort = OrtBackend(bundle, threads, hint)
         self._engines: WeakSet[OpenVinoEngine] = WeakSet()
         count = "all" if threads is None else str(threads)
@@ -159,14 +155,26 @@ class OpenVinoBackend:
             raise Closed(graph)
         data = self._bundle.read_graph(graph)
         try:
-            model = self._core.read_model(data)
-            compiled = self._core.compile_model(model, DEVICE, self._options)
+            compiled = self._compiled(graph, data)
         except RuntimeError as error:
             raise refusal(self._bundle, NAME, graph, error, "refuses") from error
         check_graph(self._bundle, graph, described(compiled))
         engine = OpenVinoEngine(compiled, self._bundle, graph)
         self._engines.add(engine)
         return engine
+
+    def _compiled(self, graph: str, data: bytes) -> Any:
+        """A graph compiled before, or now; OpenVINO's own cache would run what has been damaged there."""
+        path = None
+        if self._cache is not None:
+            path = self._cache / f"{graph}-{cache_name(data, self._options)}.blob"
+            if (blob := kept(path)) is not None:
+                with suppress(RuntimeError):  # not of this OpenVINO after all
+                    return self._core.import_model(blob, DEVICE, self._options)
+        compiled = self._core.compile_model(self._core.read_model(data), DEVICE, self._options)
+        if path is not None:
+            keep(path, compiled.export_model().getvalue())
+        return compiled
 
     def close(self) -> None:
         """Let every compiled graph and OpenVINO itself go, also those whose engines somebody still holds."""

@@ -6,13 +6,13 @@ nothing here creates a `Runtime`, which without a driver would crash the process
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from runtime.cache import keep, kept
 from runtime.contract import ModelNumbers, TensorSpec, graph_specs
 from runtime.errors import BackendUnavailable, BundleError
 
@@ -178,23 +178,15 @@ def build_engine(
             f"{trt.__name__} {trt.__version__} builds no engine of {name}: {logger.last_error}"
         )
     if cache is not None and timings is not None:
-        write_whole(timings, bytes(cache.serialize()))
+        keep(timings, bytes(cache.serialize()))
     return bytes(plan)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, also where two processes write it."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(data)
-    part.replace(path)
-
-
 def _read_timings(config: Any, path: Path | None) -> Any:
-    """The cache of timings in use; one that another TensorRT wrote begins anew."""
+    """The cache of timings in use; one that another TensorRT wrote, or that is damaged, begins anew."""
     if path is None:
         return None
-    known = path.read_bytes() if path.exists() else b""
-    cache = config.create_timing_cache(known)
+    cache = config.create_timing_cache(kept(path) or b"")
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
         cache = config.create_timing_cache(b"")
         if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):

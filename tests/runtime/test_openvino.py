@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -110,18 +111,41 @@ def test_what_is_kept_is_known_by_all_that_would_make_it_wrong(
 ) -> None:
     options: dict[str, object] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     names = [
-        cache_name(options),
-        cache_name({**options, "INFERENCE_PRECISION_HINT": "bf16"}),
-        cache_name({**options, "PERFORMANCE_HINT": "THROUGHPUT"}),
-        cache_name({**options, "INFERENCE_NUM_THREADS": 1}),
+        cache_name(b"graph", options),
+        cache_name(b"another", options),
+        cache_name(b"graph", {**options, "INFERENCE_PRECISION_HINT": "bf16"}),
+        cache_name(b"graph", {**options, "PERFORMANCE_HINT": "THROUGHPUT"}),
+        cache_name(b"graph", {**options, "INFERENCE_NUM_THREADS": 1}),
     ]
-    assert cache_name(dict(reversed(options.items()))) == names[0]
+    assert cache_name(b"graph", dict(reversed(options.items()))) == names[0]
     for changed in ("instruction_sets", "machine_name"):
         monkeypatch.setattr(f"runtime.backends.openvino.{changed}", lambda: ("another",))
-        names.append(cache_name(options))
+        names.append(cache_name(b"graph", options))
     monkeypatch.setattr("runtime.backends.openvino.ov.__version__", "1.0")
-    names.append(cache_name(options))
+    names.append(cache_name(b"graph", options))
     assert len(set(names)) == len(names)
+
+
+def test_what_is_kept_and_damaged_is_compiled_again(
+    embedded: Bundle, ort: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO's own cache hands out flipped weights, and masks are wrong without a word."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    inputs = inputs_of("memory_attention", embedded.model)
+    truth = ort.run("memory_attention", inputs)
+    opened("openvino", embedded).run("memory_attention", inputs)
+    (path,) = tmp_path.rglob("memory_attention-*.blob")
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    for at in range(len(whole) // 4, len(whole), len(whole) // 50):
+        flipped[at] ^= 0xFF
+    unknown = hashlib.sha256(b"of another OpenVINO").digest() + b"of another OpenVINO"
+    for damaged in (bytes(flipped), whole[:1000], b"", unknown):
+        path.write_bytes(damaged)
+        found = opened("openvino", embedded).run("memory_attention", inputs)
+        for output, values in truth.items():
+            assert difference(found[output], values) < FP32_TOLERANCE
+        assert path.read_bytes()[:32] == hashlib.sha256(path.read_bytes()[32:]).digest()
 
 
 def test_batches_of_any_length_follow_each_other(embedded: Bundle, ort: Model) -> None:
