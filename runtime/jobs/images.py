@@ -22,7 +22,7 @@ from runtime.jobs.notices import about_objects, about_prompts
 from runtime.jobs.object_report import object_reports
 from runtime.jobs.report import Source, make_report
 from runtime.predictors.flow import FlowPredictor
-from runtime.preview import draw_gallery, write_preview
+from runtime.preview import SEPARATOR, draw_gallery, write_preview
 from runtime.result import Result, SliceMask
 from runtime.window import Window, apply_window, parse_window
 
@@ -45,7 +45,8 @@ def segment_images(job: Job) -> dict[str, Any]:
         result = _propagate(predictor, job, found.names, [i.shape[:2] for i in images], folder)
     with clock("write"):
         if job.preview:
-            picture = draw_gallery(images, result, job.prompts, found.names, model.numbers.name)
+            title = SEPARATOR.join((job.input.name, model.numbers.name))
+            picture = draw_gallery(images, result, job.prompts, found.names, title)
             write_preview(job.preview, picture)
     objects = object_reports(result.slices, job.prompted)
     shapes = set(result.shapes)
@@ -53,10 +54,13 @@ def segment_images(job: Job) -> dict[str, Any]:
         "images",
         len(images),
         shapes.pop() if len(shapes) == 1 else None,
-        window.describe,
+        f"{window.describe}, image by image",
         names=tuple(found.names),
     )
-    notices = [*about_prompts(dict(enumerate(images)), job.prompts), *about_objects(objects)]
+    notices = [
+        *about_prompts(dict(enumerate(images)), job.prompts, "image"),
+        *about_objects(objects, "image"),
+    ]
     review = result.review(REVIEW)
     return make_report(job, source, bundle, model, objects, review, notices, clock)
 

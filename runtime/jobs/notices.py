@@ -116,7 +116,9 @@ def about_grid(volume: Volume) -> list[Notice]:
 
 
 def about_prompts(
-    pixels: Mapping[int, NDArray[np.uint8]], prompts: Mapping[int, Sequence[Prompt]]
+    pixels: Mapping[int, NDArray[np.uint8]],
+    prompts: Mapping[int, Sequence[Prompt]],
+    unit: str = "slice",
 ) -> list[Notice]:
     """Boxes of a single grey in the pictures (y, x) that the network sees, by slice."""
     notices = []
@@ -129,7 +131,7 @@ def about_prompts(
                 notices.append(
                     Notice(
                         "prompt_on_nothing",
-                        f"the box of object {object_id} on slice {prompt.slice} holds a single grey: does it lie in "
+                        f"the box of object {object_id} on {unit} {prompt.slice} holds a single grey: does it lie in "
                         "the air? its numbers are z,y0,y1,x0,x1 in voxels; or --window hides what it is about",
                         object_id,
                         (prompt.slice,),
@@ -143,7 +145,7 @@ def _inside(plane: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
     return plane[y0:y1, x0:x1]
 
 
-def about_objects(objects: Sequence[ObjectReport]) -> list[Notice]:
+def about_objects(objects: Sequence[ObjectReport], unit: str = "slice") -> list[Notice]:
     """Whether objects were found, followed, and surely."""
     notices = []
     for each in objects:
@@ -153,7 +155,7 @@ def about_objects(objects: Sequence[ObjectReport]) -> list[Notice]:
             notices.append(
                 Notice(
                     "empty_object",
-                    f"object {each.object_id} was found on no slice; see with --preview whether its prompts lie on it "
+                    f"object {each.object_id} was found on no {unit}; see with --preview whether its prompts lie on it "
                     "and the window shows it",
                     each.object_id,
                 )
@@ -163,7 +165,7 @@ def about_objects(objects: Sequence[ObjectReport]) -> list[Notice]:
                 Notice(
                     "not_followed",
                     f"object {each.object_id} was found where it was prompted and on none of the {len(tracked)} "
-                    "other slices; prompt it on further ones",
+                    f"other {unit}s; prompt it on further ones",
                     each.object_id,
                 )
             )
@@ -172,7 +174,7 @@ def about_objects(objects: Sequence[ObjectReport]) -> list[Notice]:
             notices.append(
                 Notice(
                     "low_confidence",
-                    f"object {each.object_id}: on {len(doubtful)} of {written} slices it was followed to, confidence "
+                    f"object {each.object_id}: on {len(doubtful)} of {written} {unit}s it was followed to, confidence "
                     f"is below {DOUBT:g} ({in_ranges(doubtful)}); look at these, and add prompts there",
                     each.object_id,
                     doubtful,

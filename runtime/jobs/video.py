@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from runtime.jobs.object_report import ObjectReport, SliceReport
 from runtime.jobs.report import Source, make_report
 from runtime.predictors.prompted import check_prompts
 from runtime.predictors.video import VideoPredictor
-from runtime.preview import draw_gallery, write_preview
+from runtime.preview import SEPARATOR, TILES, draw_gallery, write_preview
+from runtime.prompts import Prompt
 from runtime.result import Result, SliceMask
 from runtime.window import parse_window
 
@@ -54,11 +55,14 @@ def segment_video(job: Job) -> dict[str, Any]:
         raise PromptError(f"there is no frame {max(asked)}: {job.input} ends with {run.index}")
     with clock("write"):
         if job.preview:
-            write_preview(job.preview, run.sample.draw(model.numbers.name))
-    described = window.describe if job.input.is_dir() else "none (8-bit already)"
+            title = SEPARATOR.join((job.input.name, model.numbers.name))
+            write_preview(job.preview, run.sample.draw(title, job.prompts))
+    described = (
+        f"{window.describe}, frame by frame" if job.input.is_dir() else "none (8-bit already)"
+    )
     source = Source("video", run.index + 1, run.shape, described)
     objects = run.objects()
-    notices = [*_missing(job, total, run.index + 1), *run.notices, *about_objects(objects)]
+    notices = [*_missing(job, total, run.index + 1), *run.notices, *about_objects(objects, "frame")]
     return make_report(job, source, bundle, model, objects, _review(objects), notices, clock)
 
 
@@ -131,14 +135,15 @@ class Run:
         if self.index >= self._first:
             with self._clock("write"):
                 self._write(self._folder, masks)
-            self.sample.offer(self.index, frame, masks)
+            is_prompted = any(self.index in slices for slices in self._prompted.values())
+            self.sample.offer(self.index, frame, masks, is_prompted)
 
     def _prompt(self, frame: NDArray[np.uint8]) -> dict[int, SliceMask]:
         masks = {}
         for object_id, prompts in self._job.calls:
             if prompts[0].slice == self.index:
                 masks[object_id] = self._predictor.add(*prompts, object_id=object_id)
-                self.notices += about_prompts({self.index: frame}, {object_id: prompts})
+                self.notices += about_prompts({self.index: frame}, {object_id: prompts}, "frame")
         return masks
 
     def _write(self, folder: Path, masks: dict[int, SliceMask]) -> None:
@@ -161,30 +166,47 @@ def _check_calls(job: Job, frame: NDArray[np.uint8]) -> None:
 
 
 class Sample:
-    """Some frames, evenly spread over a video whose length nobody knows: every second one goes when it is full."""
+    """Some frames, evenly spread over a video whose length nobody knows: every second one goes when it is full.
+
+    The first prompted ones stay, which somebody will want to see.
+    """
 
     def __init__(self) -> None:
         self._stride = 1
         self._kept: dict[int, tuple[NDArray[np.uint8], dict[int, SliceMask]]] = {}
+        self._prompted: dict[int, tuple[NDArray[np.uint8], dict[int, SliceMask]]] = {}
 
-    def offer(self, index: int, frame: NDArray[np.uint8], masks: dict[int, SliceMask]) -> None:
+    def offer(
+        self,
+        index: int,
+        frame: NDArray[np.uint8],
+        masks: dict[int, SliceMask],
+        is_prompted: bool = False,
+    ) -> None:
         """Keep the next frame, or not."""
-        if index % self._stride == 0:
+        if is_prompted and len(self._prompted) < TILES // 2:
+            self._prompted[index] = frame, masks
+        elif index % self._stride == 0:
             self._kept[index] = frame, masks
         while len(self._kept) > KEPT:
             self._stride *= 2
             self._kept = {i: kept for i, kept in self._kept.items() if i % self._stride == 0}
 
-    def draw(self, title: str) -> Image.Image:
+    def draw(self, title: str, prompts: Mapping[int, Sequence[Prompt]]) -> Image.Image:
         """A sheet of them."""
-        indices = list(self._kept)
-        images = [self._kept[i][0] for i in indices]
+        shown = dict(sorted({**self._kept, **self._prompted}.items()))
+        images = [frame for frame, _ in shown.values()]
+        places = {index: at for at, index in enumerate(shown)}
         slices: dict[int, dict[int, SliceMask]] = {}
-        for at, index in enumerate(indices):
-            for object_id, mask in self._kept[index][1].items():
-                slices.setdefault(object_id, {})[at] = mask
+        for index, (_, masks) in shown.items():
+            for object_id, mask in masks.items():
+                slices.setdefault(object_id, {})[places[index]] = mask
+        drawn = {
+            object_id: [replace(p, slice=places[p.slice]) for p in given if p.slice in places]
+            for object_id, given in prompts.items()
+        }
         result = Result(tuple(i.shape[:2] for i in images), slices)
-        return draw_gallery(images, result, {}, [f"frame {i}" for i in indices], title)
+        return draw_gallery(images, result, drawn, [f"frame {i}" for i in shown], title)
 
 
 def _frames(job: Job) -> tuple[Iterator[NDArray[np.uint8]], int | None]:

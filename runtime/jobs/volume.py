@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any
 
@@ -25,6 +26,8 @@ from runtime.result import Result, SliceMask
 from runtime.view import has_spacing, view_of
 from runtime.window import parse_window
 
+log = logging.getLogger("runtime")
+
 
 def segment_volume(job: Job) -> dict[str, Any]:
     """Run a job; everything is read and checked before any computing starts. Returns its report."""
@@ -38,6 +41,8 @@ def segment_volume(job: Job) -> dict[str, Any]:
         bundle, model = open_bundle(job.bundle), job.load()
         predictor = VolumePredictor(model, job.memory, job.max_memory)
         used = predictor.set_volume(volume, asked)
+        modality = volume.modality or "unknown modality"
+        log.info("%s, %s: window %s", job.input.name, modality, used.describe)
     with clock("prompt"):
         for object_id, prompts in job.calls:
             add_prompts(predictor, prompts, object_id, PRESETS.get(job.preset or ""))

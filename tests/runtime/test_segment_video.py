@@ -21,7 +21,7 @@ from runtime.memory.policies import POLICIES
 from runtime.model import load
 from runtime.phantom import Phantom, make_phantom
 from runtime.predictors.video import VideoPredictor
-from runtime.preview import COLOURS
+from runtime.preview import COLOURS, MARGIN, TILE
 from runtime.segment import main
 from tests.clips import write_clip
 from tests.fakes import TELLING, fake_model
@@ -214,6 +214,7 @@ def test_a_preview_shows_frames_with_contours(
     run(request.getfixturevalue(kind), "--box", BOX, "--preview", str(tmp_path / "p.png"))
     with Image.open(tmp_path / "p.png") as picture:
         drawn = np.asarray(picture.convert("RGB"))
+    assert (drawn[:, MARGIN] == 255).all(-1).sum() > TILE / 2, "the prompted frame is framed"
     for quarter in np.array_split((drawn == COLOURS[0]).all(-1), 4, axis=1):
         assert quarter.any(), "frames lie side by side, each with a contour"
 
@@ -224,6 +225,10 @@ def test_of_a_long_video_a_few_frames_are_kept_evenly_from_start_to_end() -> Non
         sample.offer(index, np.zeros((2, 2), np.uint8), {})
         assert min(index - 2, KEPT // 2) <= len(sample._kept) <= KEPT
     kept = list(sample._kept)
+    sample.offer(1001, np.zeros((2, 2), np.uint8), {}, is_prompted=True)
+    for index in range(1002, 9000):
+        sample.offer(index, np.zeros((2, 2), np.uint8), {})
+    assert list(sample._prompted) == [1001]
     assert len(set(np.diff(kept))) == 1
     assert kept[0] < 100 and kept[-1] > 900
 
