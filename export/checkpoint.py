@@ -66,7 +66,8 @@ def read_checkpoint(
     """
     file = _from_hub(str(path)) if str(path).startswith(HUB_PREFIX) else Path(path)
     if not file.is_file():
-        raise MissingInput(f"no checkpoint at {file}")
+        what = "a folder; name the file in it" if file.is_dir() else "no file"
+        raise MissingInput(f"no checkpoint at {file}: it is {what}")
     if model is not None and model not in VARIANTS:
         raise CheckpointError(f"no model '{model}'; there are: {', '.join(VARIANTS)}")
     log.info("reading %s, %.0f MB", file, file.stat().st_size / 1e6)
@@ -75,7 +76,9 @@ def read_checkpoint(
     _check_plain(weights.tensors, file)
     variant = _fitting(weights, all_names(content), file, model)
     state = _float32(weights.tensors, file)
-    return Checkpoint(variant, state, file.name, _sha256(file), weights.entry, weights.others)
+    # A file may be called anything, and a manifest says one printable line.
+    source = "".join(letter if letter.isprintable() else "?" for letter in file.name)
+    return Checkpoint(variant, state, source, _sha256(file), weights.entry, weights.others)
 
 
 def load_model(checkpoint: Checkpoint, image_size: int | None = None) -> Sam2:

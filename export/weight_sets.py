@@ -17,6 +17,7 @@ from runtime.errors import CheckpointError
 ANCHOR = "maskmem_tpos_enc"
 MAX_DEPTH = 4  # of dictionaries within each other
 MAX_DICTIONARIES = 1000
+MAX_LISTED = 8  # in a message
 # What wrappers put between the names of modules: torch.compile, FSDP, activation checkpointing.
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
@@ -51,7 +52,9 @@ def choose_set(content: object, file: Path, entry: str | None) -> WeightSet:
     if not sets:
         keys = list(content)[:6] if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(f"{file} holds no state dict; wanted tensors by name, found {keys!r}")
-    names = ", ".join(repr(each.entry) for each in sets)
+    names = ", ".join(repr(each.entry) for each in sets[:MAX_LISTED])
+    if len(sets) > MAX_LISTED:
+        names += f" and {len(sets) - MAX_LISTED} more"
     chosen = [each for each in sets if entry is None or each.entry == entry]
     if len(chosen) > 1:
         raise CheckpointError(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from runtime.tensors import LowResMask
 
 EDGE = 1e-4  # keeps logits of 0 and 1 finite
+SMALLEST_GAP = 1e-100  # between knots; a step over less has a slope that is infinite
 LIMIT = 60.0  # of a logit; beyond it a probability is 0 or 1
 
 
@@ -66,6 +67,9 @@ class Calibration:
         is_map = len(measured) == len(worth) > 0 and np.isfinite([*measured, *worth]).all()
         if not is_map or list(measured) != sorted(measured) or list(worth) != sorted(worth):
             raise ValueError("a calibration that does not ascend")
+        gaps = np.diff(measured)
+        if ((gaps > 0) & (gaps < SMALLEST_GAP)).any():
+            raise ValueError("a calibration whose steps are too steep to compute with")
         if worth[0] < 0 or worth[-1] > 1:
             raise ValueError(f"overlaps from {worth[0]:g} to {worth[-1]:g}")
         return cls(knots=(measured, worth))

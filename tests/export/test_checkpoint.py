@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import sys
 from dataclasses import replace
@@ -113,6 +114,14 @@ def test_other_precisions_are_read_as_float32(
     read = read_checkpoint(saved(tmp_path / "medsam2.pt", state))
     assert {value.dtype for value in read.state.values()} == {torch.float32}
     assert all(torch.equal(value, state[key].float()) for key, value in read.state.items())
+
+
+@pytest.mark.parametrize("name", ["medsam2\n.pt", os.fsdecode(b"medsam2\xff.pt")])
+def test_a_strange_name_of_a_file_is_made_fit_for_a_manifest(
+    name: str, tiny: State, small_table: None, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(saved(tmp_path / "medsam2.pt", tiny).read_bytes())
+    assert read_checkpoint(tmp_path / name).source == "medsam2?.pt"
 
 
 def test_the_hash_is_the_files(tiny: State, small_table: None, tmp_path: Path) -> None:
@@ -264,9 +273,10 @@ def test_weights_that_are_not_finite_are_refused(
 
 
 def test_a_missing_file_and_a_folder_are_missing_input(tmp_path: Path) -> None:
-    for path in (tmp_path / "nowhere.pt", tmp_path):
-        with pytest.raises(MissingInput, match="no checkpoint at"):
-            read_checkpoint(path)
+    with pytest.raises(MissingInput, match=r"no checkpoint at .*nowhere\.pt: it is no file"):
+        read_checkpoint(tmp_path / "nowhere.pt")
+    with pytest.raises(MissingInput, match=r"no checkpoint at .*: it is a folder; name the file"):
+        read_checkpoint(tmp_path)
 
 
 def test_an_unknown_model_is_refused_with_the_known_ones(tiny: State, tmp_path: Path) -> None:

@@ -112,6 +112,20 @@ def test_numbers_of_numpy_beside_the_weights_do_no_harm_and_are_not_made(tmp_pat
     assert not any(isinstance(content[name], np.generic | np.ndarray) for name in numbers)
 
 
+def test_numbers_of_older_numpy_are_known_too(tmp_path: Path) -> None:
+    torch.save({**CONTENT, "best": np.float64(0.9)}, tmp_path / "new.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "new.pt") as new,
+        zipfile.ZipFile(tmp_path / "old.pt", "w") as old,
+    ):
+        for name in new.namelist():
+            data = new.read(name)
+            assert b"numpy._core" in data or not name.endswith("data.pkl")
+            old.writestr(name, data.replace(b"numpy._core", b"numpy.core"))
+    content = read_file(tmp_path / "old.pt")
+    assert isinstance(content, dict) and same(content["model"], CONTENT["model"])
+
+
 def test_a_file_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path) -> None:
     marker = tmp_path / "it_ran"
 

@@ -149,7 +149,7 @@ def test_demonstration_weights_are_cautioned_about(
 def test_a_missing_file_is_one_line_and_exit_3(export: Any, tmp_path: Path) -> None:
     done = export("--checkpoint", tmp_path / "nowhere.pt", "-o", tmp_path / "bundle")
     assert (done.code, done.out) == (3, "")
-    assert done.err == f"error: no checkpoint at {tmp_path / 'nowhere.pt'}\n"
+    assert done.err == f"error: no checkpoint at {tmp_path / 'nowhere.pt'}: it is no file\n"
     assert not (tmp_path / "bundle").exists()
 
 

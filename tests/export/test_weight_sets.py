@@ -58,6 +58,12 @@ def test_two_sets_in_one_dictionary_are_told_by_prefix() -> None:
     assert choose_set(content, FILE, "state_dict.model").tensors.keys() == STATE.keys()
 
 
+def test_of_very_many_sets_a_few_are_named() -> None:
+    content = {f"set {number}": STATE | {"other": torch.ones(number)} for number in range(100)}
+    with pytest.raises(CheckpointError, match=r"'set 0', .*'set 7' and 92 more$"):
+        choose_set(content, FILE, None)
+
+
 def test_without_the_telling_name_the_largest_dictionary_is_taken() -> None:
     content = {"small": {"a": torch.ones(1)}, "large": {"b": torch.ones(1), "c": torch.ones(1)}}
     assert choose_set(content, FILE, None).entry == "large"

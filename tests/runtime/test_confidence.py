@@ -47,7 +47,8 @@ def test_foreground_does_not_look_outside_the_mask() -> None:
 
 
 temperatures = st.builds(Calibration, temperature=st.floats(0.05, 20))
-ascending = st.lists(st.floats(0, 1), min_size=1, max_size=6).map(sorted).map(tuple)
+shares = st.just(0.0) | st.floats(1e-30, 1)
+ascending = st.lists(shares, min_size=1, max_size=6).map(sorted).map(tuple)
 maps = st.tuples(ascending, ascending).map(
     lambda both: Calibration(knots=tuple(side[: min(map(len, both))] for side in both))
 )
@@ -109,11 +110,30 @@ def test_knots_are_joined_by_straight_lines_and_hold_beyond_their_ends() -> None
         {"measured": [0.1, 0.9], "worth": [0.1, float("inf")]},
         {"measured": [0.1, "high"], "worth": [0.1, 0.9]},
         {"measured": 0.1, "worth": 0.9},
+        {"measured": [0.0, 5e-324], "worth": [0.1, 0.9]},
     ],
 )
 def test_an_entry_that_is_no_ascending_map_is_refused(entry: Any) -> None:
     with pytest.raises((ValueError, KeyError, TypeError)):
         Calibration.parse(entry)
+
+
+def test_whatever_map_is_accepted_ascends_within_bounds() -> None:
+    draw = np.random.default_rng(5)
+    pool = np.array([0, 5e-324, 1e-310, 1e-45, 1e-16, 0.5, np.nextafter(0.5, 1), 0.7, 1 - 1e-16, 1])
+    accepted = 0
+    for _ in range(1000):
+        count = draw.integers(1, 6)
+        measured, worth = (np.sort(draw.choice(pool, count)) for _ in range(2))
+        try:
+            calibration = Calibration.parse({"measured": list(measured), "worth": list(worth)})
+        except ValueError:
+            continue
+        accepted += 1
+        mapped = np.array([calibration(float(value)) for value in pool])
+        assert (mapped >= worth[0]).all() and (mapped <= worth[-1]).all()
+        assert (np.diff(mapped) >= -1e-15).all()
+    assert accepted > 300
 
 
 def test_confidence_is_the_measure_and_then_its_calibration() -> None:
