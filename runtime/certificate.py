@@ -7,23 +7,38 @@ them alone.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from kernels.kernel import FOLDER
 from runtime.atomic import write_text
 from runtime.backends import BACKENDS, DEFAULT
 from runtime.bundle import Bundle
 from runtime.cache import cache_folder
 from runtime.errors import Sam2Error
+from runtime.machine import instruction_sets
+from runtime.strict_json import Boolean, Fault, Number, Object, parse, read_plain_file
+from runtime.version import __version__
 
 log = logging.getLogger("runtime")
 
 Certificate = dict[str, Any]
 HOW_TO_CERTIFY = "python -m runtime.certify"
+MAX_BYTES = 2**20  # of a certificate; they have about 10 KB
+MOST_TIMES = 1e6  # as fast as the reference
+SUFFIXES = (".py", ".cu", ".cuh")  # of the kernels' sources
+# What is read of one beside its stamp, which is compared with what holds here.
+RULE = Object(
+    required={"passed": Boolean()},
+    optional={"times_reference": Number(0, MOST_TIMES)},
+    others=True,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +50,31 @@ class Choice:
 
 
 def stamp(bundle: Bundle, backend: str) -> Certificate:
-    """What a certificate is valid for: these graphs, this back end in this version, this machine."""
+    """What a certificate is valid for: these graphs, this back end, versions and sources, this machine.
+
+    ONNX Runtime is in it whatever the back end: it is the reference, and runs those graphs that another one leaves it.
+    """
     row = BACKENDS[backend]
     return {
         "backend": backend,
         "package": row.package,
+        "reference_package": BACKENDS[DEFAULT].package,
+        "runtime": __version__,
+        "kernels": kernels_digest(),
         "fingerprint": bundle.fingerprint,
         "machine": row.machine,
+        "instructions": ", ".join(instruction_sets()),
     }
+
+
+@cache
+def kernels_digest() -> str:
+    """SHA-256 over the sources of `kernels`, names and contents, in the order of names."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in FOLDER.iterdir() if path.suffix in SUFFIXES):
+        content = path.read_bytes()
+        digest.update(f"{path.name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
 
 
 def keep(certificate: Certificate, bundle: Bundle) -> Path | None:
@@ -60,7 +92,7 @@ def keep(certificate: Certificate, bundle: Bundle) -> Path | None:
 
 def write(certificate: Certificate, path: Path) -> Path:
     """Write a certificate, whole or not at all."""
-    return write_text(path, json.dumps(certificate, indent=1) + "\n")
+    return write_text(path, json.dumps(certificate, indent=1, allow_nan=False) + "\n")
 
 
 def choose(bundle: Bundle) -> Choice:
@@ -95,11 +127,21 @@ def _valid(bundle: Bundle) -> Iterator[Certificate]:
             paths.append(folder / f"{name}.json")
         for path in paths:
             try:
-                certificate = json.loads(path.read_bytes())
-                if certificate.items() >= stamp(bundle, name).items():
-                    yield {**certificate, "passed": bool(certificate["passed"])}
-            except (OSError, ValueError, KeyError, AttributeError):
+                certificate = _read(path)
+            except (OSError, ValueError):
                 continue
+            if certificate.items() >= stamp(bundle, name).items():
+                yield certificate
+
+
+def _read(path: Path) -> Certificate:
+    """A certificate of the right form. Raises OSError or ValueError for anything else."""
+    data = read_plain_file(path, MAX_BYTES)
+    if len(data) > MAX_BYTES:
+        raise Fault(f"{path} is larger than {MAX_BYTES} bytes")
+    certificate: Certificate = parse(data)
+    RULE.check(certificate, "")
+    return certificate
 
 
 def _folder(bundle: Bundle) -> Path | None:

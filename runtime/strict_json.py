@@ -30,6 +30,15 @@ class Rule(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Boolean:
+    """True or False, and nothing that counts as one of them."""
+
+    def check(self, value: Any, where: str) -> None:
+        if type(value) is not bool:
+            _refuse(value, where, "true or false")
+
+
+@dataclass(frozen=True, slots=True)
 class Integer:
     """An integer in a closed range; True and False are none."""
 

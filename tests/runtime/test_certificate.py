@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 
+import runtime
+import runtime.certificate
+from kernels.kernel import FOLDER
 from runtime.bundle import EMBEDDED, Bundle, open_bundle
 from runtime.cache import VARIABLE
-from runtime.certificate import Choice, choose, keep, stamp, write
-from runtime.machine import machine_name
+from runtime.certificate import MAX_BYTES, Choice, choose, keep, kernels_digest, stamp, write
+from runtime.machine import instruction_sets, machine_name
 from runtime.model import load
 
 FAST, FASTER = "openvino", "openvino-bf16"
@@ -65,9 +68,42 @@ def test_a_certificate_holds_for_graphs_a_package_and_a_machine(
     assert stamp(bundle, backend) == {
         "backend": backend,
         "package": f"{package} {version(package)}",
+        "reference_package": f"onnxruntime {version('onnxruntime')}",
+        "runtime": runtime.__version__,
+        "kernels": kernels_digest(),
         "fingerprint": bundle.fingerprint,
         "machine": machine_name(),
+        "instructions": ", ".join(instruction_sets()),
     }
+
+
+def test_every_source_of_a_kernel_counts_by_name_and_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(FOLDER, tmp_path / "kernels"))
+    monkeypatch.setattr(runtime.certificate, "FOLDER", folder)
+
+    def digest() -> str:
+        return kernels_digest.__wrapped__()
+
+    seen = [digest()]
+    assert seen[0] == kernels_digest()
+    (folder / "notes.txt").write_text("no source")
+    assert digest() == seen[0]
+    for name in ("memory_read.cu", "mma.cuh", "resize.py"):
+        (folder / name).write_bytes((folder / name).read_bytes() + b"\n")
+        seen.append(digest())
+    (folder / "resize.py").rename(folder / "sizes.py")
+    seen.append(digest())
+    assert len(set(seen)) == len(seen)
+
+
+def test_a_certificate_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+    path = write({"passed": True}, tmp_path / "certificate.json")
+    with pytest.raises(ValueError, match="JSON"):
+        write({"passed": True, "times_reference": float("nan")}, path)
+    assert json.loads(path.read_text()) == {"passed": True}
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_certificate_replaces_the_one_before_and_leaves_nothing_else(bundle: Bundle) -> None:
@@ -117,6 +153,10 @@ def test_what_failed_is_not_taken_however_fast(bundle: Bundle) -> None:
         {"fingerprint": "0" * 64},
         {"machine": "Abacus, 10 beads"},
         {"package": "openvino 1.0"},
+        {"reference_package": "onnxruntime 1.0"},
+        {"runtime": "0.0.1"},
+        {"kernels": "0" * 64},
+        {"instructions": "AVX2, FMA"},
         {"backend": FASTER},
     ],
     ids=lambda changed: next(iter(changed)),
@@ -130,11 +170,71 @@ def test_a_certificate_of_something_else_is_passed_over(
     assert choose(bundle).backend == "ort"
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"backend": "openvino"}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "7",
+        '"x"',
+        "{}",
+        '{"backend": "openvino"}',
+        "[" * 100_000,
+        "\x00",
+        "é",
+    ],
+    ids=repr,
+)
 def test_a_damaged_certificate_is_passed_over(text: str, bundle: Bundle) -> None:
     path = keep(certificate(bundle), bundle)
     assert path is not None
-    path.write_text(text)
+    path.write_text(text, "latin-1")
+    assert choose(bundle).backend == "ort"
+
+
+ODD = ("abc", "2.0", True, None, [], [9.0], {}, -1, -0.5, 1e300, "NaN")
+
+
+@pytest.mark.parametrize("odd", [*ODD, float("nan"), float("inf"), float("-inf")], ids=repr)
+def test_a_speed_that_is_none_is_never_chosen(odd: Any, bundle: Bundle) -> None:
+    path = keep(certificate(bundle), bundle)
+    assert path is not None and choose(bundle).backend == FAST
+    path.write_text(json.dumps(certificate(bundle, times_reference=odd)))
+    assert choose(bundle).backend == "ort"
+
+
+@pytest.mark.parametrize("odd", ["true", "false", 1, 0, None, [True], {}, float("nan")], ids=repr)
+def test_a_verdict_that_is_none_is_no_pass(odd: Any, bundle: Bundle) -> None:
+    path = keep(certificate(bundle), bundle)
+    assert path is not None
+    path.write_text(json.dumps(certificate(bundle, passed=odd)))
+    assert choose(bundle).backend == "ort"
+
+
+@pytest.mark.parametrize("field", list(stamp(open_bundle(), FAST)))
+@pytest.mark.parametrize("odd", ["absent", None, 3, [], {}, float("nan")], ids=repr)
+def test_a_stamp_that_is_none_holds_nowhere(field: str, odd: Any, bundle: Bundle) -> None:
+    path = keep(certificate(bundle), bundle)
+    assert path is not None
+    changed = {**certificate(bundle), field: odd}
+    if odd == "absent":
+        del changed[field]
+    path.write_text(json.dumps(changed))
+    assert choose(bundle).backend == "ort"
+
+
+def test_a_certificate_that_is_no_plain_file_or_has_no_end_is_passed_over(bundle: Bundle) -> None:
+    path = keep(certificate(bundle), bundle)
+    assert path is not None
+    whole = path.read_bytes()
+    path.write_bytes(whole.ljust(MAX_BYTES))
+    assert choose(bundle).backend == FAST
+    path.write_bytes(whole.ljust(MAX_BYTES + 1))
+    assert choose(bundle).backend == "ort"
+    path.unlink()
+    path.mkdir()
     assert choose(bundle).backend == "ort"
 
 
