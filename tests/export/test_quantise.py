@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,17 +16,24 @@ import pytest
 from export import quantise
 from export.__main__ import main
 from export.model.sam2 import Sam2
-from export.quantise import QuantisationRefused, mean_dice, quantised
+from export.quantise import (
+    LARGEST_WEIGHT,
+    QuantisationRefused,
+    check_dice,
+    mean_dice,
+    quantised,
+)
 from export.variants import VARIANTS
 from export.write_bundle import write_bundle
 from runtime.bundle import Bundle, open_bundle
 from runtime.contract import GRAPHS
+from runtime.machine import instruction_sets, machine_name
 from runtime.manifest import MANIFEST
 from runtime.phantom import Phantom, make_phantom
 from tests.graph_inputs import graph_inputs, relative_error
 from tests.variants import TOY
 
-WEIGHTS = {"kind": "random", "source": "random", "seed": 12, "sha256": "00"}
+WEIGHTS = {"kind": "random", "source": "random", "seed": 12, "sha256": "00" * 32}
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +111,108 @@ def test_features_are_nearly_the_same(
         assert 1e-4 < relative_error(found, wanted) < 0.08
 
 
+def products(model: onnx.ModelProto) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Weights (channels in, out) of each product in eight bits, and their zero points (out,)."""
+    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    nodes = [node for node in model.graph.node if node.op_type == "MatMulInteger"]
+    return [(values[node.input[1]], values[node.input[3]]) for node in nodes]
+
+
+def test_no_pair_of_products_can_leave_sixteen_bits(small: onnx.ModelProto) -> None:
+    assert 255 * 2 * LARGEST_WEIGHT <= np.iinfo(np.int16).max < 255 * 2 * (LARGEST_WEIGHT + 1)
+    found = products(small)
+    assert len(found) > 10
+    for weights, _ in found:
+        assert weights.dtype == np.int8 and weights.ndim == 2
+        assert np.abs(weights.astype(int)).max() <= LARGEST_WEIGHT
+    # The other side of each product is what comes of DynamicQuantizeLinear, unsigned bytes by definition of ONNX.
+    makers = {name: node.op_type for node in small.graph.node for name in node.output}
+    for node in small.graph.node:
+        if node.op_type == "MatMulInteger":
+            assert makers[node.input[0]] == "DynamicQuantizeLinear"
+
+
+def without_vnni(activations: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Products (rows, out) as processors with nothing newer than AVX2 compute them: vpmaddubsw, vpmaddwd, vpaddd."""
+    length = activations.shape[1]
+    fill = -length % 4
+    a = np.pad(activations, ((0, 0), (0, fill))).astype(np.int32)
+    b = np.pad(weights, ((0, fill), (0, 0))).astype(np.int32)
+    each = a[:, :, None] * b[None]
+    limits = np.iinfo(np.int16)
+    pairs = (each[:, 0::2] + each[:, 1::2]).clip(limits.min, limits.max)
+    return (pairs[:, 0::2] + pairs[:, 1::2]).sum(1, dtype=np.int32)
+
+
+def test_processors_without_vnni_compute_the_same(small: onnx.ModelProto) -> None:
+    rng = np.random.default_rng(3)
+    for weights, _ in products(small):
+        bytes_ = rng.integers(0, 256, (3, len(weights)), dtype=np.uint8)
+        for activations in (bytes_, np.where(bytes_ > 99, np.uint8(255), np.uint8(0))):
+            exact = activations.astype(np.int32) @ weights.astype(np.int32)
+            np.testing.assert_array_equal(without_vnni(activations, weights), exact)
+
+
+def test_with_all_eight_bits_they_would_not(plain: onnx.ModelProto) -> None:
+    floats = [onnx.numpy_helper.to_array(tensor) for tensor in plain.graph.initializer]
+    weights = next(x for x in floats if x.ndim == 2 and min(x.shape) > 8).astype(np.float32)
+    full = np.round(weights / np.abs(weights).max(0) * 127).astype(np.int8)
+    activations = np.where(full.T > 0, np.uint8(255), np.uint8(0))
+    exact = activations.astype(np.int32) @ full.astype(np.int32)
+    assert (without_vnni(activations, full) != exact).any()
+
+
+def test_the_engine_computes_products_exactly(small: onnx.ModelProto) -> None:
+    """Of extreme bytes, on whatever processor this is."""
+    weights, zero = max(products(small), key=lambda found: np.abs(found[0].astype(int)).max())
+    bytes_ = np.where(weights.T > 0, np.uint8(255), np.uint8(0))
+    x, a0 = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, shape)
+        for name, shape in (("x", bytes_.shape), ("zero_of_x", ()))
+    )
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.INT32, None)
+    constants = [
+        onnx.numpy_helper.from_array(array, name)
+        for name, array in (("weights", weights), ("zero", zero))
+    ]
+    node = onnx.helper.make_node("MatMulInteger", ["x", "weights", "zero_of_x", "zero"], ["y"])
+    graph = onnx.helper.make_graph([node], "one", [x, a0], [y], constants)
+    opsets = [onnx.helper.make_opsetid("", 20)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    (found,) = run(model, {"x": bytes_, "zero_of_x": np.array(3, np.uint8)})
+    wanted = (bytes_.astype(np.int32) - 3) @ (weights.astype(np.int32) - zero.astype(np.int32))
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("after", [float("nan"), 0.88])
+def test_a_dice_that_is_none_is_refused_too(
+    after: float, toy_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([0.9, after])
+    monkeypatch.setattr(quantise, "mean_dice", lambda *_: next(answers))
+    with pytest.raises(QuantisationRefused):
+        check_dice(toy_bundle, toy_bundle)
+
+
+def test_nothing_found_where_there_is_nothing_is_right(
+    toy_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = np.zeros((3, 8, 8), np.uint8)
+
+    class Finds:
+        def set_volume(self, *args: Any) -> None: ...
+
+        def add(self, *args: Any, **options: Any) -> None: ...
+
+        def propagate(self) -> Any:
+            mask = SimpleNamespace(mask=lambda: np.zeros((8, 8), bool))
+            return SimpleNamespace(slices={1: dict.fromkeys(range(3), mask)})
+
+    monkeypatch.setattr(Phantom, "box", lambda *_: None)
+    found = quantise._dice_of_objects(Finds(), Phantom(empty, empty))  # type: ignore[arg-type]
+    assert found == [1.0]
+
+
 def write(toy: Sam2, path: Path, **options: Any) -> Path:
     return write_bundle(toy, path, WEIGHTS, "Apache-2.0", encoder="int8", **options)
 
@@ -117,6 +227,8 @@ def test_a_bundle_says_that_its_encoder_has_eight_bits_and_what_that_costs(
         "dice_fp32": round(mean_dice(toy_bundle), 4),
         "dice_int8": round(mean_dice(made), 4),
         "phantoms": 1,
+        "machine": machine_name(),
+        "instructions": ", ".join(instruction_sets()),
     }
     for graph in GRAPHS:
         is_same = made.read_graph(graph) == toy_bundle.read_graph(graph)
