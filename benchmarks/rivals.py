@@ -268,7 +268,7 @@ def match(run: Run, truth: Run) -> dict[str, float]:
         dices.append(2 * common / either if either else 1.0)
         both, total = both + common, total + either
     return {
-        "worst_relative_error": float(max(errors)),
+        "worst_relative_error": float(np.max(errors)),  # NaN if any is
         "dice": 2 * both / total if total else 1.0,
         "lowest_dice": float(min(dices)),
     }

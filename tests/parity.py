@@ -98,17 +98,19 @@ def run_ours(model: Model, pixels: np.ndarray, task: Task) -> tuple[Tracks, Trac
 def worst_difference(ours: Tracks, official: Tracks) -> float:
     """Largest error over all slices, each relative to the largest magnitude on its slice."""
     assert ours.keys() == official.keys()
-    return max(
-        float(np.abs(ours[key] - official[key]).max() / np.abs(official[key]).max())
-        for key in official
-    )
+    differences = [
+        np.abs(ours[key] - official[key]).max() / np.abs(official[key]).max() for key in official
+    ]
+    return float(np.max(differences))  # NaN if any is, which is below nothing
 
 
 def same_masks(ours: Tracks, official: Tracks, tolerance: float) -> bool:
     """Whether masks agree, pixels within `tolerance` of the largest magnitude from zero aside."""
     for key, truth in official.items():
         differ = (ours[key] > 0) != (truth > 0)
-        if np.abs(truth[differ]).max(initial=0.0) > tolerance * np.abs(truth).max():
+        if not np.abs(truth[differ]).max(initial=0.0) <= tolerance * np.abs(truth).max():
+            return False
+        if not np.isfinite(ours[key]).all():
             return False
     return True
 

@@ -20,6 +20,7 @@ GAP_TOLERANCE = 0.01
 GAP_TOLERANCE_MM = 0.01
 # Slices nearer than this lie on top of each other.
 DUPLICATE_MM = 1e-3
+LARGEST_MM = 1e6  # a kilometre; farther away nothing lies that was scanned
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ def stack_planes(planes: Sequence[Plane]) -> Stack:
     Raises SeriesError for mixed orientations, two slices in one place, gaps that differ by more
     than max(1 % of the median, 0.01 mm), and slices that slide sideways (gantry tilt).
     """
+    _check_numbers(planes)
     _check_orientations(planes)
     axes = _axes(planes[0])
     positions_mm = np.array([plane.position_mm for plane in planes], np.float64)
@@ -80,7 +82,7 @@ def _axes(plane: Plane) -> NDArray[Any]:
     along_row, along_column = np.array(plane.orientation, np.float64).reshape(2, 3)
     lengths = np.array([np.linalg.norm(along_row), np.linalg.norm(along_column)])
     skew = abs(float(along_row @ along_column))
-    if skew > ORIENTATION_TOLERANCE or (abs(lengths - 1) > ORIENTATION_TOLERANCE).any():
+    if not (skew <= ORIENTATION_TOLERANCE and (abs(lengths - 1) <= ORIENTATION_TOLERANCE).all()):
         raise SeriesError(
             f"{plane.name}: its orientation {plane.orientation} is not two perpendicular unit "
             "vectors; export the series again"
@@ -91,11 +93,21 @@ def _axes(plane: Plane) -> NDArray[Any]:
     return np.stack([along_row, np.cross(normal, along_row), normal], axis=1)
 
 
+def _check_numbers(planes: Sequence[Plane]) -> None:
+    for plane in planes:
+        numbers = np.array([*plane.position_mm, *plane.orientation], np.float64)
+        if not (np.abs(numbers) <= LARGEST_MM).all():
+            raise SeriesError(
+                f"{plane.name}: found position {plane.position_mm} and orientation {plane.orientation}; wanted "
+                "numbers; export the series again"
+            )
+
+
 def _check_orientations(planes: Sequence[Plane]) -> None:
     first = planes[0]
     for plane in planes[1:]:
         difference = float(np.abs(np.subtract(plane.orientation, first.orientation)).max())
-        if difference > ORIENTATION_TOLERANCE:
+        if not difference <= ORIENTATION_TOLERANCE:
             raise SeriesError(
                 f"{plane.name} and {first.name} lie in different directions ({plane.orientation} "
                 f"and {first.orientation}); wanted parallel slices; take localisers and other "
@@ -105,7 +117,7 @@ def _check_orientations(planes: Sequence[Plane]) -> None:
 
 def _check_gaps(planes: Sequence[Plane], gaps_mm: NDArray[Any]) -> None:
     nearest = int(np.argmin(gaps_mm))
-    if gaps_mm[nearest] < DUPLICATE_MM:
+    if not gaps_mm[nearest] >= DUPLICATE_MM:
         raise SeriesError(
             f"{planes[nearest].name} and {planes[nearest + 1].name} lie in the same place; wanted "
             "one slice per position; keep a single time point, phase or echo of the series"
@@ -113,7 +125,7 @@ def _check_gaps(planes: Sequence[Plane], gaps_mm: NDArray[Any]) -> None:
     median_mm = float(np.median(gaps_mm))
     errors_mm = np.abs(gaps_mm - median_mm)
     worst = int(np.argmax(errors_mm))
-    if errors_mm[worst] > max(GAP_TOLERANCE * median_mm, GAP_TOLERANCE_MM):
+    if not errors_mm[worst] <= max(GAP_TOLERANCE_MM, GAP_TOLERANCE * median_mm):
         raise SeriesError(
             f"slices are unevenly spaced: {planes[worst].name} and {planes[worst + 1].name} are "
             f"{gaps_mm[worst]:.4g} mm apart where {median_mm:.4g} mm is usual; a slice may be "
@@ -129,7 +141,7 @@ def _check_tilt(planes: Sequence[Plane], steps_mm: NDArray[Any]) -> None:
         (overall_mm, (planes[0], planes[-1])),
     ]:
         drift_mm = float(np.hypot(step_mm[0], step_mm[1]))
-        if drift_mm > max(GAP_TOLERANCE * step_mm[2], GAP_TOLERANCE_MM):
+        if not drift_mm <= max(GAP_TOLERANCE_MM, GAP_TOLERANCE * step_mm[2]):
             raise SeriesError(
                 f"slices slide sideways: {pair[1].name} lies {drift_mm:.4g} mm off the normal "
                 f"through {pair[0].name}, over {step_mm[2]:.4g} mm (gantry tilt?); wanted slices "

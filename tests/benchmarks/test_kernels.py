@@ -76,6 +76,14 @@ def test_a_kernel_that_is_wrong_is_not_timed(
         bench.main(["--kernel", "mask"])
 
 
+def test_a_kernel_that_gives_nan_is_wrong(
+    device: type[Device], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "off_by", float("nan"))
+    with pytest.raises(Mismatch, match="slot_similarity is off by nan"):
+        bench.main(["--kernel", "slot_similarity"])
+
+
 def test_without_a_device_one_is_told_why(monkeypatch: pytest.MonkeyPatch) -> None:
     def none() -> Any:
         raise NoDevice("no driver")
