@@ -220,7 +220,8 @@ def write(toy: Sam2, path: Path, **options: Any) -> Path:
 def test_a_bundle_says_that_its_encoder_has_eight_bits_and_what_that_costs(
     toy: Sam2, toy_bundle: Bundle, tmp_path: Path
 ) -> None:
-    made = open_bundle(write(toy, tmp_path / "small"))
+    # Random weights draw noise, and what eight bits do to its Dice says nothing.
+    made = open_bundle(write(toy, tmp_path / "small", max_dice_drop=1.0))
     assert made.precision == "int8" and toy_bundle.precision == "fp32"
     figures = made.manifest["quantisation"]
     assert figures == {
