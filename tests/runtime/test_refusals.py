@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from runtime.backends import open_backend
-from runtime.backends.refusals import NO_MEMORY, refusal
+from runtime.backends.refusals import refusal
 from runtime.bundle import EMBEDDED, Bundle, open_bundle
 from runtime.contract import graph_specs
 from runtime.errors import BundleError, OutOfMemory
@@ -174,10 +174,9 @@ def test_a_graph_that_fails_while_it_runs_is_a_bad_bundle(tmp_path: Path) -> Non
         engine.run(inputs, outputs)
 
 
-@pytest.mark.parametrize("mark", NO_MEMORY)
-def test_an_engine_without_memory_is_no_bad_bundle(mark: str) -> None:
+def test_an_engine_without_memory_is_no_bad_bundle() -> None:
     bundle = open_bundle()
-    for error in (RuntimeError(f"[X] {mark.capitalize()}: 12 bytes"), MemoryError()):
+    for error in (RuntimeError("[X] std::bad_alloc: 12 bytes"), MemoryError()):
         found = refusal(bundle, "Abacus 1.0", GRAPH, error, "refuses")
         assert isinstance(found, OutOfMemory) and found.exit_code == 6
         assert f"Abacus 1.0 has not enough memory for {GRAPH}" in str(found)
