@@ -5,7 +5,6 @@ What a key means is MetaIO's (ITK's) reading of it, which has no other specifica
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from math import prod
@@ -16,7 +15,7 @@ import numpy as np
 
 from runtime.errors import VolumeError
 from runtime.io.header_text import integers, next_line, reals
-from runtime.io.plain_file import beside, numbered, open_plain
+from runtime.io.plain_file import beside, listed, numbered, open_plain
 from runtime.io.scalar import several_values, volume_shape
 from runtime.io.volume import IDENTITY, Volume
 from runtime.io.voxels import Part, read_voxels
@@ -41,15 +40,17 @@ _ORIGINS = ("Offset", "Origin", "Position")
 _DIRECTIONS = ("TransformMatrix", "Rotation", "Orientation")
 _SPACINGS = ("ElementSpacing", "ElementSize")
 _BYTE_ORDERS = ("BinaryDataByteOrderMSB", "ElementByteOrderMSB")
+_OF_METAIO = ("CenterOfRotation", "AnatomicalOrientation", *_DIRECTIONS)
 _KEYS = (
     *("ObjectType", "ObjectSubType", "NDims", "DimSize", "HeaderSize", "BinaryData"),
     *("CompressedData", "CompressedDataSize", "ElementType", "ElementNumberOfChannels"),
     *("ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset", "ElementDataFile"),
     *_ORIGINS,
-    *_DIRECTIONS,
+    *_OF_METAIO,
     *_SPACINGS,
     *_BYTE_ORDERS,
 )
+_EARLY, _LONGEST, _MAX_AXES = 100, 80, 16
 _TRUTH = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
 
@@ -61,6 +62,7 @@ def read_metaimage(path: Path) -> Volume:
     """
     try:
         header = _Header(path)
+        header.check_whole()
         shape, dtype = _shape(header), _dtype(header)
         encoding = _encoding(header)
         parts = _parts(header, encoding)
@@ -100,16 +102,24 @@ class _Header:
             raise ValueError("it ends without ElementDataFile")
         if not line.strip():
             return
-        key, separator, value = re.match(r"([^=:]*)([=:]?)(.*)", line).groups()  # type: ignore[union-attr]
-        key = key.strip()
-        if not separator:
+        end = min((at for at in map(line.find, "=:") if at >= 0), default=0)
+        key, value = line[:end].strip(), line[end + 1 :].strip()
+        if not key or not key.isascii() or not key.isprintable():
             raise ValueError(f"found the line {line[:80]!r}; wanted Key = value")
-        if key in self.fields and key in _KEYS:
+        if key in self.fields:
             raise ValueError(f"found {key} twice")
-        # Keys of other programs are nobody's business; a damaged one of ours is.
-        if key not in _KEYS and (near := get_close_matches(key, _KEYS, 1, 0.85)):
-            raise ValueError(f"found the key {key!r}; wanted {near[0]}")
-        self.fields[key] = value.strip()
+        # Keys of other programs are nobody's business; a damaged one of ours is, and they come early.
+        strange = key not in _KEYS and len(self.fields) < _EARLY
+        if strange and (near := get_close_matches(key[:_LONGEST], _KEYS, 1, 0.8)):
+            raise ValueError(f"found the key {key[:_LONGEST]!r}; wanted {near[0]}")
+        self.fields[key] = value
+
+    def check_whole(self) -> None:
+        """Refuse a header of MetaIO's that has lost a line: it writes all of the geometry."""
+        if any(key in self.fields for key in _OF_METAIO):
+            for keys in (_SPACINGS, _ORIGINS, _DIRECTIONS):
+                if not any(key in self.fields for key in keys):
+                    raise ValueError(f"it has lost its {keys[0]}, which such a header always has")
 
     def first(self, keys: Sequence[str], default: str) -> str:
         """The value of the first of `keys` that is there."""
@@ -131,10 +141,11 @@ class _Header:
     def lengths(self) -> list[int]:
         """The length of each axis, x first."""
         lengths = integers(self.fields.get("DimSize", ""))
-        if len(lengths) != self.whole("NDims", 0) or not lengths or min(lengths) < 1:
+        axes = self.whole("NDims", 0)
+        if len(lengths) != axes or not 1 <= axes <= _MAX_AXES or min(lengths) < 1:
             raise ValueError(
-                f"found NDims = {self.fields.get('NDims')} and DimSize = {lengths}; wanted one "
-                "positive length for each axis"
+                f"found NDims = {axes} and DimSize = {lengths[:_MAX_AXES]}; wanted one positive "
+                "length for each axis"
             )
         return lengths
 
@@ -222,10 +233,10 @@ def _data_files(header: _Header, name: str) -> list[Path]:
     if words[:1] == ["LIST"]:
         if len(words) > 1:
             (axes,) = integers(words[1].removesuffix("D"))
-        paths = [beside(header.path, listed) for listed in header.names]
+        paths = listed(header.path, header.names)
     elif "%" in name:
         first, *more = integers(" ".join(words[1:])) or [1]
-        last, step = [*more, *(first + lengths[-1] - 1, 1)[len(more) :]][:2]
+        last, step = [*more, *(first + lengths[-1] - 1, 1)[len(more) :]]
         paths = numbered(header.path, words[0], first, last, step)
     else:
         return [beside(header.path, name)]

@@ -16,7 +16,7 @@ from runtime.io.nifti_forms import AFFINES, CODES, UNIT_MM, NiftiForms
 from runtime.io.plain_file import open_plain
 from runtime.io.scalar import several_values, volume_shape
 from runtime.io.volume import Volume
-from runtime.io.voxels import Part, Stream, check_possible, fill, skip_bytes, to_native
+from runtime.io.voxels import Part, Stream, check_possible, fill, to_native
 
 # Field: its type and where it begins in NIfTI-1, then in NIfTI-2. Only what decides about voxels.
 _FIELDS = {
@@ -89,11 +89,11 @@ def read_nifti(path: Path, affine: str | None = None) -> Volume:
         forms = _forms(header, affine, shape, path)
         encoding = "gzip" if packed else "raw"
         check_possible(Part(path, skip=offset), encoding, prod(shape), dtype)
-        skip_bytes(stream, offset - header_bytes, path)
+        _check_extensions(_take(stream, offset - header_bytes, path), header, path)
         array = np.empty(shape, dtype)
         fill(stream, array, path)
     return Volume(
-        _scaled(to_native(array), scale), *forms.grid(shape), source=str(path), nifti=forms
+        _scaled(to_native(array), scale, path), *forms.grid(shape), source=str(path), nifti=forms
     )
 
 
@@ -128,12 +128,25 @@ def _read_header(stream: Stream, path: Path) -> tuple[Any, int]:
 
 
 def _take(stream: Stream, count: int, path: Path) -> bytes:
-    content = b""
+    content = bytearray()
     while len(content) < count and (more := stream.read(count - len(content))):
         content += more
     if len(content) < count:
-        raise VolumeError(f"{path} holds {len(content)} bytes, less than a NIfTI header; not NIfTI")
-    return content
+        raise VolumeError(f"{path} is cut short within its header, or is not NIfTI; copy it again")
+    return bytes(content)
+
+
+def _check_extensions(content: bytes, header: Any, path: Path) -> None:
+    """Follow the chain of extensions between header and voxels: each says how long it is."""
+    at = 4 if content[:1] != b"\0" else len(content)
+    while at + 8 <= len(content):
+        length = int(np.frombuffer(content, header.dtype["sizeof_hdr"], 1, at)[0])
+        if length < 16 or length % 16 or at + length > len(content):
+            raise VolumeError(
+                f"{path} is damaged: one of its header extensions claims {length} bytes, where "
+                f"{len(content) - at} are left before its voxels; copy it again"
+            )
+        at += length
 
 
 def _shape(header: Any, path: Path) -> tuple[int, ...]:
@@ -190,7 +203,7 @@ def _scale(header: Any, path: Path) -> tuple[float, float] | None:
     return slope, inter
 
 
-def _scaled(array: NDArray[Any], scale: tuple[float, float] | None) -> NDArray[Any]:
+def _scaled(array: NDArray[Any], scale: tuple[float, float] | None, path: Path) -> NDArray[Any]:
     if scale is None:
         return array
     small = array.dtype.itemsize <= 2 or array.dtype == np.float32
@@ -198,15 +211,20 @@ def _scaled(array: NDArray[Any], scale: tuple[float, float] | None) -> NDArray[A
     with np.errstate(all="ignore"):  # of infinite voxels
         for plane, stored in zip(scaled, array, strict=True):
             plane[...] = stored.astype(np.float64) * scale[0] + scale[1]
+            if np.isinf(plane).any() and not np.isinf(stored).any():
+                raise VolumeError(
+                    f"{path}: its slope {scale[0]} and intercept {scale[1]} make voxels infinite"
+                )
     return scaled
 
 
 def _forms(header: Any, affine: str | None, shape: tuple[int, ...], path: Path) -> NiftiForms:
-    unit = int(header["xyzt_units"]) & 7
-    if unit not in UNIT_MM:
+    units = int(header["xyzt_units"])
+    unit, time_unit = units & 7, units - (units & 7)
+    if unit not in UNIT_MM or time_unit not in range(0, 56, 8):
         raise VolumeError(
-            f"{path}: found the unit of length {unit}; wanted metre (1), millimetre (2) or "
-            "micrometre (3); set xyzt_units to 2 if it is in mm"
+            f"{path}: found the units {units} (length {unit}, time {time_unit}); wanted metre (1), "
+            "millimetre (2) or micrometre (3); set xyzt_units to 2 if it is in mm"
         )
     forms = NiftiForms(
         qform_code=int(header["qform_code"]),

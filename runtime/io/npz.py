@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
+from difflib import get_close_matches
 from io import BufferedIOBase
 from math import prod
 from pathlib import Path
@@ -60,8 +61,13 @@ def _arrays(archive: zipfile.ZipFile, path: Path) -> dict[str, NDArray[Any]]:
     """The arrays that are read here, by key."""
     arrays = {}
     for member in archive.infolist():
+        archive.open(member).close()  # its name stands twice in a zip, and has to be the same
+        if member.comment:  # numpy writes none, and a wrong length of one hides what follows
+            raise VolumeError(f"{path}: found a comment on {member.filename}; write it again")
         key = member.filename.removesuffix(".npy")
         if key not in KEYS:
+            if near := get_close_matches(key.lower(), KEYS, 1, 0.85):
+                raise VolumeError(f"{path}: found the key {key}; wanted {near[0]}")
             continue
         if key in arrays:
             raise VolumeError(f"{path}: found {key} twice; wanted one array of a name")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from runtime.errors import VolumeError
 from runtime.io.header_text import integers, reals
 from runtime.io.nrrd_header import NrrdHeader, vector
-from runtime.io.plain_file import beside, numbered
+from runtime.io.plain_file import beside, listed, numbered
 from runtime.io.scalar import volume_shape
 from runtime.io.volume import IDENTITY, Volume
 from runtime.io.voxels import Part, read_voxels
@@ -138,7 +138,7 @@ def _data_files(header: NrrdHeader) -> list[Path]:
     name, sizes = header.need("datafile"), header.sizes
     words = name.split()
     if words[0] == "LIST":
-        paths = [beside(header.path, listed) for listed in header.names]
+        paths = listed(header.path, header.names)
         axes = integers(" ".join(words[1:]))
     elif "%" in name:
         first, last, step, *axes = integers(" ".join(words[1:]))

@@ -16,6 +16,7 @@ _FIELDS = (
     *("max", "oldmin", "oldmax", "labels", "units", "thicknesses", "sampleunits", "spaceunits"),
     *("measurementframe",),
 )
+MAX_AXES = 16  # as in teem
 
 
 class NrrdHeader:
@@ -62,10 +63,11 @@ class NrrdHeader:
     def sizes(self) -> list[int]:
         """The length of each axis, the fastest first."""
         sizes = integers(self.need("sizes"))
-        if [len(sizes)] != integers(self.need("dimension")) or min(sizes) < 1:
+        (dimension,) = integers(self.need("dimension"))
+        if len(sizes) != dimension or not 1 <= dimension <= MAX_AXES or min(sizes) < 1:
             raise ValueError(
-                f"found dimension {self.fields['dimension']} and sizes {sizes}; wanted one "
-                "positive length for each axis"
+                f"found dimension {dimension} and sizes {sizes[:MAX_AXES]}; wanted one positive "
+                "length for each axis"
             )
         return sizes
 

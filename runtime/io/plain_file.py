@@ -6,11 +6,12 @@ import io
 import os
 import re
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.errors import VolumeError
 
-MAX_FILES = 1 << 16
+MAX_FILES = 1 << 14
 """More files than this are not one volume."""
 
 # printf's %d with at most two digits of width; whatever else printf knows has no place in a name.
@@ -47,11 +48,18 @@ def beside(header: Path, name: str) -> Path:
     path = header.parent / name
     if not path.is_file():
         raise VolumeError(f"{header}: its data file {name!r} is no file in its folder; put it back")
-    if path.resolve().parent != header.parent.resolve():
+    if path.is_symlink() and path.resolve().parent != header.parent.resolve():
         raise VolumeError(
             f"{header}: its data file {name!r} is a link out of the folder; copy the data there"
         )
     return path
+
+
+def listed(header: Path, names: Sequence[str]) -> list[Path]:
+    """The files of those names; VolumeError for far too many, and as beside raises it."""
+    if len(names) > MAX_FILES:
+        raise VolumeError(f"{header}: found {len(names)} data files; wanted at most {MAX_FILES}")
+    return [beside(header, name) for name in names]
 
 
 def numbered(header: Path, pattern: str, first: int, last: int, step: int) -> list[Path]:
@@ -70,4 +78,4 @@ def numbered(header: Path, pattern: str, first: int, last: int, step: int) -> li
             f"{header}: found files numbered from {first} to {last} in steps of {step}; "
             f"wanted 1 to {MAX_FILES} files"
         )
-    return [beside(header, pattern % number) for number in numbers]
+    return listed(header, [pattern % number for number in numbers])

@@ -102,7 +102,9 @@ def _difference(part: Path, labels: NDArray[Any], like: Volume) -> str:
     forms = nifti_forms(like)
     asked = forms.taken if is_nifti and forms.taken in AFFINES else None
     there = read_volume(part, affine=asked)
-    if there.array.dtype != labels.dtype or not np.array_equal(there.array, labels):
+    if there.array.dtype != labels.dtype or there.shape != labels.shape:
+        return f"it is of dtype {there.array.dtype} and shape {there.shape}"
+    if not all(map(np.array_equal, there.array, labels)):  # by slices, which needs no memory
         return "its labels are others"
     rounding = _NIFTI_ROUNDING if is_nifti else _ROUNDING
     here, meant = _corners_mm(there), _corners_mm(like)

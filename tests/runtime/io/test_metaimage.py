@@ -1,0 +1,324 @@
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from runtime.errors import VolumeError
+from runtime.io import Volume, read_volume
+from runtime.io.metaimage import DTYPES
+
+ARRAY = np.random.default_rng(3).integers(-900, 900, (2, 3, 4)).astype("<i2")
+RAW = ARRAY.tobytes()
+PACKED = zlib.compress(RAW)
+PLAIN = {
+    "ObjectType": "Image",
+    "NDims": "3",
+    "BinaryData": "True",
+    "BinaryDataByteOrderMSB": "False",
+    "CompressedData": "False",
+    "TransformMatrix": "0 1 0 0 0 1 1 0 0",
+    "Offset": "1 2 3",
+    "CenterOfRotation": "0 0 0",
+    "ElementSpacing": "0.5 0.6 2",
+    "DimSize": "4 3 2",
+    "ElementType": "MET_SHORT",
+}
+NO_PLACE = dict.fromkeys(("TransformMatrix", "Offset", "CenterOfRotation", "ElementSpacing"))
+
+
+def header(data_file: str = "LOCAL", **changed: str | None) -> bytes:
+    """Lines by key; None takes one away."""
+    fields = {**PLAIN, **changed, "ElementDataFile": data_file}
+    return "".join(
+        f"{key} = {value}\n" for key, value in fields.items() if value is not None
+    ).encode()
+
+
+def saved(folder: Path, data: bytes = RAW, suffix: str = ".mha", **changed: str | None) -> Path:
+    path = folder / f"a{suffix}"
+    path.write_bytes(header(**changed) + data)
+    return path
+
+
+def detached(folder: Path, data_file: str, **changed: str | None) -> Path:
+    path = folder / "a.mhd"
+    path.write_bytes(header(data_file, **changed))
+    return path
+
+
+def assert_as_itk_reads(path: Path) -> None:
+    ours, theirs = read_volume(path), Volume.from_image(sitk.ReadImage(str(path)))
+    assert ours.array.dtype == theirs.array.dtype
+    assert np.array_equal(ours.array, theirs.array)
+    assert ours.spacing_mm == pytest.approx(theirs.spacing_mm)
+    assert ours.origin_mm == pytest.approx(theirs.origin_mm)
+    assert ours.direction == pytest.approx(theirs.direction)
+
+
+def size(data: bytes) -> str:
+    return str(len(data))
+
+
+GZIPPED = gzip.compress(RAW)
+TEXT = " ".join(map(str, ARRAY.ravel())).encode()
+READ: dict[str, tuple[dict[str, str | None], bytes]] = {
+    "raw": ({}, RAW),
+    "big endian": ({"BinaryDataByteOrderMSB": "True"}, ARRAY.astype(">i2").tobytes()),
+    "packed": ({"CompressedData": "True", "CompressedDataSize": size(PACKED)}, PACKED),
+    "packed, 1": ({"CompressedData": "1", "CompressedDataSize": size(PACKED)}, PACKED),
+    "packed, t": ({"CompressedData": "t", "CompressedDataSize": size(PACKED)}, PACKED),
+    "gzip": ({"CompressedData": "True", "CompressedDataSize": size(GZIPPED)}, GZIPPED),
+    "data at the end": ({"HeaderSize": "-1"}, b"whatever" + RAW),
+    "HeaderSize 0": ({"HeaderSize": "0"}, RAW),
+    "Origin": ({"Offset": None, "Origin": "4 5 6"}, RAW),
+    "Position": ({"Offset": None, "Position": "4 5 6"}, RAW),
+    "Offset before Position": ({"Position": "4 5 6"}, RAW),
+    "Rotation": ({"TransformMatrix": None, "Rotation": "0 0 1 1 0 0 0 1 0"}, RAW),
+    "Orientation": ({"TransformMatrix": None, "Orientation": "0 0 1 1 0 0 0 1 0"}, RAW),
+    "ElementSize": ({"ElementSpacing": None, "ElementSize": "3 4 5"}, RAW),
+    "ElementSize beside ElementSpacing": ({"ElementSize": "3 4 5"}, RAW),
+    "no place": (NO_PLACE, RAW),
+    "a spacing alone": ({**NO_PLACE, "ElementSpacing": "3 4 5"}, RAW),
+    "one channel": ({"ElementNumberOfChannels": "1"}, RAW),
+    "keys of others": (
+        {"Comment": "a = b", "0008|0060": "CT", "dim[0]": "3", "ITK_x": "1 2 3"},
+        RAW,
+    ),
+    "ASCII": (
+        {"BinaryData": "False", "BinaryDataByteOrderMSB": None, "CompressedData": None, **NO_PLACE},
+        TEXT,
+    ),
+}
+
+
+@pytest.mark.parametrize(("fields", "data"), READ.values(), ids=READ)
+def test_what_itk_reads_is_read_alike(
+    tmp_path: Path, fields: dict[str, str | None], data: bytes
+) -> None:
+    path = saved(tmp_path, data, **fields)
+    assert np.array_equal(read_volume(path).array, ARRAY)
+    if fields.get("BinaryData") != "False":  # which ITK reads from some headers only
+        assert_as_itk_reads(path)
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_every_type_is_itks(tmp_path: Path, name: str) -> None:
+    array = np.arange(24).reshape(2, 3, 4).astype(DTYPES[name])
+    path = saved(tmp_path, array.tobytes(), ElementType=name)
+    assert np.array_equal(read_volume(path).array, array)
+    assert_as_itk_reads(path)
+
+
+def test_other_separators_blank_lines_and_line_ends_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.mha"
+    path.write_bytes(
+        header().replace(b"\n", b"\r\n\r\n").replace(b"Spacing =", b"Spacing:")[:-2] + RAW
+    )
+    assert_as_itk_reads(path)
+
+
+@pytest.mark.parametrize(
+    ("data_file", "fields"),
+    [
+        ("whole.raw", {}),
+        ("./whole.raw", {}),
+        ("skipped.raw", {"HeaderSize": "5"}),
+        ("skipped.raw", {"HeaderSize": "-1"}),
+        ("LIST\nslice01.raw\nslice02.raw", {}),
+        ("LIST 2\nslice01.raw\nslice02.raw\n", {}),
+        ("LIST 2D\nslice01.raw\nslice02.raw", {}),
+        ("slice%02d.raw 1 2 1", {}),
+        ("slice%02d.raw 1", {}),
+        ("slice%02d.raw", {}),
+        ("packed%d.raw 1 2 1", {"CompressedData": "True"}),
+        ("LIST\npacked1.raw\npacked2.raw", {"CompressedData": "True"}),
+        ("whole.zraw", {"CompressedData": "True"}),
+        ("whole.zraw", {"CompressedData": "True", "CompressedDataSize": size(PACKED)}),
+    ],
+)
+def test_data_beside_the_header_are_read_as_itk_reads_them(
+    tmp_path: Path, data_file: str, fields: dict[str, str]
+) -> None:
+    for index in (1, 2):
+        part = RAW[24 * index - 24 : 24 * index]
+        (tmp_path / f"slice{index:02d}.raw").write_bytes(part)
+        (tmp_path / f"packed{index}.raw").write_bytes(zlib.compress(part))
+    (tmp_path / "whole.raw").write_bytes(RAW)
+    (tmp_path / "whole.zraw").write_bytes(PACKED)
+    (tmp_path / "skipped.raw").write_bytes(b"12345" + RAW)
+    path = detached(tmp_path, data_file, **fields)
+    assert np.array_equal(read_volume(path).array, ARRAY)
+    assert_as_itk_reads(path)
+
+
+def test_a_list_of_one_volume_is_read(tmp_path: Path) -> None:
+    (tmp_path / "whole.raw").write_bytes(RAW)
+    assert np.array_equal(read_volume(detached(tmp_path, "LIST 3D\nwhole.raw")).array, ARRAY)
+
+
+OUTSIDE = [
+    *(
+        "/dev/zero",
+        "/dev/stdin",
+        "../whole.raw",
+        "folder/whole.raw",
+        "folder",
+        "..",
+        "",
+        "absent.raw",
+    ),
+    *("link.raw", "zeros.raw", "pipe.raw", "%s%s%n%n.raw 1 4 1", "%99999d.raw 1 2 1", "%n", "%"),
+    *(
+        "slice%d.raw 1 9223372036854775807 1",
+        "slice%d.raw 1 2 0",
+        "slice%d.raw 1 2 -1",
+        "%d%d 1 2 1",
+    ),
+    *("slice%d.raw 1 3 1", "slice%d.raw 1 1 1", "slice%d.raw 1 2 1 1", "slice%d.raw one two 1"),
+    *("LIST", "LIST\nslice1.raw", "LIST\nslice1.raw\n../whole.raw", "LIST\nslice1.raw\n/dev/zero"),
+    *(
+        "LIST\nslice1.raw\nslice2.raw\nslice1.raw",
+        "LIST 3D\nslice1.raw\nslice2.raw",
+        "LIST 0D\nslice1.raw",
+    ),
+    *("LIST 9\nslice1.raw\nslice2.raw", "LIST D\nslice1.raw", "LIST\nslice1.raw\npipe.raw"),
+]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_data_that_are_no_plain_files_in_the_folder_are_refused(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "here"
+    (folder / "folder").mkdir(parents=True)
+    for path in (tmp_path / "whole.raw", folder / "folder" / "whole.raw"):
+        path.write_bytes(RAW)
+    (folder / "slice1.raw").write_bytes(RAW[:24])
+    (folder / "slice2.raw").write_bytes(RAW[24:])
+    (folder / "link.raw").symlink_to(tmp_path / "whole.raw")
+    (folder / "zeros.raw").symlink_to("/dev/zero")
+    os.mkfifo(folder / "pipe.raw")
+    with pytest.raises(VolumeError):
+        read_volume(detached(folder, name))
+
+
+@pytest.mark.parametrize("data_file", ["short.raw", "long.raw"])
+def test_data_beside_the_header_have_to_be_of_its_size(tmp_path: Path, data_file: str) -> None:
+    (tmp_path / "short.raw").write_bytes(RAW[:-1])
+    (tmp_path / "long.raw").write_bytes(RAW + b"\0")
+    with pytest.raises(VolumeError, match=r"cut short|holds more"):
+        read_volume(detached(tmp_path, data_file))
+
+
+BOMB = zlib.compress(bytes(50 << 20), 9)
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "NDims -1": ({"NDims": "-1"}, "NDims = -1"),
+    "NDims 100": ({"NDims": "100"}, "NDims = 100"),
+    "no NDims": ({"NDims": None}, "NDims"),
+    "NDims in words": ({"NDims": "three"}, "three"),
+    "no DimSize": ({"DimSize": None}, "DimSize"),
+    "a negative size": ({"DimSize": "4 -3 -2"}, "positive"),
+    "a size of 0": ({"DimSize": "4 3 0"}, "positive"),
+    "two sizes": ({"DimSize": "4 3"}, "one positive length"),
+    "sizes with a bar": ({"DimSize": "4 3 0_2"}, "0_2"),
+    "more voxels": ({"DimSize": "4 3 3"}, "cut short"),
+    "fewer voxels": ({"DimSize": "4 3 1"}, "holds more"),
+    "huge": ({"DimSize": "4294967296 4294967296 4294967296"}, "cut short"),
+    "time": ({"NDims": "4", "DimSize": "4 3 1 2", "Offset": "0 0 0 0"}, "4 axes"),
+    "a plane": ({"NDims": "2", "DimSize": "4 6"}, "2-D"),
+    "three channels": ({"ElementNumberOfChannels": "3"}, "several values"),
+    "arrays": ({"ElementType": "MET_SHORT_ARRAY"}, "several values"),
+    "no type": ({"ElementType": None}, "ElementType"),
+    "another type": ({"ElementType": "MET_STRING"}, "MET_STRING"),
+    "a wider type": ({"ElementType": "MET_INT"}, "cut short"),
+    "another object": ({"ObjectType": "Mesh"}, "Mesh"),
+    "another truth": ({"CompressedData": "yes"}, "True or False"),
+    "another order": ({"BinaryDataByteOrderMSB": "maybe"}, "True or False"),
+    "packed text": ({"BinaryData": "False", "CompressedData": "True"}, "both text"),
+    "text that is none": ({"BinaryData": "False"}, "no number|cut short"),
+    "a NaN spacing": ({"ElementSpacing": "nan 1 1"}, "spacing"),
+    "an infinite spacing": ({"ElementSpacing": "1 inf 1"}, "spacing"),
+    "a negative spacing": ({"ElementSpacing": "1 1 -1"}, "spacing"),
+    "a spacing of 0": ({"ElementSpacing": "0 1 1"}, "spacing"),
+    "two spacings": ({"ElementSpacing": "1 1"}, "3 numbers"),
+    "a NaN origin": ({"Offset": "nan 0 0"}, "origin"),
+    "a sheared matrix": ({"TransformMatrix": "1 0 0 0.3 1 0 0 0 1"}, "resample"),
+    "a NaN matrix": ({"TransformMatrix": "nan 0 0 0 1 0 0 0 1"}, "direction"),
+    "eight numbers": ({"TransformMatrix": "1 0 0 0 1 0 0 0"}, "wanted 9"),
+    "a lost offset": ({"Offset": None}, "lost its Offset"),
+    "a lost spacing": ({"ElementSpacing": None}, "lost its ElementSpacing"),
+    "a lost matrix": ({"TransformMatrix": None}, "lost its TransformMatrix"),
+    "a misspelt key": ({"ElementSpacimg": "1 1 1"}, "wanted ElementSpacing"),
+    "a key in small letters": ({"elementspacing": "1 1 1"}, "wanted ElementSpacing"),
+    "a key of odd letters": ({"Off\u00a0set": "1 1 1"}, "Key = value"),
+    "no key": ({"": "1 1 1"}, "Key = value"),
+    "a slope": ({"ElementToIntensityFunctionSlope": "2"}, "slope"),
+    "HeaderSize -2": ({"HeaderSize": "-2"}, "HeaderSize = -2"),
+    "HeaderSize 5": ({"HeaderSize": "5"}, "HeaderSize = 5"),
+    "the end of packed data": ({"HeaderSize": "-1", "CompressedData": "True"}, "HeaderSize"),
+    "packed data that are none": ({"CompressedData": "True"}, "damaged|cut short"),
+    "a bomb": ({"CompressedData": "True", "data": BOMB}, "holds more"),
+    "packed and more": ({"CompressedData": "True", "data": PACKED + b"\0"}, "goes on"),
+    "packed and gzip": ({"CompressedData": "True", "data": GZIPPED + GZIPPED}, "goes on"),
+    "packed without its sum": ({"CompressedData": "1", "data": PACKED[:-4]}, "no end"),
+    "another packed size": (
+        {"CompressedData": "1", "CompressedDataSize": "9", "data": PACKED},
+        "9 comp",
+    ),
+    "one byte more": ({"data": RAW + b"\0"}, "holds more"),
+    "one byte less": ({"data": RAW[:-1]}, "cut short"),
+}
+
+
+@pytest.mark.parametrize(("fields", "message"), REFUSED.values(), ids=REFUSED)
+def test_a_header_that_contradicts_itself_or_its_data_is_refused(
+    tmp_path: Path, fields: dict[str, Any], message: str
+) -> None:
+    fields = dict(fields)
+    with pytest.raises(VolumeError, match=message):
+        read_volume(saved(tmp_path, fields.pop("data", RAW), **fields))
+
+
+@pytest.mark.parametrize(
+    "line", ["Offset = 1 2 3", "Comment = a\nComment = a", "Offset", "ElementDataFile"]
+)
+def test_a_line_that_is_none_or_stands_twice_is_refused(tmp_path: Path, line: str) -> None:
+    (tmp_path / "a.mha").write_bytes(f"{line}\n".encode() + header() + RAW)
+    with pytest.raises(VolumeError, match=r"twice|Key = value"):
+        read_volume(tmp_path / "a.mha")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"Comment = a\n",
+        b"a" * (5 << 20),
+        b"".join(b"a%d = 1\n" % index for index in range(50000)),
+        b"a" + b" " * (1 << 20) + b"\n",
+        header().replace(b"DimSize", b"a = " + b" " * (1 << 20) + b"b\nDimSize") + RAW[:-1],
+        header(f"LIST\n{'slice.raw' * 9}\n" * 20000, DimSize="1 1 20000"),
+        header(NDims="40000", DimSize="1 " * 40000),
+    ],
+    ids=["end", "line", "lines", "blanks", "value", "files", "axes"],
+)
+def test_an_endless_header_is_refused_at_once(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.mhd").write_bytes(content)
+    with pytest.raises(VolumeError):
+        read_volume(tmp_path / "a.mhd")
+
+
+@pytest.mark.parametrize("truth", ["True", "1"])
+def test_a_flipped_bit_of_packed_data_is_seen_or_harmless(tmp_path: Path, truth: str) -> None:
+    for at in range(len(PACKED)):
+        data = bytearray(PACKED)
+        data[at] ^= 1 << at % 8
+        try:
+            volume = read_volume(saved(tmp_path, bytes(data), CompressedData=truth))
+        except VolumeError:
+            continue
+        assert np.array_equal(volume.array, ARRAY)
