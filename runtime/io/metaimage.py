@@ -104,7 +104,8 @@ class _Header:
             return
         end = min((at for at in map(line.find, "=:") if at >= 0), default=0)
         key, value = line[:end].strip(), line[end + 1 :].strip()
-        if not key or not key.isascii() or not key.isprintable():
+        odd = any(letter < " " and letter != "\t" for letter in value)
+        if odd or not key or not key.isascii() or not key.isprintable():
             raise ValueError(f"found the line {line[:80]!r}; wanted Key = value")
         if key in self.fields:
             raise ValueError(f"found {key} twice")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -29,7 +30,7 @@ from runtime.errors import (
     Sam2Error,
     VolumeError,
 )
-from runtime.io import Volume
+from runtime.io import Volume, read_volume
 from runtime.manifest import MANIFEST
 from runtime.phantom import Phantom, make_phantom
 from runtime.segment import main
@@ -224,6 +225,28 @@ def test_a_preview_is_drawn_when_asked_for(
 def cut_short(bundle: Path) -> None:
     graph = bundle / "image_encoder.onnx"
     graph.write_bytes(graph.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize("affine", ["qform", "sform"])
+def test_a_study_whose_affines_disagree_is_read_by_the_one_that_is_named(
+    affine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study, mask = tmp_path / "two.nii", tmp_path / "mask.nii.gz"
+    image = nib.Nifti1Image(PHANTOM.pixels.T, None)
+    image.set_qform(np.diag([0.8, 0.75, 2.5, 1]), 1)
+    image.set_sform(np.diag([-0.8, 0.75, 2.5, 1]), 2)
+    nib.save(image, study)
+    words = ["-i", str(study), "-o", str(mask), "--box", BOX]
+    with pytest.raises(VolumeError, match="--affine qform or --affine sform") as refused:
+        main(words)
+    assert refused.value.exit_code == 3
+    main([*words, "--affine", affine])
+    assert read_volume(mask, affine=affine).direction[0] == (-1 if affine == "qform" else 1)
+    for name in ("qform", "sform"):
+        ours, theirs = (
+            getattr(nib.load(path), f"get_{name}")(coded=True) for path in (mask, study)
+        )
+        assert np.array_equal(ours[0], theirs[0]) and ours[1] == theirs[1]
 
 
 def change_a_byte(bundle: Path) -> None:

@@ -256,6 +256,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a misspelt key": ({"ElementSpacimg": "1 1 1"}, "wanted ElementSpacing"),
     "a key in small letters": ({"elementspacing": "1 1 1"}, "wanted ElementSpacing"),
     "a key of odd letters": ({"Off\u00a0set": "1 1 1"}, "Key = value"),
+    "zeros in a value": ({"Comment": "a\0b"}, "Key = value"),
     "no key": ({"": "1 1 1"}, "Key = value"),
     "a slope": ({"ElementToIntensityFunctionSlope": "2"}, "slope"),
     "HeaderSize -2": ({"HeaderSize": "-2"}, "HeaderSize = -2"),

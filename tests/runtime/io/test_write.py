@@ -221,6 +221,29 @@ def test_a_full_disk_is_an_error_in_every_format(tmp_path: Path) -> None:
     assert all(path.read_bytes() == b"an older mask" for path in paths[::2])
 
 
+def test_a_disk_that_is_really_full_is_an_error_in_every_format(tmp_path: Path) -> None:
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], capture_output=True
+    )
+    if made.returncode:
+        pytest.skip("only root can mount a file system of 64 KiB")
+    try:
+        noise = np.random.default_rng(0).integers(0, 255, (50, 50, 50)).astype(np.uint8)
+        small = np.zeros((2, 3, 4), np.uint8)
+        for suffix in SUFFIXES:
+            path = tmp_path / f"a{suffix}"
+            write_mask(path, small, Volume.from_array(small))
+            before = path.read_bytes()
+            with pytest.raises(Sam2Error, match="No space left") as caught:
+                write_mask(path, noise, Volume.from_array(noise))
+            assert caught.value.exit_code == 1
+            assert path.read_bytes() == before
+            assert names_in(tmp_path) == [path.name]
+            path.unlink()
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
 def test_an_interrupt_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
