@@ -186,14 +186,21 @@ def write(
     """Words that can be read on anything; returns where they end."""
     font = SMALL if small else FONT
     draw = ImageDraw.Draw(tile)
+    words = printable(words)
     draw.text(at, words, fill=colour, font=font, stroke_width=2, stroke_fill=PAPER)
     return at[0] + draw.textlength(words, font=font)
 
 
 def shortened(words: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, room: float) -> str:
-    """Words cut, with an ellipsis, to take no more than `room` pixels."""
+    """Words in one line, cut with an ellipsis to take no more than `room` pixels."""
+    words = printable(words)
     if font.getlength(words) <= room:
         return words
     while words and font.getlength(words + "…") > room:
         words = words[:-1]
     return words + "…" if words else ""
+
+
+def printable(words: str) -> str:
+    """Words without what cannot be drawn in a line, such as bytes and line ends in names of files."""
+    return "".join(letter if letter.isprintable() else "?" for letter in words)

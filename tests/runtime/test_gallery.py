@@ -101,3 +101,12 @@ def test_of_many_images_prompted_ones_and_an_even_choice_are_shown(
 def test_a_very_narrow_image_can_be_drawn(shape: tuple[int, int]) -> None:
     result = result_of({1: {0: np.zeros(shape, bool)}}, [shape])
     assert draw_gallery([np.zeros(shape, np.uint8)], result, {}, ["a"]).height > TILE
+
+
+@pytest.mark.parametrize(
+    "name", ["a\nb", "tab\there", "a\udcff", "\u7814\u7a76", "\u202e", "", "x" * 900]
+)
+def test_any_name_of_a_file_can_be_written(name: str) -> None:
+    nothing = result_of({1: {0: np.zeros((40, 40), bool)}}, [(40, 40)])
+    picture = draw_gallery([np.zeros((40, 40), np.uint8)], nothing, {}, [name], name)
+    assert picture.width == TILE + 2 * MARGIN

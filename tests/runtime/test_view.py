@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from itertools import permutations, product
+from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
 
-from runtime.io import Volume
+from runtime.io import Volume, read_volume
 from runtime.preview import draw_preview
 from runtime.prompts import Box, Point, Prompt
 from runtime.result import Result, SliceMask
@@ -142,3 +144,40 @@ def test_a_volume_of_which_nobody_says_how_it_lies_is_shown_as_it_is_stored() ->
     lying = Volume(array, (1.0, 1.0, 1.0), origin_mm=(0.0, 0.0, 5.0))
     assert view_of(lying).edges == EDGES["axial"]
     assert view_of(Volume(array, (1.0,) * 3, direction=turned(180, 2))).edges == EDGES["axial"]
+
+
+CODES = [
+    tuple(["RL", "AP", "SI"][axis][side] for axis, side in zip(axes, sides, strict=True))
+    for axes in permutations(range(3))
+    for sides in product((0, 1), repeat=3)
+]
+
+
+@pytest.mark.parametrize("codes", CODES, ids="".join)
+def test_letters_of_a_nifti_file_are_those_that_nibabel_knows(
+    codes: tuple[str, ...], tmp_path: Path
+) -> None:
+    start = nibabel.orientations.axcodes2ornt("RAS")
+    turn = nibabel.orientations.ornt_transform(start, nibabel.orientations.axcodes2ornt(codes))
+    shape = (4, 5, 6)
+    affine = np.eye(4) @ nibabel.orientations.inv_ornt_aff(turn, shape)
+    affine[:3, 3] += (10, -20, 30)
+    assert nibabel.aff2axcodes(affine) == codes
+    i, j, _ = np.indices(shape)
+    edges = {}
+    for letter, ramp in zip(codes[:2], (i, j), strict=True):
+        path = tmp_path / f"{letter}.nii"
+        nibabel.save(nibabel.Nifti1Image(ramp.astype(np.int16), affine), path)
+        volume = read_volume(path)
+        view = view_of(volume)
+        shown = view.show(volume.array[0])
+        names = {
+            "right": shown[0, -1] - shown[0, 0],
+            "left": shown[0, 0] - shown[0, -1],
+            "bottom": shown[-1, 0] - shown[0, 0],
+            "top": shown[0, 0] - shown[-1, 0],
+        }
+        towards = max(names, key=lambda name: names[name])
+        assert getattr(view.edges, towards) == letter
+        edges[towards] = letter
+    assert edges.keys() & {"right", "left"} and edges.keys() & {"top", "bottom"}
