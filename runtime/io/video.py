@@ -41,7 +41,10 @@ def read_video(path: str | PathLike[str]) -> Iterator[NDArray[np.uint8]]:
         with _opened(av, file) as container:
             if not container.streams.video:
                 raise InputError(f"{file} holds no video")
-            container.streams.video[0].codec_context.options = _OPTIONS
+            decoder = container.streams.video[0].codec_context
+            if decoder is None:
+                raise InputError(f"{file} is compressed in a way that FFmpeg does not know")
+            decoder.options = _OPTIONS
             for frame in container.decode(video=0):
                 size = size or (frame.width, frame.height)
                 if (frame.width, frame.height) != size:

@@ -12,32 +12,37 @@ from runtime.errors import SeriesError
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
+# How numbers may be said to be written: as what they are, as nothing (implicit) or as unknown.
+_DECIMAL, _SHORT = ("DS", "IS", "UN", None), ("US", "UN", None)
 # Decimal String and Integer String, PS3.5 table 6.2-1.
 _NUMBER = re.compile(r" *[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)? *\Z", re.ASCII)
 
 
 def text(dataset: Dataset, tag: int) -> str:
-    """An element's text without its padding, "" where there is none; bytes that are no ASCII become "?"."""
-    value = _raw(dataset, tag)
+    """An element's text without its padding, "" where there is none; bytes that are no ASCII become "\ufffd"."""
+    value = getattr(dataset.get_item(tag), "value", None) if tag in dataset else None
     if isinstance(value, bytes):
-        return value.decode("ascii", "replace").strip(" \0")
-    return "" if value is None else str(value).strip(" \0")
+        return value.decode("ascii", "replace").rstrip(" \0").lstrip(" ")
+    return "" if value is None else str(value)
 
 
 def numbers(dataset: Dataset, tag: int, where: object) -> tuple[float, ...]:
     """The finite numbers of a decimal or integer string, () where there are none. Raises SeriesError."""
     found = text(dataset, tag)
     parts = found.split("\\") if found else []
-    if not all(_NUMBER.match(part) and isfinite(float(part)) for part in parts):
+    is_right = _vr(dataset, tag) in _DECIMAL and all(
+        _NUMBER.match(part) and isfinite(float(part)) for part in parts
+    )
+    if parts and not is_right:
         raise SeriesError(f"{where}: found {found[:80]!r} in ({shown(tag)}); wanted numbers")
     return tuple(float(part) for part in parts)
 
 
 def whole(dataset: Dataset, tag: int, where: object) -> int:
     """The value of an unsigned short. Raises SeriesError where it is missing or none."""
-    raw = dataset.get_item(tag)
+    raw = dataset.get_item(tag) if tag in dataset else None
     value = getattr(raw, "value", None)
-    if not isinstance(value, bytes) or len(value) != 2:
+    if not isinstance(value, bytes) or len(value) != 2 or _vr(dataset, tag) not in _SHORT:
         raise SeriesError(f"{where}: found no number of two bytes in ({shown(tag)}); it is damaged")
     return int.from_bytes(value, "little" if getattr(raw, "is_little_endian", True) else "big")
 
@@ -53,5 +58,5 @@ def shown(tag: int) -> str:
     return f"{tag >> 16:04x}|{tag & 0xFFFF:04x}"
 
 
-def _raw(dataset: Dataset, tag: int) -> Any:
-    return getattr(dataset.get_item(tag), "value", None) if tag in dataset else None
+def _vr(dataset: Dataset, tag: int) -> str | None:
+    return getattr(dataset.get_item(tag), "VR", None) if tag in dataset else None

@@ -8,17 +8,20 @@ from itertools import pairwise
 from typing import BinaryIO
 
 from runtime.errors import VolumeError
+from runtime.io.dicom.bounded import check_rest
+from runtime.io.dicom.start import Syntax
 
 _ITEM, _END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
 _JPEG_ENDS = (b"\xff\xd9",)  # end of image, of JPEG, JPEG-LS and JPEG 2000 alike
 
 
-def read_encapsulated(stream: BinaryIO, frames: int) -> Iterator[bytes]:
+def read_encapsulated(stream: BinaryIO, frames: int, syntax: Syntax) -> Iterator[bytes]:
     """The codestream of each frame, from a file that stands at the offset table.
 
     Raises VolumeError unless the items end where they should and make up as many frames as there are.
     """
-    table, fragments = _scan(stream)
+    table, fragments, end = _scan(stream)
+    check_rest(stream, end, syntax)
     for parts in _group(stream, table, fragments, frames):
         yield b"".join(_bytes_of(stream, part) for part in parts)
 
@@ -27,8 +30,8 @@ Fragment = tuple[int, int]
 """Where the bytes of a fragment begin in the file, and how many they are."""
 
 
-def _scan(stream: BinaryIO) -> tuple[list[int], list[Fragment]]:
-    """The offset table and all fragments; nothing but their lengths is read."""
+def _scan(stream: BinaryIO) -> tuple[list[int], list[Fragment], int]:
+    """The offset table, all fragments, and where they end; nothing but their lengths is read."""
     items: list[Fragment] = []
     here = stream.tell()
     size = stream.seek(0, 2)
@@ -49,7 +52,7 @@ def _scan(stream: BinaryIO) -> tuple[list[int], list[Fragment]]:
     table = _bytes_of(stream, items[0])
     if len(table) % 4:
         raise VolumeError("its offset table is damaged")
-    return list(struct.unpack(f"<{len(table) // 4}I", table)), items[1:]
+    return list(struct.unpack(f"<{len(table) // 4}I", table)), items[1:], here + 8
 
 
 def _group(

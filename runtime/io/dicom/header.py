@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 import warnings
@@ -15,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from runtime.errors import SeriesError
-from runtime.io.dicom.elements import text
+from runtime.io.dicom.bounded import BoundedFile
+from runtime.io.dicom.elements import shown, text
 from runtime.io.dicom.start import HEAD_BYTES, SYNTAXES, Syntax, first_element, guess_syntax
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ PALETTE = (0x00281101, 0x00281102, 0x00281103, 0x00281201, 0x00281202, 0x0028120
 DETECTORS, SLICE_VECTOR = 0x00540022, 0x00540080
 SHARED_GROUPS, FRAME_GROUPS = 0x52009229, 0x52009230
 OFFSETS, LENGTHS = 0x7FE00001, 0x7FE00002
-_DESCRIPTION = 0x0008103E
+_DESCRIPTION, _MEDIA_CLASS = 0x0008103E, 0x00020002
 _WANTED = [
     *(IMAGE_TYPE, SOP_CLASS, MODALITY, _DESCRIPTION, THICKNESS, SLICE_SPACING, SERIES),
     *(POSITION, ORIENTATION, SAMPLES, PHOTOMETRIC, PLANAR, FRAMES, ROWS, COLUMNS, PIXEL_SPACING),
@@ -47,8 +47,7 @@ _UNDEFINED = 0xFFFFFFFF
 # waveforms, raw data and segmentations, structured reports, documents, radiotherapy.
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _NOT_IMAGES = tuple(_STORAGE + branch for branch in ("11.", "9.", "66", "88.", "104.", "481."))
-# The first of (0002|0002) and (0008|0016): which kind of object a file says it is.
-_SOP_CLASS = re.compile(rb"(?:\x02\0\x02\0|\x08\0\x16\0)....([0-9.]+)", re.DOTALL)
+_UID = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")
 _CHUNK_BYTES = 1 << 16
 # Of a deflated file this much is looked at for its header.
 _DEFLATED_HEADER_BYTES = 1 << 26
@@ -103,7 +102,7 @@ class Header:
                 stream.seek(self.pixel_at)
                 yield stream
                 return
-            _, _, start = _read_meta(_Bounded(stream), self.path)
+            _, _, start = _read_meta(BoundedFile(stream), self.path)
             stream.seek(start)
             # Some bytes may follow the pixels: padding, signatures.
             inflated = _inflate(stream, self.pixel_at + promised + _CHUNK_BYTES, self.path)
@@ -122,33 +121,29 @@ def read_header(path: Path) -> Header | None:
     Raises SeriesError for what is no DICOM, or is damaged or cut short; OSError passes through.
     """
     with path.open("rb") as stream:
-        head = stream.read(1024)
-        stream.seek(0)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                header = _read_header(_Bounded(stream), path)
+                return _read_header(BoundedFile(stream), path)
         except (SeriesError, MemoryError):
             raise
         except Exception as error:  # pydicom raises whatever a damaged file makes it raise
             raise _damaged(path, f"{type(error).__name__}: {error}") from error
-    if header is None and _should_have_pixels(head, path):
-        raise _damaged(path, "it ends before its pixels")
-    return header
 
 
-def _read_header(stream: _Bounded, path: Path) -> Header | None:
+def _read_header(stream: BoundedFile, path: Path) -> Header | None:
     from pydicom.filereader import read_dataset
 
-    uid, syntax, start = _read_meta(stream, path)
+    meta, syntax, start = _read_meta(stream, path)
     if syntax is None:
+        uid = text(meta, TRANSFER_SYNTAX)
         raise SeriesError(
             f"{path} is stored in the transfer syntax {uid}, which is not read; convert it first"
         )
     stream.seek(start)
     if syntax.is_deflated:
         header_bytes = _inflate(stream, _DEFLATED_HEADER_BYTES, path, is_all=False)
-        stream = _Bounded(header_bytes)
+        stream = BoundedFile(header_bytes)
     dataset = read_dataset(
         cast(BinaryIO, stream),
         syntax.is_implicit,
@@ -156,8 +151,11 @@ def _read_header(stream: _Bounded, path: Path) -> Header | None:
         stop_when=lambda tag, vr, length: tag in (_FLOAT_PIXELS, _DOUBLE_PIXELS, _PIXELS),
         specific_tags=list(_WANTED),
     )
+    _check_whole(dataset, path)
     element = stream.read(12)
     if len(element) < 8:
+        _check_whole(meta, path)
+        _check_without_pixels(stream, meta, dataset, path)
         return None
     order = "<" if syntax.is_little else ">"
     group, number = struct.unpack_from(f"{order}HH", element)
@@ -182,8 +180,8 @@ def _value_of(element: bytes, at: int, order: str) -> tuple[str, int, int]:
     return "", at + 8, struct.unpack_from(f"{order}I", element, 4)[0]
 
 
-def _read_meta(stream: _Bounded, path: Path) -> tuple[str, Syntax | None, int]:
-    """Transfer syntax UID, what it is (None if not read here), and where the data set begins."""
+def _read_meta(stream: BoundedFile, path: Path) -> tuple[Dataset, Syntax | None, int]:
+    """File meta information, transfer syntax (None if not read here), and where the data set begins."""
     from pydicom.filereader import read_dataset
 
     stream.seek(0)
@@ -196,15 +194,30 @@ def _read_meta(stream: _Bounded, path: Path) -> tuple[str, Syntax | None, int]:
     )
     start = stream.tell()
     uid = text(meta, TRANSFER_SYNTAX)
-    return uid, SYNTAXES.get(uid) if uid else guess_syntax(stream.read(8)), start
+    return meta, SYNTAXES.get(uid) if uid else guess_syntax(stream.read(8)), start
 
 
-def _should_have_pixels(head: bytes, path: Path) -> bool:
-    found = _SOP_CLASS.search(head)
-    if found is None:  # cut before it could say what it is
-        return head[128:132] == b"DICM"
-    sop_class = found[1].decode()
-    return sop_class.startswith(_STORAGE) and is_image_class(sop_class)
+def _check_whole(dataset: Dataset, path: Path) -> None:
+    """Raise SeriesError where the file ended within an element, which pydicom passes over."""
+    for element in dataset.elements():
+        value = element.value
+        if (
+            isinstance(value, bytes)
+            and element.length != _UNDEFINED
+            and len(value) != element.length
+        ):
+            raise _damaged(path, f"its element ({shown(element.tag)}) is cut short")
+
+
+def _check_without_pixels(stream: BoundedFile, meta: Dataset, dataset: Dataset, path: Path) -> None:
+    """Raise SeriesError unless an object without pixels is whole, and of a class that has none."""
+    said = {text(meta, _MEDIA_CLASS), text(dataset, SOP_CLASS)} - {""}
+    sop_class = said.pop() if len(said) == 1 else ""
+    is_image = sop_class.startswith(_STORAGE) and is_image_class(sop_class)
+    if is_image or not _UID.fullmatch(sop_class):
+        raise _damaged(path, "it ends before its pixels")
+    if stream.tell() > stream.size:
+        raise _damaged(path, "one of its elements is longer than what is there")
 
 
 def _damaged(path: Path, why: str) -> SeriesError:
@@ -213,22 +226,9 @@ def _damaged(path: Path, why: str) -> SeriesError:
     )
 
 
-class _Bounded:
-    """A file that never reads beyond its end: Python would first make room for whatever length is asked for."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        stream.seek(0, os.SEEK_END)
-        self.size = stream.tell()
-        stream.seek(0)
-        self.tell, self.seek = stream.tell, stream.seek
-
-    def read(self, count: int = -1) -> bytes:
-        left = max(0, self.size - self._stream.tell())
-        return self._stream.read(left if count < 0 else min(count, left))
-
-
-def _inflate(stream: BinaryIO | _Bounded, limit: int, path: Path, is_all: bool = True) -> BytesIO:
+def _inflate(
+    stream: BinaryIO | BoundedFile, limit: int, path: Path, is_all: bool = True
+) -> BytesIO:
     """What the rest of a stream inflates to; its first `limit` bytes are enough unless `is_all`. Raises SeriesError."""
     inflater, out = zlib.decompressobj(-zlib.MAX_WBITS), BytesIO()
     while not inflater.eof and out.tell() < limit:

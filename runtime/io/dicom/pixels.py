@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import SeriesError, VolumeError
+from runtime.io.dicom.bounded import check_rest
 from runtime.io.dicom.codestream import decode_codestream
 from runtime.io.dicom.encapsulated import read_encapsulated
 from runtime.io.dicom.format import PixelFormat
@@ -21,9 +22,11 @@ def read_stored(header: Header, found: PixelFormat) -> Iterator[NDArray[Any]]:
     try:
         with header.pixel_stream(found.total_bytes) as stream:
             if header.syntax.codec:
-                for frame in read_encapsulated(stream, found.frames):
+                for frame in read_encapsulated(stream, found.frames, header.syntax):
                     yield _decode(frame, found, header)
             else:
+                check_rest(stream, header.pixel_at + (header.pixel_bytes or 0), header.syntax)
+                stream.seek(header.pixel_at)
                 yield from _read_native(stream, found, header)
     except (VolumeError, SeriesError) as error:
         raise VolumeError(f"{header.path}: its pixels cannot be read: {error}") from error
