@@ -90,9 +90,8 @@ def _jpeg2000_size(data: bytes) -> Size:
         raise VolumeError("its codestream has no JPEG 2000 header")
     right, bottom, left, top = struct.unpack_from(">4I", data, at + 8)
     (samples,) = struct.unpack_from(">H", data, at + 40)
-    bits = max(
-        (data[i] & 0x7F) + 1 for i in range(at + 42, min(at + 42 + 3 * samples, len(data)), 3)
-    )
+    depths = data[at + 42 : at + 42 + 3 * samples : 3]
+    bits = max((depth & 0x7F) + 1 for depth in depths) if depths else 0
     return Size(bottom - top, right - left, samples, bits)
 
 

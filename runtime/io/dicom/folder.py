@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from runtime.errors import SeriesError, VolumeError
-from runtime.io.dicom.format import check_grey, read_format
+from runtime.io.dicom.format import PixelFormat, check_grey, read_format
 from runtime.io.dicom.header import Header, is_image_class, read_header
 from runtime.io.dicom.start import HEAD_BYTES, first_element
 
@@ -61,13 +61,15 @@ def series_headers(folder: Path, series: str | None) -> list[Header]:
     return found[next(iter(found)) if series is None else series]
 
 
-def check_scan(header: Header) -> None:
-    """Raise SeriesError or VolumeError unless an object is a grey image of a patient whose numbers agree."""
+def scan_format(header: Header) -> PixelFormat:
+    """How a grey image of a patient is stored. Raises SeriesError or VolumeError for any other object."""
     if not is_image_class(header.sop_class):
         raise SeriesError(
             f"{header.path} is not an image of a patient ({header.modality}); wanted slices"
         )
-    check_grey(header, read_format(header))
+    found = read_format(header)
+    check_grey(header, found)
+    return found
 
 
 def _is_dicom(path: Path) -> bool:
@@ -98,7 +100,7 @@ def _summary(headers: list[Header]) -> str:
     count = f"{len(headers)} slice" + "s" * (len(headers) != 1)
     header = headers[0]
     try:
-        check_scan(header)
+        scan_format(header)
     except (SeriesError, VolumeError):
         return f"{count}, not an image that can be segmented"
     return f"{header.modality or 'modality unknown'}, {header.description!r}, {count}"

@@ -120,6 +120,8 @@ def read_header(path: Path) -> Header | None:
 
     Raises SeriesError for what is no DICOM, or is damaged or cut short; OSError passes through.
     """
+    if not path.is_file():
+        raise SeriesError(f"{path} is no file, or a pipe or device; wanted DICOM")
     with path.open("rb") as stream:
         try:
             with warnings.catch_warnings():
@@ -159,10 +161,12 @@ def _read_header(stream: BoundedFile, path: Path) -> Header | None:
         return None
     order = "<" if syntax.is_little else ">"
     group, number = struct.unpack_from(f"{order}HH", element)
-    if (group << 16 | number) != _PIXELS:
+    if (group << 16 | number) in (_FLOAT_PIXELS, _DOUBLE_PIXELS):
         raise SeriesError(
             f"{path} holds pixels as floats ({group:04x}|{number:04x}); wanted integers"
         )
+    if (group << 16 | number) != _PIXELS:
+        raise _damaged(path, f"its elements cannot be followed beyond ({group:04x}|{number:04x})")
     vr, at, length = _value_of(element, stream.tell() - len(element), order)
     if length == _UNDEFINED:
         return Header(path, syntax, dataset, at, None, vr)
@@ -200,12 +204,8 @@ def _read_meta(stream: BoundedFile, path: Path) -> tuple[Dataset, Syntax | None,
 def _check_whole(dataset: Dataset, path: Path) -> None:
     """Raise SeriesError where the file ended within an element, which pydicom passes over."""
     for element in dataset.elements():
-        value = element.value
-        if (
-            isinstance(value, bytes)
-            and element.length != _UNDEFINED
-            and len(value) != element.length
-        ):
+        value, length = element.value, getattr(element, "length", _UNDEFINED)
+        if isinstance(value, bytes) and length not in (_UNDEFINED, len(value)):
             raise _damaged(path, f"its element ({shown(element.tag)}) is cut short")
 
 

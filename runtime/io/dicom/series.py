@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import SeriesError
-from runtime.io.dicom.folder import check_scan, series_headers
-from runtime.io.dicom.format import PixelFormat, read_format
+from runtime.io.dicom.folder import scan_format, series_headers
+from runtime.io.dicom.format import PixelFormat
 from runtime.io.dicom.frames import Frames, read_frames
 from runtime.io.dicom.header import Header, read_header
 from runtime.io.dicom.pixels import read_stored
@@ -36,8 +36,7 @@ def read_series(folder: Path, series: str | None = None) -> Volume:
     headers = series_headers(folder, series)
     scans = []
     for header in headers:
-        check_scan(header)
-        found = read_format(header)
+        found = scan_format(header)
         if found.frames > 1 and len(headers) > 1:
             raise SeriesError(
                 f"{header.path} holds {found.frames} frames beside {len(headers) - 1} other files "
@@ -56,8 +55,7 @@ def read_dicom_file(path: Path) -> Volume:
     header = read_header(path)
     if header is None:
         raise SeriesError(f"{path} is not an image, or not one that can be read: it has no pixels")
-    check_scan(header)
-    found = read_format(header)
+    found = scan_format(header)
     return _read_volume([(header, found, read_frames(header, found.frames))], str(path))
 
 

@@ -58,7 +58,9 @@ SYNTAXES = {syntax.uid: syntax for syntax in _ALL}
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether the file begins as DICOM files do (PS3.10 section 7.1)."""
+    """Whether a file begins as DICOM files do (PS3.10 section 7.1); a pipe is none, and is not waited for."""
+    if not path.is_file():
+        return False
     with path.open("rb") as stream:
         return stream.read(HEAD_BYTES)[_PREFIX_AT:] == _PREFIX
 

@@ -1,177 +1,52 @@
+"""DICOM series and multi-frame objects: where they lie, and what is refused."""
+
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
-from pydicom.data import get_testdata_file
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.uid import (
-    CTImageStorage,
     DeflatedExplicitVRLittleEndian,
-    EnhancedMRImageStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    NuclearMedicineImageStorage,
     RLELossless,
     RTStructureSetStorage,
     SegmentationStorage,
 )
 
 from runtime.errors import InputError, SeriesError, VolumeError
-from runtime.io import Volume, read_volume, write_mask
+from runtime.io import read_volume, write_mask
 from runtime.io.dicom import is_dicom
-
-SERIES = "1.2.826.0.1.1"
-OTHER_SERIES = "1.2.826.0.1.2"
-AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
-OBLIQUE = (2 / 3, 1 / 3, 2 / 3, 1 / 3, 2 / 3, -2 / 3)
-ORIGIN_MM = (-120.5, 33.25, 810.75)
-SPACING_ZYX_MM = (2.5, 0.7, 0.85)
-SHAPE = (5, 6, 8)
-Edit = Callable[[Dataset, int], None]
-
-
-def pixels(depth: int = SHAPE[0]) -> np.ndarray:
-    return np.random.default_rng(1).integers(-1000, 1000, (depth, *SHAPE[1:])).astype(np.int16)
-
-
-def decimals(values: Any) -> list[str]:
-    return [f"{value:.6f}" for value in values]
-
-
-def normal(orientation: tuple[float, ...]) -> np.ndarray:
-    return np.cross(orientation[:3], orientation[3:])
-
-
-def an_object(sop_class: str, series: str, transfer_syntax: str, number: int = 1) -> Dataset:
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = transfer_syntax
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = sop_class
-    dataset.SOPInstanceUID = f"{series}.{number}"
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dataset.StudyInstanceUID = "1.2.826.0.1"
-    dataset.SeriesInstanceUID = series
-    dataset.Modality = "CT"
-    dataset.SeriesDescription = "thin"
-    return dataset
-
-
-def an_image(array: np.ndarray, *identity: Any) -> Dataset:
-    """identity: the arguments of an_object."""
-    dataset = an_object(*identity)
-    dataset.SamplesPerPixel = 1
-    dataset.PhotometricInterpretation = "MONOCHROME2"
-    dataset.BitsAllocated = dataset.BitsStored = 16
-    dataset.HighBit = 15
-    dataset.PixelRepresentation = 1
-    dataset.Rows, dataset.Columns = array.shape[-2:]
-    order = ">" if identity[2] == ExplicitVRBigEndian else "<"
-    dataset.PixelData = array.astype(f"{order}i2").tobytes()
-    return dataset
-
-
-def save_series(
-    folder: Path,
-    edit: Edit | None = None,
-    *,
-    names: list[str] | None = None,
-    depth: int = SHAPE[0],
-    orientation: tuple[float, ...] = AXIAL,
-    series: str = SERIES,
-    transfer_syntax: str = ExplicitVRLittleEndian,
-) -> np.ndarray:
-    """Slices 000.dcm, 001.dcm... along their normal; `edit` changes each before it is saved."""
-    folder.mkdir(exist_ok=True)
-    array = pixels(depth)
-    for index, plane in enumerate(array):
-        dataset = an_image(plane, CTImageStorage, series, transfer_syntax, index + 1)
-        position_mm = ORIGIN_MM + index * SPACING_ZYX_MM[0] * normal(orientation)
-        dataset.ImagePositionPatient = decimals(position_mm)
-        dataset.ImageOrientationPatient = decimals(orientation)
-        dataset.PixelSpacing = decimals(SPACING_ZYX_MM[1:])
-        dataset.SliceThickness = "2.5"
-        dataset.RescaleSlope, dataset.RescaleIntercept = "1", "0"
-        if edit:
-            edit(dataset, index)
-        name = names[index] if names else f"{index:03}.dcm"
-        dataset.save_as(folder / name, enforce_file_format=True)
-    return array
-
-
-def group(**sequences: dict[str, Any]) -> Dataset:
-    """A functional group: each sequence with one item."""
-    dataset = Dataset()
-    for name, values in sequences.items():
-        item = Dataset()
-        for key, value in values.items():
-            setattr(item, key, value)
-        setattr(dataset, name, [item])
-    return dataset
-
-
-def rescaling(slope: float, intercept: float) -> dict[str, Any]:
-    values = {"RescaleSlope": slope, "RescaleIntercept": intercept, "RescaleType": "US"}
-    return {"PixelValueTransformationSequence": values}
-
-
-def save_frames(
-    path: Path,
-    edit: Callable[[Dataset], None] | None = None,
-    *,
-    steps: tuple[float, ...] = (0, 1, 2, 3),
-    orientation: tuple[float, ...] = AXIAL,
-    transfer_syntax: str = ExplicitVRLittleEndian,
-) -> np.ndarray:
-    """An enhanced MR object, whose frames lie so many slice spacings along the normal."""
-    array = pixels(len(steps))
-    dataset = an_image(array, EnhancedMRImageStorage, SERIES, transfer_syntax)
-    dataset.Modality = "MR"
-    dataset.NumberOfFrames = len(steps)
-    dataset.SharedFunctionalGroupsSequence = [
-        group(
-            PixelMeasuresSequence={"PixelSpacing": decimals(SPACING_ZYX_MM[1:])},
-            PlaneOrientationSequence={"ImageOrientationPatient": decimals(orientation)},
-        )
-    ]
-    dataset.PerFrameFunctionalGroupsSequence = [
-        group(
-            PlanePositionSequence={
-                "ImagePositionPatient": decimals(
-                    ORIGIN_MM + step * SPACING_ZYX_MM[0] * normal(orientation)
-                )
-            }
-        )
-        for step in steps
-    ]
-    if edit:
-        edit(dataset)
-    dataset.save_as(path, enforce_file_format=True)
-    return array
-
-
-def bundled(name: str) -> Path:
-    """A file that comes with pydicom itself."""
-    path = get_testdata_file(name, download=False)
-    assert path is not None
-    return Path(str(path))
-
-
-def assert_grid(volume: Volume, orientation: tuple[float, ...] = AXIAL) -> None:
-    axes = np.stack([orientation[:3], orientation[3:], normal(orientation)], axis=1)
-    assert volume.spacing_mm == pytest.approx(SPACING_ZYX_MM, rel=1e-6)
-    assert volume.origin_mm == pytest.approx(ORIGIN_MM)
-    assert volume.direction == pytest.approx(axes.ravel(), abs=2e-6)
+from tests.dicoms import (
+    AXIAL,
+    OBLIQUE,
+    ORIGIN_MM,
+    OTHER_SERIES,
+    SAGITTAL,
+    SERIES,
+    SHAPE,
+    SPACING_ZYX_MM,
+    an_image,
+    an_object,
+    assert_grid,
+    bundled,
+    decimals,
+    group,
+    pixels,
+    rescaling,
+    save_frames,
+    save_series,
+)
 
 
 @pytest.mark.parametrize("transfer_syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
@@ -728,3 +603,88 @@ def test_a_changed_byte_raises_nothing_but_input_errors(
     path.write_bytes(content)
     with suppress(InputError):
         read_volume(path)
+
+
+def save_nuclear(
+    path: Path, order: list[int], spacing_mm: float, orientation: tuple[float, ...]
+) -> np.ndarray:
+    """A reconstruction of one detector: the place of its first slice, and how far apart they are."""
+    array = pixels(len(order))
+    dataset = an_image(array, NuclearMedicineImageStorage, SERIES, ExplicitVRLittleEndian)
+    dataset.Modality = "NM"
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", "RECON TOMO", "EMISSION"]
+    dataset.NumberOfFrames = dataset.NumberOfSlices = len(order)
+    dataset.SliceVector = order
+    dataset.PixelSpacing = decimals(SPACING_ZYX_MM[1:])
+    dataset.SpacingBetweenSlices = f"{spacing_mm:.6f}"
+    detector = Dataset()
+    detector.ImagePositionPatient = decimals(ORIGIN_MM)
+    detector.ImageOrientationPatient = decimals(orientation)
+    dataset.DetectorInformationSequence = [detector]
+    dataset.save_as(path, enforce_file_format=True)
+    return array
+
+
+@pytest.mark.parametrize("orientation", [AXIAL, OBLIQUE])
+@pytest.mark.parametrize("order", [[1, 2, 3, 4], [3, 1, 4, 2]])
+def test_a_nuclear_reconstruction_is_read_where_it_lies(
+    tmp_path: Path, order: list[int], orientation: tuple[float, ...]
+) -> None:
+    array = save_nuclear(tmp_path / "a.dcm", order, SPACING_ZYX_MM[0], orientation)
+    volume = read_volume(tmp_path / "a.dcm")
+    assert np.array_equal(volume.array, array[np.argsort(order)])
+    assert_grid(volume, orientation)
+
+
+def test_a_negative_spacing_stacks_slices_against_the_normal(tmp_path: Path) -> None:
+    """PS3.3 C.8.4.15."""
+    array = save_nuclear(tmp_path / "a.dcm", [1, 2, 3, 4], -SPACING_ZYX_MM[0], AXIAL)
+    volume = read_volume(tmp_path / "a.dcm")
+    assert np.array_equal(volume.array, array[::-1])
+    lowest_mm = ORIGIN_MM[2] - 3 * SPACING_ZYX_MM[0]
+    assert volume.origin_mm == pytest.approx((*ORIGIN_MM[:2], lowest_mm))
+    assert volume.direction == pytest.approx((1, 0, 0, 0, 1, 0, 0, 0, 1))
+
+
+@pytest.mark.parametrize("order", [[1, 2, 3], [1, 1, 2, 2]])
+def test_slice_numbers_that_make_no_stack_are_refused(tmp_path: Path, order: list[int]) -> None:
+    """Such as several phases of a heart."""
+    save_nuclear(tmp_path / "a.dcm", [1, 2, 3, 4], SPACING_ZYX_MM[0], AXIAL)
+    dataset = dcmread(tmp_path / "a.dcm")
+    dataset.SliceVector = order
+    dataset.save_as(tmp_path / "a.dcm")
+    with pytest.raises(SeriesError, match=r"same place|4 frames and 3 slice numbers"):
+        read_volume(tmp_path / "a.dcm")
+
+
+def test_enhanced_objects_of_one_frame_make_a_series(tmp_path: Path) -> None:
+    arrays = []
+    for step in (2, 0, 1):
+        arrays.append((step, save_frames(tmp_path / f"{9 - step}.dcm", steps=(step,))))
+    volume = read_volume(tmp_path)
+    assert np.array_equal(
+        volume.array, np.concatenate([a for _, a in sorted(arrays, key=lambda p: p[0])])
+    )
+    assert_grid(volume)
+
+
+def test_stacks_side_by_side_are_refused(tmp_path: Path) -> None:
+    """Two stacks of parallel slices, one beside the other."""
+
+    def shift(dataset: Dataset) -> None:
+        for frame in dataset.PerFrameFunctionalGroupsSequence[2:]:
+            x_mm, *rest = map(float, frame.PlanePositionSequence[0].ImagePositionPatient)
+            frame.PlanePositionSequence[0].ImagePositionPatient = decimals((x_mm + 90, *rest))
+
+    save_frames(tmp_path / "a.dcm", shift)
+    with pytest.raises(SeriesError, match="sideways"):
+        read_volume(tmp_path / "a.dcm")
+
+
+def test_frames_fewer_or_more_than_their_groups_are_refused(tmp_path: Path) -> None:
+    def drop(dataset: Dataset) -> None:
+        del dataset.PerFrameFunctionalGroupsSequence[-1]
+
+    save_frames(tmp_path / "a.dcm", drop)
+    with pytest.raises(SeriesError, match="4 frames and functional groups of 3"):
+        read_volume(tmp_path / "a.dcm")

@@ -1,0 +1,194 @@
+"""Folders of DICOM: what lies beside a series is left alone, what belongs to it and is damaged is refused."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage
+
+from runtime.errors import InputError, SeriesError
+from runtime.io import read_volume
+from tests.dicoms import OTHER_SERIES, SERIES, SHAPE, an_object, bundled, save_series
+
+UIDS = [f"1.2.826.0.1.{n}" for n in (4, 17, 90, 121, 3000)]
+HASHES = ["03fe1", "a0b44c9f", "9", "77e", "e3"]
+
+
+def save_object(path: Path, sop_class: str, series: str = OTHER_SERIES) -> None:
+    """An object without pixels."""
+    an_object(sop_class, series, ExplicitVRLittleEndian).save_as(path, enforce_file_format=True)
+
+
+def thumbs(folder: Path) -> None:
+    (folder / "Thumbs.db").touch()
+    (folder / ".DS_Store").write_bytes(b"\0\0\0\1Bud1" * 100)
+    (folder / "desktop.ini").write_text("[.ShellClassInfo]")
+
+
+def notes(folder: Path) -> None:
+    (folder / "notes.txt").write_text("acquired on a Monday")
+    (folder / "report 12.pdf").write_bytes(b"%PDF-1.7" + bytes(range(256)) * 9)
+    (folder / "README").write_text("read me")
+    (folder / "LOCKFILE").touch()
+    (folder / "000.json").write_text("{}")
+
+
+def folders(folder: Path) -> None:
+    (folder / "005.dcm").mkdir()
+    save_series(folder / "below", depth=2)
+
+
+def pipes(folder: Path) -> None:
+    """To be opened only by who wants to wait."""
+    os.mkfifo(folder / "005.dcm")
+    os.mkfifo(folder / "pipe")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.path.relpath(folder / "socket"))
+
+
+def links(folder: Path) -> None:
+    (folder / "link").symlink_to(folder / "absent")
+    (folder / "loop.dcm").symlink_to(folder / "loop.dcm")
+    (folder / "device.dcm").symlink_to("/dev/zero")
+
+
+def reports(folder: Path) -> None:
+    save_object(folder / "DICOMDIR", MediaStorageDirectoryStorage)
+    save_object(folder / "005.dcm", "1.2.840.10008.5.1.4.1.1.88.11", SERIES)
+    save_object(folder / "private.dcm", "1.3.12.2.1107.5.9.1")
+    (folder / "contours").write_bytes(bundled("rtstruct.dcm").read_bytes())
+
+
+@pytest.mark.parametrize("beside", [thumbs, notes, folders, pipes, links, reports])
+def test_what_lies_beside_a_series_is_left_alone(
+    tmp_path: Path, beside: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = save_series(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    beside(tmp_path)
+    assert np.array_equal(read_volume(tmp_path).array, array)
+
+
+def empty(data: bytes) -> bytes:
+    return b""
+
+
+def zeroed(data: bytes) -> bytes:
+    return bytes(len(data))
+
+
+def text(data: bytes) -> bytes:
+    return b"this is no slice at all " * 40
+
+
+def cut_in_its_class(data: bytes) -> bytes:
+    return data[: data.index(b"1.2.840.10008.5.1.4.1.1.2", 200) + 9]
+
+
+def without_prefix(data: bytes) -> bytes:
+    return data.replace(b"DICM", b"DICN", 1)
+
+
+def of_another_class(data: bytes) -> bytes:
+    """Pixels are lost, and what the file says that it is does not agree with itself."""
+    at = data.index(b"1.2.840.10008.5.1.4.1.1.2", 200)
+    return (data[:at] + b"1.2.840.10008.5.1.4.1.1.88" + data[at + 26 :]).replace(
+        b"\xe0\x7f", b"\xe2\x7f"
+    )
+
+
+def with_a_long_element(data: bytes) -> bytes:
+    """One that steps over all that follows."""
+    at = data.index(b"\x08\0\x3e\x10LO") + 6
+    return data[:at] + b"\xff\xff" + data[at + 2 :]
+
+
+def cut_in_its_pixels(data: bytes) -> bytes:
+    return data[:-1]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        empty,
+        zeroed,
+        text,
+        cut_in_its_class,
+        without_prefix,
+        of_another_class,
+        with_a_long_element,
+        cut_in_its_pixels,
+    ],
+)
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"{i:03}.dcm" for i in range(SHAPE[0])],
+        [f"IM{i}" for i in range(SHAPE[0])],
+        UIDS,
+        HASHES,
+    ],
+    ids=["suffix", "number", "uid", "hash"],
+)
+@pytest.mark.parametrize("index", [0, SHAPE[0] - 1])
+def test_a_damaged_slice_is_refused_by_name(
+    tmp_path: Path, names: list[str], damage: Callable[[bytes], bytes], index: int
+) -> None:
+    """The first or the last, without which the others would still be evenly spaced."""
+    save_series(tmp_path, names=names)
+    path = tmp_path / names[index]
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(
+        SeriesError, match=rf"{names[index]}\b.*(cut short or damaged|longer than|damaged)"
+    ):
+        read_volume(tmp_path)
+
+
+def test_a_slice_that_is_a_link_to_nothing_is_refused(tmp_path: Path) -> None:
+    """Such as one that was never fetched."""
+    save_series(tmp_path)
+    (tmp_path / "004.dcm").unlink()
+    (tmp_path / "004.dcm").symlink_to(tmp_path / ".annex" / "004")
+    with pytest.raises(SeriesError, match=r"004\.dcm .* \(a link to nothing\)"):
+        read_volume(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "is_slice"), [("004.dcm", True), ("notes.txt", False)])
+def test_a_file_that_may_not_be_read_matters_if_it_is_a_slice(
+    tmp_path: Path, name: str, is_slice: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = save_series(tmp_path)
+    (tmp_path / "notes.txt").write_text("secret")
+    opened = Path.open
+
+    def forbid(self: Path, *arguments: str) -> object:
+        if self.name == name:
+            raise PermissionError(13, "Permission denied", str(self))
+        return opened(self, *arguments)
+
+    monkeypatch.setattr(Path, "open", forbid)
+    if is_slice:
+        with pytest.raises(SeriesError, match=r"004\.dcm .*Permission denied"):
+            read_volume(tmp_path)
+    else:
+        assert np.array_equal(read_volume(tmp_path).array, array)
+
+
+def test_slices_may_be_links(tmp_path: Path) -> None:
+    array = save_series(tmp_path / "kept")
+    (tmp_path / "series").mkdir()
+    for path in (tmp_path / "kept").iterdir():
+        (tmp_path / "series" / path.name).symlink_to(path)
+    assert np.array_equal(read_volume(tmp_path / "series").array, array)
+
+
+@pytest.mark.parametrize("name", ["pipe", "pipe.dcm"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match=name):
+        read_volume(tmp_path / name)

@@ -1,0 +1,476 @@
+"""Stored pixels of every kind against the arrays they were written from, or GDCM where a library wrote them."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from PIL import Image
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import (
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    RLELossless,
+)
+
+from runtime.errors import InputError, SeriesError, VolumeError
+from runtime.io import read_volume
+from runtime.io.dicom import read_dicom_image
+from tests.dicoms import (
+    SERIES,
+    an_image,
+    bundled,
+    group,
+    in_run_lengths,
+    pixels,
+    rescaling,
+    save_frames,
+    save_series,
+)
+
+RNG = np.random.default_rng(11)
+NATIVE = (
+    ImplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    DeflatedExplicitVRLittleEndian,
+)
+
+
+def write(path: Path, stored: np.ndarray, syntax: str, bits: int, edit: Any = None) -> None:
+    """One file of the containers `stored` (frames, y, x) or (frames, y, x, 3), of which `bits` are used."""
+    dataset = an_image(
+        stored[0, ..., 0] if stored.ndim == 4 else stored, CTImageStorage, SERIES, syntax
+    )
+    dataset.Rows, dataset.Columns = stored.shape[1:3]
+    if len(stored) > 1:
+        dataset.NumberOfFrames = len(stored)
+    dataset.SamplesPerPixel = 3 if stored.ndim == 4 else 1
+    dataset.BitsAllocated = 8 * stored.dtype.itemsize
+    dataset.BitsStored, dataset.HighBit = bits, bits - 1
+    dataset.PixelRepresentation = int(stored.dtype.kind == "i")
+    if stored.ndim == 4:
+        dataset.PhotometricInterpretation, dataset.PlanarConfiguration = "RGB", 0
+    order = ">" if syntax == ExplicitVRBigEndian else "<"
+    data = stored.astype(stored.dtype.newbyteorder(order)).tobytes()
+    dataset.PixelData = data + b"\0" * (len(data) % 2)
+    dataset["PixelData"].VR = (
+        "OB" if stored.dtype.itemsize == 1 and syntax != ImplicitVRLittleEndian else "OW"
+    )
+    if syntax == RLELossless:
+        dataset.PixelData = encapsulate([in_run_lengths(frame) for frame in stored])
+        dataset["PixelData"].VR = "OB"
+    if edit:
+        edit(dataset)
+    dataset.save_as(path, enforce_file_format=True)
+
+
+def some(dtype: str, bits: int, shape: tuple[int, ...] = (1, 5, 7)) -> np.ndarray:
+    low, high = (-(1 << bits - 1), 1 << bits - 1) if dtype[0] == "i" else (0, 1 << bits)
+    values = RNG.integers(low, high, shape).astype(dtype)
+    values.flat[:2] = low, high - 1
+    return values
+
+
+@pytest.mark.parametrize("syntax", [*NATIVE, RLELossless])
+@pytest.mark.parametrize(
+    ("dtype", "bits"),
+    [("u1", 8), ("i1", 8), ("u2", 16), ("i2", 16), ("u4", 32), ("i4", 32), ("u1", 5)],
+)
+def test_every_type_in_every_encoding(tmp_path: Path, syntax: str, dtype: str, bits: int) -> None:
+    values = some(dtype, bits)
+    write(tmp_path / "a.dcm", values, syntax, bits)
+    found = read_dicom_image(tmp_path / "a.dcm")
+    assert found.dtype == values.dtype
+    assert np.array_equal(found, values[0])
+
+
+@pytest.mark.parametrize("syntax", [*NATIVE, RLELossless])
+@pytest.mark.parametrize("dtype", ["u2", "i2"])
+def test_bits_that_are_not_stored_are_dropped(tmp_path: Path, syntax: str, dtype: str) -> None:
+    """Twelve bits in sixteen, the other four full of overlays, and signs to be extended."""
+    values = some(dtype, 12)
+    overlays = RNG.integers(0, 16, values.shape).astype(np.uint16) << 12
+    stored = ((values.view(np.uint16) & 0xFFF) | overlays).view(dtype)
+    write(tmp_path / "a.dcm", stored, syntax, 12)
+    assert np.array_equal(read_dicom_image(tmp_path / "a.dcm"), values[0])
+
+
+def test_words_of_big_endian_hold_bytes_in_swapped_pairs(tmp_path: Path) -> None:
+    values = some("u1", 8)  # of odd length
+
+    def swap(dataset: Dataset) -> None:
+        data = np.frombuffer(dataset.PixelData, np.uint8)
+        dataset.PixelData = data.view(np.uint16).byteswap().tobytes()
+        dataset["PixelData"].VR = "OW"
+
+    write(tmp_path / "a.dcm", values, ExplicitVRBigEndian, 8, swap)
+    assert np.array_equal(read_dicom_image(tmp_path / "a.dcm"), values[0])
+
+
+@pytest.mark.parametrize("is_planar", [False, True])
+def test_colours_lie_in_pixels_or_planes(tmp_path: Path, is_planar: bool) -> None:
+    values = some("u1", 8, (1, 5, 7, 3))
+
+    def planes(dataset: Dataset) -> None:
+        if is_planar:
+            dataset.PlanarConfiguration = 1
+            dataset.PixelData = values[0].transpose(2, 0, 1).tobytes() + b"\0"
+
+    write(tmp_path / "a.dcm", values, ExplicitVRLittleEndian, 8, planes)
+    assert np.array_equal(read_dicom_image(tmp_path / "a.dcm"), values[0])
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "jpeg2000"])
+def test_what_pillow_compressed_comes_out_again(tmp_path: Path, kind: str) -> None:
+    values = np.add.outer(np.arange(40) * 5, np.arange(24)).astype(
+        np.uint8 if kind == "jpeg" else np.uint16
+    )
+    stream = io.BytesIO()
+    if kind == "jpeg":
+        Image.fromarray(values).save(stream, "JPEG", quality=95)
+    else:
+        Image.fromarray(values).save(stream, "JPEG2000", irreversible=False, no_jp2=True)
+
+    def compress(dataset: Dataset) -> None:
+        dataset.file_meta.TransferSyntaxUID = (
+            JPEGBaseline8Bit if kind == "jpeg" else JPEG2000Lossless
+        )
+        dataset.PixelData = encapsulate([stream.getvalue()])
+        dataset["PixelData"].VR = "OB"
+
+    write(tmp_path / "a.dcm", values[None], ExplicitVRLittleEndian, 8 * values.itemsize, compress)
+    expected = np.asarray(Image.open(stream))
+    found = read_dicom_image(tmp_path / "a.dcm")
+    assert (
+        np.array_equal(found, expected)
+        if kind == "jpeg2000"
+        else np.abs(found - expected.astype(int)).max() <= 1
+    )
+
+
+@pytest.mark.parametrize("compressor", ["JPEG", "JPEG2000"])
+@pytest.mark.parametrize("dtype", ["u1", "u2", "i2"])
+def test_what_itk_compressed_without_loss_comes_out_again(
+    tmp_path: Path, compressor: str, dtype: str
+) -> None:
+    values = some(dtype, 8 * np.dtype(dtype).itemsize, (40, 24))
+    writer = sitk.ImageFileWriter()
+    writer.SetImageIO("GDCMImageIO")
+    writer.UseCompressionOn()
+    writer.SetCompressor(compressor)
+    writer.SetFileName(str(tmp_path / "a.dcm"))
+    writer.Execute(sitk.GetImageFromArray(values))
+    assert dcmread(tmp_path / "a.dcm").file_meta.TransferSyntaxUID.is_compressed
+    assert np.array_equal(read_dicom_image(tmp_path / "a.dcm"), values)
+
+
+# Files that other programs wrote: dcmtk, GDCM, dcm4che and scanners.
+BUNDLED = [
+    "693_J2KI", "CT_small", "ExplVR_BigEnd", "GDCMJ2K_TextGBR", "J2K_pixelrep_mismatch", "JPEG-lossy", "JPEG2000",
+    "JPEGLSNearLossless_08", "JPEGLSNearLossless_16", "JPGExtended", "MR_small", "MR_small_RLE", "MR_small_bigendian",
+    "MR_small_expb", "MR_small_implicit", "MR_small_jp2klossless", "MR_small_jpeg_ls_lossless", "MR_small_padded",
+    "SC_jpeg_no_color_transform", "SC_rgb_dcmtk_+eb+cr", "SC_rgb_dcmtk_+eb+cy+n1", "SC_rgb_dcmtk_+eb+cy+np",
+    "SC_rgb_dcmtk_+eb+cy+s2", "SC_rgb_dcmtk_+eb+cy+s4", "SC_rgb_gdcm_KY", "SC_rgb_jls_lossy_line",
+    "SC_rgb_jls_lossy_sample", "SC_rgb_jpeg_app14_dcmd", "SC_rgb_jpeg_gdcm", "SC_rgb_jpeg_lossy_gdcm",
+    "SC_rgb_rle", "SC_rgb_small_odd", "SC_rgb_small_odd_big_endian", "SC_rgb_small_odd_jpeg",
+    "SC_ybr_full_422_uncompressed", "examples_jpeg2k", "examples_overlay", "examples_palette", "examples_rgb_color",
+    "image_dfl",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_other_programs_files_are_read_as_itk_reads_them(name: str) -> None:
+    path = bundled(f"{name}.dcm")
+    theirs = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="GDCMImageIO"))[0]
+    assert np.array_equal(read_dicom_image(path), theirs)
+
+
+@pytest.mark.parametrize("name", ["SC_rgb_rle_16bit", "SC_rgb_rle_32bit"])
+def test_colours_of_more_than_eight_bits_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match=r"wanted uint8 \(y, x, 3\)"):
+        read_dicom_image(bundled(f"{name}.dcm"))
+
+
+def codestream_of(name: str) -> tuple[Dataset, bytearray]:
+    dataset = dcmread(bundled(name))
+    return dataset, bytearray(next(generate_frames(dataset.PixelData, number_of_frames=1)))
+
+
+@pytest.mark.parametrize(
+    ("name", "marker", "offset", "value"),
+    [
+        ("MR_small_jpeg_ls_lossless.dcm", b"\xff\xf7", 8, 0),  # columns
+        ("MR_small_jpeg_ls_lossless.dcm", b"\xff\xf7", 5, 1),  # rows
+        ("SC_rgb_jpeg_gdcm.dcm", b"\xff\xc3", 5, 255),  # rows
+        ("SC_rgb_jpeg_gdcm.dcm", b"\xff\xc3", 9, 1),  # samples
+        ("SC_rgb_jpeg_gdcm.dcm", b"\xff\xc3", 4, 24),  # bits
+        ("MR_small_jp2klossless.dcm", b"\xff\x4f\xff\x51", 11, 63),  # columns
+        ("MR_small_jp2klossless.dcm", b"\xff\x4f\xff\x51", 12, 1),  # rows
+        ("MR_small_jp2klossless.dcm", b"\xff\x4f\xff\x51", 41, 0),  # samples
+    ],
+)
+def test_a_codestream_of_another_size_than_its_file_is_refused(
+    tmp_path: Path, name: str, marker: bytes, offset: int, value: int
+) -> None:
+    """GDCM crashes on some of these."""
+    dataset, codestream = codestream_of(name)
+    codestream[codestream.index(marker) + offset] = value
+    dataset.PixelData = encapsulate([bytes(codestream)])
+    dataset.save_as(tmp_path / "a.dcm")
+    with pytest.raises(InputError, match=r"its codestream is of .*, and its header says"):
+        read_dicom_image(tmp_path / "a.dcm")
+
+
+@pytest.mark.parametrize("name", ["MR_small_jpeg_ls_lossless.dcm", "MR_small_jp2klossless.dcm"])
+def test_a_codestream_cut_short_is_refused(tmp_path: Path, name: str) -> None:
+    dataset, codestream = codestream_of(name)
+    for length in (0, 2, 10, 30, len(codestream) // 2):
+        dataset.PixelData = encapsulate([bytes(codestream[:length]) or b"\0\0"])
+        dataset.save_as(tmp_path / "a.dcm")
+        with pytest.raises(InputError, match=r"a\.dcm"):
+            read_dicom_image(tmp_path / "a.dcm")
+
+
+def in_fragments(path: Path, cuts: int, table: bool, is_ended: bool = True) -> np.ndarray:
+    """Frames in run lengths, each in so many fragments, as an offset table may tell."""
+    array = save_frames(path)
+    dataset = dcmread(path)
+    dataset.compress(RLELossless)
+    frames = list(generate_frames(dataset.PixelData, number_of_frames=len(array)))
+    dataset.PixelData = encapsulate(frames, fragments_per_frame=cuts, has_bot=table)
+    dataset.save_as(path)
+    if not is_ended:
+        path.write_bytes(path.read_bytes()[:-8])
+    return array
+
+
+def test_frames_may_be_in_fragments(tmp_path: Path) -> None:
+    array = in_fragments(tmp_path / "a.dcm", 3, table=True)
+    assert np.array_equal(read_volume(tmp_path / "a.dcm").array, array)
+
+
+@pytest.mark.parametrize(("cuts", "table", "is_ended"), [(3, False, True), (1, True, False)])
+def test_fragments_that_make_up_no_frames_are_refused(
+    tmp_path: Path, cuts: int, table: bool, is_ended: bool
+) -> None:
+    in_fragments(tmp_path / "a.dcm", cuts, table, is_ended)
+    with pytest.raises(VolumeError, match=r"fragments of|has no end"):
+        read_volume(tmp_path / "a.dcm")
+
+
+def test_frames_of_jpeg_are_told_apart_by_their_ends(tmp_path: Path) -> None:
+    values = np.stack([np.full((16, 16), 40 * i, np.uint8) for i in range(3)])
+    frames = []
+    for plane in values:
+        stream = io.BytesIO()
+        Image.fromarray(plane).save(stream, "JPEG", quality=95)
+        frames.append(stream.getvalue())
+
+    def compress(dataset: Dataset) -> None:
+        dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+        dataset.PixelData = encapsulate(frames, fragments_per_frame=2, has_bot=False)
+        dataset["PixelData"].VR = "OB"
+        dataset.SharedFunctionalGroupsSequence = [
+            group(
+                PixelMeasuresSequence={"PixelSpacing": ["1", "1"]},
+                PlaneOrientationSequence={
+                    "ImageOrientationPatient": ["1", "0", "0", "0", "1", "0"]
+                },
+            )
+        ]
+        dataset.PerFrameFunctionalGroupsSequence = [
+            group(PlanePositionSequence={"ImagePositionPatient": ["0", "0", str(i)]})
+            for i in range(3)
+        ]
+
+    write(tmp_path / "a.dcm", values, ExplicitVRLittleEndian, 8, compress)
+    assert np.array_equal(read_volume(tmp_path / "a.dcm").array, values)
+
+
+def run_lengths(segment: bytes, count: int = 1, at: int = 64) -> bytes:
+    return struct.pack("<16I", count, at, *[0] * 14) + segment
+
+
+def write_run_lengths(path: Path, frame: bytes) -> None:
+    """5 rows of 7 bytes."""
+
+    def compress(dataset: Dataset) -> None:
+        dataset.file_meta.TransferSyntaxUID = RLELossless
+        dataset.PixelData = encapsulate([frame])
+        dataset["PixelData"].VR = "OB"
+
+    write(path, some("u1", 8), ExplicitVRLittleEndian, 8, compress)
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (run_lengths(b"\xdf\x07"), "found 34 bytes in a segment of run lengths; wanted 35"),
+        (run_lengths(b"\xdd\x07"), "found 36 bytes in a segment of run lengths; wanted 35"),
+        (run_lengths(b"\x22\x07"), "found 1 bytes"),
+        (run_lengths(b"\xde\x07\x05\x05"), "goes on after its last pixel"),
+        (run_lengths(b"\xde\x07", count=2), "found 2 segments of run lengths; wanted 1"),
+        (run_lengths(b"\xde\x07", at=66), "outside the frame"),
+        (run_lengths(b"\xde\x07", at=0), "outside the frame"),
+        (b"\x01\0\0\0", "have no header"),
+    ],
+)
+def test_run_lengths_have_to_fill_the_frame_exactly(
+    tmp_path: Path, frame: bytes, message: str
+) -> None:
+    write_run_lengths(tmp_path / "a.dcm", frame)
+    with pytest.raises(InputError, match=message):
+        read_dicom_image(tmp_path / "a.dcm")
+
+
+@pytest.mark.parametrize("segment", [b"\xde\x07", b"\xdf\x07\x80\0\x07", b"\xde\x07\0\0\0\0"])
+def test_run_lengths_may_hold_padding_and_idle_bytes(tmp_path: Path, segment: bytes) -> None:
+    write_run_lengths(tmp_path / "a.dcm", run_lengths(segment))
+    assert np.array_equal(read_dicom_image(tmp_path / "a.dcm"), np.full((5, 7), 7))
+
+
+def test_padding_is_not_a_value(tmp_path: Path) -> None:
+    """Pixel Padding Value says what to ignore in statistics; voxels keep it."""
+
+    def pad(dataset: Dataset, index: int) -> None:
+        dataset.PixelPaddingValue = int(pixels()[0, 0, 0])
+
+    assert np.array_equal(read_volume(_series(tmp_path, pad)).array, pixels())
+
+
+def _series(folder: Path, edit: Callable[[Dataset, int], None]) -> Path:
+    save_series(folder, edit)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        ({"RescaleSlope": "0"}, "rescale slope of 0"),
+        ({"RescaleSlope": None}, "an intercept without a slope"),
+        ({"RescaleIntercept": None}, "a slope without an intercept"),
+        ({"RescaleSlope": "1e308"}, "beyond all numbers"),
+        ({"RescaleSlope": "1e999"}, "wanted numbers"),
+        ({"RescaleIntercept": "nan"}, "wanted numbers"),
+        ({"RescaleIntercept": "1_0"}, "wanted numbers"),
+        ({"RescaleIntercept": "1\\2"}, "wanted 1 numbers"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of pydicom, which writes them all the same
+def test_rescaling_that_means_nothing_is_refused(
+    tmp_path: Path, edit: dict[str, str | None], message: str
+) -> None:
+    def rescale(dataset: Dataset, index: int) -> None:
+        for keyword, value in edit.items() if index == 2 else ():
+            if value is None:
+                delattr(dataset, keyword)
+            else:
+                dataset.add_new(keyword, "LO", value)  # which pydicom writes as it is
+
+    save_series(tmp_path, rescale)
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes().replace(b"\x28\0\x52\x10LO", b"\x28\0\x52\x10DS"))
+        path.write_bytes(path.read_bytes().replace(b"\x28\0\x53\x10LO", b"\x28\0\x53\x10DS"))
+    with pytest.raises(SeriesError, match=rf"002\.dcm.*{message}"):
+        read_volume(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("slope", "intercept", "dtype"),
+    [(1, 0, "i2"), (1, -1024, "i4"), (0.5, 0, "f8"), (3, 0, "i4"), (1e9, 0, "i8"), (1e15, 0, "f8")],
+)
+def test_values_are_exact_in_the_smallest_type_that_holds_them(
+    tmp_path: Path, slope: float, intercept: float, dtype: str
+) -> None:
+    def rescale(dataset: Dataset, index: int) -> None:
+        dataset.RescaleSlope, dataset.RescaleIntercept = slope, intercept
+
+    save_series(tmp_path, rescale)
+    volume = read_volume(tmp_path)
+    assert volume.array.dtype == np.dtype(dtype)
+    assert np.array_equal(volume.array, pixels().astype(np.float64) * slope + intercept)
+
+
+@pytest.mark.parametrize("is_signed", [False, True])
+def test_a_table_of_values_is_looked_up(tmp_path: Path, is_signed: bool) -> None:
+    """Modality LUT: entries from `first` on, the first and the last for all that lies beyond."""
+    first, table = (-20, [900, 40, 7, 65535]) if is_signed else (10, [900, 40, 7, 65535])
+    stored = np.array(
+        [[[first - 5, first, first + 1, first + 2, first + 3, first + 4]]],
+        "i2" if is_signed else "u2",
+    )
+
+    def look_up(dataset: Dataset) -> None:
+        item = Dataset()
+        item.add_new("LUTDescriptor", "SS" if is_signed else "US", [len(table), first, 16])
+        item.add_new("LUTData", "OW", np.array(table, "<u2").tobytes())
+        dataset.ModalityLUTSequence = [item]
+
+    write(tmp_path / "a.dcm", stored, ExplicitVRLittleEndian, 16, look_up)
+    assert read_dicom_image(tmp_path / "a.dcm").tolist() == [[900, 900, 40, 7, 65535, 65535]]
+
+
+@pytest.mark.parametrize("length", [1, 5])
+def test_a_table_of_another_length_than_it_says_is_refused(tmp_path: Path, length: int) -> None:
+    def look_up(dataset: Dataset) -> None:
+        item = Dataset()
+        item.add_new("LUTDescriptor", "US", [3, 0, 16])
+        item.add_new("LUTData", "OW", b"\1\2" * length)
+        dataset.ModalityLUTSequence = [item]
+
+    write(tmp_path / "a.dcm", some("u2", 16), ExplicitVRLittleEndian, 16, look_up)
+    with pytest.raises(InputError, match="has not the 3 entries"):
+        read_dicom_image(tmp_path / "a.dcm")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits"), [("i2", 16), ("i2", 12), ("u2", 16), ("u2", 12), ("u1", 8), ("i1", 8)]
+)
+def test_white_on_black_is_turned_over_within_its_bits(
+    tmp_path: Path, dtype: str, bits: int
+) -> None:
+    values = some(dtype, bits)
+
+    def invert(dataset: Dataset) -> None:
+        dataset.PhotometricInterpretation = "MONOCHROME1"
+
+    write(tmp_path / "a.dcm", values, ExplicitVRLittleEndian, bits, invert)
+    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if dtype[0] == "i" else (0, (1 << bits) - 1)
+    found = read_dicom_image(tmp_path / "a.dcm")
+    assert found.dtype == values.dtype
+    assert np.array_equal(found, low + high - values[0].astype(int))
+
+
+def test_white_on_black_is_turned_over_before_it_is_rescaled(tmp_path: Path) -> None:
+    values = some("u2", 12)
+
+    def invert(dataset: Dataset) -> None:
+        dataset.PhotometricInterpretation = "MONOCHROME1"
+        dataset.RescaleSlope, dataset.RescaleIntercept = "2", "-1000"
+
+    write(tmp_path / "a.dcm", values, ExplicitVRLittleEndian, 12, invert)
+    assert np.array_equal(
+        read_dicom_image(tmp_path / "a.dcm"), 2 * (4095 - values[0].astype(int)) - 1000
+    )
+
+
+def test_frames_of_float_rescaling_are_exact(tmp_path: Path) -> None:
+    def rescale(dataset: Dataset) -> None:
+        dataset.SharedFunctionalGroupsSequence[0].update(group(**rescaling(0.1, 7)))
+
+    array = save_frames(tmp_path / "a.dcm", rescale)
+    assert np.array_equal(read_volume(tmp_path / "a.dcm").array, array.astype(np.float64) * 0.1 + 7)
