@@ -5,6 +5,7 @@ It is imported before anything else, and imports nothing that takes time, so tha
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -13,10 +14,12 @@ from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
-from runtime.errors import OutOfMemory, Sam2Error
+from runtime.errors import InputError, OutOfMemory, Sam2Error
 from runtime.shortage import settle_openblas, shortage_behind
 from runtime.streams import close_streams, open_streams
 
+# A path that was given and that nothing can be called, or nothing is.
+NO_SUCH_NAME = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOENT, errno.ENOTDIR)
 SIGNALS = [
     number
     for name in ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
@@ -141,9 +144,13 @@ def _exit_code(error: BaseException, signals: Signals) -> int:
     if shortage and not isinstance(error, OutOfMemory):
         _say_error(f"out of memory: {str(shortage) or type(shortage).__name__}")
         return OutOfMemory.exit_code
-    if isinstance(error, (Sam2Error, OSError)):
+    if isinstance(error, Sam2Error):
         _say_error(str(error))
-        return getattr(error, "exit_code", Sam2Error.exit_code)
+        return error.exit_code
+    if isinstance(error, OSError):
+        is_folder_gone = error.errno == errno.ENOENT and not error.filename
+        _say_error(f"{error}{' (is this folder still there?)' * is_folder_gone}")
+        return (InputError if error.errno in NO_SUCH_NAME else Sam2Error).exit_code
     if isinstance(error, ModuleNotFoundError):
         from runtime.packages import missing
 

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, TextIO
 
 from runtime.errors import Sam2Error
 
@@ -30,17 +30,24 @@ def open_streams() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, mode)
-    if sys.stdout is None:
-        sys.stdout = os.fdopen(STDOUT, "w", encoding="utf-8", closefd=False)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+    if sys.platform == "win32":  # whose console is no file
+        return
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(ResultFile(STDOUT, "w", closefd=False)),
+        encoding=_encoding_of(sys.stdout),
+        errors="backslashreplace",
+        line_buffering=os.isatty(STDOUT),
+    )
     sys.stderr = io.TextIOWrapper(
         LossyFile(STDERR, "w", closefd=False),
-        encoding=encoding,
+        encoding=_encoding_of(sys.stderr),
         errors="backslashreplace",
         write_through=True,
     )
+
+
+def _encoding_of(stream: TextIO | None) -> str:
+    return stream.encoding if stream is not None else "utf-8"
 
 
 class LossyFile(io.FileIO):
@@ -52,37 +59,40 @@ class LossyFile(io.FileIO):
         return len(data)
 
 
+class ResultFile(io.FileIO):
+    """A file whose failure is a failure of the command, said in its own words."""
+
+    def write(self, data: Any, /) -> int:
+        """Raises Sam2Error."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            raise Sam2Error(
+                f"the result could not be written to stdout ({error.strerror}); "
+                "files that the command was asked for are whole"
+            ) from error
+
+
 def print_result(result: Any, indent: int | None = None) -> None:
     """Write a command's result to stdout as JSON that every parser takes, at once. Raises Sam2Error.
 
     What JSON has no word for is written as null (NaN and infinities); in names of files, bytes that are not UTF-8 are
     written as \\xNN.
     """
-    text = json.dumps(_sayable(result), indent=indent, allow_nan=False)
-    try:
-        print(text, flush=True)
-    except OSError as error:
-        raise Sam2Error(_lost(error)) from error
+    print(json.dumps(_sayable(result), indent=indent, allow_nan=False), flush=True)
 
 
 def close_streams(code: int) -> int:
     """Write out what stdout still holds; returns the exit code, a failure's where that is not possible."""
     try:
         sys.stdout.flush()
-    except OSError as error:
+    except (OSError, Sam2Error) as error:
         if not code:
-            print(f"error: {_lost(error)}", file=sys.stderr)
+            print(f"error: {error}", file=sys.stderr)
         # Python would try again while it ends, and complain in its own way.
         os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
         return code or Sam2Error.exit_code
     return code
-
-
-def _lost(error: OSError) -> str:
-    return (
-        f"the result could not be written to stdout ({error.strerror}); "
-        "files that the command was asked for are whole"
-    )
 
 
 def _sayable(value: Any) -> Any:
