@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
 import stat
@@ -23,6 +24,7 @@ from runtime.atomic import (
     sync_folder,
     temporary_start,
 )
+from runtime.errors import Sam2Error
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
@@ -63,7 +65,7 @@ def write_whole_folder(
             if is_replaced and target.exists():
                 _exchange(part, target)
             else:
-                part.rename(target)
+                _take_name(part, target)
         sync_folder(target.parent)
     return path
 
@@ -106,6 +108,17 @@ def _remove_abandoned(path: Path) -> None:
             with _locked(part) as is_abandoned:
                 if is_abandoned:
                     shutil.rmtree(part, ignore_errors=True)
+
+
+def _take_name(part: Path, path: Path) -> None:
+    try:
+        part.rename(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        raise Sam2Error(
+            f"{path} was not there before, and is now; it is kept: name another folder, or see who else writes there"
+        ) from error
 
 
 def _exchange(part: Path, path: Path) -> None:

@@ -156,7 +156,7 @@ def test_a_folder_that_has_appeared_meanwhile_is_not_touched(tmp_path: Path) -> 
     def look(_: Path) -> None:
         write_whole_folder(tmp_path / "x", filled("1"), check)
 
-    with pytest.raises(Sam2Error, match="could not be written"):
+    with pytest.raises(Sam2Error, match="was not there before, and is now; it is kept"):
         write_whole_folder(tmp_path / "x", filled("2"), look)
     assert check(tmp_path / "x") == "1"
     assert names(tmp_path) == ["x"]
