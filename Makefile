@@ -4,6 +4,9 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+# Which ONNX Runtime: cpu, or gpu on a CUDA machine (make bench DEVICE=gpu). There may be only one.
+DEVICE ?= cpu
+
 # Packages that a CUDA machine has already, torch among them, are used as they are: it may have no network.
 PYTHON_GPU ?= python3
 GPU_CHECK ?=
@@ -28,14 +31,14 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --editable ".[cpu]"
+	$(PIP) --editable ".[$(DEVICE)]"
 	touch $@
 
 # The official package is a test oracle: without its CUDA extension, and without torchvision, which it needs only for
 # what is not tested here.
 $(VENV)/.test: $(VENV)/.runtime
 	$(PIP) setuptools wheel
-	$(PIP) --editable ".[cpu,export,test]"
+	$(PIP) --editable ".[$(DEVICE),export,test]"
 	SAM2_BUILD_CUDA=0 $(PIP) --no-deps --no-build-isolation sam2
 	touch $@
 

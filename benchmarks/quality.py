@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     args = parser().parse_args(arguments)
+    if args.picture:
+        import_module("matplotlib")  # what is missing is told before the work, not after it
     suites = args.suite.split(",")
     if unknown := set(suites) - set(SUITES):
         raise InputError(f"no suite '{unknown.pop()}'; there are: {', '.join(SUITES)}")

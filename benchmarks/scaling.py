@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     args = parser().parse_args(arguments)
+    if args.picture:
+        import_module("matplotlib")  # what is missing is told before the work, not after it
     names = args.sweeps.split(",")
     if unknown := [name for name in names if name not in (*SWEEPS, "size")]:
         raise InputError(f"no sweep '{unknown[0]}'; there are: {', '.join(SWEEPS)}, size")

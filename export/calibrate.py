@@ -16,6 +16,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if args.folder is None:
         p.error("wanted --folder with labelled volumes")
+    import_module("scipy.optimize")  # what is missing is told before the work, not after it
     model = load(args.bundle, args.backend)
     cases = tqdm(folder_cases(args.folder), desc="calibrate", unit="object", file=sys.stderr)
     said, worth = collect(model, cases, args.measure, args.window)
