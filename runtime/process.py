@@ -20,6 +20,7 @@ from runtime.streams import close_streams, open_streams
 
 # A path that was given and that nothing can be called, or nothing is.
 NO_SUCH_NAME = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOENT, errno.ENOTDIR)
+IMPORTER = "<frozen importlib._bootstrap>"  # what Python calls the code that imports
 SIGNALS = [
     number
     for name in ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
@@ -80,9 +81,10 @@ def outcome(run: Callable[[], None], signals: Signals | None = None) -> int:
 class Signals:
     """What SIGINT, SIGTERM and SIGHUP do: each is an interrupt whose exit code is 128 and its number.
 
-    While a command works, the first one raises KeyboardInterrupt, so that unfinished files go. While libraries are
-    imported nothing has been written yet, and some turn a KeyboardInterrupt into an error of their own; and a second
-    one comes from somebody who does not want to wait. Both end the process at once; one hidden file may be left.
+    While a command works, the first one raises KeyboardInterrupt, so that unfinished files go. A second one comes from
+    somebody who does not want to wait, and ends the process at once; one hidden file may be left. So does one that
+    comes while a library is imported: some turn a KeyboardInterrupt into an error of their own, others abort, and no
+    file is half written then.
     """
 
     def __init__(self) -> None:
@@ -107,10 +109,10 @@ class Signals:
         if signal.getsignal(signal.SIGINT) == self._handle:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    def _handle(self, number: int, _: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.came is None:
             self.came = number
-            if self.is_working:
+            if self.is_working and not _is_importing(frame):
                 self.is_working = False
                 raise KeyboardInterrupt
         self._leave()
@@ -125,6 +127,15 @@ class Signals:
         with suppress(OSError):
             os.write(2, b"interrupted\n")
         os._exit(self.code)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether a module is imported somewhere below a frame."""
+    while frame is not None:
+        if frame.f_code.co_filename == IMPORTER:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _exit_code(error: BaseException, signals: Signals) -> int:

@@ -7,6 +7,7 @@ import errno
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,25 @@ def test_an_interrupt_counts_whatever_a_library_has_made_of_it(
 
     assert outcome(fail, signals) == 128 + 15
     assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_an_import_is_not_interrupted_by_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Libraries in C++ abort when one is raised while they are set up."""
+    (tmp_path / "module_that_is_interrupted.py").write_text("import builtins; builtins.interrupt()")
+    monkeypatch.syspath_prepend(tmp_path)
+    signals, left = Signals(), []
+    signals.is_working = True
+    monkeypatch.setattr(signals, "_leave", lambda: left.append(signals.code))
+    monkeypatch.setattr(
+        "builtins.interrupt", lambda: signals._handle(2, sys._getframe()), raising=False
+    )
+    import_module("module_that_is_interrupted")
+    assert left == [130]
+    signals.came = None
+    with pytest.raises(KeyboardInterrupt):
+        signals._handle(2, sys._getframe())
 
 
 @pytest.mark.parametrize(
