@@ -56,10 +56,13 @@ def beside(header: Path, name: str) -> Path:
 
 
 def listed(header: Path, names: Sequence[str]) -> list[Path]:
-    """The files of those names; VolumeError for far too many, and as beside raises it."""
+    """The files of those names; VolumeError for far too many, one twice, and as beside raises it."""
     if len(names) > MAX_FILES:
         raise VolumeError(f"{header}: found {len(names)} data files; wanted at most {MAX_FILES}")
-    return [beside(header, name) for name in names]
+    paths = [beside(header, name) for name in names]
+    if len({*paths}) < len(paths):
+        raise VolumeError(f"{header} names a data file twice; wanted each slice once")
+    return paths
 
 
 def numbered(header: Path, pattern: str, first: int, last: int, step: int) -> list[Path]:

@@ -189,7 +189,11 @@ OUTSIDE = [
     *("slice%d.raw 1 3 1", "slice%d.raw 1 1 1", "slice%d.raw 1 2 1 0", "slice%d.raw 1 2 1 9"),
     *("slice%d.raw 1 2 1 x", "LIST", "LIST\nslice1.raw", "LIST\nslice1.raw\n/dev/zero"),
     *("LIST 9\nslice1.raw\nslice2.raw", "LIST 2 2\nslice1.raw\nslice2.raw", "LIST\n../whole.raw"),
-    *("LIST\nslice1.raw\nslice2.raw\nslice1.raw", "LIST\npipe.raw\nslice1.raw"),
+    *(
+        "LIST\nslice1.raw\nslice1.raw",
+        "LIST\nslice1.raw\nslice2.raw\nslice1.raw",
+        "LIST\npipe.raw\nslice1.raw",
+    ),
 ]
 
 
