@@ -16,7 +16,7 @@ Oracle = Callable[[Path], Seen]
 
 
 def by_nibabel(path: Path) -> Seen:
-    """NIfTI read by nibabel."""
+    """NIfTI read by nibabel, whose affines are in the file's unit."""
     import nibabel
 
     image = nibabel.load(path)
@@ -24,7 +24,12 @@ def by_nibabel(path: Path) -> Seen:
     if any(length != 1 for length in array.shape[3:]):
         raise ValueError(f"shape {array.shape}")
     array = array.reshape(array.shape[:3])
-    return Seen(array.transpose(), lps_of_ras(image.affine))
+    unit_mm = NIFTI_UNITS_MM[image.header.get_xyzt_units()[0]]
+    affine = np.diag([unit_mm, unit_mm, unit_mm, 1.0]) @ image.affine
+    return Seen(array.transpose(), lps_of_ras(affine))
+
+
+NIFTI_UNITS_MM = {"unknown": 1.0, "meter": 1e3, "mm": 1.0, "micron": 1e-3}
 
 
 def by_pynrrd(path: Path) -> Seen:

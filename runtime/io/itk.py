@@ -37,17 +37,3 @@ def reason(error: RuntimeError) -> str:
     """The part of an ITK exception's text that says what went wrong, on one line."""
     text = re.split(r"ERROR:", str(error))[-1]
     return _ADDRESS.sub("", " ".join(text.split()))[:300]
-
-
-def header_reader(path: str, image_io: str) -> Any:
-    """A reader that has read the header of `path` with that ITK ImageIO; RuntimeError if it cannot.
-
-    The ImageIO is named because ITK otherwise tries all of them, and one may accept bytes that
-    only look like its format.
-    """
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO(image_io)
-    reader.SetFileName(path)
-    with quiet():
-        reader.ReadImageInformation()
-    return reader

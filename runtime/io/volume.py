@@ -87,11 +87,7 @@ class Volume:
     def to_image(self) -> Any:
         """This volume as a SimpleITK image; float16 becomes float32, which ITK can hold."""
         array = self.array.astype(np.float32) if self.array.dtype == np.float16 else self.array
-        return self.place(array.astype(array.dtype.newbyteorder("="), copy=False))
-
-    def place(self, array: NDArray[Any]) -> Any:
-        """A SimpleITK image of `array` (z, y, x), lying where this volume lies."""
-        image = sitk.GetImageFromArray(array)
+        image = sitk.GetImageFromArray(array.astype(array.dtype.newbyteorder("="), copy=False))
         image.SetSpacing(self.spacing_mm[::-1])
         image.SetOrigin(self.origin_mm)
         image.SetDirection(self.direction)

@@ -184,6 +184,7 @@ OUTSIDE = [
     *("slice%d.raw 1 3 1", "slice%d.raw 1 1 1", "slice%d.raw 1 2 1 1", "slice%d.raw one two 1"),
     *("LIST", "LIST\nslice1.raw", "LIST\nslice1.raw\n../whole.raw", "LIST\nslice1.raw\n/dev/zero"),
     *(
+        "LIST\nslice1.raw\nslice1.raw",
         "LIST\nslice1.raw\nslice2.raw\nslice1.raw",
         "LIST 3D\nslice1.raw\nslice2.raw",
         "LIST 0D\nslice1.raw",

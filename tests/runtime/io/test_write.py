@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
+from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,30 @@ def test_nibabel_finds_a_nifti_mask_in_the_same_place(
     for affine in (mask.get_sform(coded=False), mask.get_qform(coded=False)):
         assert affine == pytest.approx(expected, rel=1e-5, abs=1e-5)
     assert mask.header["sform_code"] > 0
+
+
+def orientations() -> list[np.ndarray]:
+    """All 48 ways to lay three axes along three others, and 16 oblique ones of both hands."""
+    draw = np.random.default_rng(11)
+    oblique = [np.linalg.qr(draw.normal(size=(3, 3)))[0] for _ in range(16)]
+    signs = [np.diag(three) for three in product((1, -1), repeat=3)]
+    return [np.eye(3)[list(order)] @ s for order in permutations(range(3)) for s in signs] + oblique
+
+
+def test_both_affines_of_a_nifti_mask_say_the_same_in_every_orientation(tmp_path: Path) -> None:
+    for matrix in orientations():
+        like = Volume(labels(), SPACING_MM, ORIGIN_MM, tuple(matrix.ravel().tolist()))
+        write_mask(tmp_path / "mask.nii", labels(), like)
+        mask = nib.load(tmp_path / "mask.nii")
+        expected = np.eye(4)
+        expected[:3, :3], expected[:3, 3] = matrix * SPACING_MM[::-1], ORIGIN_MM
+        expected = np.diag([-1.0, -1.0, 1.0, 1.0]) @ expected
+        for name in ("sform", "qform"):
+            affine, code = getattr(mask, f"get_{name}")(coded=True)
+            assert code == 1
+            assert affine == pytest.approx(expected, rel=1e-5, abs=2e-4)
+        again = read_volume(tmp_path / "mask.nii")
+        assert again.direction == pytest.approx(like.direction, abs=1e-6)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
