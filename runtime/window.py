@@ -30,6 +30,8 @@ AIR_HU = -900.0
 # without its air. Magnitudes of MR have no negative values, but for a few that resampling makes.
 FAT_HU, TISSUE_HU = -50.0, (-200.0, 300.0)
 MIN_NEGATIVE = 0.01  # share of the voxels
+# Between lung and fat lies next to nothing of a body, unlike of a phase, which is spread evenly.
+GAP_HU, MAX_GAP = (-200.0, -150.0), 0.05
 SAMPLES = 2**20  # voxels that are looked at in order to tell what a volume is
 
 
@@ -109,10 +111,17 @@ def looks_like_ct(volume: Volume) -> bool:
         return False
     values = _sample(volume.array)
     values = values[values != 0]  # what was masked out
-    if values.size == 0 or values.min() > FAT_HU:
+    if values.size == 0 or (lowest := values.min()) > FAT_HU:
         return False
+    inner = values[values > lowest]  # at the lowest may lie what was clipped
+    in_gap = (inner > GAP_HU[0]) & (inner < GAP_HU[1])
     is_tissue = (values > TISSUE_HU[0]) & (values < TISSUE_HU[1])
-    return bool((values < 0).mean() >= MIN_NEGATIVE and is_tissue.mean() > 0.5)
+    return bool(
+        (values < 0).mean() >= MIN_NEGATIVE
+        and is_tissue.mean() > 0.5
+        and inner.size
+        and in_gap.mean() < MAX_GAP
+    )
 
 
 def looks_unlike_ct(volume: Volume) -> bool:

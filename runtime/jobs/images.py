@@ -18,7 +18,7 @@ from runtime.io import Volume
 from runtime.io.images import Images, make_output_folder, read_images, write_label_image
 from runtime.jobs.clock import Clock
 from runtime.jobs.job import REVIEW, Job, check_preview
-from runtime.jobs.notices import about_objects, about_prompts
+from runtime.jobs.notices import about_images, about_objects, about_prompts
 from runtime.jobs.object_report import object_reports
 from runtime.jobs.report import Source, make_report
 from runtime.predictors.flow import FlowPredictor
@@ -58,6 +58,7 @@ def segment_images(job: Job) -> dict[str, Any]:
         names=tuple(found.names),
     )
     notices = [
+        *about_images(found.arrays, found.names, window),
         *about_prompts(dict(enumerate(images)), job.prompts, "image"),
         *about_objects(objects, "image"),
     ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from runtime.io import Volume
 from runtime.jobs.object_report import ObjectReport
 from runtime.prompts import Box, Prompt
-from runtime.window import CT_PRESETS, Window, looks_like_ct, looks_unlike_ct
+from runtime.window import CT_PRESETS, Window, apply_window, looks_like_ct, looks_unlike_ct
 
 log = logging.getLogger("runtime")
 
@@ -91,6 +91,21 @@ def about_window(volume: Volume, asked: Window, used: Window) -> list[Notice]:
             )
         ]
     return []
+
+
+def about_images(
+    arrays: Sequence[NDArray[Any]], names: Sequence[str], asked: Window
+) -> list[Notice]:
+    """The same of grey images (y, x), each of which has a window of its own; one warning for all of a code."""
+    merged: dict[str, Notice] = {}
+    for index, (array, name) in enumerate(zip(arrays, names, strict=True)):
+        if array.ndim != 2 or array.dtype == np.uint8:
+            continue
+        volume = replace(Volume.from_array(array[None]), source=name)
+        for notice in about_window(volume, asked, apply_window(volume, asked)[1]):
+            known = merged.setdefault(notice.code, notice)
+            merged[notice.code] = replace(known, slices=(*known.slices, index))
+    return list(merged.values())
 
 
 def about_grid(volume: Volume) -> list[Notice]:

@@ -11,6 +11,7 @@ from runtime.io import Volume
 from runtime.jobs.notices import (
     Notice,
     about_grid,
+    about_images,
     about_objects,
     about_prompts,
     about_range,
@@ -76,6 +77,7 @@ FINE = {
     "MR, dark": layers(0, 20, 60, 110, noise=5).clip(0),
     "MR with ringing below zero": layers(0, 200, 500, 1100, noise=20),
     "MR, standardised": layers(-1, 0, 1, 2, noise=0.5, dtype=np.float32),
+    "phase in degrees": RNG.uniform(-180, 180, SHAPE).astype(np.int16),
     "phase in degrees times ten": layers(-1800, -600, 600, 1800).clip(-800),
     "zeros": np.zeros(SHAPE, np.int16),
     "NaN": np.full(SHAPE, np.nan, np.float32),
@@ -98,6 +100,15 @@ def test_mr_that_is_windowed_like_ct_is_not_without_a_word() -> None:
     assert codes_of(bright, "40/400") == [], "a window of somebody's own"
     assert codes_of(FINE["CT"], "bone") == []
     assert codes_of(layers(AIR, AIR, BONE, BONE), "bone", "CT") == []
+
+
+def test_images_that_are_windowed_wrongly_are_said_in_one_warning() -> None:
+    ct, mr = CT_WITHOUT_AIR["abdomen"][0], FINE["MR"][0]
+    grey, colour = FINE["8 bits"][0], np.zeros((9, 9, 3), np.uint8)
+    asked = parse_window("auto")
+    (notice,) = about_images([mr, ct, grey, ct, colour], ["a", "b", "c", "d", "e"], asked)
+    assert (notice.code, notice.slices) == ("ct_as_mr", (1, 3))
+    assert about_images([mr, grey, colour], ["a", "c", "e"], asked) == []
 
 
 def of(voxels: list[int], confidence: list[float], prompted: int, start: int = 0) -> ObjectReport:
