@@ -4,11 +4,11 @@ import io
 import json
 import os
 import pickle
-import random
 import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from benchmarks.fuzz.mutate import damage
 from export.checkpoint_file import read_file
 from runtime.errors import CheckpointError, OutOfMemory
 
@@ -210,36 +211,22 @@ def test_any_damage_ends_in_one_kind_of_error(kind: str, tmp_path: Path) -> None
     """Where a checksum can tell, it is left right: in `pickle` and `header` what is parsed is damaged itself."""
     read = 0
     for seed in range(120):
-        draw = random.Random(seed)
+        draw = Random(seed)
         if kind == "pickle":
             data = rezipped(
                 lambda name, part, draw=draw: (
-                    damaged(part, draw) if name.endswith("data.pkl") else part
+                    damage(part, draw) if name.endswith("data.pkl") else part
                 )
             )
         elif kind == "header":
             size = int.from_bytes(SAFE[:8], "little")
-            header = damaged(SAFE[8 : 8 + size], draw)
+            header = damage(SAFE[8 : 8 + size], draw)
             data = struct.pack("<Q", len(header)) + header + SAFE[8 + size :]
         else:
-            data = damaged(SMALL if kind == "pt" else SAFE, draw)
+            data = damage(SMALL if kind == "pt" else SAFE, draw)
         try:
             read_bytes(data, tmp_path / "a.pt")
             read += 1
         except (CheckpointError, OutOfMemory) as error:
             assert "\n" not in str(error), seed
     assert read < 100
-
-
-def damaged(data: bytes, draw: random.Random) -> bytes:
-    changed = bytearray(data)
-    for _ in range(draw.randint(1, 3)):
-        at = draw.randrange(len(changed))
-        kind = draw.randrange(3)
-        if kind == 0:
-            changed[at] = draw.randrange(256)
-        elif kind == 1:
-            changed[at : at + draw.randint(1, 8)] = b""
-        else:
-            changed[at:at] = draw.randbytes(draw.randint(1, 8))
-    return bytes(changed)
