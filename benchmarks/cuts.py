@@ -13,9 +13,11 @@ from benchmarks.shapes import Rng
 
 MIN_AREA, MAX_SHARE = 50, 0.33  # of an object on its prompted slice: pixels, share of the slice
 MIN_CONTRAST = 7  # grey levels between an object and its surroundings
-ENDING_SHARE = 0.7  # of sequences whose leading object ends within them
+ENDING_SHARE = (
+    0.85  # of sequences whose leading object ends within them, where there is such an object
+)
 STRIDES, STRIDE_SHARES = (1, 2, 3), (0.7, 0.2, 0.1)
-GAP_SHARE, GAPS = 0.2, (1, 6)  # between the prompted slice and the next one
+GAP_SHARE, GAPS = 0.35, (1, 6)  # between the prompted slice and the next one
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +46,17 @@ def cut_volume(rng: Rng, source: Source, num_slices: int) -> Cut | None:
     pixels, labels = source if rng.random() < 0.5 else source[:, ::-1]
     steps = np.arange(num_slices) * int(rng.choice(STRIDES, p=STRIDE_SHARES))
     steps[1:] += int(rng.integers(*GAPS)) if rng.random() < GAP_SHARE else 0
-    last_first = len(pixels) - 1 - steps[-1]
-    ids = np.unique(labels[labels > 0])
-    if last_first < 0 or not len(ids):
+    areas = np.stack([np.bincount(label.ravel(), minlength=256)[1:] for label in labels])
+    fits = (areas >= MIN_AREA) & (areas <= MAX_SHARE * labels[0].size)
+    fits = fits[: max(len(pixels) - steps[-1], 0)]
+    ending = fits & (areas[steps[-1] :][: len(fits)] == 0)
+    if rng.random() < ENDING_SHARE and ending.any():
+        fits = ending
+    if not fits.any():
         return None
-    leader = int(rng.choice(ids))
-    areas = (labels == leader).sum((1, 2))
-    large = (areas >= MIN_AREA) & (areas <= MAX_SHARE * labels[0].size)
-    firsts = np.flatnonzero(large[: last_first + 1])
-    if rng.random() < ENDING_SHARE:
-        ending = firsts[areas[firsts + steps[-1]] == 0]
-        firsts = ending if len(ending) else firsts
-    if not len(firsts):
-        return None
-    chosen = int(rng.choice(firsts)) + steps
+    leader = int(rng.choice(np.flatnonzero(fits.any(0))))
+    chosen = int(rng.choice(np.flatnonzero(fits[:, leader]))) + steps
+    leader += 1  # labels begin with it
     if not stands_out(pixels[chosen[0]], labels[chosen[0]] == leader):
         return None
     return Cut(pixels[chosen], labels[chosen], leader)

@@ -47,8 +47,8 @@ def test_many_objects_end_within_their_sequence() -> None:
             present = (cut.labels == cut.leader).any((1, 2))
             absent.append(1 - present.mean())
             ended.append(not present[-1])
-    assert np.mean(ended) > 0.65
-    assert 0.25 < np.mean(absent) < 0.6
+    assert np.mean(ended) > 0.75
+    assert 0.3 < np.mean(absent) < 0.6
 
 
 @pytest.mark.parametrize("spans", [{}, {1: (3, 3)}])
