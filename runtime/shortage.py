@@ -38,6 +38,8 @@ PRODUCT = 128  # rows: enough for OpenBLAS to take a buffer, which it keeps
 TIGHT_BYTES = 64 << 20
 """Where memory is limited and less than this is left, whatever a library complains of is taken for a lack of it."""
 
+FEW_THREADS = 1024  # processes and threads of a user
+
 SPEAK_OF_DATA = (Sam2Error, ValueError, TypeError, LookupError)
 """Errors whose words may be the user's own; libraries do not report a lack of memory by them."""
 
@@ -70,15 +72,15 @@ def check_room(size_bytes: int, what: str) -> None:
 
 
 def settle_openblas() -> None:
-    """Give numpy's OpenBLAS what it needs, where memory is limited (`ulimit -v`): it ends the process otherwise.
+    """Give numpy's OpenBLAS what it needs, where memory or threads are limited (`ulimit -v`, `ulimit -u`).
 
-    It asks for memory when it is loaded, for each of its threads, and at the first large product.
+    It asks for memory when it is loaded, for each of its threads, and at the first large product. Where it gets none
+    it calls `exit`, and where it gets no thread it sends the process an interrupt.
     """
-    if not _is_limited():
+    if not (_is_limited() or _has_few_threads()):
         return
-    os.environ["OPENBLAS_NUM_THREADS"] = (
-        "1"  # its products are few here: back ends have threads of their own
-    )
+    # Its products are few here, and back ends have threads of their own.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     check_room(OPENBLAS_BYTES, "numpy")
     import numpy as np
 
@@ -101,6 +103,15 @@ def _is_limited() -> bool:
         return False
     limits = (resource.RLIMIT_AS, resource.RLIMIT_DATA)
     return any(resource.getrlimit(limit)[0] != resource.RLIM_INFINITY for limit in limits)
+
+
+def _has_few_threads() -> bool:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return False
+    limit = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+    return limit != resource.RLIM_INFINITY and limit < FEW_THREADS
 
 
 def _says_so(error: BaseException) -> bool:

@@ -32,11 +32,13 @@ def open_streams() -> None:
             os.open(os.devnull, mode)
     if sys.platform == "win32":  # whose console is no file
         return
+    result = os.dup(STDOUT)
+    os.dup2(STDERR, STDOUT)  # what libraries in C print there is no result
     sys.stdout = io.TextIOWrapper(
-        io.BufferedWriter(ResultFile(STDOUT, "w", closefd=False)),
+        io.BufferedWriter(ResultFile(result, "w")),
         encoding=_encoding_of(sys.stdout),
         errors="backslashreplace",
-        line_buffering=os.isatty(STDOUT),
+        line_buffering=os.isatty(result),
     )
     sys.stderr = io.TextIOWrapper(
         LossyFile(STDERR, "w", closefd=False),
@@ -90,7 +92,7 @@ def close_streams(code: int) -> int:
         if not code:
             print(f"error: {error}", file=sys.stderr)
         # Python would try again while it ends, and complain in its own way.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return code or Sam2Error.exit_code
     return code
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+from contextlib import suppress
 
 from tqdm import tqdm
 
@@ -18,5 +20,7 @@ def main(arguments: list[str]) -> None:
             "a warning with an umlaut: \u00fc, and half a letter: \udcff"
         )
     write_text(arguments[0], "whole")
+    with suppress(OSError):
+        os.write(1, b"a library prints\n")
     sys.stdout.write("a table: \u00fc\n" if "table" in arguments else "")
     print_result({"mask": arguments[0]})

@@ -100,7 +100,9 @@ class OrtBackend:
             raise Closed(graph)
         data = self._bundle.read_graph(graph)
         try:
-            session = onnxruntime.InferenceSession(data, self._options, providers=[PROVIDER])
+            session = onnxruntime.InferenceSession(
+                data, self._options, providers=[PROVIDER], enable_fallback=False
+            )
         except Exception as error:  # ONNX Runtime's own classes share no public base
             raise refusal(self._bundle, NAME, graph, error, "refuses") from error
         if session.get_providers()[0] != PROVIDER:

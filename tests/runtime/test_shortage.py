@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from runtime import shortage
 from runtime.errors import OutOfMemory
-from runtime.shortage import check_room, is_out_of_memory
+from runtime.shortage import check_room, is_out_of_memory, settle_openblas
 
 resource = pytest.importorskip("resource", reason="no limits on memory")
 ROOT = Path(__file__).parents[2]
@@ -52,3 +53,21 @@ def test_where_memory_is_tight_a_librarys_error_is_taken_for_a_lack_of_it(
     monkeypatch.setattr(shortage, "_has", lambda size_bytes: size_bytes < 64 << 20)
     assert is_out_of_memory(error)
     assert not is_out_of_memory(ValueError("no number"))
+
+
+def test_openblas_has_one_thread_where_memory_or_threads_are_few(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without a thread it would send the process an interrupt, which nobody could tell from a user's."""
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    limits = {resource.RLIMIT_NPROC: 1024}
+    monkeypatch.setattr(
+        resource, "getrlimit", lambda limit: (limits.get(limit, resource.RLIM_INFINITY),) * 2
+    )
+    settle_openblas()
+    assert "OPENBLAS_NUM_THREADS" not in os.environ
+    for limit in (resource.RLIMIT_NPROC, resource.RLIMIT_AS, resource.RLIMIT_DATA):
+        limits[limit] = 1023
+        settle_openblas()
+        assert os.environ.pop("OPENBLAS_NUM_THREADS") == "1"
+        del limits[limit]

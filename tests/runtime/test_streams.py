@@ -109,5 +109,6 @@ def test_any_encoding_will_do(variables: dict[str, str], tmp_path: Path) -> None
     assert done.returncode == 0
     _, result = done.stdout.decode(encoding).splitlines()
     assert json.loads(result) == {"mask": "there"}
-    assert "umlaut" in done.stderr.decode(encoding)
+    assert b"a library prints" in done.stderr
+    assert b"umlaut" in done.stderr or encoding == "utf-16"
     assert b"Traceback" not in done.stderr
