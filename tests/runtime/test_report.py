@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from jsonschema import ValidationError
 from PIL import Image
 
@@ -115,6 +116,22 @@ def test_warnings_are_in_the_report_and_logged(
         assert "empty_object" in codes(report)
         assert report["objects"][0]["extent"] is None
     assert "warning: object 1 was found on no slice" in caplog.text
+
+
+def test_ct_without_its_air_is_warned_of_end_to_end(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    tissue = np.where(PHANTOM.labels > 0, 60, -90) + PHANTOM.pixels // 8 - 10  # Hounsfield units
+    study = sitk.GetImageFromArray(tissue.astype(np.int16))
+    study.SetSpacing((0.7, 0.7, 12.0))
+    sitk.WriteImage(study, str(tmp_path / "ct.nii.gz"))
+    words = ["-i", str(tmp_path / "ct.nii.gz"), "-o", str(tmp_path / "m.nrrd"), "--point", "1,9,9"]
+    main(words)
+    report = read_report(capsys.readouterr().out)
+    assert {"ct_as_mr", "far_apart"} <= set(codes(report))
+    assert "--window {abdomen" in caplog.text
+    main([*words, "--window", "abdomen"])
+    assert "ct_as_mr" not in codes(read_report(capsys.readouterr().out))
 
 
 def test_the_schema_refuses_what_is_not_said_there(run: Run) -> None:
