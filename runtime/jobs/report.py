@@ -98,6 +98,7 @@ def make_report(
             "memory": job.memory.policy,
             "pick_up": job.memory.pick_up,
             "confidence": job.memory.confidence,
+            "affine": job.affine,
             "z_range": job.z_range and list(job.z_range),
             "preset": job.preset,
             "fuse": job.fuse,

@@ -241,6 +241,7 @@ def test_a_study_whose_affines_disagree_is_read_by_the_one_that_is_named(
         main(words)
     assert refused.value.exit_code == 3
     main([*words, "--affine", affine])
+    assert json.loads(capsys.readouterr().out)["options"]["affine"] == affine
     assert read_volume(mask, affine=affine).direction[0] == (-1 if affine == "qform" else 1)
     for name in ("qform", "sform"):
         ours, theirs = (

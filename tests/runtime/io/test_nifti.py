@@ -86,18 +86,17 @@ def test_the_layout_is_nibabels(version: int) -> None:
         assert kind.base.kind == theirs.fields[first][0].base.kind or name == "magic"
 
 
-@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 @pytest.mark.parametrize("dtype", DTYPES.values())
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize("version", [1, 2])
 def test_every_version_byte_order_and_type_is_read(
-    tmp_path: Path, version: int, order: str, dtype: str, suffix: str
+    tmp_path: Path, version: int, order: str, dtype: str
 ) -> None:
     header = HEADERS[version](endianness=order)
     header.set_data_dtype(dtype)
     image = IMAGES[version](voxels(dtype), affine(), header)
     image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"a" * 40))
-    path = tmp_path / f"a{suffix}"
+    path = tmp_path / ("a.nii" if order == "<" else "a.nii.gz")
     nib.save(image, path)
     volume = read_volume(path)
     assert volume.array.dtype == np.dtype(dtype)
@@ -202,8 +201,19 @@ def test_rounding_is_no_disagreement(
         assert read_volume(tmp_path / "a.nii").shape == (4, 5, 6)
 
 
-@pytest.mark.parametrize("seed", range(200))
-def test_forms_of_one_affine_always_agree(tmp_path: Path, seed: int) -> None:
+def test_forms_of_one_affine_always_agree(tmp_path: Path) -> None:
+    for seed in range(100):
+        matrix = drawn_affine(seed)
+        image = nib.Nifti1Image(np.zeros((400, 1, 30), np.uint8), None)
+        image.set_sform(matrix, 1)
+        image.set_qform(matrix, 1)
+        nib.save(image, tmp_path / "a.nii")
+        theirs = nib.load(tmp_path / "a.nii")
+        assert affine_ras(read_volume(tmp_path / "a.nii")) == pytest.approx(theirs.affine, abs=1e-5)
+
+
+def drawn_affine(seed: int) -> np.ndarray:
+    """Any turn, size, mirror and place."""
     # Half of them turn by nearly 180 degrees, where a quaternion's unwritten number is all rounding.
     draw = np.random.default_rng(seed)
     axis = draw.normal(size=3)
@@ -214,12 +224,7 @@ def test_forms_of_one_affine_always_agree(tmp_path: Path, seed: int) -> None:
     matrix[:3, :3] = np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
     matrix[:3, :3] *= draw.uniform(0.2, 6, 3) * draw.choice([-1, 1], 3)
     matrix[:3, 3] = draw.uniform(-1000, 1000, 3)
-    image = nib.Nifti1Image(np.zeros((400, 1, 300), np.uint8), None)
-    image.set_sform(matrix, 1)
-    image.set_qform(matrix, 1)
-    nib.save(image, tmp_path / "a.nii")
-    theirs = nib.load(tmp_path / "a.nii")
-    assert affine_ras(read_volume(tmp_path / "a.nii")) == pytest.approx(theirs.affine, abs=1e-5)
+    return matrix
 
 
 @pytest.mark.parametrize(
@@ -339,7 +344,7 @@ def test_a_nifti_2_promise_that_cannot_be_kept_is_refused(
 
 def test_a_bomb_is_never_inflated(tmp_path: Path) -> None:
     header = saved(tmp_path).read_bytes()
-    (tmp_path / "b.nii.gz").write_bytes(gzip.compress(header + bytes(50 << 20), 9))
+    (tmp_path / "b.nii.gz").write_bytes(gzip.compress(header + bytes(8 << 20), 9))
     with pytest.raises(VolumeError, match="holds more"):
         read_volume(tmp_path / "b.nii.gz")
 

