@@ -15,6 +15,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 from runtime.errors import InputError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+MAX_PIXELS = 1 << 26
+"""Of an image, 8192 x 8192: decoding one takes up to 15 bytes a pixel."""
 
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 _GREY = ("1", "L", "LA", "La")
@@ -29,14 +31,14 @@ def read_picture(path: Path) -> NDArray[Any]:
 
     Whatever name it has, it is read as what it begins as. Checksums that its format has are checked.
 
-    Raises InputError for files that are damaged, too large (Pillow's limit) or hold several images.
+    Raises InputError for files that are damaged, too large (MAX_PIXELS, or Pillow's own limit) or hold several images.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about tags that do not matter
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with path.open("rb") as stream:
-                _check_sums(stream)
+                _check_sums(stream, path)
                 with Image.open(stream, formats=_FORMATS) as image:
                     return _decode(image, path)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -58,9 +60,14 @@ def _decode(image: Image.Image, path: Path) -> NDArray[Any]:
     return np.asarray(image if image.mode == mode else image.convert(mode))
 
 
-def _check_sums(stream: BinaryIO) -> None:
+def _check_sums(stream: BinaryIO, path: Path) -> None:
     """Raise what Pillow or zlib raises where a checksum is wrong; Pillow stops reading once it has all pixels."""
     with Image.open(stream, formats=_FORMATS) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise InputError(
+                f"{path} is too large an image: {image.width} x {image.height} pixels (x, y), more than {MAX_PIXELS}; "
+                "make it smaller"
+            )
         if image.format == "PNG":
             image.verify()
         elif isinstance(image, TiffImageFile) and image.tag_v2.get(_COMPRESSION) in _DEFLATE:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # How numbers may be said to be written: as what they are, as nothing (implicit) or as unknown.
 _DECIMAL, _SHORT = ("DS", "IS", "UN", None), ("US", "UN", None)
+# How an item of a sequence begins, in both orders of bytes.
+_ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
 # Decimal String and Integer String, PS3.5 table 6.2-1.
 _NUMBER = re.compile(r" *[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)? *\Z", re.ASCII)
 
@@ -47,8 +49,15 @@ def whole(dataset: Dataset, tag: int, where: object) -> int:
     return int.from_bytes(value, "little" if getattr(raw, "is_little_endian", True) else "big")
 
 
-def items(dataset: Dataset, tag: int) -> Sequence[Dataset]:
-    """The items of a sequence, () where there is none. Raises whatever pydicom does where it is damaged."""
+def items(dataset: Dataset, tag: int, most: int = 1000) -> Sequence[Dataset]:
+    """The items of a sequence, [] where there is none.
+
+    Raises ValueError where it holds more than `most` items, nested ones included, and whatever pydicom raises where
+    it is damaged.
+    """
+    raw = getattr(dataset.get_item(tag), "value", None) if tag in dataset else None
+    if isinstance(raw, bytes) and max(map(raw.count, _ITEMS)) > most:
+        raise ValueError(f"({shown(tag)}) holds more than {most} items")
     found: Any = dataset[tag].value if tag in dataset else ()
     return [] if isinstance(found, bytes | str) or found is None else list(found)
 

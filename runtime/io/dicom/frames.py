@@ -43,6 +43,8 @@ _GROUP_OF = {
 }
 _COUNTS = {POSITION: 3, ORIENTATION: 6, PIXEL_SPACING: 2, THICKNESS: 1, SLOPE: 1, INTERCEPT: 1}
 _WORDS = {POSITION: "position", ORIENTATION: "orientation", PIXEL_SPACING: "pixel spacing"}
+# Sequences within the groups of a frame, more than any writer writes.
+_ITEMS_PER_FRAME = 100
 _NUCLEAR = "1.2.840.10008.5.1.4.1.1.20"
 
 
@@ -121,7 +123,7 @@ class _Groups:
     def __init__(self, header: Header, count: int) -> None:
         self._header = header
         self._shared = items(header.dataset, SHARED_GROUPS)
-        self._frames = items(header.dataset, FRAME_GROUPS)
+        self._frames = items(header.dataset, FRAME_GROUPS, _ITEMS_PER_FRAME * (count + 10))
         if self._frames and len(self._frames) != count:
             raise SeriesError(
                 f"{header.path} has {count} frames and functional groups of {len(self._frames)}; it is damaged"

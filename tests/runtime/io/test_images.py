@@ -452,3 +452,14 @@ def test_a_label_image_that_reads_back_otherwise_gets_no_name(
     with pytest.raises(Sam2Error, match=r"a\.png reads back otherwise than written"):
         write_label_image(tmp_path, "a", GREY)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_image_of_too_many_pixels_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(GREY).save(tmp_path / "a.png")
+    monkeypatch.setattr("runtime.io.picture.MAX_PIXELS", GREY.size - 1)
+    with pytest.raises(
+        InputError, match=r"a\.png is too large an image: 17 x 12 .*make it smaller"
+    ):
+        read_images(tmp_path)
