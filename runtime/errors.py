@@ -18,8 +18,7 @@
     └── OutOfMemory              6   the work does not fit
 
 Usage errors are argparse's own (2), and an interrupt is 130, by SIGTERM 143, by SIGHUP 129 (`runtime.process`). A
-result that stdout does not take is a failure (1). Messages say what was found, what was
-wanted and how to mend it.
+result that stdout does not take is a failure (1). Messages say what was found, what was wanted and how to mend it.
 """
 
 from __future__ import annotations
