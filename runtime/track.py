@@ -101,18 +101,16 @@ def track_step(
         held = [*arena.tensors, *features.tensors]
         decoded = model.place.replayed(batch, held, lambda: _step(model, arena, features, batch))
         fetched = model.place.fetch(decoded)
+        results = [_segmented(f, confidence, read) for f, read in zip(fetched, reads, strict=True)]
     except BaseException:
         for row, room in zip(rows, rooms, strict=True):
             row.bank.give_up(room)
         raise
-    results = []
-    for row, read, room, found in zip(rows, reads, rooms, fetched, strict=True):
-        segmented = _segmented(found, confidence, read)
+    for row, room, segmented in zip(rows, rooms, results, strict=True):
         if segmented.is_finite:
             row.bank.keep(row.frame, room, segmented.confidence, segmented.object_score)
         else:
             row.bank.give_up(room)
-        results.append(segmented)
     return results
 
 

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from kernels.slot_similarity import slot_similarity
 from runtime.errors import InputError, PromptError
-from runtime.features import Cache
 from runtime.memory import MemoryRules
 from runtime.model import Model
 from runtime.predictors.image import check_image
 from runtime.predictors.prompted import check_prompts
+from runtime.predictors.runs import Run, Runs
 from runtime.predictors.tracked_object import Plan
 from runtime.predictors.tracker import FORWARD, Tracker
 from runtime.prompts import Prompt, check_kind, is_whole, shown
@@ -55,7 +55,7 @@ class FlowPredictor:
         self._rules = memory or MemoryRules()
         self._rules.limits(model.numbers)
         self._tracker: Tracker | None = None
-        self._features: Cache | None = None
+        self._runs = Runs()
         self._shapes: tuple[tuple[int, int], ...] = ()
 
     def set_images(self, images: Sequence[NDArray[np.uint8]]) -> None:
@@ -75,11 +75,11 @@ class FlowPredictor:
                     "kind: convert the set to grey, or repeat the grey ones over three channels"
                 )
         shapes = self._shapes = tuple(image.shape[:2] for image in taken)
-        self._features = self._model.features(lambda index: taken[index], self._max_feature_bytes)
+        features = self._model.features(lambda index: taken[index], self._max_feature_bytes)
         self._tracker = Tracker(
             self._model,
             self._rules,
-            self._features,
+            features,
             shapes.__getitem__,  # of this set, whatever is set while a stream goes on
             len(taken),
             is_ordered=False,
@@ -99,7 +99,7 @@ class FlowPredictor:
         return tracker.add(prompts, object_id)
 
     def undo(self) -> None:
-        """Take back the last `add` or `reset`. Raises PromptError if there is none."""
+        """Take back the last `add` or `reset`; what it means, and errors, as for volumes."""
         self._need_images().undo()
 
     def reset(self, object_id: int | None = None) -> None:
@@ -107,9 +107,8 @@ class FlowPredictor:
         self._need_images().reset(object_id)
 
     def cancel(self) -> None:
-        """Stop the running `stream` or `propagate` after the current image; may be called from another thread."""
-        if self._tracker is not None:
-            self._tracker.cancelled.set()
+        """End whatever `stream` or `propagate` is under way, after the current image; rules as for volumes."""
+        self._runs.cancel()
 
     def num_results(self) -> int:
         """How many masks `stream` will give, for progress bars."""
@@ -125,39 +124,48 @@ class FlowPredictor:
         Raises PromptError without prompts, InputError for an unknown order.
         """
         tracker = self._need_images()
-        if order not in ORDERS:
-            raise InputError(f"no order '{order}'; there are: {', '.join(ORDERS)}")
-        if not tracker.objects:
-            raise PromptError("no prompt yet; call add first")
-        plans: dict[int, Plan] = {}
-        for object_id, known in tracker.objects.items():
-            others = [i for i in range(len(self._shapes)) if i not in known.prompted]
-            if order == "similar":
-                others = self._by_similarity(others, sorted(known.prompted))
-            plans[object_id] = {FORWARD: others}
-        yield from tracker.run(plans)
+        _check(tracker, order)  # says at once what does not fit
+        return self._stream(tracker, self._runs.make(), order)
 
     def propagate(self, order: Order = "given") -> Result:
         """Segment every object on all images; arguments and errors as for `stream`."""
-        tracker = self._need_images()
+        tracker, run, shapes = self._need_images(), self._runs.make(), self._shapes
         slices: dict[int, dict[int, SliceMask]] = {object_id: {} for object_id in tracker.objects}
-        for slice_mask in self.stream(order):
+        for slice_mask in self._stream(tracker, run, order):
             slices[slice_mask.object_id][slice_mask.slice] = slice_mask
-        return Result(self._shapes, slices, not tracker.cancelled.is_set(), is_ordered=False)
+        return Result(shapes, slices, run.is_complete, is_ordered=False)
 
-    def _by_similarity(self, others: list[int], prompted: list[int]) -> list[int]:
+    def _stream(self, tracker: Tracker, run: Run, order: Order) -> Iterator[SliceMask]:
+        _check(tracker, order)
+        plans: dict[int, Plan] = {}
+        for object_id, known in tracker.objects.items():
+            others = [i for i in range(tracker.num_slices) if i not in known.prompted]
+            if order == "similar":
+                others = self._by_similarity(tracker, run, others, sorted(known.prompted))
+            plans[object_id] = {FORWARD: others}
+        yield from tracker.run(run, plans)
+
+    def _by_similarity(
+        self, tracker: Tracker, run: Run, others: list[int], prompted: list[int]
+    ) -> list[int]:
         """Numbers of images, those most alike to any prompted image first, equals in the order given."""
-        known = np.stack([self._embedding(i) for i in prompted])
-        best = {
-            i: slot_similarity(known, range(len(known)), self._embedding(i)).max() for i in others
-        }
+        get = self._model.place.get
+        known = np.stack([get(tracker.embedding(i)) for i in prompted])
+        best = {}
+        for i in others:
+            if run.is_cancelled:
+                return []
+            best[i] = slot_similarity(known, range(len(known)), get(tracker.embedding(i))).max()
         return sorted(others, key=lambda i: -best[i])
-
-    def _embedding(self, index: int) -> NDArray[np.generic]:
-        assert self._features is not None
-        return self._model.place.get(self._features[index].vision_features[0])
 
     def _need_images(self) -> Tracker:
         if self._tracker is None:
             raise PromptError("no images yet; call set_images first")
         return self._tracker
+
+
+def _check(tracker: Tracker, order: Order) -> None:
+    if order not in ORDERS:
+        raise InputError(f"no order '{order}'; there are: {', '.join(ORDERS)}")
+    if not tracker.objects:
+        raise PromptError("no prompt yet; call add first")

@@ -1,9 +1,10 @@
-"""One object as it is followed: its prompts, its templates, and a chain in each direction."""
+"""One object as it is followed: its prompts, its templates, a chain in each direction, and how to go back."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 from runtime.memory import MemoryBank, Templates
 from runtime.predictors.prompted import PromptedSlice
@@ -12,13 +13,67 @@ from runtime.track import Segmented
 Plan = Mapping[int, Sequence[int]]
 """Direction to the slices to visit, in order."""
 
+Prompted = Mapping[int, PromptedSlice]
+"""Slice to its prompts and result; never changed, but replaced by another one."""
 
-@dataclass(slots=True)
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What tracking found on a slice, and the prompted slices that it read for it."""
+
+    segmented: Segmented
+    prompted: Prompted
+
+
+@dataclass(slots=True, eq=False)
 class Chain:
-    """An object on its way in one direction: its memory, and the slices it has been through, in order."""
+    """An object on its way in one direction.
 
-    bank: MemoryBank
-    done: list[int] = field(default_factory=list)
+    Attributes:
+        direction: +1 or -1; +1 for images of a set.
+        bank: its memory; None while it has none.
+        steps: by slice, in the order in which they were made.
+        num_remembered: steps that the memory has been through; those behind have to be made again before it goes on.
+    """
+
+    direction: int
+    bank: MemoryBank | None = None
+    steps: dict[int, Step] = field(default_factory=dict)
+    num_remembered: int = 0
+
+    @property
+    def behind(self) -> list[int]:
+        """Slices of the steps that the memory has not been through."""
+        return list(self.steps)[self.num_remembered :]
+
+    def close(self) -> None:
+        """Give the memory back; steps stay."""
+        if self.bank is not None:
+            self.bank.close()
+        self.lose_memory()
+
+    def lose_memory(self) -> None:
+        """Be without memory, whatever has become of it; steps stay."""
+        self.bank, self.num_remembered = None, 0
+
+
+Way = tuple[int, Chain, list[int]]
+"""An object's id, one of its chains, and the slices to which that is still to come."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What undo goes back to: prompts, and what runs had found by then.
+
+    Attributes:
+        prompted: slice to its prompts and result.
+        read: as in `TrackedObject`.
+        chains: each with the steps that it had made.
+    """
+
+    prompted: Prompted
+    read: Prompted
+    chains: tuple[tuple[Chain, dict[int, Step]], ...]
 
 
 @dataclass(slots=True)
@@ -26,41 +81,76 @@ class TrackedObject:
     """What is known about one object.
 
     Attributes:
-        prompted: slice to its prompts and result.
         templates: memories of prompted slices, and `memorised`, which results they were made of.
-        tracked: slice to what the chains have found.
+        prompted: slice to its prompts and result.
+        read: the prompted slices that the chains' memories agree with: their own memories of these are dropped.
         chains: by direction.
-        based_on: the prompted slices that everything in `tracked` rests on; None if they changed on the way.
     """
 
     templates: Templates
-    prompted: dict[int, PromptedSlice] = field(default_factory=dict)
     memorised: dict[int, PromptedSlice] = field(default_factory=dict)
-    tracked: dict[int, Segmented] = field(default_factory=dict)
+    prompted: Prompted = field(default_factory=dict)
+    read: Prompted = field(default_factory=dict)
     chains: dict[int, Chain] = field(default_factory=dict)
-    based_on: dict[int, PromptedSlice] | None = None
 
-    @property
-    def is_stale(self) -> bool:
-        """Whether chains have set out from other prompts than there are now."""
-        return bool(self.chains) and self.based_on != self.prompted
+    def step(self, index: int) -> tuple[Chain, Step] | None:
+        """What tracking found on a slice, and on which way, if it came there."""
+        steps = ((chain, chain.steps.get(index)) for chain in self.chains.values())
+        return next(((chain, step) for chain, step in steps if step), None)
 
-    def went_elsewhere(self, plan: Plan) -> bool:
-        """Whether a chain has visited slices in another order than planned."""
-        return any(
-            done != frame
+    def can_go_on(self, plan: Plan) -> bool:
+        """Whether what the chains have found is what this plan would find, as far as it goes."""
+        return all(
+            all(step.prompted == self.prompted for step in chain.steps.values())
+            and all(a == b for a, b in zip(chain.steps, plan.get(way, ()), strict=False))
             for way, chain in self.chains.items()
-            for done, frame in zip(chain.done, plan.get(way, ()), strict=False)
         )
 
-    def start_anew(self) -> None:
-        """Give back what the chains hold; prompted slices stay memorised."""
+    def agree(self) -> None:
+        """Let the chains' memories agree with the prompts: a slice is remembered as prompted or as tracked."""
+        if self.read == self.prompted:
+            return
+        self.read = self.prompted
         for chain in self.chains.values():
-            chain.bank.close()
-        self.chains, self.tracked, self.based_on = {}, {}, None
+            for index in self.prompted:
+                if chain.bank is not None:
+                    chain.bank.drop(index)
+
+    def start_anew(self) -> None:
+        """Forget what the chains hold and found; prompted slices stay memorised."""
+        for chain in self.chains.values():
+            chain.close()
+        self.chains = {}
 
     def forget(self) -> None:
         """Give back everything."""
         self.start_anew()
         self.templates.clear()
         self.memorised = {}
+
+    def state(self) -> State:
+        """What there is now, to go back to."""
+        chains = tuple((chain, dict(chain.steps)) for chain in self.chains.values())
+        return State(self.prompted, self.read, chains)
+
+    def go_back(self, state: State) -> None:
+        """Be as one was. Chains that have not moved since go on; those that have keep what they had found by then.
+
+        A chain that has moved has read what is taken back, and its memory with it.
+        """
+        has_moved = self.read != state.read or [*self.chains.values()] != [
+            c for c, _ in state.chains
+        ]
+        if has_moved:
+            self.start_anew()
+            self.chains = {
+                chain.direction: Chain(chain.direction, steps=steps)
+                for chain, steps in state.chains
+            }
+        self.prompted, self.read = state.prompted, state.read
+
+
+def in_turn(ways: Sequence[Way]) -> list[int]:
+    """Slices in the order in which chains that advance together come to them, each once."""
+    rounds = zip_longest(*(frames for *_, frames in ways))
+    return list(dict.fromkeys(i for frames in rounds for i in frames if i is not None))

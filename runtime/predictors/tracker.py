@@ -3,22 +3,35 @@
 A chain keeps its memory between runs, so that a run goes on where the one before stopped: after a cancel, over a
 wider range, or for other objects only. Once an object's prompts change, all of its chains begin anew, since every
 step reads every prompted slice.
+
+Undo goes back to what there was, masks of runs included: everything that followed, on the same object, is as if it had
+not been. A correction sees what was seen when its slice was found: that mask, and the memory of that step.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import zip_longest
+from contextlib import contextmanager
+from itertools import takewhile
 
 from runtime.backends import Buffer
 from runtime.errors import InputError, PromptError
 from runtime.features import Cache
 from runtime.memory import MemoryBank, MemoryRules, Templates
 from runtime.model import Model
-from runtime.predictors.prompted import PromptedSlice, Tracked, prompt_slice
-from runtime.predictors.tracked_object import Chain, Plan, TrackedObject
-from runtime.prompts import Prompt, check_object_id
+from runtime.predictors.prompted import Tracked, prompt_slice
+from runtime.predictors.runs import Run
+from runtime.predictors.tracked_object import (
+    Chain,
+    Plan,
+    Prompted,
+    State,
+    Step,
+    TrackedObject,
+    Way,
+    in_turn,
+)
+from runtime.prompts import Prompt, check_object_id, is_whole, shown
 from runtime.result import SliceMask
 from runtime.track import Row, Segmented, memorise_prompted, memorise_tracked, track_step
 
@@ -48,117 +61,140 @@ class Tracker:
         is_ordered: bool = True,
     ) -> None:
         self._model, self._rules, self._features = model, rules, features
-        self._shape_of, self._num_slices, self._is_ordered = shape_of, num_slices, is_ordered
+        self._shape_of, self.num_slices, self._is_ordered = shape_of, num_slices, is_ordered
         self._arena = model.arena()
         self._confidence = model.confidence(rules.confidence)
-        self._past: list[dict[int, dict[int, PromptedSlice]]] = []
-        self._run = 0
+        self._past: list[dict[int, State | None]] = []
+        self._run: Run | None = None
         self.objects: dict[int, TrackedObject] = {}
-        self.cancelled = threading.Event()
+
+    def embedding(self, index: int) -> Buffer:
+        """What a slice looks like to the network: features (C, G, G)."""
+        embedding: Buffer = self._features[index].vision_features[0]
+        return embedding
 
     def add(self, prompts: Sequence[Prompt], object_id: int) -> SliceMask:
         """Prompt one object on one slice; prompts have been checked against the slices. Raises PromptError."""
         check_object_id(object_id)
         object_id, index = int(object_id), int(prompts[0].slice)
-        known = self.objects.get(object_id) or TrackedObject(Templates(self._arena, self._rules))
-        prompted = prompt_slice(
-            self._model,
-            lambda: self._features[index],
-            self._shape_of(index),
-            prompts,
-            known.prompted.get(index),
-            self._tracked(known, index),
-            self._confidence,
-        )
-        self._remember_state()
+        known = self.objects.get(object_id) or self._new_object()
+        with self._sound_memory():
+            prompted = prompt_slice(
+                self._model,
+                lambda: self._features[index],
+                self._shape_of(index),
+                prompts,
+                known.prompted.get(index),
+                self._tracked(known, index),
+                self._confidence,
+            )
+        self._past.append({object_id: known.state() if object_id in self.objects else None})
         self.objects[object_id] = known
         known.prompted = {**known.prompted, index: prompted}
         return self._slice_mask(object_id, index, prompted.segmented)
 
     def undo(self) -> None:
-        """Take back the last `add` or `reset`. Raises PromptError if there is none."""
+        """Be as before the last `add` or `reset`: its object's prompts, and what runs had found for it by then.
+
+        Raises PromptError if there is none.
+        """
         if not self._past:
             raise PromptError("nothing to undo: no prompt has been added")
-        before = self._past.pop()
-        for object_id in [i for i in self.objects if i not in before]:
-            self.objects.pop(object_id).forget()
-        for object_id, prompted in before.items():
-            known = self.objects.setdefault(
-                object_id, TrackedObject(Templates(self._arena, self._rules))
-            )
-            known.prompted = prompted
+        for object_id, before in self._past.pop().items():
+            if before is not None:
+                self.objects.setdefault(object_id, self._new_object()).go_back(before)
+            elif new := self.objects.pop(object_id, None):
+                new.forget()
 
     def reset(self, object_id: int | None) -> None:
         """Forget one object, or all. Raises PromptError for one that is not there."""
-        if object_id is not None and object_id not in self.objects:
-            raise PromptError(f"no object {object_id}; there are: {sorted(self.objects)}")
-        self._remember_state()
-        for chosen in list(self.objects) if object_id is None else [object_id]:
-            self.objects.pop(chosen).forget()
+        if object_id is not None and (not is_whole(object_id) or object_id not in self.objects):
+            raise PromptError(f"no object {shown(object_id)}; there are: {sorted(self.objects)}")
+        chosen = list(self.objects) if object_id is None else [int(object_id)]
+        self._past.append({i: self.objects[i].state() for i in chosen})
+        for i in chosen:
+            self.objects.pop(i).forget()
 
-    def run(self, plans: Mapping[int, Plan]) -> Iterator[SliceMask]:
+    def run(self, run: Run, plans: Mapping[int, Plan]) -> Iterator[SliceMask]:
         """Masks of each object's prompted slices, then of what is known along its plan, then new ones as they come.
 
         Prompts that are added meanwhile are read from the next step on; what was found before them is found again
-        in the next run.
+        in the next run. Once a prompt that a step has read is taken back, its object gets no more masks in this run.
         """
-        self._run += 1
-        run = self._run
-        planned = {i: (self.objects[i], self.objects[i].prompted) for i in plans}
-        self.cancelled.clear()
+        if run.is_cancelled:
+            return
+        self._run = run
+        to_come = [each for i, plan in plans.items() for each in self._set_out(i, plan)]
+        behind = [(i, c, c.behind) for i, c, frames in to_come if not c.steps.keys() >= {*frames}]
+        for _ in self._advance(behind, run):
+            pass
+        if self._is_over(run):
+            return
         for object_id in plans:
-            if (known := self.objects.get(object_id)) is None:
-                continue
-            if known.is_stale or known.went_elsewhere(plans[object_id]):
-                known.start_anew()
-            self._memorise(known)
-            for index, prompted in sorted(known.prompted.items()):
+            known = self.objects.get(object_id)
+            for index, prompted in sorted(known.prompted.items()) if known else ():
                 yield self._slice_mask(object_id, index, prompted.segmented)
-                self._check_latest(run)
-        to_come = []
-        for object_id, plan in plans.items():
-            known, prompts = planned[object_id]
-            if self.objects.get(object_id) is not known:
-                continue  # reset, perhaps prompted anew, since the plan was made
-            for direction, frames in plan.items():
-                chain = known.chains.get(direction) or self._set_out(known, direction, prompts)
-                done = set(chain.done)
-                for index in frames:
-                    if index in done and index in known.tracked:
-                        yield self._slice_mask(object_id, index, known.tracked[index])
-                        self._check_latest(run)
-                to_come.append((object_id, chain, [f for f in frames if f not in done]))
-        yield from self._follow(to_come, run)
+                if self._is_over(run):
+                    return
+        for object_id, chain, frames in to_come:
+            steps = dict(chain.steps) if self._is_followed(object_id, chain) else {}
+            for index in [frame for frame in frames if frame in steps]:
+                yield self._slice_mask(object_id, index, steps[index].segmented)
+                if self._is_over(run):
+                    return
+            frames[:] = [frame for frame in frames if frame not in steps]
+        for masks in self._advance(to_come, run):
+            yield from masks
+        run.is_complete = not (run.has_gaps or any(frames for *_, frames in to_come))
 
-    def _follow(self, to_come: list[tuple[int, Chain, list[int]]], run: int) -> Iterator[SliceMask]:
-        active = [each for each in to_come if each[2]]
-        self._features.expect(_in_turn([frames for *_, frames in active]))
+    def _set_out(self, object_id: int, plan: Plan) -> list[Way]:
+        """An object's chains and what is planned for them; those that cannot go on begin anew."""
+        known = self.objects[object_id]
+        if not known.can_go_on(plan):
+            known.start_anew()
+        known.agree()
+        for direction in plan:
+            chain = known.chains.setdefault(direction, Chain(direction))
+            chain.bank = chain.bank or self._bank(known, direction)
+        return [(object_id, known.chains[way], list(frames)) for way, frames in plan.items()]
+
+    def _is_followed(self, object_id: int, chain: Chain) -> bool:
+        """Whether a chain is still its object's: that was not reset, nor what the chain has read taken back."""
+        known = self.objects.get(object_id)
+        return known is not None and known.chains.get(chain.direction) is chain
+
+    def _advance(self, ways: list[Way], run: Run) -> Iterator[list[SliceMask]]:
+        """Steps of chains side by side, each to its last slice, or until the run is over."""
+        active = [each for each in ways if each[2]]
+        self._features.expect(in_turn(active))
         while active:
             for start in range(0, len(active), MAX_ROWS):
-                if self.cancelled.is_set():
+                if self._is_over(run):
                     return
-                self._check_latest(run)
-                yield from self._step(active[start : start + MAX_ROWS])
+                with self._sound_memory():
+                    masks = self._step(active[start : start + MAX_ROWS], run)
+                yield masks
             active = [each for each in active if each[2]]
 
-    def _check_latest(self, run: int) -> None:
-        if run != self._run:
+    def _is_over(self, run: Run) -> bool:
+        """Whether a run was cancelled. Raises InputError if another one has begun since."""
+        if run.is_cancelled:
+            return True
+        if run is not self._run:
             raise InputError("another run of this predictor has begun; this one is over")
+        return False
 
-    def _step(self, chains: list[tuple[int, Chain, list[int]]]) -> list[SliceMask]:
+    def _step(self, ways: list[Way], run: Run) -> list[SliceMask]:
         """The next slice of each chain."""
         masks, batch = [], []
-        for object_id, chain, frames in chains:
-            known = self.objects.get(object_id)
-            if known is None or known.chains.get(chain.bank.direction) is not chain:
-                frames.clear()  # the object was reset meanwhile
+        for object_id, chain, frames in ways:
+            if not self._is_followed(object_id, chain) or chain.bank is None:
+                run.has_gaps = True
+                frames.clear()
                 continue
-            self._memorise(known)
-            way = (frames[0] - min(known.prompted)) * chain.bank.direction
-            if self._is_ordered and way < 0:
-                frames.clear()  # its first prompt was taken back meanwhile
-                continue
-            frame = frames.pop(0)
+            known, frame = self.objects[object_id], frames[0]
+            self._memorise(known, known.prompted)
+            known.agree()
             if prompted := known.prompted.get(frame):  # since this run began
                 masks.append(self._slice_mask(object_id, frame, prompted.segmented))
             else:
@@ -167,25 +203,40 @@ class Tracker:
             rows = [row for *_, row in batch]
             found = track_step(self._model, self._arena, self._features, rows, self._confidence)
             for (object_id, known, chain, row), segmented in zip(batch, found, strict=True):
-                known.tracked[row.frame] = segmented
-                chain.done.append(row.frame)
+                chain.steps[row.frame] = Step(segmented, known.prompted)
+                chain.num_remembered += 1
                 masks.append(self._slice_mask(object_id, row.frame, segmented))
+        for *_, frames in ways:
+            del frames[:1]
         return masks
 
-    def _set_out(
-        self, known: TrackedObject, direction: int, planned: dict[int, PromptedSlice]
-    ) -> Chain:
-        if not known.chains:
-            known.based_on = planned if known.memorised == planned else None
-        chain = known.chains[direction] = Chain(self._bank(known, direction))
-        return chain
+    @contextmanager
+    def _sound_memory(self) -> Iterator[None]:
+        """Begin with empty memory after an interrupt, which may come anywhere: between a slot and its record too.
+
+        Errors are cleaned up where they happen, and what has been found stays in either case.
+        """
+        try:
+            yield
+        except Exception:
+            raise
+        except BaseException:
+            self._arena = self._model.arena()
+            for known in self.objects.values():
+                known.templates, known.memorised = Templates(self._arena, self._rules), {}
+                for chain in known.chains.values():
+                    chain.lose_memory()
+            raise
+
+    def _new_object(self) -> TrackedObject:
+        return TrackedObject(Templates(self._arena, self._rules))
 
     def _bank(self, known: TrackedObject, direction: int) -> MemoryBank:
         return MemoryBank(
             self._arena,
             known.templates,
             direction,
-            self._num_slices,
+            self.num_slices,
             self._model.numbers,
             self._rules,
             self._is_ordered,
@@ -193,28 +244,29 @@ class Tracker:
 
     def _tracked(self, known: TrackedObject, index: int) -> Tracked | None:
         """What tracking found on a slice, if it came there."""
-        found = known.tracked.get(index)
+        found = known.step(index)
         if found is None:
             return None
-        chain = next(chain for chain in known.chains.values() if index in chain.done)
-        return Tracked(found, lambda: self._condition_again(known, chain, index))
+        return Tracked(found[1].segmented, lambda: self._condition_again(known, found[0], index))
 
     def _condition_again(self, known: TrackedObject, chain: Chain, index: int) -> Buffer:
-        """Condition a slice on the tracked slices its step read and on all that are prompted by now.
+        """Condition a slice on what its step read: the slices that were prompted by then, and tracked ones.
 
         Memories are not kept for all slices, so these are made anew.
         """
-        bank = self._bank(known, chain.bank.direction)
+        step = chain.steps[index]
+        self._memorise(known, step.prompted)
+        bank = self._bank(known, chain.direction)
         try:
-            in_memory = set(known.tracked[index].memory_frames)
-            before = chain.done[: chain.done.index(index)]
-            before = [frame for frame in before if frame not in known.memorised]
+            in_memory = set(step.segmented.memory_frames)
+            before = list(takewhile(lambda frame: frame != index, chain.steps))
+            before = [frame for frame in before if frame not in step.prompted]
             if self._rules.row.is_recency:
                 before = before[-(self._model.numbers.max_obj_ptrs - 1) :]
             else:
                 before = [frame for frame in before if frame in in_memory]
             for frame in before:
-                features, found = self._features[frame], known.tracked[frame]
+                features, found = self._features[frame], chain.steps[frame].segmented
                 memory = None
                 if frame in in_memory:
                     memory = memorise_tracked(self._model, features, found)
@@ -225,34 +277,19 @@ class Tracker:
         finally:
             bank.close()
 
-    def _memorise(self, known: TrackedObject) -> None:
-        """Bring templates up to date with prompted slices; only what has changed is encoded."""
-        if known.memorised == known.prompted:
-            return
-        if known.chains:
-            known.based_on = None
+    def _memorise(self, known: TrackedObject, wanted: Prompted) -> None:
+        """Make templates those of some prompted slices; only what has changed is encoded."""
         for index in [*known.memorised]:
-            if known.memorised[index] is not known.prompted.get(index):
+            if known.memorised[index] is not wanted.get(index):
                 known.templates.drop(index)
                 del known.memorised[index]
-        for index, prompted in sorted(known.prompted.items()):
+        for index, prompted in sorted(wanted.items()):
             if index not in known.memorised:
                 features, found = self._features[index], prompted.segmented
                 memory = memorise_prompted(self._model, features, found)
                 scores = found.confidence, found.object_score
                 known.templates.add(index, features.vision_features, memory, found.obj_ptr, *scores)
                 known.memorised[index] = prompted
-            for chain in known.chains.values():
-                chain.bank.drop(index)
-
-    def _remember_state(self) -> None:
-        self._past.append({i: dict(known.prompted) for i, known in self.objects.items()})
 
     def _slice_mask(self, object_id: int, index: int, segmented: Segmented) -> SliceMask:
         return SliceMask(index, object_id, segmented, self._shape_of(index))
-
-
-def _in_turn(ways: Sequence[Sequence[int]]) -> list[int]:
-    """Slices in the order in which chains that advance together come to them, each once."""
-    met = (frame for frames in zip_longest(*ways) for frame in frames if frame is not None)
-    return list(dict.fromkeys(met))

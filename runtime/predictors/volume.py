@@ -13,9 +13,10 @@ from runtime.io.volume import Volume
 from runtime.memory import MemoryRules
 from runtime.model import Model
 from runtime.predictors.prompted import check_prompts
+from runtime.predictors.runs import Run, Runs
 from runtime.predictors.tracked_object import Plan
 from runtime.predictors.tracker import BACKWARD, FORWARD, Tracker
-from runtime.prompts import Prompt
+from runtime.prompts import Prompt, is_whole, shown
 from runtime.result import Result, SliceMask
 from runtime.window import Window, apply_window
 
@@ -59,6 +60,7 @@ class VolumePredictor:
         self._rules = memory or MemoryRules()
         self._rules.limits(model.numbers)
         self._tracker: Tracker | None = None
+        self._runs = Runs()
         self._shape = (0, 0, 0)
         self.pixels: NDArray[np.uint8] = np.zeros((0, 0, 0), np.uint8)
         """The volume after its window, (z, y, x)."""
@@ -123,7 +125,11 @@ class VolumePredictor:
         return tracker.add(prompts, object_id)
 
     def undo(self) -> None:
-        """Take back the last `add` or `reset`, step by step. Raises PromptError if there is none."""
+        """Take back the last `add` or `reset`, step by step. Raises PromptError if there is none.
+
+        Its object is as it was: its prompts, and what runs had found by then, which is kept for that and costs as much
+        as another result for each `add` that was followed by a run. Nothing that is left has seen what is taken back.
+        """
         self._need_volume().undo()
 
     def reset(self, object_id: int | None = None) -> None:
@@ -134,9 +140,14 @@ class VolumePredictor:
             raise PromptError(f"no object {object_id}; there are: []")
 
     def cancel(self) -> None:
-        """Stop the running `stream` or `propagate` after the current slice; may be called from another thread."""
-        if self._tracker is not None:
-            self._tracker.cancelled.set()
+        """End whatever `stream` or `propagate` is under way, after the current slice.
+
+        It may be called from any thread, and from a signal handler. A stream that was made but has not begun is under
+        way too, and gives nothing then; one that is made afterwards is not touched, so that a cancel with nothing
+        under way does nothing. Who runs in one thread and cancels from another should therefore make the stream where
+        it may be cancelled and hand it over: before `propagate` has been entered there is nothing to cancel yet.
+        """
+        self._runs.cancel()
 
     def num_results(
         self,
@@ -144,8 +155,10 @@ class VolumePredictor:
         directions: Sequence[int] = (FORWARD, BACKWARD),
     ) -> int:
         """How many slice masks `stream` will give, for progress bars."""
-        plans = self._plans(z_range, directions) if self._tracker else {}
-        prompted = sum(len(self._need_volume().objects[i].prompted) for i in plans)
+        if (tracker := self._tracker) is None or not tracker.objects:
+            return 0
+        plans = _plans(tracker, z_range, directions)
+        prompted = sum(len(tracker.objects[i].prompted) for i in plans)
         return prompted + sum(len(frames) for plan in plans.values() for frames in plan.values())
 
     def stream(
@@ -162,10 +175,8 @@ class VolumePredictor:
         Raises PromptError without prompts or with one outside `z_range`, InputError for arguments that do not fit.
         """
         tracker = self._need_volume()
-        if not tracker.objects:
-            raise PromptError("no prompt yet; call add first")
-        self._check_range(tracker, z_range)
-        yield from tracker.run(self._plans(z_range, directions))
+        _plans(tracker, z_range, directions)  # says at once what does not fit
+        return self._stream(tracker, self._runs.make(), z_range, directions)
 
     def propagate(
         self,
@@ -173,39 +184,21 @@ class VolumePredictor:
         directions: Sequence[int] = (FORWARD, BACKWARD),
     ) -> Result:
         """Follow every object through the volume; arguments and errors as for `stream`."""
-        tracker = self._need_volume()
-        slices: dict[int, dict[int, SliceMask]] = {object_id: {} for object_id in tracker.objects}
-        for slice_mask in self.stream(z_range, directions):
-            slices[slice_mask.object_id][slice_mask.slice] = slice_mask
+        tracker, run = self._need_volume(), self._runs.make()
         shapes = (self._shape[1:],) * self._shape[0]
-        return Result(shapes, slices, not tracker.cancelled.is_set())
+        slices: dict[int, dict[int, SliceMask]] = {object_id: {} for object_id in tracker.objects}
+        for slice_mask in self._stream(tracker, run, z_range, directions):
+            slices[slice_mask.object_id][slice_mask.slice] = slice_mask
+        return Result(shapes, slices, run.is_complete)
 
-    def _plans(self, z_range: tuple[int, int] | None, directions: Sequence[int]) -> dict[int, Plan]:
-        """Each object's slices to be tracked, outwards from its first prompted one."""
-        start, stop = z_range or (0, self._shape[0])
-        if unknown := set(directions) - {FORWARD, BACKWARD}:
-            raise InputError(f"no direction {unknown.pop()}; there are: {FORWARD}, {BACKWARD}")
-        plans: dict[int, Plan] = {}
-        for object_id, known in self._need_volume().objects.items():
-            first = min(known.prompted)
-            ways = {FORWARD: range(first + 1, stop), BACKWARD: range(first - 1, start - 1, -1)}
-            plans[object_id] = {
-                direction: [frame for frame in ways[direction] if frame not in known.prompted]
-                for direction in directions
-            }
-        return plans
-
-    def _check_range(self, tracker: Tracker, z_range: tuple[int, int] | None) -> None:
-        if z_range is None:
-            return
-        check_z_range(z_range, self._shape[0])
-        start, stop = z_range
-        for object_id, known in tracker.objects.items():
-            outside = [index for index in known.prompted if not start <= index < stop]
-            if outside:
-                raise PromptError(
-                    f"object {object_id} is prompted on slice {outside[0]}, outside the z-range [{start}, {stop})"
-                )
+    def _stream(
+        self,
+        tracker: Tracker,
+        run: Run,
+        z_range: tuple[int, int] | None,
+        directions: Sequence[int],
+    ) -> Iterator[SliceMask]:
+        yield from tracker.run(run, _plans(tracker, z_range, directions))
 
     def _need_volume(self) -> Tracker:
         if self._tracker is None:
@@ -213,10 +206,38 @@ class VolumePredictor:
         return self._tracker
 
 
+def _plans(
+    tracker: Tracker, z_range: tuple[int, int] | None, directions: Sequence[int]
+) -> dict[int, Plan]:
+    """Each object's slices to be tracked, outwards from its first prompted one; errors as for `stream`."""
+    if not tracker.objects:
+        raise PromptError("no prompt yet; call add first")
+    if z_range is not None:
+        check_z_range(z_range, tracker.num_slices)
+    start, stop = z_range or (0, tracker.num_slices)
+    if unknown := set(directions) - {FORWARD, BACKWARD}:
+        raise InputError(f"no direction {unknown.pop()}; there are: {FORWARD}, {BACKWARD}")
+    plans: dict[int, Plan] = {}
+    for object_id, known in tracker.objects.items():
+        if outside := [index for index in known.prompted if not start <= index < stop]:
+            raise PromptError(
+                f"object {object_id} is prompted on slice {outside[0]}, outside the z-range [{start}, {stop})"
+            )
+        first = min(known.prompted)
+        ways = {FORWARD: range(first + 1, stop), BACKWARD: range(first - 1, start - 1, -1)}
+        plans[object_id] = {
+            direction: [frame for frame in ways[direction] if frame not in known.prompted]
+            for direction in directions
+        }
+    return plans
+
+
 def check_z_range(z_range: tuple[int, int], num_slices: int) -> None:
     """Raise InputError unless a half-open range holds a slice and lies within the volume."""
+    if len(z_range) != 2 or not all(is_whole(end) for end in z_range):
+        raise InputError(f"z-range {shown(z_range)} is not two whole numbers, start and stop")
     start, stop = z_range
     if not 0 <= start < stop <= num_slices:
         raise InputError(
-            f"z-range [{start}, {stop}) does not fit: it must hold a slice and lie within [0, {num_slices})"
+            f"z-range [{shown(start)}, {shown(stop)}) does not fit: wanted at least one slice, within [0, {num_slices})"
         )
