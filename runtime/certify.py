@@ -20,7 +20,7 @@ from kernels.device import why_not
 from runtime.backends import BACKENDS, DEFAULT
 from runtime.bundle import Bundle, open_bundle
 from runtime.certificate import Certificate, choose, keep, stamp
-from runtime.errors import BackendUnavailable, InputError, Mismatch
+from runtime.errors import BackendUnavailable, InputError, Mismatch, NotFinite
 from runtime.latency import bench_phantom, summarise, time_propagation
 from runtime.lockstep import error_of
 from runtime.model import Model, load
@@ -47,7 +47,6 @@ def certify(bundle: Bundle, backend: str, num_slices: int = DEFAULT_SLICES) -> C
     bar = bar_of(bundle, backend)
     with tqdm(total=num_steps(num_slices), desc=backend, unit="slice", file=sys.stderr) as progress:
         found = compare_models(reference, candidate, bar, num_slices, progress.update)
-    latency_ms, reference_ms = _latency_ms(candidate), _latency_ms(reference)
     return {
         **stamp(bundle, backend),
         "bundle": bundle.path.name,
@@ -55,10 +54,21 @@ def certify(bundle: Bundle, backend: str, num_slices: int = DEFAULT_SLICES) -> C
         "image_size": bundle.model.image_size,
         "description": candidate.backend.description,
         "reference": reference.backend.description,
+        **_speeds(candidate, reference),
+        **found,
+    }
+
+
+def _speeds(candidate: Model, reference: Model) -> dict[str, float]:
+    """What is told of speed; nothing where a graph gives NaN, since there is no propagation to time then."""
+    try:
+        latency_ms, reference_ms = _latency_ms(candidate), _latency_ms(reference)
+    except NotFinite:
+        return {}
+    return {
         "latency_ms": latency_ms,
         "reference_latency_ms": reference_ms,
         "times_reference": round(reference_ms / latency_ms, 3),
-        **found,
     }
 
 
@@ -144,8 +154,15 @@ def in_words(certificate: Certificate) -> str:
     dice = min(task["lowest_dice"] for task in certificate["propagation"].values())
     graphs = certificate["graphs"].values()
     error = max((error_of(output) for outputs in graphs for output in outputs.values()), default=0)
-    return (
-        f"{certificate['backend']}: {'passed' if certificate['passed'] else 'FAILED'}, largest error {error:.1e}, "
-        f"lowest Dice {dice:.4f}, {certificate['latency_ms']:.1f} ms per slice, "
-        f"{certificate['times_reference']:.2f} times as fast as {DEFAULT}"
-    )
+    reasons = (task["reason"] for task in certificate["propagation"].values() if "reason" in task)
+    told = [
+        f"{certificate['backend']}: {'passed' if certificate['passed'] else 'FAILED'}",
+        *(reason for reason in list(reasons)[:1]),
+        f"largest error {error:.1e}, lowest Dice {dice:.4f}",
+    ]
+    if "latency_ms" in certificate:
+        told.append(
+            f"{certificate['latency_ms']:.1f} ms per slice, "
+            f"{certificate['times_reference']:.2f} times as fast as {DEFAULT}"
+        )
+    return ", ".join(told)

@@ -16,8 +16,10 @@ from runtime.backends import BACKENDS, Row, openvino
 from runtime.bundle import Bundle, open_bundle
 from runtime.cache import VARIABLE
 from runtime.certificate import choose
+from runtime.contract import GRAPHS, graph_specs
 from runtime.errors import BackendUnavailable, InputError, Mismatch
 from runtime.model import Model, load
+from tests.fakes import FAKE_NUMBERS, TELLING, fake_model
 
 SHORT = ["--slices", "3"]
 
@@ -157,6 +159,32 @@ def test_what_computes_something_else_fails(
     graphs = found["certificates"][0]["graphs"]
     assert not graphs["mask_decoder"]["low_res_masks"]["passed"]
     assert graphs["memory_encoder"]["memory"]["passed"], "it got the reference's own masks"
+
+
+@pytest.mark.parametrize("whose", ["ort", "openvino"])
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_what_gives_nan_fails_with_a_reason_and_is_not_timed(
+    graph: str,
+    whose: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (output, *_) = graph_specs(FAKE_NUMBERS)[graph].outputs
+
+    def spoiled(bundle: Bundle, backend: str) -> Model:
+        answers = {graph: lambda inputs: {output: np.array(np.nan)}} if backend == whose else {}
+        return fake_model({**TELLING, **answers})[0]
+
+    monkeypatch.setattr(certify, "load", spoiled)
+    with pytest.raises(Mismatch):
+        certify.main([*SHORT, "--backend", "openvino"])
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    (certificate,) = found["certificates"]
+    assert not certificate["passed"] and "latency_ms" not in certificate
+    whole = "the reference's " if whose == "ort" else ""
+    assert f"openvino: FAILED, {whole}{graph} gave NaN or infinity in {output}, " in captured.err
+    assert found["auto"] == "ort" and "openvino failed the certificate" in found["reason"]
 
 
 def test_a_propagation_needs_slices() -> None:
