@@ -23,6 +23,7 @@ from runtime.contract import GraphSpec, TensorSpec
 from runtime.errors import BackendUnavailable, Closed
 from runtime.machine import instruction_sets, machine_name
 from runtime.place import HOST, Place
+from runtime.shortage import is_out_of_memory
 
 DEVICE = "CPU"
 NAME = f"OpenVINO {ov.__version__.partition('-')[0]}"
@@ -127,7 +128,7 @@ class OpenVinoBackend:
         hint: str = "latency",
         precision: str = "fp32",
     ) -> None:
-        self._bundle = bundle
+        self._bundle, self._precision = bundle, precision
         self._core: Any = in_a_thread_of_its_own(lambda: _core_for(precision))
         self._core.add_extension(
             ConversionExtension("MultiHeadAttention", "com.microsoft", fused_attention)
@@ -148,7 +149,9 @@ class OpenVinoBackend:
         )
 
     def load(self, graph: str) -> Engine:
-        """Raises BundleError for a graph that OpenVINO refuses or that is not as agreed, OutOfMemory, Closed."""
+        """Raises BundleError for a graph that OpenVINO refuses or that is not as agreed, OutOfMemory, Closed, and
+        BackendUnavailable if it has no kernel of a reduced precision for it here.
+        """
         if graph in ORT_GRAPHS:
             return self._ort.load(graph)
         if self._core is None:
@@ -171,10 +174,21 @@ class OpenVinoBackend:
             if (blob := kept(path)) is not None:
                 with suppress(RuntimeError):  # not of this OpenVINO after all
                     return self._core.import_model(blob, DEVICE, self._options)
-        compiled = self._core.compile_model(self._core.read_model(data), DEVICE, self._options)
+        compiled = self._compile(graph, self._core.read_model(data))
         if path is not None:
             keep(path, compiled.export_model().getvalue())
         return compiled
+
+    def _compile(self, graph: str, model: Any) -> Any:
+        """A graph that OpenVINO could read; it may promise a precision and lack its kernels (`ONEDNN_MAX_CPU_ISA`)."""
+        try:
+            return self._core.compile_model(model, DEVICE, self._options)
+        except RuntimeError as error:
+            if self._precision == "fp32" or is_out_of_memory(error):
+                raise
+            raise BackendUnavailable(
+                f"{NAME} does not compute {graph} in {self._precision} here; use openvino, in fp32 ({error})"
+            ) from error
 
     def close(self) -> None:
         """Let every compiled graph and OpenVINO itself go, also those whose engines somebody still holds."""

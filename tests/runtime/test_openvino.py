@@ -16,7 +16,7 @@ from runtime.backends.openvino import cache_name
 from runtime.bundle import Bundle, open_bundle
 from runtime.cache import VARIABLE
 from runtime.contract import GRAPHS, ModelNumbers, graph_specs
-from runtime.errors import BackendUnavailable, BundleError
+from runtime.errors import BackendUnavailable, BundleError, OutOfMemory
 from runtime.phantom import make_phantom
 
 SIZES = {"n": 2, "b": 3, "k": 5, "p": 4, "q": 3}
@@ -186,6 +186,38 @@ def test_a_processor_without_bf16_is_refused(
     with pytest.raises(BackendUnavailable, match="Abacus does not compute in bf16") as refused:
         open_backend("openvino-bf16", embedded)
     assert refused.value.exit_code == 5
+
+
+@pytest.mark.parametrize(
+    ("precision", "said", "error"),
+    [
+        ("bf16", "no such kernel", BackendUnavailable),
+        ("fp32", "no such kernel", BundleError),
+        ("bf16", "std::bad_alloc", OutOfMemory),
+    ],
+)
+def test_a_precision_that_is_promised_and_not_kept_is_no_bad_bundle(
+    precision: str,
+    said: str,
+    error: type[Exception],
+    embedded: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import runtime.backends.openvino as module
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError(said)
+
+    core = SimpleNamespace(
+        get_property=lambda device, name: ["FP32", "BF16"],
+        add_extension=lambda extension: None,
+        read_model=lambda data: "model",
+        compile_model=refuse,
+    )
+    monkeypatch.setenv(VARIABLE, "")
+    monkeypatch.setattr(module.ov, "Core", lambda: core)
+    with pytest.raises(error, match=said):
+        module.OpenVinoBackend(embedded, precision=precision).load("image_encoder")
 
 
 def test_without_the_package_it_is_unavailable(
