@@ -7,7 +7,7 @@ found it. Planes across thick slices are stretched to square pixels and padded t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -57,19 +57,23 @@ def fuse_orientations(
     """
     if fusion not in FUSIONS:
         raise InputError(f"no fusion '{fusion}'; there are: {', '.join(FUSIONS)}")
+    courses = {
+        object_id: _courses(_axial(result, object_id), result, object_id)
+        for object_id in result.slices
+    }
+    along: dict[int, list[Probabilities]] = {object_id: [] for object_id in result.slices}
+    for axis in (1, 2):
+        of_axis = {i: course for i, of in courses.items() for course in of if course.axis == axis}
+        for object_id, found in _follow(predictor, of_axis, spacing_mm, axis, on_slice):
+            along[object_id].append(found)
     slices: dict[int, Mapping[int, SliceMask]] = {}
     for object_id, masks in result.slices.items():
-        axial = np.zeros(result.shape, np.float32)
-        for index, slice_mask in masks.items():
-            axial[index] = sigmoid(slice_mask.logits())
-        prompted = [i for i, m in masks.items() if not m.memory_frames]
-        votes = [axial]
+        votes = [_axial(result, object_id)]
         for axis in (1, 2):
-            votes.append(
-                _along(predictor, axial, prompted, spacing_mm, axis, on_slice)
-                if (axial[prompted] > 0.5).any()
-                else np.zeros_like(axial)
-            )
+            votes.append(np.zeros_like(votes[0]))
+            for course in [course for course in courses[object_id] if course.axis == axis]:
+                planes = np.moveaxis(votes[-1], axis, 0)
+                planes[course.start : course.stop] = along[object_id].pop(0)
         fused = FUSIONS[fusion](votes).clip(EDGE, 1 - EDGE)
         logits = np.log(fused / (1 - fused))
         slices[object_id] = {
@@ -77,6 +81,49 @@ def fuse_orientations(
             for index, m in masks.items()
         }
     return replace(result, slices=slices)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Course:
+    """Where an object is looked for along another axis.
+
+    Attributes:
+        axis: 1 or 2.
+        start, stop: half-open range of planes.
+        key: plane on which it is prompted.
+        inside: (rows, columns), its mask there.
+    """
+
+    axis: int
+    start: int
+    stop: int
+    key: int
+    inside: NDArray[np.bool_]
+
+
+def _axial(result: Result, object_id: int) -> Probabilities:
+    """Probabilities (z, y, x) of one object along the first axis, 0 where nothing was segmented."""
+    axial = np.zeros(result.shape, np.float32)
+    for index, slice_mask in result.slices[object_id].items():
+        axial[index] = sigmoid(slice_mask.logits())
+    return axial
+
+
+def _courses(axial: Probabilities, result: Result, object_id: int) -> list[Course]:
+    """One for each other axis; none for an object that was not found where it was prompted."""
+    prompted = [i for i, m in result.slices[object_id].items() if not m.memory_frames]
+    if not (axial[prompted] > 0.5).any():
+        return []
+    courses = []
+    for axis in (1, 2):
+        inside = np.moveaxis(axial > 0.5, axis, 0)
+        held = np.flatnonzero(inside.any((1, 2)))
+        margin = max(2, round(MARGIN * len(held)))
+        # (plane, z, other axis): the prompted slices are rows of every plane.
+        key = int(inside[:, prompted].sum((1, 2)).argmax())
+        start, stop = max(0, held[0] - margin), min(len(inside), held[-1] + 1 + margin)
+        courses.append(Course(axis, int(start), int(stop), key, inside[key].copy()))
+    return courses
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,31 +171,33 @@ class Plane:
         return Box(slice=index, y=spans[0], x=spans[1])
 
 
-def _along(
+def _follow(
     predictor: VolumePredictor,
-    axial: Probabilities,
-    prompted: list[int],
+    courses: Mapping[int, Course],
     spacing_mm: tuple[float, float, float],
     axis: int,
     on_slice: Callable[[], object],
-) -> Probabilities:
-    """Probabilities (z, y, x) from following the object along another axis; 0 where it was not looked for."""
-    inside = np.moveaxis(axial > 0.5, axis, 0)
-    held = np.flatnonzero(inside.any((1, 2)))
-    margin = max(2, round(MARGIN * len(held)))
-    start, stop = max(0, held[0] - margin), min(len(inside), held[-1] + 1 + margin)
-    # (plane, z, other axis): the prompted slices are rows of every plane.
-    key = int(inside[:, prompted].sum((1, 2)).argmax())
+) -> Iterator[tuple[int, Probabilities]]:
+    """Object ids with probabilities (planes, rows, columns) from following each along one other axis.
+
+    One view serves all objects one after another, so that each plane is encoded once, and those between objects never.
+    """
+    if not courses:
+        return
+    first, last = min(c.start for c in courses.values()), max(c.stop for c in courses.values())
+    planes = np.moveaxis(predictor.pixels_on_host(), axis, 0)[first:last]
     others = [i for i in range(3) if i != axis]
-    plane = Plane.of(inside.shape[1:], (spacing_mm[others[0]], spacing_mm[others[1]]))
-    pixels = np.moveaxis(predictor.pixels_on_host(), axis, 0)
-    view = predictor.another_view(plane.fill(pixels[start:stop]))
-    view.add(plane.box(inside[key], key - start))
-    found = np.zeros(inside.shape, np.float32)
-    for slice_mask in view.stream():
-        found[start + slice_mask.slice] = plane.take(sigmoid(slice_mask.logits()))
-        on_slice()
-    return np.moveaxis(found, 0, axis)
+    plane = Plane.of(planes.shape[1:], (spacing_mm[others[0]], spacing_mm[others[1]]))
+    view = predictor.another_view(plane.fill(planes))
+    for object_id, course in courses.items():
+        view.add(plane.box(course.inside, course.key - first), object_id=object_id)
+        found = np.zeros((course.stop - course.start, *planes.shape[1:]), np.float32)
+        for slice_mask in view.stream((course.start - first, course.stop - first)):
+            probabilities = plane.take(sigmoid(slice_mask.logits()))
+            found[first + slice_mask.slice - course.start] = probabilities
+            on_slice()
+        view.reset()
+        yield object_id, found
 
 
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:

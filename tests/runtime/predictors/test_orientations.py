@@ -199,10 +199,11 @@ def test_the_volume_and_the_run_stay_as_they_were(ran: tuple[VolumePredictor, Re
 
 
 class Oracle:
-    """Stands for a predictor that finds whatever is bright; it remembers what it was shown."""
+    """Stands for a predictor that finds whatever is bright; it remembers what it was shown and asked."""
 
     def __init__(self, pixels: np.ndarray, views: list[Oracle] | None = None) -> None:
         self.pixels, self.boxes = pixels, []
+        self.ranges: list[tuple[int, int]] = []
         self.views: list[Oracle] = [] if views is None else views
 
     def pixels_on_host(self) -> np.ndarray:
@@ -212,12 +213,17 @@ class Oracle:
         self.views.append(Oracle(pixels, self.views))
         return self.views[-1]
 
-    def add(self, box: Box) -> None:
+    def add(self, box: Box, object_id: int) -> None:
         self.boxes.append(box)
 
-    def stream(self) -> Iterator[SliceMask]:
-        for index, plane in enumerate(self.pixels):
-            yield slice_mask(index, plane >= 128, is_prompted=index == self.boxes[0].slice)
+    def reset(self) -> None:
+        """Every object is asked for by itself."""
+
+    def stream(self, z_range: tuple[int, int]) -> Iterator[SliceMask]:
+        self.ranges.append(z_range)
+        for index in range(*z_range):
+            is_prompted = index == self.boxes[-1].slice
+            yield slice_mask(index, self.pixels[index] >= 128, is_prompted)
 
 
 def slice_mask(index: int, inside: np.ndarray, is_prompted: bool, object_id: int = 1) -> SliceMask:
@@ -320,6 +326,39 @@ def test_an_object_that_is_said_to_be_absent_is_looked_for_nowhere_else() -> Non
     fused = fuse_orientations(predictor, result, SPACING_MM)
     assert not fused.mask(1)[KEY].any()
     assert len(backend.calls) == before
+
+
+def test_each_plane_is_encoded_once_for_all_objects_and_none_between_them() -> None:
+    model, backend = fake_model(TELLING)
+    pixels = np.random.default_rng(3).integers(0, 255, (6, 64, 64), np.uint8)
+    predictor = VolumePredictor(model)
+    predictor.set_volume(pixels)
+    for object_id, start in enumerate((4, 8, 50), 1):  # the first two overlap, the third is far off
+        inside = np.zeros((64, 64), bool)
+        inside[start : start + 10, start : start + 10] = True
+        predictor.add(Mask(slice=3, mask=inside), object_id=object_id)
+    result = predictor.propagate(z_range=(3, 4))
+    backend.calls.clear()
+    planes: list[int] = []
+    fused = fuse_orientations(predictor, result, (1.0, 1.0, 1.0), on_slice=lambda: planes.append(1))
+    encoded = [call.inputs["image"].tobytes() for call in backend.calls if "image" in call.inputs]
+    extent = len({*range(2, 20), *range(48, 62)})  # margins of two
+    assert len(encoded) == len(set(encoded)) == 2 * extent
+    assert len(planes) == 2 * 3 * 14, "each object along its own extent"
+    assert fused.object_ids == (1, 2, 3)
+
+
+def test_objects_are_followed_along_the_other_axes_as_if_they_were_alone() -> None:
+    near, far = np.zeros((9, 40, 40), bool), np.zeros((9, 40, 40), bool)
+    near[2:7, 4:14, 6:12], far[1:6, 28:36, 25:37] = True, True
+    oracle = Oracle((near | far) * np.uint8(255))
+    fused = fuse_orientations(oracle, axial_run({1: near, 2: far}), (1.0, 1.0, 1.0), "vote")
+    np.testing.assert_array_equal(fused.mask(1), near)
+    np.testing.assert_array_equal(fused.mask(2), far)
+    along_y, along_x = oracle.views
+    assert along_y.ranges == [(0, 14), (24, 36)]
+    assert [box.slice for box in along_y.boxes] == [4 - 2, 28 - 2]
+    assert along_x.ranges == [(0, 10), (19, 35)]
 
 
 def test_the_other_axes_remember_by_the_same_rules(monkeypatch: pytest.MonkeyPatch) -> None:
