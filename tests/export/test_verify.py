@@ -53,7 +53,7 @@ def test_a_true_bundle_gets_its_certificate(
     for outputs in certificate["graphs"].values():
         assert all(0 <= row["relative_error"] <= row["tolerance"] for row in outputs.values())
     steps = certificate["graphs"]["memory_attention"]["conditioned_features"]["runs"]
-    assert steps == 3 * 2, "every step of three tasks; all objects and directions are one batch"
+    assert steps == 2 * 3 * 2, "every step of three tasks, also of the free propagation"
     two = certificate["propagation"]["two boxes, clicks"]
     assert two["slices"] == 8 and two["lowest_dice"] == 1.0
     assert two["first_different_decision"] is None
