@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Any
 
@@ -31,7 +32,7 @@ log = logging.getLogger("runtime")
 
 def segment_volume(job: Job) -> dict[str, Any]:
     """Run a job; everything is read and checked before any computing starts. Returns its report."""
-    if check_mask_path(job.output).resolve() == job.input.resolve():
+    if os.path.realpath(check_mask_path(job.output)) == os.path.realpath(job.input):
         raise InputError(f"{job.output} is the input itself; name another file for the mask")
     check_preview(job.preview)
     clock, asked = Clock(), parse_window(job.window)
