@@ -16,7 +16,14 @@ from runtime.io.nifti_forms import AFFINES, CODES, UNIT_MM, NiftiForms
 from runtime.io.plain_file import open_plain
 from runtime.io.scalar import several_values, volume_shape
 from runtime.io.volume import Volume
-from runtime.io.voxels import Part, Stream, check_possible, fill, to_native
+from runtime.io.voxels import (
+    MAX_PREFACE_BYTES,
+    Part,
+    Stream,
+    check_possible,
+    fill,
+    to_native,
+)
 
 # Field: its type and where it begins in NIfTI-1, then in NIfTI-2. Only what decides about voxels.
 _FIELDS = {
@@ -182,10 +189,10 @@ def _dtype(header: Any, path: Path) -> np.dtype[Any]:
 def _offset(header: Any, path: Path) -> int:
     offset = float(header["vox_offset"])
     first = FIRST_OFFSET[HEADER_BYTES.index(int(header["sizeof_hdr"]))]
-    if not (offset >= first and offset.is_integer()):
+    if not (first <= offset <= first + MAX_PREFACE_BYTES and offset.is_integer()):
         raise VolumeError(
-            f"{path} is damaged: its voxels begin at byte {offset:g}; wanted {first} or later; "
-            "copy it again"
+            f"{path} is damaged: its voxels begin at byte {offset:.10g}; wanted {first} to "
+            f"{first + MAX_PREFACE_BYTES}; copy it again"
         )
     return int(offset)
 

@@ -19,7 +19,7 @@ from runtime.io.nrrd_header import NrrdHeader, vector
 from runtime.io.plain_file import beside, listed, numbered
 from runtime.io.scalar import volume_shape
 from runtime.io.volume import IDENTITY, Volume
-from runtime.io.voxels import Part, read_voxels
+from runtime.io.voxels import MAX_PREFACE_BYTES, Part, read_voxels
 
 _TYPES = {
     "i1": "signed char, int8, int8_t",
@@ -127,6 +127,8 @@ def _parts(header: NrrdHeader, encoding: str) -> list[Part]:
     (skip,) = integers(header.fields.get("byteskip", "0"))
     if lines < 0 or skip < -1 or (skip == -1 and (encoding != "raw" or lines)):
         raise ValueError(f"found line skip {lines} and byte skip {skip} with {encoding} data")
+    if encoding == "gzip" and skip > MAX_PREFACE_BYTES:
+        raise ValueError(f"found byte skip {skip}; wanted at most {MAX_PREFACE_BYTES} in gzip")
     rest = lines, None if skip == -1 else skip
     if "datafile" in header.fields:
         return [Part(path, 0, *rest) for path in _data_files(header)]

@@ -22,6 +22,9 @@ from runtime.errors import VolumeError
 from runtime.io.inflated import MAX_RATIO, WINDOW_BITS, Inflated
 from runtime.io.plain_file import open_plain
 
+MAX_PREFACE_BYTES = 1 << 26
+"""As much may lie between a header and packed voxels; more is no preface but a bomb."""
+
 _CHUNK_BYTES = 1 << 16
 _MAX_WORD_BYTES = 64
 
@@ -85,17 +88,22 @@ def check_possible(part: Part, encoding: str, count: int, dtype: np.dtype[Any]) 
 def _read_part(part: Part, encoding: str, out: NDArray[Any]) -> None:
     with open_plain(part.path) as file:
         file.seek(part.offset)
-        for _ in range(part.lines):
-            if not file.readline():
-                raise VolumeError(
-                    f"{part.path} is cut short: it ends before its data; copy it again"
-                )
+        _skip_lines(file, part)
         if part.skip is None:
             file.seek(os.fstat(file.fileno()).st_size - out.nbytes)
         packed = encoding in WINDOW_BITS
         stream: Stream = Inflated(file, part.path, encoding) if packed else file
         skip_bytes(stream, part.skip or 0, part.path)
         _FILL.get(encoding, fill)(stream, out, part.path)
+
+
+def _skip_lines(file: io.BufferedIOBase, part: Part) -> None:
+    lines = part.lines
+    while lines > 0:
+        piece = file.readline(_CHUNK_BYTES)
+        if not piece:
+            raise VolumeError(f"{part.path} is cut short: it ends before its data; copy it again")
+        lines -= piece.endswith(b"\n")
 
 
 def fill(stream: Stream, out: NDArray[Any], path: Path) -> None:

@@ -394,6 +394,19 @@ def test_the_process_leaves_with_the_errors_code_and_one_line_on_stderr(place: P
     assert "absent.nrrd does not exist" in line
 
 
+def test_a_full_disk_is_exit_code_1_and_the_older_mask_is_kept(place: Path) -> None:
+    # A limit on file size stands for the full disk.
+    limit = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); "
+    code = limit + "os.execv(sys.argv[1], sys.argv[1:])"
+    words = command(*arguments(place, *OK))
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, env=ENVIRONMENT
+    )
+    assert done.returncode == 1
+    assert done.stdout == b""
+    assert b"mask.nrrd could not be written: File too large" in done.stderr.splitlines()[-1]
+
+
 def test_an_interrupted_run_leaves_nothing_behind(
     place: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

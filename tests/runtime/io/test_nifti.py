@@ -338,7 +338,7 @@ HUGE = {
 def test_a_nifti_2_promise_that_cannot_be_kept_is_refused(
     tmp_path: Path, fields: dict[str, Any], suffix: str
 ) -> None:
-    with pytest.raises(VolumeError, match="cut short"):
+    with pytest.raises(VolumeError, match=r"cut short|begin at byte"):
         read_volume(saved(tmp_path, 2, suffix=suffix, **fields))
 
 
@@ -347,6 +347,19 @@ def test_a_bomb_is_never_inflated(tmp_path: Path) -> None:
     (tmp_path / "b.nii.gz").write_bytes(gzip.compress(header + bytes(8 << 20), 9))
     with pytest.raises(VolumeError, match="holds more"):
         read_volume(tmp_path / "b.nii.gz")
+
+
+def test_a_bomb_between_header_and_voxels_is_never_inflated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.io.nifti.MAX_PREFACE_BYTES", 4096)
+    content = saved(tmp_path, 2, vox_offset=544 + 4096).read_bytes()
+    path = tmp_path / "b.nii.gz"
+    path.write_bytes(gzip.compress(content[:544] + bytes(4096) + content[544:]))
+    assert np.array_equal(read_volume(path).array, voxels().T)
+    monkeypatch.setattr("runtime.io.nifti.MAX_PREFACE_BYTES", 4095)
+    with pytest.raises(VolumeError, match="begin at byte 4640"):
+        read_volume(path)
 
 
 def test_several_gzip_members_and_padding_are_one_file(tmp_path: Path) -> None:

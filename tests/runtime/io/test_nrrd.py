@@ -281,6 +281,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "maxs alone": ({**NO_PLACE, "axis_maxs": "1 2 3"}, "guessed"),
     "byte skip -2": ({"byte_skip": "-2"}, "byte skip -2"),
     "byte skip too far": ({"byte_skip": "9223372036854775807"}, "cut short"),
+    "byte skip of a bomb": ({"byte_skip": "99999999", "encoding": "gzip"}, "at most"),
     "line skip -1": ({"line_skip": "-1"}, "line skip -1"),
     "line skip too far": ({"line_skip": "99999999999"}, "cut short"),
     "the end of gzip": ({"byte_skip": "-1", "encoding": "gzip"}, "byte skip"),
