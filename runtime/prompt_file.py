@@ -6,12 +6,13 @@
         {"slice": 80, "mask": "lesion_z80.png"}]}]}
 
 Prompts of one object on one slice are given to the model together, in this order. A mask is an image file of the
-slice's size, non-zero inside, named relative to the JSON file.
+slice's size, zero outside and of one value inside, named relative to the JSON file.
 """
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from runtime.errors import MissingInput, PromptError
-from runtime.prompts import Box, Mask, Point, Prompt
+from runtime.prompts import (
+    Box,
+    Mask,
+    Point,
+    Prompt,
+    check_mask,
+    check_object_id,
+    is_whole,
+    shown,
+)
 
+MOST_BYTES = 2**24  # of a prompt file: a hundred thousand prompts
 KEYS = ({"slice", "box"}, {"slice", "point"}, {"slice", "point", "positive"}, {"slice", "mask"})
 
 Calls = list[tuple[int, list[Prompt]]]
@@ -45,26 +56,23 @@ def parse_point(text: str) -> Point:
 def read_prompts(path: str | Path) -> Calls:
     """The prompts in a JSON file. Raises MissingInput or PromptError, which says where in the file."""
     file = Path(path)
-    try:
-        content = json.loads(file.read_bytes())
-    except OSError as error:
-        raise MissingInput(f"no prompts at {file} ({error.strerror})") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise PromptError(f"{file} is not JSON: {error}") from error
+    content = _read_json(file)
     objects = content.get("objects") if isinstance(content, dict) else None
-    if not isinstance(objects, list) or not objects:
+    if not isinstance(objects, list) or not objects or set(content) != {"objects"}:
         raise PromptError(f'{file}: wanted {{"objects": [...]}} with at least one object')
     calls: dict[int, Calls] = {}
     for i, entry in enumerate(objects):
         where = f"{file}: objects[{i}]"
         given = entry.get("prompts") if isinstance(entry, dict) else None
-        if not isinstance(given, list) or not given:
+        if not isinstance(given, list) or not given or not set(entry) <= {"id", "prompts"}:
             raise PromptError(
-                f'{where}: found {entry!r}; wanted {{"id": 1, "prompts": [...]}} with at least one prompt'
+                f'{where}: found {shown(entry)}; wanted {{"id": 1, "prompts": [...]}} with at least one prompt'
             )
         object_id = entry.get("id", i + 1)
-        if not isinstance(object_id, int) or isinstance(object_id, bool):
-            raise PromptError(f"{where}: id {object_id!r} is not a whole number")
+        try:
+            check_object_id(object_id)
+        except PromptError as error:
+            raise PromptError(f"{where}: {error}") from error
         if object_id in calls:
             raise PromptError(
                 f"{where}: id {object_id} is taken; list an object's prompts together"
@@ -74,6 +82,33 @@ def read_prompts(path: str | Path) -> Calls:
         ]
         calls[object_id] = group(prompts, object_id)
     return [call for each in calls.values() for call in each]
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise MissingInput(f"no prompts at {file} ({error.strerror})") from error
+    if len(data) > MOST_BYTES:
+        raise PromptError(f"{file} is larger than {MOST_BYTES // 2**20} MiB; wanted prompts")
+    try:
+        return json.loads(data, object_pairs_hook=_once, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:  # the latter where lists are nested too deeply
+        raise PromptError(f"{file} is not JSON: {error}") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys differ: of two values for one key nobody can tell which was meant."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {shown(next(k for k in keys if keys.count(k) > 1))} stands twice")
+    return found
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number in JSON")
 
 
 def group(prompts: Sequence[Prompt], object_id: int) -> Calls:
@@ -103,15 +138,18 @@ def _whole(value: float) -> int:
 def _prompt(given: Any, where: str, folder: Path) -> Prompt:
     if not isinstance(given, dict) or set(given) not in KEYS:
         raise PromptError(
-            f"{where}: found {given!r}; wanted a slice and one of box, point, mask; "
+            f"{where}: found {shown(given)}; wanted a slice and one of box, point, mask; "
             "a point may have positive"
         )
     try:
         index, positive = given["slice"], given.get("positive", True)
-        if not isinstance(index, int) or isinstance(index, bool):
-            raise TypeError(f"slice {index!r} is not a whole number")
+        if not is_whole(index):
+            raise TypeError(f"slice {shown(index)} is not a whole number")
         if not isinstance(positive, bool):
-            raise TypeError(f"positive {positive!r} is neither true nor false")
+            raise TypeError(f"positive {shown(positive)} is neither true nor false")
+        for name in ("box", "point"):
+            if name in given and (extra := set(given[name]) - {"y", "x"}):
+                raise TypeError(f"{shown(min(extra))} is not known")
         if "box" in given:
             (y0, y1), (x0, x1) = given["box"]["y"], given["box"]["x"]
             return Box(slice=index, y=(_number(y0), _number(y1)), x=(_number(x0), _number(x1)))
@@ -122,22 +160,54 @@ def _prompt(given: Any, where: str, folder: Path) -> Prompt:
     except MissingInput as error:
         raise MissingInput(f"{where}: {error}") from error
     except KeyError as error:
-        raise PromptError(f"{where}: {error} is missing in {given!r}") from error
+        raise PromptError(f"{where}: {error} is missing in {shown(given)}") from error
     except (TypeError, ValueError, OverflowError) as error:
-        raise PromptError(f"{where}: {error} in {given!r}") from error
+        raise PromptError(f"{where}: {error} in {shown(given)}") from error
 
 
 def _number(value: Any) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError(f"{value!r} is not a number")
-    return float(value)
+        raise TypeError(f"{shown(value)} is not a number")
+    if not np.isfinite(number := float(value)):
+        raise ValueError(f"{number:g} is not finite")
+    return number
 
 
-def _read_mask(path: Path) -> NDArray[np.bool_]:
+def _read_mask(path: Path) -> NDArray[np.generic]:
+    """Values (y, x) of a mask image. Raises MissingInput or PromptError."""
     try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("L")) > 0
+        if path.exists() and not path.is_file():
+            raise PromptError(f"mask {path} cannot be read as an image: it is no file")
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            if getattr(image, "n_frames", 1) > 1:
+                raise PromptError(f"mask {path} holds several images; wanted one")
+            values = _values(image, path)
     except FileNotFoundError as error:
         raise MissingInput(f"no mask at {path}") from error
-    except (OSError, SyntaxError) as error:  # Pillow raises either for a damaged file
-        raise PromptError(f"mask {path} cannot be read as an image: {error}") from error
+    # Pillow raises any of these for a damaged file.
+    except (OSError, SyntaxError, Image.DecompressionBombError, Warning) as error:
+        raise PromptError(
+            f"mask {path} cannot be read as an image: {error}; wanted one such as PNG, of the slice's size"
+        ) from error
+    try:
+        check_mask(values, values.shape[:2])
+    except PromptError as error:
+        raise PromptError(f"mask {path}: {error}") from error
+    return values
+
+
+def _values(image: Image.Image, path: Path) -> NDArray[np.generic]:
+    """Values (y, x): of a palette the numbers and not the colours, of colours those that are grey."""
+    values = np.asarray(image.convert("L") if image.mode == "1" else image)
+    if values.ndim == 3 and image.mode in ("LA", "RGB", "RGBA"):
+        has_alpha = image.mode.endswith("A")
+        colours = values[..., :-1] if has_alpha else values
+        is_opaque = not has_alpha or (values[..., -1] == 255).all()
+        if is_opaque and (colours == colours[..., :1]).all():
+            values = colours[..., 0]
+    if values.ndim != 2:
+        raise PromptError(
+            f"mask {path} has colours or transparency ({image.mode}); wanted one grey value inside"
+        )
+    return values

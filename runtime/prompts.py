@@ -66,7 +66,7 @@ def check_prompt(prompt: Prompt, shape: tuple[int, int, int]) -> None:
     if not is_whole(prompt.slice) or not 0 <= prompt.slice < depth:
         raise PromptError(f"there is no slice {shown(prompt.slice)}: slices are 0 to {depth - 1}")
     if isinstance(prompt, Mask):
-        _check_mask(prompt.mask, (height, width))
+        check_mask(prompt.mask, (height, width))
     elif isinstance(prompt, Point):
         if not isinstance(prompt.positive, bool | np.bool_):
             raise PromptError(f"point positive is {shown(prompt.positive)}; wanted True or False")
@@ -101,9 +101,7 @@ def is_whole(value: object) -> TypeGuard[int]:
 
 
 def shown(value: object) -> str:
-    """A value as a message shows it: numbers in their shortest form, anything else cut short."""
-    if isinstance(value, float | np.floating):
-        return f"{value:g}"
+    """A value as a message shows it, cut short."""
     try:
         text = repr(value.item() if isinstance(value, np.generic) else value)
     except (ValueError, RecursionError):  # digits beyond Python's limit; nested too deeply
@@ -129,7 +127,7 @@ def _check_span(what: str, span: object, size: int) -> None:
         )
 
 
-def _check_mask(mask: object, slice_shape: tuple[int, int]) -> None:
+def check_mask(mask: object, slice_shape: tuple[int, int]) -> None:
     """Raise PromptError unless a mask is an array (y, x) of the slice's shape with one value inside."""
     if not isinstance(mask, np.ndarray) or mask.dtype.kind not in "buif":
         kind = f"an array of {mask.dtype}" if isinstance(mask, np.ndarray) else shown(mask)
@@ -137,7 +135,7 @@ def _check_mask(mask: object, slice_shape: tuple[int, int]) -> None:
     if mask.shape != slice_shape:
         raise PromptError(f"mask is {mask.shape}, slices are {slice_shape}")
     inside = mask[mask != 0]
-    if not (inside == inside[:1]).all():  # NaN differs from itself
+    if mask.dtype.kind != "b" and not (inside == inside[:1]).all():  # NaN differs from itself
         values = ", ".join(shown(value) for value in np.unique(inside)[:4])
         raise PromptError(
             f"mask has several values ({values}) inside, as label images and probabilities have; "

@@ -84,14 +84,70 @@ def test_a_file_with_every_kind_of_prompt(tmp_path: Path) -> None:
     np.testing.assert_array_equal(mask.mask, inside > 0)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_any_value_but_zero_is_inside_a_mask_image(dtype: type, tmp_path: Path) -> None:
-    values = np.array([[0, 1, 255], [np.iinfo(dtype).max, 128, 0]], dtype)
-    Image.fromarray(values).save(tmp_path / "mask.png")
-    content = with_prompts({"slice": 0, "mask": "mask.png"})
-    ((_, (mask,)),) = read_prompts(written(tmp_path, content))
+def read_mask(folder: Path, image: Image.Image, name: str = "mask.png", **how: Any) -> np.ndarray:
+    image.save(folder / name, **how)
+    ((_, (mask,)),) = read_prompts(written(folder, with_prompts({"slice": 0, "mask": name})))
     assert isinstance(mask, Mask)
-    np.testing.assert_array_equal(mask.mask, values > 0)
+    return np.asarray(mask.mask) != 0
+
+
+INSIDE = np.array([[0, 1, 1], [1, 0, 0]], bool)
+
+
+@pytest.mark.parametrize("value", [1, 128, 255, 65535])
+def test_one_value_of_any_kind_is_inside_a_mask_image(value: int, tmp_path: Path) -> None:
+    image = Image.fromarray((INSIDE * value).astype(np.uint8 if value < 256 else np.uint16))
+    np.testing.assert_array_equal(read_mask(tmp_path, image), INSIDE)
+
+
+@pytest.mark.parametrize("mode", ["1", "LA", "RGB", "RGBA", "I", "F"])
+def test_masks_saved_in_other_modes_are_the_same(mode: str, tmp_path: Path) -> None:
+    image = Image.fromarray((INSIDE * 255).astype(np.uint8)).convert(mode)
+    name = "mask.tiff" if mode in "IF" else "mask.png"
+    np.testing.assert_array_equal(read_mask(tmp_path, image, name), INSIDE)
+
+
+def test_the_numbers_of_a_palette_count_and_not_its_colours(tmp_path: Path) -> None:
+    image = Image.fromarray(INSIDE.astype(np.uint8), "P")
+    image.putpalette([255, 255, 255, 0, 0, 0])  # white outside, black inside
+    np.testing.assert_array_equal(read_mask(tmp_path, image), INSIDE)
+
+
+REFUSED_IMAGES = {
+    "labels": (Image.fromarray(np.array([[0, 1, 2]], np.uint8)), r"several values \(1, 2\) inside"),
+    "wide labels": (Image.fromarray(np.array([[0, 1, 300]], np.uint16)), "several values"),
+    "a photograph": (Image.fromarray(np.array([[[9, 9, 8]]], np.uint8)), r"colours .*\(RGB\)"),
+    "blue": (Image.fromarray(np.array([[[0, 0, 1]]], np.uint8)), "colours"),
+    "see-through": (Image.fromarray(np.array([[[9, 9, 9, 0]]], np.uint8)), "transparency"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_IMAGES)
+def test_an_image_that_is_no_mask_is_refused(case: str, tmp_path: Path) -> None:
+    image, why = REFUSED_IMAGES[case]
+    with pytest.raises(PromptError, match=rf"prompts\[0\]: .*mask\.png.*{why}"):
+        read_mask(tmp_path, image)
+
+
+def test_an_image_of_several_pages_is_no_mask(tmp_path: Path) -> None:
+    page = Image.fromarray(INSIDE.astype(np.uint8))
+    with pytest.raises(PromptError, match="several images; wanted one"):
+        read_mask(tmp_path, page, "mask.tiff", save_all=True, append_images=[page])
+
+
+def test_an_image_too_large_to_be_a_slice_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in (5, 2):  # a warning from Pillow, and an error
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with pytest.raises(PromptError, match="cannot be read as an image"):
+            read_mask(tmp_path, Image.fromarray(INSIDE.astype(np.uint8)))
+
+
+def test_a_volume_is_no_mask(tmp_path: Path) -> None:
+    (tmp_path / "labels.nii.gz").write_bytes(b"\x1f\x8b" + bytes(400))
+    with pytest.raises(PromptError, match="wanted one such as PNG, of the slice's size"):
+        read_prompts(written(tmp_path, with_prompts({"slice": 0, "mask": "labels.nii.gz"})))
 
 
 def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
@@ -115,7 +171,45 @@ def test_what_is_not_json_is_refused(content: bytes, tmp_path: Path) -> None:
         read_prompts(path)
 
 
-@pytest.mark.parametrize("content", [[], 3, "null", {}, {"objects": []}, {"objects": {"id": 1}}])
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ('{"objects": [], "objects": []}', "key 'objects' stands twice"),
+        ('{"objects": [{"prompts": [{"slice": 1, "slice": 2}]}]}', "key 'slice' stands twice"),
+        ('{"objects": [{"id": NaN}]}', "NaN is no number"),
+        ('{"objects": [{"id": -Infinity}]}', "-Infinity is no number"),
+        ("[" * 100_000, "recursion"),
+        ('{"objects": ' * 50_000, "recursion"),
+        ("[" + "9" * 5000 + "]", "4300"),
+        ('{"objects": [{"id": "a\x00"}]}', "control character"),
+    ],
+)
+def test_json_of_two_meanings_or_without_bound_is_refused(
+    content: str, why: str, tmp_path: Path
+) -> None:
+    with pytest.raises(PromptError, match=rf"prompts\.json is not JSON: .*{why}"):
+        read_prompts(written(tmp_path, content))
+
+
+def test_a_huge_file_is_refused_after_its_first_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.json"
+    with path.open("wb") as file:
+        file.truncate(2**30)  # sparse
+    with pytest.raises(PromptError, match="larger than 16 MiB"):
+        read_prompts(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32"])
+def test_every_encoding_of_json_is_read(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.json"
+    path.write_bytes(json.dumps(with_prompts(BOX)).encode(encoding))
+    assert len(read_prompts(path)) == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [[], 3, "null", {}, {"objects": []}, {"objects": {"id": 1}}, {"objects": [1], "object": 2}],
+)
 def test_a_file_without_objects_is_refused(content: Any, tmp_path: Path) -> None:
     with pytest.raises(PromptError, match=r"prompts\.json: wanted .*at least one object"):
         read_prompts(written(tmp_path, content))
@@ -137,6 +231,11 @@ GOOD = {"id": 1, "prompts": [BOX]}
         ({"id": True, "prompts": [BOX]}, "id True is not a whole number"),
         ({"id": None, "prompts": [BOX]}, "id None is not a whole number"),
         ({"id": 1, "prompts": [BOX]}, "id 1 is taken"),
+        ({"id": 0, "prompts": [BOX]}, "id 0 is not a whole number from 1 to 65535"),
+        ({"id": -1, "prompts": [BOX]}, "id -1 is not"),
+        ({"id": 65536, "prompts": [BOX]}, "id 65536 is not"),
+        ({"id": 10**400, "prompts": [BOX]}, r"id 1000.*\.\.\. is not"),
+        ({"Id": 2, "prompts": [BOX]}, "wanted"),
     ],
 )
 def test_a_malformed_object_is_refused_where_it_stands(
@@ -188,6 +287,10 @@ def box(y: Any, x: Any) -> dict[str, Any]:
         (box("12", [1, 2]), "'1' is not a number"),
         (box([1, 2], [1, "b"]), "'b' is not a number"),
         ({"slice": 5, "mask": 3}, "in {'slice'"),
+        ({"slice": 5, "mask": "a\x00b"}, "null byte"),
+        ({"slice": 5, "mask": "\ud800"}, "surrogates"),
+        ({**POINT, "point": {"y": 4, "x": 2, "z": 1}}, "'z' is not known"),
+        ({"slice": 5, "mask": "x" * 10_000}, "cannot be read|too long"),
         ({"slice": 5, "mask": "prompts.json"}, "cannot be read as an image"),
         ({"slice": 5, "mask": "."}, "cannot be read as an image"),
     ],
@@ -198,6 +301,18 @@ def test_a_malformed_prompt_is_refused_where_it_stands(
     with pytest.raises(PromptError, match=why) as refused:
         read_prompts(written(tmp_path, with_prompts(BOX, prompt)))
     assert "prompts.json: objects[0].prompts[1]: " in str(refused.value)
+
+
+def test_a_number_beyond_all_bounds_is_refused(tmp_path: Path) -> None:
+    content = json.dumps(with_prompts({**POINT, "point": {"y": 4, "x": 7.25}}))
+    with pytest.raises(PromptError, match=r"prompts\[0\]: inf is not finite"):
+        read_prompts(written(tmp_path, content.replace("7.25", "1e999")))
+
+
+def test_what_is_shown_of_a_malformed_prompt_is_short(tmp_path: Path) -> None:
+    with pytest.raises(PromptError) as refused:
+        read_prompts(written(tmp_path, with_prompts({"slice": [[9] * 10_000]})))
+    assert len(str(refused.value)) < 500
 
 
 def test_a_mask_that_is_not_there_is_missing(tmp_path: Path) -> None:

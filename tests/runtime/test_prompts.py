@@ -133,7 +133,7 @@ LABELS = np.repeat(np.arange(5), 300).reshape(30, 50)
     [
         (LABELS, "1, 2, 3, 4"),
         (LABELS.astype(np.uint8), "1, 2, 3, 4"),
-        (LABELS / 4, "0.25, 0.5, 0.75, 1"),
+        (LABELS / 4, "0.25, 0.5, 0.75, 1.0"),
         (np.full((30, 50), NAN), "nan"),
         ((LABELS == 2) - 1 * (LABELS == 1), "-1, 1"),
     ],
