@@ -35,7 +35,9 @@ def ort(embedded: Bundle) -> Model:
 
 def opened(name: str, bundle: Bundle) -> Model:
     try:
-        return load(bundle, name)
+        model = load(bundle, name)
+        model.engine("image_encoder")  # a precision may be promised and not kept
+        return model
     except BackendUnavailable as error:
         pytest.skip(str(error))
 

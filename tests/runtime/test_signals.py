@@ -86,7 +86,9 @@ def untouched() -> Iterator[Callable[[], None]]:
 
 def opened(name: str) -> Model:
     try:
-        return load(open_bundle(), name, threads=1)
+        model = load(open_bundle(), name, threads=1)
+        model.engine("image_encoder")
+        return model
     except BackendUnavailable as error:
         pytest.skip(str(error))
 
