@@ -15,8 +15,9 @@ from types import FrameType
 from typing import NoReturn
 
 from runtime.errors import InputError, OutOfMemory, Sam2Error
-from runtime.shortage import settle_openblas, shortage_behind
+from runtime.shortage import is_limited, settle_openblas, shortage_behind
 from runtime.streams import close_streams, open_streams
+from runtime.watcher import work_in_a_child
 
 # A path that was given and that nothing can be called, or nothing is.
 NO_SUCH_NAME = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOENT, errno.ENOTDIR)
@@ -35,6 +36,8 @@ def run_command(module: str, arguments: Sequence[str] | None = None) -> NoReturn
         module: name of a module with `main(arguments)`.
         arguments: of the command; None takes the process's own.
     """
+    if is_limited():
+        work_in_a_child(SIGNALS)
     signals = Signals()
     signals.install()
     open_streams()

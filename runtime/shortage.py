@@ -77,7 +77,7 @@ def settle_openblas() -> None:
     It asks for memory when it is loaded, for each of its threads, and at the first large product. Where it gets none
     it calls `exit`, and where it gets no thread it sends the process an interrupt.
     """
-    if not (_is_limited() or _has_few_threads()):
+    if not (is_limited() or _has_few_threads()):
         return
     # Its products are few here, and back ends have threads of their own.
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
@@ -96,7 +96,8 @@ def _has(size_bytes: int) -> bool:
     return True
 
 
-def _is_limited() -> bool:
+def is_limited() -> bool:
+    """Whether this process may have only so much memory (`ulimit -v`, `ulimit -d`)."""
     try:
         import resource
     except ImportError:  # Windows
@@ -122,7 +123,7 @@ def _says_so(error: BaseException) -> bool:
     if isinstance(error, SPEAK_OF_DATA):
         return False
     text = str(error).lower()
-    return any(sign in text for sign in SIGNS) or (_is_limited() and not _has(TIGHT_BYTES))
+    return any(sign in text for sign in SIGNS) or (is_limited() and not _has(TIGHT_BYTES))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

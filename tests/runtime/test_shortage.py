@@ -37,6 +37,39 @@ def test_a_lack_of_memory_is_one_line_and_its_own_exit_code(mib: int) -> None:
         assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="others do not limit it")
+@pytest.mark.parametrize(
+    ("does", "code", "says"),
+    [
+        ("os.abort()", 6, "error: out of memory: a library ended the process (SIGABRT)"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", 6, "ended the process (SIGSEGV)"),
+        ("os.kill(os.getppid(), signal.SIGINT); time.sleep(60)", 130, "interrupted"),
+        ("os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)", 143, "interrupted"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", 137, ""),
+        ("raise InputError('no')", 3, "error: no"),
+        ("print('done')", 0, ""),
+    ],
+)
+def test_where_memory_is_limited_a_crash_is_a_lack_of_it(
+    does: str, code: int, says: str, tmp_path: Path
+) -> None:
+    (tmp_path / "crashing.py").write_text(
+        "import os, signal, time\nfrom runtime.errors import InputError\n"
+        f"def main(arguments):\n    {does}\n"
+    )
+    start = (
+        "import resource, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"sys.path[:0] = [{str(ROOT)!r}, {str(tmp_path)!r}]\n"
+        "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 30,) * 2)\n"
+        "from runtime.process import run_command; run_command('crashing', [])"
+    )
+    done = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr and "Traceback" not in done.stderr
+    assert done.stdout == ("done\n" if code == 0 else "")
+
+
 def test_room_is_looked_for_before_it_is_needed() -> None:
     check_room(1 << 20, "this")
     with pytest.raises(OutOfMemory, match=r"that needs 1099511627776 MiB.*ulimit -v"):
@@ -48,7 +81,7 @@ def test_where_memory_is_tight_a_librarys_error_is_taken_for_a_lack_of_it(
 ) -> None:
     error = RuntimeError("could not create a primitive")
     assert not is_out_of_memory(error)
-    monkeypatch.setattr(shortage, "_is_limited", lambda: True)
+    monkeypatch.setattr(shortage, "is_limited", lambda: True)
     assert not is_out_of_memory(error)
     monkeypatch.setattr(shortage, "_has", lambda size_bytes: size_bytes < 64 << 20)
     assert is_out_of_memory(error)
