@@ -100,8 +100,8 @@ def nifti_forms(like: Volume) -> NiftiForms:
 
 
 def _nifti(labels: NDArray[Any], like: Volume) -> Iterator[bytes]:
-    version = 1 if max(labels.shape) <= _NIFTI1_LONGEST else 2
     forms = nifti_forms(like)
+    version = forms.version if max(labels.shape) <= _NIFTI1_LONGEST else 2
     header = np.zeros((), layout(version))
     header["sizeof_hdr"], header["magic"] = HEADER_BYTES[version - 1], MAGIC[version - 1]
     header["dim"] = [3, *labels.shape[::-1], 1, 1, 1, 1]
@@ -109,10 +109,9 @@ def _nifti(labels: NDArray[Any], like: Volume) -> Iterator[bytes]:
     header["vox_offset"], header["scl_slope"] = FIRST_OFFSET[version - 1], 1
     header["xyzt_units"] = forms.unit
     header["qform_code"], header["sform_code"] = forms.qform_code, forms.sform_code
-    with np.errstate(over="ignore"):  # of a form that is not the one taken
-        header["pixdim"] = [*forms.pixdim, 1, 1, 1, 1]
-        header["quatern"], header["qoffset"] = forms.quatern, forms.qoffset
-        header["srow"] = forms.srow
+    header["pixdim"] = [*forms.pixdim, 1, 1, 1, 1]
+    header["quatern"], header["qoffset"] = forms.quatern, forms.qoffset
+    header["srow"] = forms.srow
     yield header.tobytes()
     yield bytes(FIRST_OFFSET[version - 1] - HEADER_BYTES[version - 1])
     yield from _planes(labels)

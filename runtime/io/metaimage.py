@@ -182,6 +182,8 @@ def _dtype(header: _Header) -> np.dtype[Any]:
             "disagree about; apply them and save the volume again"
         )
     big = header.truth(_BYTE_ORDERS, "False")
+    if header.truth(_BYTE_ORDERS[::-1], "False") != big:
+        raise ValueError(f"found {' and '.join(_BYTE_ORDERS)}, which disagree")
     return np.dtype(DTYPES[name]).newbyteorder(">" if big else "<")
 
 

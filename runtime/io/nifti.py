@@ -241,6 +241,7 @@ def _forms(header: Any, affine: str | None, shape: tuple[int, ...], path: Path) 
         qoffset=tuple(header["qoffset"].tolist()),
         srow=tuple(header["srow"].tolist()),
         unit=unit,
+        version=1 + HEADER_BYTES.index(int(header["sizeof_hdr"])),
     )
     try:
         return replace(forms, taken=_taken(forms, affine, shape, path))

@@ -42,6 +42,7 @@ class NiftiForms:
     srow:    the first three rows of the sform, row-major.
     unit:    unit of length: 0 unknown, 1 metre, 2 millimetre, 3 micrometre (NIfTI's own code).
     taken:   "qform", "sform", or "neither" where both codes are 0.
+    version: 1, whose numbers are float32, or 2, whose are float64.
     """
 
     qform_code: int
@@ -52,6 +53,7 @@ class NiftiForms:
     srow: tuple[float, ...]
     unit: int = 2
     taken: str = "sform"
+    version: int = 1
 
     def affine(self, taken: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
         """4 x 4 from voxel (x, y, z) to RAS in the header's own unit; shape is (z, y, x).
@@ -97,20 +99,16 @@ class NiftiForms:
         rounding = angle * extent + _COORDINATE_ERROR * float(np.abs(there).max())
         return apart * UNIT_MM[self.unit], rounding * UNIT_MM[self.unit]
 
-    def is_in_float32(self, other: NiftiForms) -> bool:
-        """Whether another header says the same, to float32; what is not a number counts as equal."""
-        if (self.qform_code, self.sform_code, self.unit) != (
-            other.qform_code,
-            other.sform_code,
-            other.unit,
-        ):
-            return False
-        here, there = (
-            np.array([*form.pixdim, *form.quatern, *form.qoffset, *form.srow])
-            for form in (self, other)
-        )
+    def says_the_same(self, other: NiftiForms) -> bool:
+        """Whether another header says the same, as exactly as both can; NaN equals NaN."""
+        kind = np.float32 if 1 in (self.version, other.version) else np.float64
+        codes = [(forms.qform_code, forms.sform_code, forms.unit) for forms in (self, other)]
         with np.errstate(over="ignore"):
-            return np.array_equal(here.astype(np.float32), there.astype(np.float32), equal_nan=True)
+            here, there = (
+                np.array([*f.pixdim, *f.quatern, *f.qoffset, *f.srow]).astype(kind)
+                for f in (self, other)
+            )
+        return codes[0] == codes[1] and np.array_equal(here, there, equal_nan=True)
 
     def _lengths(self) -> NDArray[np.float64]:
         lengths = np.array(self.pixdim[1:], np.float64)

@@ -151,8 +151,9 @@ def _put_words(words: list[bytes], number: Any, out: NDArray[Any], done: int, pa
     if done + len(words) > len(out):
         raise _too_long(path, f"{len(out)} numbers")
     try:
-        out[done : done + len(words)] = [number(word) for word in words]
-    except (ValueError, OverflowError) as error:
+        with np.errstate(over="raise"):
+            out[done : done + len(words)] = [number(word) for word in words]
+    except (ValueError, ArithmeticError) as error:
         raise _no_number(path, b" ".join(words[:8])) from error
     return done + len(words)
 

@@ -110,7 +110,7 @@ def _difference(part: Path, labels: NDArray[Any], like: Volume) -> str:
     here, meant = _corners_mm(there), _corners_mm(like)
     if not np.abs(here - meant).max() <= rounding * max(1.0, np.abs(meant).max()):
         return "it lies elsewhere"
-    if there.nifti is not None and not forms.is_in_float32(there.nifti):
+    if there.nifti is not None and not forms.says_the_same(there.nifti):
         return f"its affines are {there.nifti} where {forms} were meant"
     return ""
 

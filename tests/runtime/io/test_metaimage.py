@@ -240,6 +240,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "another object": ({"ObjectType": "Mesh"}, "Mesh"),
     "another truth": ({"CompressedData": "yes"}, "True or False"),
     "another order": ({"BinaryDataByteOrderMSB": "maybe"}, "True or False"),
+    "two orders": ({"ElementByteOrderMSB": "True"}, "disagree"),
     "packed text": ({"BinaryData": "False", "CompressedData": "True"}, "both text"),
     "text that is none": ({"BinaryData": "False"}, "no number|cut short"),
     "a NaN spacing": ({"ElementSpacing": "nan 1 1"}, "spacing"),

@@ -298,6 +298,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"encoding": "text", "data": b"70000" + TEXT[TEXT.index(b" ") :]},
         "no number",
     ),
+    "a float too large": (
+        {"type": "float", "encoding": "text", "data": b"1e39 " + b"1 " * 23},
+        "no number",
+    ),
     "a fraction": ({"encoding": "text", "data": b"1.5" + TEXT[TEXT.index(b" ") :]}, "no number"),
     "words as text": ({"encoding": "text", "data": b"no " * 24}, "no number"),
     "a word without end": ({"encoding": "text", "data": b"1" * 100000}, "no number"),
