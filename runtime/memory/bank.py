@@ -49,7 +49,13 @@ class Templates:
         """Remember a prompted frame: features (1, C, G, G), memory (T, M), pointer (C,)."""
         self._arena.reserve(*self._each)
         room = make_room(self._arena, self._rules)
-        self._arena.store_one(room, memory, obj_ptr, vision_features)
+        try:
+            self._arena.store_one(room, memory, obj_ptr, vision_features)
+        except BaseException:
+            memory_record, pointer_record = records_of(room, NOTHING)
+            give_back(self._arena, [memory_record], [], [pointer_record], [])
+            self._arena.release(*self._each)
+            raise
         new, new_ptr = records_of(room, Record(frame, -1, confidence, object_score, True))
         self.memories = sorted([*self.memories, new], key=lambda r: r.frame)
         self.pointers = sorted([*self.pointers, new_ptr], key=lambda r: r.frame)
@@ -179,11 +185,11 @@ class MemoryBank:
     ) -> None:
         """Put back a tracked frame whatever the policy says; without its memory only its pointer."""
         room = make_room(self._arena, self._rules, has_memory=memory is not None)
-        self._arena.store_one(room, memory, obj_ptr, vision_features)
         new, new_ptr = records_of(room, replace(NOTHING, frame=frame))
         if memory is not None:
             self.memories = [*self.memories, new]
         self.pointers = [*self.pointers, new_ptr]
+        self._arena.store_one(room, memory, obj_ptr, vision_features)  # close gives it back if not
 
     def drop(self, frame: int) -> None:
         """Forget one tracked frame, if it is there: it has been prompted since."""

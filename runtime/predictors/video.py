@@ -66,7 +66,8 @@ class VideoPredictor:
     def push(self, frame: NDArray[np.uint8]) -> dict[int, SliceMask]:
         """Take the next frame, uint8 (y, x) or (y, x, 3), and find every object on it.
 
-        Raises InputError for a frame of another kind or size than the one before; the frame is not taken then.
+        Raises InputError for a frame of another kind or size than the one before; the frame is not taken then. After
+        any other error it is: objects that were not found on it have nothing there to be corrected.
         """
         # The caller may write the next frame into the same buffer.
         kept = self._model.place.take(frame, is_kept=True)
@@ -78,6 +79,8 @@ class VideoPredictor:
             )
         self._frame, self.index = kept, self.index + 1
         self._features.clear()
+        for known in self._objects.values():
+            known.prompted = known.tracked = None
         followed = list(self._objects.items())
         masks = {}
         for start in range(0, len(followed), MAX_ROWS):
@@ -86,7 +89,7 @@ class VideoPredictor:
             again = [self._condition_again(known) for _, known in batch]
             found = track_step(self._model, self._arena, self._features, rows, self._confidence)
             for (object_id, known), segmented, condition in zip(batch, found, again, strict=True):
-                known.prompted, known.tracked = None, Tracked(segmented, condition)
+                known.tracked = Tracked(segmented, condition)
                 masks[object_id] = self._slice_mask(object_id, segmented)
         return masks
 
