@@ -25,6 +25,7 @@ from runtime.parity import (
 )
 from runtime.parity import compare_tracks as compare
 from runtime.phantom import make_phantom
+from runtime.place import HostPlace
 from runtime.result import SliceMask
 from runtime.track import Segmented
 from tests.fakes import FAKE_NUMBERS, TELLING, fake_model
@@ -287,3 +288,19 @@ def test_one_graph_that_is_off_fails_alone() -> None:
     }
     assert passed == {**dict.fromkeys(GRAPHS, True), "memory_encoder": False}
     assert not found["passed"]
+
+
+def test_a_candidate_that_is_watched_another_way_than_it_runs_goes_its_own_way_unwatched() -> None:
+    class Replaying(HostPlace):
+        def unreplayed(self) -> HostPlace:
+            return HostPlace()
+
+    reference, asked = fake_model(TELLING)
+    candidate, repeated = fake_model(TELLING)
+    repeated.place = Replaying()
+    found = compare_models(reference, candidate, BARS["fp32"], 4)
+    assert found["passed"]
+    assert len(repeated.calls) == 2 * len(asked.calls), "the reference does not follow"
+    for graph in GRAPHS:
+        runs = sum(call.graph == graph for call in asked.calls)
+        assert {output["runs"] for output in found["graphs"][graph].values()} == {runs}
