@@ -6,7 +6,6 @@ It knows the contract and a back end; it does not know prompts, memory policy or
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -169,4 +168,4 @@ def load(
 
 @cache
 def _say_once(text: str) -> None:
-    print(text, file=sys.stderr)
+    log.warning("%s", text)

@@ -80,6 +80,14 @@ def test_a_pipe_that_nobody_reads_is_a_failure(arguments: tuple[str, ...], tmp_p
     assert (tmp_path / "there").read_text() == "whole"
 
 
+def test_a_program_without_stderr_gets_no_words_of_ours_on_its_stdout(tmp_path: Path) -> None:
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import runtime; runtime.load()"
+    done = subprocess.run(
+        ["sh", "-c", '"$@" 2>&-', "sh", sys.executable, "-c", code], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+
+
 def test_help_that_cannot_be_shown_is_a_failure(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "runtime.segment", "--help"]
     with open("/dev/full", "w") as full:
