@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from runtime.memory import MemoryRules
@@ -262,11 +262,25 @@ def assert_same(found: Mapping[int, SliceMask], wanted: Mapping[int, SliceMask])
         assert found[index].confidence == mask.confidence
 
 
+BOX_0, BOX_6 = (("prompt", 1, index, ("box", 2, False)) for index in (0, 6))
+REPLACED = [BOX_0, ("run", 0, 0, "end"), ("prompt", 1, 0, ("box", 6.5, True))]
+READ_DURING_A_RUN = [
+    *(BOX_0, ("run", 0, 2, "leave"), BOX_6, ("go_on", 2, "leave")),
+    *(("undo",), ("correct", 2, 8, True)),
+]
+READ_BY_A_RUN = [
+    *(BOX_0, ("run", 0, 0, "end"), BOX_6, ("run", 0, 0, "end")),
+    *(("undo",), ("correct", 4, 8, True)),
+]
+
 CASES = [(policy, False) for policy in RULES] + [("fifo", True), ("confidence", True)]
 
 
 @pytest.mark.parametrize(("policy", "is_set"), CASES)
 @settings(max_examples=30, deadline=None)
+@example(changes=REPLACED)
+@example(changes=READ_DURING_A_RUN)
+@example(changes=READ_BY_A_RUN)
 @given(changes=CHANGES)
 def test_what_is_taken_back_leaves_no_trace(
     policy: str, is_set: bool, changes: list[Change]
