@@ -15,6 +15,7 @@ from PIL import Image
 from runtime.atomic import write_whole
 from runtime.errors import InputError, MissingInput, Sam2Error
 from runtime.io.dicom import is_dicom, read_dicom_image
+from runtime.io.dicom.folder import name_shape
 from runtime.io.picture import IMAGE_SUFFIXES, read_picture
 
 DICOM_SUFFIX = ".dcm"
@@ -45,7 +46,9 @@ def read_images(folder: str | PathLike[str]) -> Images:
     if not place.is_dir():
         raise MissingInput(f"{place} is not a folder; wanted one with images")
     try:
-        paths = sorted((p for p in _files(place) if _is_image(p)), key=_by_number)
+        files = _files(place)
+        paths = sorted((p for p in files if _is_image(p)), key=_by_number)
+        _check_names(set(files) - set(paths), paths)
         if not paths:
             raise MissingInput(f"{place} holds no {', '.join(IMAGE_SUFFIXES)} and no DICOM")
         arrays = tuple(_read(p) for p in paths)
@@ -99,6 +102,16 @@ def _is_image(path: Path) -> bool:
     return suffix in (*IMAGE_SUFFIXES, DICOM_SUFFIX) or (
         _stem(path) == path.name and is_dicom(path)
     )
+
+
+def _check_names(others: set[Path], images: list[Path]) -> None:
+    """Raise InputError for a file that is named as the DICOM images without suffix are, and is none."""
+    shapes = {name_shape(p.name) for p in images if _stem(p) == p.name}
+    for path in sorted(p for p in others if name_shape(p.name) in shapes):
+        raise InputError(
+            f"{path} is named as the images are and is none: cut short or damaged; copy it again, or take it out of "
+            "the folder"
+        )
 
 
 def _stem(path: Path) -> str:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,19 @@ _OPTIONS = {
 }
 
 
+class Orientation(NamedTuple):
+    """A transposition, or none, and then the direction of rows and of columns."""
+
+    is_transposed: bool
+    down: int
+    right: int
+
+    def apply(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The pixels (y, x, 3) as they are to be seen."""
+        pixels = pixels.transpose(1, 0, 2) if self.is_transposed else pixels
+        return np.ascontiguousarray(pixels[:: self.down, :: self.right])
+
+
 def read_video(path: str | PathLike[str]) -> Iterator[NDArray[np.uint8]]:
     """Frames of the first video stream, uint8 (y, x, 3), as they are decoded, turned as players turn them.
 
@@ -36,23 +49,23 @@ def read_video(path: str | PathLike[str]) -> Iterator[NDArray[np.uint8]]:
     """
     av = _decoder()
     file = _existing(path)
-    count, size = 0, None
+    count = 0
+    # One for all frames: each would make threads of its own.
+    converter = import_module("av.video.reformatter").VideoReformatter()
     try:
         with _opened(av, file) as container:
-            if not container.streams.video:
-                raise InputError(f"{file} holds no video")
-            decoder = container.streams.video[0].codec_context
-            if decoder is None:
-                raise InputError(f"{file} is compressed in a way that FFmpeg does not know")
-            decoder.options = _OPTIONS
-            for frame in container.decode(video=0):
-                size = size or (frame.width, frame.height)
-                if (frame.width, frame.height) != size:
+            for frame in _decoded(container, file):
+                if count == 0:
+                    size, rotation = (frame.width, frame.height), frame.rotation
+                    # Asked of one frame only: it makes a circle of references, which keeps the frame for a while.
+                    orientation = _orientation(frame, file)
+                if (frame.width, frame.height) != size or frame.rotation != rotation:
                     raise InputError(
-                        f"{file}: frame {count} is {frame.width} x {frame.height} pixels (x, y) and those before are "
-                        f"{size[0]} x {size[1]}; wanted frames of one size; cut the video there"
+                        f"{file}: frame {count} is {frame.width} x {frame.height} pixels (x, y), turned by "
+                        f"{frame.rotation} degrees, and those before are {size[0]} x {size[1]}, by {rotation}; wanted "
+                        "frames of one size; cut the video there"
                     )
-                yield _upright(frame.to_ndarray(format="rgb24"), frame, file)
+                yield orientation.apply(converter.reformat(frame, format="rgb24").to_ndarray())
                 count += 1
     except (av.FFmpegError, ValueError) as error:
         if isinstance(error, InputError):
@@ -85,6 +98,16 @@ def _decoder() -> Any:
         ) from error
 
 
+def _decoded(container: Any, file: Path) -> Iterator[Any]:
+    if not container.streams.video:
+        raise InputError(f"{file} holds no video")
+    decoder = container.streams.video[0].codec_context
+    if decoder is None:
+        raise InputError(f"{file} is compressed in a way that FFmpeg does not know")
+    decoder.options = _OPTIONS
+    yield from container.decode(video=0)
+
+
 def _existing(path: str | PathLike[str]) -> Path:
     file = Path(path)
     if not file.is_file():
@@ -100,16 +123,14 @@ def _opened(av: Any, file: Path) -> AbstractContextManager[Any]:
     return opened
 
 
-def _upright(pixels: NDArray[np.uint8], frame: Any, file: Path) -> NDArray[np.uint8]:
-    """Pixels turned as the frame's display matrix says: x' = a x + c y, y' = b x + d y (ISO 14496-12, 6.2.2)."""
+def _orientation(frame: Any, file: Path) -> Orientation:
+    """How the frame's display matrix turns it: x' = a x + c y, y' = b x + d y (ISO 14496-12, 6.2.2)."""
     side_data = frame.side_data.get("DISPLAYMATRIX")
     if side_data is None:
-        return pixels
+        return Orientation(False, 1, 1)
     a, b, _, c, d = np.frombuffer(bytes(side_data), np.int32)[:5].tolist()
     if a == d == 0 and b and c:
-        pixels, right, down = pixels.transpose(1, 0, 2), c, b
-    elif b == c == 0 and a and d:
-        right, down = a, d
-    else:
-        raise InputError(f"{file} is to be shown at an angle; wanted a multiple of 90 degrees")
-    return np.ascontiguousarray(pixels[:: 1 if down > 0 else -1, :: 1 if right > 0 else -1])
+        return Orientation(True, 1 if b > 0 else -1, 1 if c > 0 else -1)
+    if b == c == 0 and a and d:
+        return Orientation(False, 1 if d > 0 else -1, 1 if a > 0 else -1)
+    raise InputError(f"{file} is to be shown at an angle; wanted a multiple of 90 degrees")

@@ -78,17 +78,18 @@ def _is_dicom(path: Path) -> bool:
 
 
 def _check_names(doubtful: list[tuple[Path, str]], slices: Iterable[str]) -> None:
-    shapes = {_shape(name) for name in slices}
+    shapes = {name_shape(name) for name in slices}
     for path, why in doubtful:
         is_link = path.is_symlink() and not path.exists()
-        if _shape(path.name) in shapes or (path.suffix.lower() == _SUFFIX and not is_link):
+        if name_shape(path.name) in shapes or (path.suffix.lower() == _SUFFIX and not is_link):
             raise SeriesError(
                 f"{path} cannot be read as DICOM: cut short or damaged ({why}); copy it again, or take it out of the "
                 "folder"
             )
 
 
-def _shape(name: str) -> str:
+def name_shape(name: str) -> str:
+    """A name with its numbers, decimal or hexadecimal, made alike: slices of one series mostly share it."""
     return _NUMBER.sub("#", name)
 
 

@@ -463,3 +463,15 @@ def test_an_image_of_too_many_pixels_is_refused(
         InputError, match=r"a\.png is too large an image: 17 x 12 .*make it smaller"
     ):
         read_images(tmp_path)
+
+
+def test_a_damaged_dicom_image_without_a_suffix_is_refused(tmp_path: Path) -> None:
+    """Left out, it would change the numbers of those after it."""
+    for i in range(3):
+        write_dicom(tmp_path / "made.dcm", SIGNED)
+        (tmp_path / "made.dcm").rename(tmp_path / f"IM{i}")
+    (tmp_path / "README").write_text("no image")
+    assert read_images(tmp_path).names == ("IM0", "IM1", "IM2")
+    (tmp_path / "IM1").write_bytes(b"")
+    with pytest.raises(InputError, match="IM1 is named as the images are and is none"):
+        read_images(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import struct
@@ -192,7 +193,7 @@ def test_frames_that_change_their_size_are_refused_where_they_do(tmp_path: Path)
         parts.append(path.read_bytes())
     (tmp_path / "clip.mpg").write_bytes(b"".join(parts))
     found = []
-    with pytest.raises(InputError, match=r"frame \d is 80 x 96 pixels .* before are 80 x 48"):
+    with pytest.raises(InputError, match=r"frame \d is 80 x 96 pixels .* before are 80 x 48, by 0"):
         for each in read_video(tmp_path / "clip.mpg"):
             found.append(each)
     assert len(found) >= COUNT - 1
@@ -239,3 +240,17 @@ def test_a_name_is_nothing_but_a_name(
     monkeypatch.chdir(tmp_path)
     path = clip.rename(os.fsdecode(name))
     assert len(list(read_video(path))) == num_frames(path) == COUNT
+
+
+def test_frames_are_let_go_one_by_one(clip: Path) -> None:
+    """Without waiting for the collector of circles, which counts objects and not megabytes."""
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(isinstance(o, av.VideoFrame) for o in gc.get_objects())
+        for _ in read_video(clip):
+            pass
+        after = sum(isinstance(o, av.VideoFrame) for o in gc.get_objects())
+    finally:
+        gc.enable()
+    assert after - before < COUNT // 2
