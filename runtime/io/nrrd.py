@@ -174,6 +174,8 @@ def _grid(
 def _plain_grid(header: NrrdHeader, domain: list[int]) -> tuple[list[float], list[float]]:
     """Spacing and origin of a volume that says nothing about directions."""
     words = header.axes("spacings")
+    if not words and header.fields.keys() & {"space", "spacedimension", "spaceorigin"}:
+        raise ValueError("it names a space and has no space directions, so voxels have no size")
     spacing = reals(" ".join(words[axis] for axis in domain[:3])) if words else [1.0] * 3
     if "spaceorigin" in header.fields:
         return spacing, _origin(header).tolist()

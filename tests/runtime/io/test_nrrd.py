@@ -247,6 +247,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "space and time": ({"space": "left-posterior-superior-time"}, "wanted left-posterior"),
     "directions without space": ({"space": None}, "spacedimension"),
     "a flat space": ({"space": None, "space_dimension": "2"}, "vector"),
+    "lost directions": ({"space_directions": None}, "no space directions"),
     "two directions": ({"space_directions": "(0.5,0,0) (0,0.6,0)"}, "one for each axis"),
     "no vector": ({"space_directions": "(0.5,0,0) 0.6 (0,0,2)"}, "one for each axis"),
     "two numbers": ({"space_directions": "(0.5,0) (0,0.6,0) (0,0,2)"}, "vector"),
