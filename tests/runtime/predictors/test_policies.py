@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from runtime.confidence import Calibration
+from runtime.confidence import MEASURES, Calibration
 from runtime.contract import PIXEL_MEAN, PIXEL_STD
 from runtime.memory import MemoryRules
 from runtime.memory.policies import POLICIES
@@ -134,18 +134,14 @@ def test_a_prompted_slice_of_noise_is_remembered_all_the_same() -> None:
         assert frames == all_before(NOISE, set())
 
 
-@pytest.mark.parametrize("output", ["ious", "object_score_logits"])
 @pytest.mark.parametrize("pick_up", ["all", "weighted"])
 @pytest.mark.parametrize("policy", POLICIES)
-def test_a_slice_whose_scores_are_no_numbers_never_enters_memory(
-    policy: str, pick_up: str, output: str
+def test_a_slice_whose_confidence_is_no_number_never_enters_memory(
+    policy: str, pick_up: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def decode_badly(inputs: Inputs) -> Inputs:
-        is_noise = inputs["features"][:, :, 0, 0].argmax(1) == NOISE
-        return {**decode(inputs), output: np.where(is_noise, np.nan, 0.9)}
-
-    model, _ = fake_model(ANSWERS | {"mask_decoder": decode_badly})
-    rules = MemoryRules(policy=policy, pick_up=pick_up, min_confidence=0.0)
+    monkeypatch.setitem(MEASURES, "foreground", lambda logits, iou: iou if iou > 0.5 else np.nan)
+    model, _ = fake_model(ANSWERS)
+    rules = MemoryRules(policy=policy, pick_up=pick_up, min_confidence=0.0, confidence="foreground")
     predictor = VolumePredictor(model, rules)
     predictor.set_volume(PIXELS)
     predictor.add(Point(slice=0, y=20, x=20))
