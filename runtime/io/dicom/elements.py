@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 # How numbers may be said to be written: as what they are, as nothing (implicit) or as unknown.
 _DECIMAL, _SHORT = ("DS", "IS", "UN", None), ("US", "UN", None)
+_UNDEFINED = 0xFFFFFFFF
 # How an item of a sequence begins, in both orders of bytes.
 _ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
 # Decimal String and Integer String, PS3.5 table 6.2-1.
@@ -58,8 +60,21 @@ def items(dataset: Dataset, tag: int, most: int = 1000) -> Sequence[Dataset]:
     raw = getattr(dataset.get_item(tag), "value", None) if tag in dataset else None
     if isinstance(raw, bytes) and max(map(raw.count, _ITEMS)) > most:
         raise ValueError(f"({shown(tag)}) holds more than {most} items")
-    found: Any = dataset[tag].value if tag in dataset else ()
-    return [] if isinstance(found, bytes | str) or found is None else list(found)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found: Any = dataset[tag].value if tag in dataset else ()
+    datasets = [] if isinstance(found, bytes | str) or found is None else list(found)
+    for dataset in datasets:
+        check_whole(dataset)
+    return datasets
+
+
+def check_whole(dataset: Dataset) -> None:
+    """Raise ValueError where what holds a data set ended within an element, which pydicom passes over."""
+    for element in dataset.elements():
+        value, length = element.value, getattr(element, "length", _UNDEFINED)
+        if isinstance(value, bytes) and length not in (_UNDEFINED, len(value)):
+            raise ValueError(f"its element ({shown(element.tag)}) is cut short")
 
 
 def shown(tag: int) -> str:

@@ -5,6 +5,7 @@ PS3.3 C.7.6.16 (functional groups), C.8.4 (nuclear medicine).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -174,13 +175,13 @@ def _planes(header: Header, groups: _Groups, count: int) -> list[Plane]:
 
 def _nuclear_planes(header: Header, count: int) -> list[Plane]:
     """Planes of a reconstructed nuclear medicine object, which gives one position and a signed spacing; else []."""
-    if header.sop_class != _NUCLEAR or "RECON TOMO" not in text(header.dataset, IMAGE_TYPE).split(
-        "\\"
-    ):
+    kinds = text(header.dataset, IMAGE_TYPE).split("\\")
+    if header.sop_class != _NUCLEAR or "RECON TOMO" not in kinds:
         return []
     detectors = items(header.dataset, DETECTORS)
-    places = [_detector_value(header, detectors, tag) for tag in (POSITION, ORIENTATION)]
-    position_mm, orientation = places
+    position_mm, orientation = (
+        _detector_value(header, detectors, tag) for tag in (POSITION, ORIENTATION)
+    )
     spacing_mm = numbers(header.dataset, SLICE_SPACING, header.path)
     order = _slice_numbers(header, count)
     if len(position_mm) != 3 or len(orientation) != 6 or len(spacing_mm) != 1:
@@ -196,9 +197,8 @@ def _nuclear_planes(header: Header, count: int) -> list[Plane]:
     ]
 
 
-def _detector_value(header: Header, detectors: object, tag: int) -> tuple[float, ...]:
-    first = detectors[0] if isinstance(detectors, list) and detectors else None
-    own = numbers(first, tag, header.path) if first is not None else ()
+def _detector_value(header: Header, detectors: Sequence[Dataset], tag: int) -> tuple[float, ...]:
+    own = numbers(detectors[0], tag, header.path) if detectors else ()
     return own or numbers(header.dataset, tag, header.path)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 from runtime.errors import SeriesError
 from runtime.io.dicom.bounded import BoundedFile
-from runtime.io.dicom.elements import shown, text
+from runtime.io.dicom.elements import check_whole, text
 from runtime.io.dicom.start import HEAD_BYTES, SYNTAXES, Syntax, first_element, guess_syntax
 
 if TYPE_CHECKING:
@@ -57,6 +57,9 @@ class Header:
     """A header, and its pixels' place in the file, or in what the file inflates to.
 
     Attributes:
+        path: of the file.
+        syntax: its transfer syntax.
+        dataset: the elements that matter here, up to the pixel data.
         pixel_at: of the first byte of the value of the pixel data.
         pixel_bytes: its length; None where it is encapsulated.
         pixel_vr: its VR, "" where the file has none.
@@ -88,7 +91,9 @@ class Header:
     def description(self) -> str:
         """The series description, for messages."""
         try:
-            found = str(self.dataset[_DESCRIPTION].value or "")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found = str(self.dataset[_DESCRIPTION].value or "")
         except Exception:  # a character set that means nothing, or no description
             found = text(self.dataset, _DESCRIPTION)
         return found.encode("utf-8", "replace").decode()
@@ -152,10 +157,10 @@ def _read_header(stream: BoundedFile, path: Path) -> Header | None:
         stop_when=lambda tag, vr, length: tag in (_FLOAT_PIXELS, _DOUBLE_PIXELS, _PIXELS),
         specific_tags=list(_WANTED),
     )
-    _check_whole(dataset, path)
+    check_whole(dataset)
     element = stream.read(12)
     if len(element) < 8:
-        _check_whole(meta, path)
+        check_whole(meta)
         _check_without_pixels(stream, meta, dataset, path)
         return None
     order = "<" if syntax.is_little else ">"
@@ -200,14 +205,6 @@ def _read_meta(stream: BoundedFile, path: Path) -> tuple[Dataset, Syntax | None,
     return meta, SYNTAXES.get(uid) if uid else guess_syntax(stream.read(8)), start
 
 
-def _check_whole(dataset: Dataset, path: Path) -> None:
-    """Raise SeriesError where the file ended within an element, which pydicom passes over."""
-    for element in dataset.elements():
-        value, length = element.value, getattr(element, "length", _UNDEFINED)
-        if isinstance(value, bytes) and length not in (_UNDEFINED, len(value)):
-            raise _damaged(path, f"its element ({shown(element.tag)}) is cut short")
-
-
 def _check_without_pixels(stream: BoundedFile, meta: Dataset, dataset: Dataset, path: Path) -> None:
     """Raise SeriesError unless an object without pixels is whole, and of a class that has none."""
     said = {text(meta, _MEDIA_CLASS), text(dataset, SOP_CLASS)} - {""}
@@ -234,7 +231,10 @@ def _inflate(
         chunk = inflater.unconsumed_tail or stream.read(_CHUNK_BYTES)
         if not chunk:
             raise _damaged(path, "its deflated data has no end")
-        out.write(inflater.decompress(chunk, limit - out.tell()))
+        try:
+            out.write(inflater.decompress(chunk, limit - out.tell()))
+        except zlib.error as error:
+            raise _damaged(path, str(error)) from error
     if is_all and not inflater.eof:
         raise _damaged(path, "it inflates to more than its header promises")
     out.seek(0)

@@ -688,3 +688,13 @@ def test_frames_fewer_or_more_than_their_groups_are_refused(tmp_path: Path) -> N
     save_frames(tmp_path / "a.dcm", drop)
     with pytest.raises(SeriesError, match="4 frames and functional groups of 3"):
         read_volume(tmp_path / "a.dcm")
+
+
+def test_a_number_cut_short_within_a_group_is_refused(tmp_path: Path) -> None:
+    """Which would move a frame: the last number of its item, of a length that does not fit into it."""
+    save_frames(tmp_path / "a.dcm")
+    content = (tmp_path / "a.dcm").read_bytes()
+    at = content.rindex(b"\x20\x00\x32\x00DS") + 6
+    (tmp_path / "a.dcm").write_bytes(content[:at] + b"\x40" + content[at + 1 :])
+    with pytest.raises(SeriesError, match=r"0020\|0032\) is cut short"):
+        read_volume(tmp_path / "a.dcm")

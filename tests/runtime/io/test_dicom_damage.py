@@ -30,6 +30,9 @@ from pydicom.uid import (
 
 from runtime.errors import InputError, SeriesError
 from runtime.io import read_volume
+from runtime.io.dicom.format import read_format
+from runtime.io.dicom.header import read_header
+from runtime.io.dicom.pixels import read_stored
 from tests.dicoms import SERIES, an_image, decimals, in_run_lengths, pixels, save_series
 
 MOST_BYTES = 20_000_000
@@ -334,4 +337,17 @@ def test_more_items_than_frames_can_have_are_refused(tmp_path: Path, tag: tuple[
     sequence = struct.pack("<HH2sHI", *tag, b"SQ", 0, len(items)) + items
     insert(tmp_path / "a.dcm", b"\xe0\x7f\x10\0OW", sequence)
     with within(MOST_BYTES), pytest.raises(SeriesError, match="holds more than"):
+        read_volume(tmp_path / "a.dcm")
+
+
+def test_a_damaged_deflated_file_is_refused_at_either_reading(tmp_path: Path) -> None:
+    save(tmp_path / "a.dcm", None, DeflatedExplicitVRLittleEndian)
+    header = read_header(tmp_path / "a.dcm")
+    assert header is not None
+    content = bytearray((tmp_path / "a.dcm").read_bytes())
+    content[-60:] = b"\xff" * 60
+    (tmp_path / "a.dcm").write_bytes(content)  # after its header was read
+    with pytest.raises(InputError, match=r"a\.dcm"):
+        list(read_stored(header, read_format(header)))
+    with pytest.raises(InputError, match=r"a\.dcm"):
         read_volume(tmp_path / "a.dcm")

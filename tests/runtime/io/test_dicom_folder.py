@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from runtime.errors import InputError, SeriesError
@@ -192,3 +193,17 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
     with pytest.raises(InputError, match=name):
         read_volume(tmp_path / name)
+
+
+def test_descriptions_of_any_character_set_are_listed(tmp_path: Path) -> None:
+    def describe(dataset: Dataset, index: int) -> None:
+        dataset.SpecificCharacterSet = "ISO_IR 192"
+        dataset.SeriesDescription = "köpf 頭"
+
+    save_series(tmp_path, describe)
+    save_series(tmp_path, series=OTHER_SERIES, names=[f"b{i}.dcm" for i in range(SHAPE[0])])
+    for path in tmp_path.glob("b*.dcm"):
+        path.write_bytes(path.read_bytes().replace(b"LO\4\0thin", b"LO\4\0th\xff\xfe"))
+    with pytest.raises(SeriesError, match="'köpf 頭'") as caught:
+        read_volume(tmp_path)
+    str(caught.value).encode()
