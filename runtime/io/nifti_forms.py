@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
-from math import isfinite, sqrt
+from math import inf, isfinite, sqrt
 from typing import Any
 
 import numpy as np
@@ -71,10 +71,10 @@ class NiftiForms:
 
     def grid(self, shape: tuple[int, ...]) -> Grid:
         """The grid of the form that is taken, for a volume of that shape (z, y, x)."""
-        affine = LPS_OF_RAS @ self.affine(self.taken, shape)
         unit_mm = UNIT_MM[self.unit]
-        lengths = np.linalg.norm(affine[:3, :3], axis=0)
-        with np.errstate(invalid="ignore", divide="ignore"):
+        with np.errstate(all="ignore"):  # Volume refuses what is not finite
+            affine = LPS_OF_RAS @ self.affine(self.taken, shape)
+            lengths = np.linalg.norm(affine[:3, :3], axis=0)
             direction = affine[:3, :3] / lengths
         x_mm, y_mm, z_mm = (lengths * unit_mm).tolist()
         origin_x_mm, origin_y_mm, origin_z_mm = (affine[:3, 3] * unit_mm).tolist()
@@ -91,7 +91,10 @@ class NiftiForms:
         """
         ends = [(0, length - 1) for length in shape[::-1]]
         corners = np.array([*product(*ends, (1,))])
-        there = [corners @ self.affine(taken, shape)[:3].T for taken in AFFINES]
+        with np.errstate(all="ignore"):  # infinite forms are as far apart as can be
+            there = [corners @ self.affine(taken, shape)[:3].T for taken in AFFINES]
+        if not np.isfinite(there).all():
+            return inf, 0.0
         apart = float(np.linalg.norm(there[0] - there[1], axis=1).max())
         extent = float(np.linalg.norm(np.ptp(there[1], axis=0)))
         first = max(self._first_of_quaternion(), sqrt(_SQUARES_ERROR))

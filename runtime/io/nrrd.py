@@ -161,12 +161,10 @@ def _grid(
     if "spacedirections" not in header.fields:
         return *_plain_grid(header, domain), IDENTITY
     signs = np.array(_signs(header))
-    axes = (
-        signs[:, None]
-        * np.array([_in_space(header, header.directions[axis] or []) for axis in domain[:3]]).T
-    )
-    lengths = np.linalg.norm(axes, axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):  # Volume refuses what comes of it
+    vectors = [_in_space(header, header.directions[axis] or []) for axis in domain[:3]]
+    with np.errstate(all="ignore"):  # Volume refuses what is not finite
+        axes = signs[:, None] * np.array(vectors).T
+        lengths = np.linalg.norm(axes, axis=0)
         direction = axes / lengths
     return lengths.tolist(), _origin(header).tolist(), tuple(direction.ravel().tolist())
 

@@ -288,6 +288,8 @@ DAMAGED: dict[str, tuple[dict[str, Any], str]] = {
     "a code of 6": ({"qform_code": 6}, "code 6"),
     "a code of -1": ({"sform_code": -1}, "code -1"),
     "NaN in the sform": ({"srow_y": np.nan}, "mm apart"),
+    "infinity in both": ({"srow_y": np.inf, "qoffset_x": np.inf}, "inf mm apart"),
+    "infinity in the sform alone": ({"srow_y": np.inf, "qform_code": 0}, "spacing"),
     "NaN in the sform alone": ({"srow_y": np.nan, "qform_code": 0}, "spacing"),
     "an empty sform": ({"srow_x": 0, "srow_y": 0, "srow_z": 0, "qform_code": 0}, "spacing"),
     "NaN as the sform's origin": ({"srow_y": [1, 2, 3, np.nan], "qform_code": 0}, "origin"),

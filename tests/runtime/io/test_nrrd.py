@@ -255,6 +255,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an empty number": ({"space_directions": "(,0,0) (0,0.6,0) (0,0,2)"}, "one number"),
     "NaN": ({"space_directions": "(nan,0,0) (0,0.6,0) (0,0,2)"}, "spacing"),
     "infinity": ({"space_directions": "(inf,0,0) (0,0.6,0) (0,0,2)"}, "spacing"),
+    "more than numbers": ({"space_directions": "(1e300,1e300,0) (0,1,0) (0,0,1)"}, "spacing"),
     "no length": ({"space_directions": "(0,0,0) (0,0.6,0) (0,0,2)"}, "spacing"),
     "a shear": ({"space_directions": "(0.5,0,0) (0.1,0.6,0) (0,0,2)"}, "resample"),
     "a NaN origin": ({"space_origin": "(nan,0,0)"}, "origin"),

@@ -269,6 +269,21 @@ def test_a_disk_that_is_really_full_is_an_error_in_every_format(tmp_path: Path) 
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
+def test_volume_files_are_written_and_read_without_simpleitk(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['SimpleITK'] = sys.modules['nibabel'] = sys.modules['nrrd'] = None\n"
+        "import numpy as np\n"
+        "from runtime.io import Volume, read_volume, write_mask\n"
+        "labels = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)\n"
+        "for path in sys.argv[1:]:\n"
+        "    write_mask(path, labels, Volume.from_array(labels))\n"
+        "    assert np.array_equal(read_volume(path).array, labels)\n"
+    )
+    paths = [str(tmp_path / f"a{suffix}") for suffix in SUFFIXES]
+    subprocess.run([sys.executable, "-c", code, *paths], check=True)
+
+
 def test_an_interrupt_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
