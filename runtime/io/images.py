@@ -14,7 +14,7 @@ from PIL import Image
 
 from runtime.atomic import write_whole
 from runtime.errors import InputError, MissingInput, Sam2Error
-from runtime.io.dicom import is_dicom, read_dicom_image
+from runtime.io.dicom import holds_image, is_dicom, read_dicom_image
 from runtime.io.dicom.folder import name_shape
 from runtime.io.picture import IMAGE_SUFFIXES, read_picture
 
@@ -99,15 +99,14 @@ def _files(folder: Path) -> list[Path]:
 
 def _is_image(path: Path) -> bool:
     suffix = path.suffix.lower()
-    return suffix in (*IMAGE_SUFFIXES, DICOM_SUFFIX) or (
-        _stem(path) == path.name and is_dicom(path)
-    )
+    is_dicom_file = suffix == DICOM_SUFFIX or (_stem(path) == path.name and is_dicom(path))
+    return suffix in IMAGE_SUFFIXES or (is_dicom_file and holds_image(path))
 
 
 def _check_names(others: set[Path], images: list[Path]) -> None:
     """Raise InputError for a file that is named as the DICOM images without suffix are, and is none."""
     shapes = {name_shape(p.name) for p in images if _stem(p) == p.name}
-    for path in sorted(p for p in others if name_shape(p.name) in shapes):
+    for path in sorted(p for p in others if name_shape(p.name) in shapes and not is_dicom(p)):
         raise InputError(
             f"{path} is named as the images are and is none: cut short or damaged; copy it again, or take it out of "
             "the folder"

@@ -3,8 +3,8 @@
 pydicom follows the elements of a header; what they say is checked here, before any pixel is read.
 """
 
-from runtime.io.dicom.image import read_dicom_image
+from runtime.io.dicom.image import holds_image, read_dicom_image
 from runtime.io.dicom.series import read_dicom_file, read_series
 from runtime.io.dicom.start import is_dicom
 
-__all__ = ["is_dicom", "read_dicom_file", "read_dicom_image", "read_series"]
+__all__ = ["holds_image", "is_dicom", "read_dicom_file", "read_dicom_image", "read_series"]

@@ -16,6 +16,14 @@ from runtime.io.dicom.pixels import read_stored
 from runtime.io.dicom.values import common_type, read_meanings
 
 
+def holds_image(path: Path) -> bool:
+    """Whether a DICOM file holds pixels, or is damaged, which reading it will tell; reports and DICOMDIRs do not."""
+    try:
+        return read_header(path) is not None
+    except SeriesError:
+        return True
+
+
 def read_dicom_image(path: Path) -> NDArray[Any]:
     """The image in a file: (y, x), rescaled as its header says, or uint8 (y, x, 3).
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from runtime.errors import InputError, MissingInput, Sam2Error
 from runtime.io.images import make_output_folder, read_images, write_label_image
+from tests.dicoms import bundled
 
 RNG = np.random.default_rng(5)
 GREY = RNG.integers(0, 256, (12, 17), dtype=np.uint8)
@@ -475,3 +476,16 @@ def test_a_damaged_dicom_image_without_a_suffix_is_refused(tmp_path: Path) -> No
     (tmp_path / "IM1").write_bytes(b"")
     with pytest.raises(InputError, match="IM1 is named as the images are and is none"):
         read_images(tmp_path)
+
+
+def test_dicom_without_pixels_is_left_alone(tmp_path: Path) -> None:
+    for i in (0, 1):
+        write_dicom(tmp_path / "made.dcm", SIGNED)
+        (tmp_path / "made.dcm").rename(tmp_path / f"IM{i}")
+    for name, theirs in (
+        ("IM2", "reportsi.dcm"),
+        ("report.dcm", "test-SR.dcm"),
+        ("DICOMDIR", "DICOMDIR"),
+    ):
+        (tmp_path / name).write_bytes(bundled(theirs).read_bytes())
+    assert read_images(tmp_path).names == ("IM0", "IM1")
