@@ -9,6 +9,7 @@ from tests.fuzz.targets import TARGETS
 
 def test_each_kind_of_fault_is_seen_and_the_next_case_is_tried(monkeypatch) -> None:
     monkeypatch.setattr(pool, "LIMIT_S", 0.4)
+    monkeypatch.setattr(pool, "START_S", 3.0)
     assert set(TARGETS) == set(OUTCOMES)
     cases = [(name, seed) for seed in range(2) for name in TARGETS]
     seen = []
