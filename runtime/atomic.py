@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ ABANDONED = re.compile(rf"\..*{re.escape(MARK)}[0-9a-f]{{32}}(\..*)?", re.DOTALL
 NAME_BYTES = 60  # of the destination's name in a temporary one: some file systems allow 143 in all
 SUFFIX_LETTERS = 20
 
+unfinished: set[Path] = set()
+"""Temporary files and folders of this process, for one that is ended at once."""
 _swept: set[Path] = set()
 """Folders in which this process has removed what was abandoned; a folder may hold many files, so it is read once."""
 
@@ -100,6 +103,7 @@ def _temporary(target: Path) -> Iterator[tuple[Path, int]]:
     """A new empty file beside `target`, locked for as long as it is there; and the permissions a new file gets."""
     while True:
         part = _name_beside(target)
+        unfinished.add(part)
         descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             lock(descriptor, is_patient=True)
@@ -111,7 +115,15 @@ def _temporary(target: Path) -> Iterator[tuple[Path, int]]:
         finally:
             with suppress(FileNotFoundError):
                 part.unlink()
+            unfinished.discard(part)
             os.close(descriptor)
+
+
+def remove_unfinished() -> None:
+    """Remove what this process has begun to write, since it will not come to that any more."""
+    for part in list(unfinished):
+        with suppress(OSError):
+            shutil.rmtree(part) if part.is_dir() else part.unlink()
 
 
 def _name_beside(target: Path) -> Path:

@@ -23,6 +23,7 @@ from runtime.atomic import (
     sync_file,
     sync_folder,
     temporary_start,
+    unfinished,
 )
 from runtime.errors import Sam2Error
 
@@ -75,6 +76,7 @@ def _temporary(path: Path) -> Iterator[Path]:
     """A new empty folder beside `path`, locked for as long as it is there; whatever has its name at the end goes."""
     while True:
         part = path.with_name(f"{temporary_start(path)}{uuid4().hex}")
+        unfinished.add(part)
         part.mkdir()
         try:
             with _locked(part, is_patient=True):
@@ -84,6 +86,7 @@ def _temporary(path: Path) -> Iterator[Path]:
                 return
         finally:
             shutil.rmtree(part, ignore_errors=True)
+            unfinished.discard(part)
 
 
 @contextmanager

@@ -84,16 +84,16 @@ def outcome(run: Callable[[], None], signals: Signals | None = None) -> int:
 class Signals:
     """What SIGINT, SIGTERM and SIGHUP do: each is an interrupt whose exit code is 128 and its number.
 
-    While a command works, the first one raises KeyboardInterrupt, so that unfinished files go. A second one comes from
-    somebody who does not want to wait, and ends the process at once; one hidden file may be left. So does one that
-    comes while a library is imported: some turn a KeyboardInterrupt into an error of their own, others abort, and no
-    file is half written then.
+    While a command works, the first one raises KeyboardInterrupt. A second one comes from somebody who does not want to
+    wait, and ends the process at once. So does one that comes while a library is imported: some of them turn a
+    KeyboardInterrupt into an error of their own, others abort. Unfinished files go in any case.
     """
 
     def __init__(self) -> None:
         self.is_working = False
         self.came: int | None = None
         """The first one's number."""
+        self._process = os.getpid()
 
     @property
     def code(self) -> int:
@@ -113,6 +113,9 @@ class Signals:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a child of a library's that has inherited this
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
         if self.came is None:
             self.came = number
             if self.is_working and not _is_importing(frame):
@@ -127,6 +130,8 @@ class Signals:
         sys.__unraisablehook__(problem)
 
     def _leave(self) -> NoReturn:
+        if writers := sys.modules.get("runtime.atomic"):
+            writers.remove_unfinished()
         with suppress(OSError):
             os.write(2, b"interrupted\n")
         os._exit(self.code)

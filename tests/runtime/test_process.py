@@ -119,6 +119,43 @@ def test_an_import_is_not_interrupted_by_an_error(
         signals._handle(2, sys._getframe())
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no such children")
+def test_a_child_that_has_inherited_the_handlers_ends_as_any_other(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, time\nfrom runtime.atomic import write_whole\n"
+        "from runtime.process import Signals\n"
+        "signals = Signals(); signals.install(); signals.is_working = True\n"
+        "def write(part):\n"
+        "    if not (child := os.fork()):\n"
+        "        signal.raise_signal(signal.SIGTERM)\n"
+        "    print(os.waitpid(child, 0)[1]); part.write_text('whole')\n"
+        f"write_whole({str(tmp_path / 'there')!r}, write)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("15\n", "")
+    assert (tmp_path / "there").read_text() == "whole"
+
+
+def test_a_process_that_is_ended_at_once_leaves_no_unfinished_files(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys\nfrom runtime.atomic import write_whole\n"
+        "from runtime.atomic_folder import write_whole_folder\n"
+        "from runtime.process import Signals\n"
+        "signals = Signals(); signals.install()\n"
+        "def write(part): (part / 'a').write_text('half'); write_whole('file', end)\n"
+        "def end(part): part.write_text('half'); signal.raise_signal(signal.SIGINT)\n"
+        "write_whole_folder('folder', write, print)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize(
     ("error", "is_shortage"),
     [
