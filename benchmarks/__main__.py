@@ -40,6 +40,9 @@ PROGRAM = Program(
             "benchmarks.quality",
             "Dice and more on held-out phantoms or on labelled volumes in a folder",
         ),
+        "limits": Subcommand(
+            "benchmarks.limits", "exit codes under limits of memory, which have to be 0 or 6"
+        ),
         "phantoms": Subcommand("benchmarks.write_phantoms", "labelled phantoms as files"),
         "fuzz": Subcommand(
             "benchmarks.fuzz.command", "damaged files: each read right, refused, or a fault"
