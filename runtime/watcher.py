@@ -17,6 +17,8 @@ from runtime.errors import OutOfMemory
 if sys.platform == "linux":
     CRASHES = {signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
     PR_SET_PDEATHSIG = 1  # linux/prctl.h
+NO_THREAD_LOCAL_DATA = 127
+"""What glibc's loader leaves with when it gets no memory for that; no command of ours does."""
 
 
 def work_in_a_child(signals: Collection[int]) -> None:
@@ -49,11 +51,14 @@ def work_in_a_child(signals: Collection[int]) -> None:
 
 
 def _exit_code(code: int) -> int:
-    if -code not in CRASHES:
+    if -code in CRASHES:
+        how = signal.Signals(-code).name
+    elif code == NO_THREAD_LOCAL_DATA:
+        how = f"exit code {code}"
+    else:
         return code if code >= 0 else 128 - code
     with suppress(OSError):
-        name = signal.Signals(-code).name
-        os.write(2, f"\nerror: out of memory: a library ended the process ({name})\n".encode())
+        os.write(2, f"\nerror: out of memory: a library ended the process ({how})\n".encode())
     return OutOfMemory.exit_code
 
 

@@ -43,6 +43,7 @@ def test_a_lack_of_memory_is_one_line_and_its_own_exit_code(mib: int) -> None:
     [
         ("os.abort()", 6, "error: out of memory: a library ended the process (SIGABRT)"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", 6, "ended the process (SIGSEGV)"),
+        ("os._exit(127)", 6, "a library ended the process (exit code 127)"),
         ("os.kill(os.getppid(), signal.SIGINT); time.sleep(60)", 130, "interrupted"),
         ("os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)", 143, "interrupted"),
         ("os.kill(os.getpid(), signal.SIGKILL)", 137, ""),
