@@ -14,7 +14,7 @@ from runtime.confidence import Calibration
 from runtime.contract import GRAPHS, ModelNumbers
 from runtime.errors import BundleChanged, BundleIncomplete
 from runtime.manifest import graph_file, read_manifest
-from runtime.strict_json import Fault, read_plain_file
+from runtime.plain_file import read_plain
 
 EMBEDDED = Path(__file__).parent / "nano"
 
@@ -84,11 +84,10 @@ class Bundle:
         name = graph_file(graph)
         known = self.manifest["files"][name]
         try:
-            data = read_plain_file(self.path / name, known["size_bytes"])
-        except (OSError, Fault) as error:
-            why = error.strerror if isinstance(error, OSError) else error
+            data = read_plain(self.path / name, known["size_bytes"])
+        except OSError as error:
             raise BundleIncomplete(
-                f"{self.path}: {name} cannot be read ({why}); export it again"
+                f"{self.path}: {name} cannot be read ({error.strerror}); export it again"
             ) from error
         if len(data) < known["size_bytes"]:
             raise BundleIncomplete(

@@ -23,7 +23,8 @@ from runtime.bundle import Bundle
 from runtime.cache import cache_folder
 from runtime.errors import Sam2Error
 from runtime.machine import instruction_sets
-from runtime.strict_json import Boolean, Fault, Number, Object, parse, read_plain_file
+from runtime.plain_file import read_plain
+from runtime.strict_json import Boolean, Fault, Number, Object, parse
 from runtime.version import __version__
 
 log = logging.getLogger("runtime")
@@ -136,7 +137,7 @@ def _valid(bundle: Bundle) -> Iterator[Certificate]:
 
 def _read(path: Path) -> Certificate:
     """A certificate of the right form. Raises OSError or ValueError for anything else."""
-    data = read_plain_file(path, MAX_BYTES)
+    data = read_plain(path, MAX_BYTES)
     if len(data) > MAX_BYTES:
         raise Fault(f"{path} is larger than {MAX_BYTES} bytes")
     certificate: Certificate = parse(data)

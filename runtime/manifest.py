@@ -14,6 +14,7 @@ from typing import Any
 from runtime.confidence import MEASURES, Calibration
 from runtime.contract import FORMAT_VERSION, GRAPHS, LOW_RES_STRIDE, SIZE_STEP, ModelNumbers
 from runtime.errors import BundleError, BundleIncomplete
+from runtime.plain_file import read_plain
 from runtime.strict_json import (
     Fault,
     Integer,
@@ -25,7 +26,6 @@ from runtime.strict_json import (
     Sha256,
     Text,
     parse,
-    read_plain_file,
 )
 
 MANIFEST = "manifest.json"
@@ -121,7 +121,7 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any]:
     """
     path = folder / name
     try:
-        data = read_plain_file(path, MAX_BYTES)
+        data = read_plain(path, MAX_BYTES)
     except (OSError, ValueError) as error:  # a ValueError for a NUL in the path
         why = error.strerror if isinstance(error, OSError) else error
         raise BundleError(

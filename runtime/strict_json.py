@@ -1,4 +1,4 @@
-"""JSON from outside, read within bounds and held to rules; it knows nothing of what the numbers mean.
+"""JSON from outside, parsed strictly and held to rules; it knows nothing of what the numbers mean.
 
 Python's own parser takes more than JSON is (NaN, a name twice, integers of any length) and says nothing about types.
 """
@@ -6,12 +6,9 @@ Python's own parser takes more than JSON is (NaN, a name twice, integers of any 
 from __future__ import annotations
 
 import json
-import os
 import reprlib
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 MAX_DIGITS = 20  # of an integer; 2 ** 64 has as many
@@ -180,23 +177,3 @@ def _short_integer(digits: str) -> int:
     if len(digits) > MAX_DIGITS:
         raise Fault(f"an integer has {len(digits)} digits")
     return int(digits)
-
-
-def read_plain_file(path: Path, max_bytes: int) -> bytes:
-    """The bytes of a plain file, never more than `max_bytes` + 1, so that a longer one can be told.
-
-    A link is followed, since stores that keep content by its hash lay folders out so. What it ends at must be a plain
-    file: a device or a pipe could block, never end, or do something when it is opened.
-
-    Raises OSError where the system refuses, Fault for what is no plain file.
-    """
-    _check_plain(path.stat(), path.name)
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as stream:
-        _check_plain(os.fstat(stream.fileno()), path.name)
-        return stream.read(max_bytes + 1)
-
-
-def _check_plain(found: os.stat_result, name: str) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        raise Fault(f"{name} is no plain file")

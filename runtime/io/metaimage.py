@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from runtime.errors import VolumeError
+from runtime.io.data_files import beside, listed, numbered
 from runtime.io.header_text import integers, next_line, reals
-from runtime.io.plain_file import beside, listed, numbered, open_plain
 from runtime.io.scalar import several_values, volume_shape
 from runtime.io.volume import IDENTITY, Volume
 from runtime.io.voxels import Part, read_voxels
+from runtime.plain_file import open_plain
 
 DTYPES = {
     "MET_CHAR": "i1",

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from runtime.errors import InputError, VolumeError
 from runtime.io.inflated import Inflated
 from runtime.io.nifti_forms import AFFINES, CODES, UNIT_MM, NiftiForms
-from runtime.io.plain_file import open_plain
 from runtime.io.scalar import several_values, volume_shape
 from runtime.io.volume import Volume
 from runtime.io.voxels import (
@@ -24,6 +23,7 @@ from runtime.io.voxels import (
     fill,
     to_native,
 )
+from runtime.plain_file import open_plain
 
 # Field: its type and where it begins in NIfTI-1, then in NIfTI-2. Only what decides about voxels.
 _FIELDS = {

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from runtime.errors import VolumeError
 from runtime.io.inflated import MAX_RATIO
-from runtime.io.plain_file import open_plain
 from runtime.io.volume import IDENTITY, Volume
 from runtime.io.voxels import fill
+from runtime.plain_file import open_plain
 
 KEYS = ("imgs", "spacing", "origin", "direction")
 _PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # numpy writes no others

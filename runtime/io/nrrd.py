@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import VolumeError
+from runtime.io.data_files import beside, listed, numbered
 from runtime.io.header_text import integers, reals
 from runtime.io.nrrd_header import NrrdHeader, vector
-from runtime.io.plain_file import beside, listed, numbered
 from runtime.io.scalar import volume_shape
 from runtime.io.volume import IDENTITY, Volume
 from runtime.io.voxels import MAX_PREFACE_BYTES, Part, read_voxels

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from runtime.io.header_text import integers, next_line, reals
-from runtime.io.plain_file import open_plain
+from runtime.plain_file import open_plain
 
 # Fields without their blanks, since line skip and lineskip are one field; the first are read here.
 _FIELDS = (

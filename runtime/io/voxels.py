@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from runtime.errors import VolumeError
 from runtime.io.inflated import MAX_RATIO, WINDOW_BITS, Inflated
-from runtime.io.plain_file import open_plain
+from runtime.plain_file import open_plain
 
 MAX_PREFACE_BYTES = 1 << 26
 """As much may lie between a header and packed voxels; more is no preface but a bomb."""

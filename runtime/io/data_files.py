@@ -1,11 +1,8 @@
-"""Plain files only: nothing that a header names may reach a device, a pipe or another folder."""
+"""Data files that a header names: plain files beside it, so that no name reaches a device, a pipe or another folder."""
 
 from __future__ import annotations
 
-import io
-import os
 import re
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,22 +13,6 @@ MAX_FILES = 1 << 14
 
 # printf's %d with at most two digits of width; whatever else printf knows has no place in a name.
 _PATTERN = re.compile(r"[^%]*%0?\d{0,2}d[^%]*")
-_FLAGS = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"))
-
-
-def open_plain(path: Path) -> io.BufferedReader:
-    """A regular file, opened for reading without ever waiting for it.
-
-    Raises VolumeError for devices, pipes and sockets, which may have no end. OSError passes.
-    """
-    descriptor = os.open(path, os.O_RDONLY | _FLAGS)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise VolumeError(f"{path} is a device, a pipe or a folder; wanted a plain file")
-        return os.fdopen(descriptor, "rb")
-    except BaseException:
-        os.close(descriptor)
-        raise
 
 
 def beside(header: Path, name: str) -> Path:
