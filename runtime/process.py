@@ -15,7 +15,7 @@ from types import FrameType
 from typing import NoReturn
 
 from runtime.errors import InputError, OutOfMemory, Sam2Error
-from runtime.shortage import is_limited, settle_openblas, shortage_behind
+from runtime.shortage import is_limited, is_tight, settle_openblas, shortage_behind
 from runtime.streams import close_streams, open_streams
 from runtime.watcher import work_in_a_child
 
@@ -176,6 +176,11 @@ def _exit_code(error: BaseException, signals: Signals) -> int:
         if instead := missing(error):
             _say_error(str(instead))
             return instead.exit_code
+    if (
+        is_tight()
+    ):  # such as a library's "I/O operation on closed file" for memory that it did not get
+        _say_error(f"out of memory: {type(error).__name__}: {error}")
+        return OutOfMemory.exit_code
     import traceback
 
     traceback.print_exception(error)

@@ -106,6 +106,11 @@ def is_limited() -> bool:
     return any(resource.getrlimit(limit)[0] != resource.RLIM_INFINITY for limit in limits)
 
 
+def is_tight() -> bool:
+    """Whether memory is limited and hardly any is left, so that nearly any error may come from that."""
+    return is_limited() and not _has(TIGHT_BYTES)
+
+
 def _has_few_threads() -> bool:
     try:
         import resource
@@ -123,7 +128,7 @@ def _says_so(error: BaseException) -> bool:
     if isinstance(error, SPEAK_OF_DATA):
         return False
     text = str(error).lower()
-    return any(sign in text for sign in SIGNS) or (is_limited() and not _has(TIGHT_BYTES))
+    return any(sign in text for sign in SIGNS) or is_tight()
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

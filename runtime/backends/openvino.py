@@ -176,7 +176,10 @@ class OpenVinoBackend:
                     return self._core.import_model(blob, DEVICE, self._options)
         compiled = self._compile(graph, self._core.read_model(data))
         if path is not None:
-            keep(path, compiled.export_model().getvalue())
+            with suppress(
+                RuntimeError, ValueError, MemoryError
+            ):  # no room: it is not kept, and runs
+                keep(path, compiled.export_model().getvalue())
         return compiled
 
     def _compile(self, graph: str, model: Any) -> Any:

@@ -84,6 +84,14 @@ def test_what_nobody_foresaw_is_shown_in_full(capsys: pytest.CaptureFixture[str]
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_what_nobody_foresaw_is_a_lack_of_memory_where_hardly_any_is_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.process.is_tight", lambda: True)
+    assert outcome(lambda: {}["nothing"]) == OutOfMemory.exit_code
+    assert capsys.readouterr().err == "error: out of memory: KeyError: 'nothing'\n"
+
+
 def test_an_interrupt_counts_whatever_a_library_has_made_of_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
