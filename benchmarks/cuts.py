@@ -13,9 +13,8 @@ from benchmarks.shapes import Rng
 
 MIN_AREA, MAX_SHARE = 50, 0.33  # of an object on its prompted slice: pixels, share of the slice
 MIN_CONTRAST = 7  # grey levels between an object and its surroundings
-ENDING_SHARE = (
-    0.85  # of sequences whose leading object ends within them, where there is such an object
-)
+# Of sequences whose leading object ends within them, where there is such an object.
+ENDING_SHARE = 0.85
 STRIDES, STRIDE_SHARES = (1, 2, 3), (0.7, 0.2, 0.1)
 GAP_SHARE, GAPS = 0.35, (1, 6)  # between the prompted slice and the next one
 

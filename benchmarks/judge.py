@@ -15,13 +15,10 @@ from runtime import FlowPredictor, MemoryRules, Model, Result, VolumePredictor
 
 DISTANCES = (1, 2, 4, 8, 16)
 RUINED_AT = 3  # slices from the prompted one, to either side
-RUINED_MEAN, RUINED_NOISE = (
-    128.0,
-    60.0,
-)  # grey levels of 255; nothing else is left of a ruined slice
-AFTER = range(
-    RUINED_AT + 1, RUINED_AT + 7
-)  # distances at which SAM 2's memory holds the ruined slice
+# Grey levels of 255; nothing else is left of a ruined slice.
+RUINED_MEAN, RUINED_NOISE = 128.0, 60.0
+# Distances at which SAM 2's memory holds the ruined slice.
+AFTER = range(RUINED_AT + 1, RUINED_AT + 7)
 PLAIN = MemoryRules()
 
 

@@ -178,7 +178,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--suite", default="prompts", help="what to compare (%(default)s)")
     p.add_argument("--folder", type=Path, help="labelled volumes; default: held-out phantoms")
     p.add_argument("--phantoms", type=int, default=12, help="how many (%(default)s)")
-    p.add_argument("--window", default="auto", help="as for runtime.segment (%(default)s)")
+    p.add_argument("--window", default="auto", help="as for medsam2 segment (%(default)s)")
     p.add_argument("-o", "--output", type=Path, metavar="F.json", help="write every case's figures")
     p.add_argument("--picture", type=Path, metavar="F.png", help="draw curves and the worst cases")
     return p

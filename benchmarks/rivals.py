@@ -37,7 +37,7 @@ from runtime.phantom import Phantom, make_phantom
 from runtime.streams import print_result
 
 EXAMPLES = """examples:
-  python -m export --random-weights 2 --model sam2.1_hiera_t --image-size 512 -o random512
+  medsam2 export --random-weights 2 --model sam2.1_hiera_t --image-size 512 -o random512
   python -m benchmarks rivals random512
   python -m benchmarks rivals medsam2 --checkpoint MedSAM2_latest.pt --contenders ort,openvino-bf16,official-bf16
   python -m benchmarks rivals random512 --device cuda --volume 128 --contenders official-bf16,official-graph

@@ -13,9 +13,8 @@ from export.model.sam2 import Sam2
 from runtime.contract import LABEL_PAD, NO_OBJ_SCORE, PIXEL_MEAN, PIXEL_STD, ModelNumbers
 
 FOCAL_WEIGHT, ABSENT_WEIGHT = 20.0, 2.0
-ABSENT_MASK_WEIGHT = (
-    0.5  # upstream has none: what is drawn where nothing is would then grow through the memory
-)
+# Upstream has none: what is drawn where nothing is would then grow through the memory.
+ABSENT_MASK_WEIGHT = 0.5
 REACH = 15  # pointers are normalised as in long volumes
 
 

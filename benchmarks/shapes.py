@@ -64,9 +64,8 @@ def object_opacity(
     noise_side = max(4, int(2 * size / radius))
     noise = rough * smooth_field(rng, shape, (max(1, min(depth, 5)), *(min(noise_side, 48),) * 2))
     power = 3.5 if family == "box" else 2.0
-    margin = (
-        float(noise.max()) + 0.5 * edge / radius
-    )  # what noise and softness may add to the field
+    # What noise and softness may add to the field.
+    margin = float(noise.max()) + 0.5 * edge / radius
     field = _implicit(shape, centres, angle, ratio, radius, reach, power, margin)
     if family == "branch":
         away = np.maximum(0, along) * rng.uniform(0.8, 2.5) * radius
@@ -91,9 +90,8 @@ def _implicit(
     """reach(z) minus the distance from the axis in radii: positive inside; OUTSIDE where surely below -margin."""
     out = np.full(shape, OUTSIDE, np.float32)
     for z in np.flatnonzero(reach >= 0):
-        half = (
-            1.5 * (reach[z] + margin) * radius
-        )  # a diagonal reaches 2 ** 0.5 times as far as an axis
+        # A diagonal reaches 2 ** 0.5 times as far as an axis.
+        half = 1.5 * (reach[z] + margin) * radius
         rows, columns = (
             slice(*np.clip([int(c[z] - half), int(c[z] + half) + 2], 0, side))
             for c, side in zip(centres, shape[1:], strict=True)

@@ -21,7 +21,7 @@ EXAMPLES = """examples:
   python -m benchmarks.train_nano --start nano_fp16.pt --minutes 600 -o out/nano
   python -m benchmarks.train_nano --start nano_fp16.pt --minutes 600 -o out/nano --resume
   python -m benchmarks.train_nano --start nano_fp16.pt --minutes 25 --device cuda --scale 8 --workers 14 -o out/nano
-  python -m export --checkpoint out/nano/nano.pt --weights-kind demonstration --licence Apache-2.0 \\
+  medsam2 export --checkpoint out/nano/nano.pt --weights-kind demonstration --licence Apache-2.0 \\
     -o runtime/nano --overwrite
 """
 
@@ -83,9 +83,8 @@ def main(arguments: list[str] | None = None) -> None:
     trainer = Trainer.begin(args.start, args.device)
     if args.resume:
         trainer.resume(args.output)
-    torch.set_flush_denormal(
-        True
-    )  # a setting of the whole process: put back, or others would compute with it
+    # A setting of the whole process: put back, or others would compute with it.
+    torch.set_flush_denormal(True)
     try:
         train(
             trainer,

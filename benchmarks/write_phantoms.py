@@ -14,7 +14,7 @@ from runtime.atomic import write_whole
 
 EXAMPLES = """examples:
   python -m benchmarks phantoms --count 20 -o phantoms/
-  python -m export.calibrate BUNDLE --folder phantoms/
+  medsam2 calibrate BUNDLE --folder phantoms/
 """
 
 

@@ -1,6 +1,6 @@
 """A pycuda program that follows an object through a volume in its own memory, on its own stream, in its own context.
 
-Needs a CUDA device, pycuda and a back end there: python -m runtime.build makes and certifies TensorRT's engines.
+Needs a CUDA device, pycuda and a back end there: medsam2 build makes and certifies TensorRT's engines.
 """
 
 import sys

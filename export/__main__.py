@@ -1,4 +1,4 @@
-"""`python -m export`: a checkpoint to a bundle."""
+"""`medsam2 export`: a checkpoint to a bundle."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ from tqdm import tqdm
 from export.quantise import MAX_DICE_DROP
 from export.variants import VARIANTS
 from runtime.bundle import CAUTIONS
-from runtime.manifest import PRECISIONS, UNKNOWN
+from runtime.manifest import MAX_SEED, PRECISIONS, UNKNOWN
 from runtime.streams import print_result
 from runtime.strict_json import Fault, Text
 
 if TYPE_CHECKING:  # what needs torch is imported when it is needed, not to say what there is
     from export.model.sam2 import Sam2
 
-MAX_SEED = 2**63 - 1
 EXAMPLES = """examples:
   medsam2 export --checkpoint MedSAM2_latest.pt --licence CC-BY-SA-4.0 -o medsam2
   medsam2 export --checkpoint hf:wanglab/MedSAM2/MedSAM2_latest.pt -o medsam2

@@ -1,4 +1,4 @@
-"""`python -m export.calibrate`: what a bundle's confidence is worth, measured on labelled volumes.
+"""`medsam2 calibrate`: what a bundle's confidence is worth, measured on labelled volumes.
 
 Each object is prompted with a box on its middle slice and followed; on every other slice where the network says that
 it is there, what it says of its mask is compared with the true overlap. A monotone map of the one to the other goes
@@ -129,7 +129,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--method", default="isotonic", choices=[*FITS, "none"], help="default: %(default)s"
     )
-    p.add_argument("--window", default="auto", help="as for runtime.segment (%(default)s)")
+    p.add_argument("--window", default="auto", help="as for medsam2 segment (%(default)s)")
     p.add_argument("--backend", default="auto")
     return p
 

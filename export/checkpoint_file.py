@@ -179,9 +179,8 @@ def _check_layout(file: Path, names: list[str]) -> None:
 def _load(checked: BytesIO) -> object:
     stand_ins = [(NotNeeded, name) for name in NUMPY_NAMES]
     with safe_globals(stand_ins), warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # of odd protocols and old storages, which the result tells better
+        # Of odd protocols and old storages, which the result tells better.
+        warnings.simplefilter("ignore")
         return torch.load(checked, map_location="cpu", weights_only=True)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from runtime.bundle import Bundle
-from runtime.errors import Sam2Error
+from runtime.errors import Mismatch
 from runtime.machine import instruction_sets, machine_name
 from runtime.model import load
 from runtime.phantom import NUM_OBJECTS, Phantom, make_phantom
@@ -31,15 +31,10 @@ from runtime.predictors import VolumePredictor
 if TYPE_CHECKING:
     import onnx
 
-LARGEST_WEIGHT = (2**15 - 1) // (
-    2 * 255
-)  # 64: of any two products of weights with bytes the sum fits 16 bits
+# 64: of any two products of weights with bytes the sum fits 16 bits.
+LARGEST_WEIGHT = (2**15 - 1) // (2 * 255)
 MAX_DICE_DROP = 0.005
 PHANTOMS, PHANTOM_SLICES = 6, 9
-
-
-class QuantisationRefused(Sam2Error):
-    """Eight bits cost more overlap than was allowed."""
 
 
 def quantised(encoder: onnx.ModelProto) -> onnx.ModelProto:
@@ -77,7 +72,7 @@ def quantised(encoder: onnx.ModelProto) -> onnx.ModelProto:
 def check_dice(plain: Bundle, small: Bundle, max_drop: float = MAX_DICE_DROP) -> dict[str, Any]:
     """Mean Dice of both bundles on phantoms, each object boxed on the middle slice and followed both ways.
 
-    Returns the figures, for the manifest. Raises QuantisationRefused unless `small` has lost at most `max_drop`.
+    Returns the figures, for the manifest. Raises Mismatch unless `small` has lost at most `max_drop`.
     """
     with tqdm(total=2 * PHANTOMS, desc="check int8", unit="phantom", file=sys.stderr) as bar:
         before, after = (mean_dice(bundle, bar.update) for bundle in (plain, small))
@@ -89,7 +84,7 @@ def check_dice(plain: Bundle, small: Bundle, max_drop: float = MAX_DICE_DROP) ->
         "instructions": ", ".join(instruction_sets()),
     }
     if not before - after <= max_drop:
-        raise QuantisationRefused(
+        raise Mismatch(
             f"an encoder in int8 lowers the mean Dice on {PHANTOMS} phantoms from {before:.4f} to {after:.4f}, by "
             f"{before - after:.4f}; allowed are {max_drop:g} (--max-dice-drop). Export without --encoder int8"
         )

@@ -1,4 +1,4 @@
-"""`python -m export.verify`: does a bundle compute what the torch model computes? The answer is a certificate."""
+"""`medsam2 verify`: does a bundle compute what the torch model computes? The answer is a certificate."""
 
 from __future__ import annotations
 

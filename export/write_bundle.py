@@ -50,7 +50,7 @@ def write_bundle(
 
     The folder appears when it is whole and has been read back; a bundle that is replaced stays until then.
 
-    Raises InputError if the destination cannot be used, QuantisationRefused if int8 loses too much, Sam2Error if it
+    Raises InputError if the destination cannot be used, Mismatch if int8 loses too much, Sam2Error if it
     cannot be written.
     """
     target = Path(path)

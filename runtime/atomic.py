@@ -134,9 +134,7 @@ def _name_beside(target: Path) -> Path:
 def temporary_start(path: Path) -> str:
     """What the temporary names of a destination begin with."""
     start = os.fsencode(f".{path.name}")[:NAME_BYTES]
-    with suppress(
-        UnicodeDecodeError
-    ):  # a letter that was cut in half goes; other bytes stay what they are
+    with suppress(UnicodeDecodeError):  # a letter cut in half goes; other bytes stay as they are
         os.fsencode(path.name).decode("utf-8")
         start = start.decode("utf-8", "ignore").encode("utf-8")
     return os.fsdecode(start) + MARK

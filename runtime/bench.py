@@ -1,4 +1,4 @@
-"""`python -m runtime.bench`: latency per slice by stage, on a synthetic volume of any size."""
+"""`medsam2 bench`, or `python -m runtime.bench`: latency per slice by stage, on a synthetic volume of any size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m runtime.build`: TensorRT engines of a bundle, built ahead and certified on the card they were built on."""
+"""`medsam2 build`: TensorRT engines of a bundle, built ahead and certified on the card they were built on."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from runtime.plain_file import read_plain
 EMBEDDED = Path(__file__).parent / "nano"
 
 HOW_TO_EXPORT = (
-    "export real weights with: python -m export --checkpoint hf:wanglab/MedSAM2/MedSAM2_latest.pt "
+    "export real weights with: medsam2 export --checkpoint hf:wanglab/MedSAM2/MedSAM2_latest.pt "
     "-o medsam2"
 )
 CAUTIONS = {

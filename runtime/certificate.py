@@ -30,7 +30,7 @@ from runtime.version import __version__
 log = logging.getLogger("runtime")
 
 Certificate = dict[str, Any]
-HOW_TO_CERTIFY = "python -m runtime.certify"
+HOW_TO_CERTIFY = "medsam2 certify"
 MAX_BYTES = 2**20  # of a certificate; they have about 10 KB
 MOST_TIMES = 1e6  # as fast as the reference
 SUFFIXES = (".py", ".cu", ".cuh")  # of the kernels' sources

@@ -1,6 +1,6 @@
-"""`python -m runtime.certify`: compare back ends with ONNX Runtime on this machine, so that "auto" may choose.
+"""`medsam2 certify`: compare back ends with ONNX Runtime on this machine, so that "auto" may choose.
 
-That the bundle itself computes what its checkpoint does is `python -m export.verify`'s to show; this needs no torch.
+That the bundle itself computes what its checkpoint does is `medsam2 verify`'s to show; this needs no torch.
 """
 
 from __future__ import annotations

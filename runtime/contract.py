@@ -26,9 +26,8 @@ PIXEL_STD = (0.229, 0.224, 0.225)
 
 NO_OBJ_SCORE = -1024.0  # logit of an absent object, sam2/modeling/sam2_base.py
 MASK_PROMPT_LOGIT = 10.0  # a mask prompt becomes logits of +-10, sam2_base.py _use_mask_as_output
-PREVIOUS_LOGIT_LIMIT = (
-    32.0  # previous logits fed back with clicks are clamped, sam2_video_predictor.py
-)
+# Previous logits fed back with clicks are clamped, sam2_video_predictor.py.
+PREVIOUS_LOGIT_LIMIT = 32.0
 
 LABEL_PAD, LABEL_NEGATIVE, LABEL_POSITIVE, LABEL_BOX_START, LABEL_BOX_STOP = -1, 0, 1, 2, 3
 

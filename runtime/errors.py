@@ -15,6 +15,7 @@
     │   └── MissingPackage           a package that what was asked for needs is not installed
     ├── Mismatch                 1   a back end or bundle that does not compute what its reference does
     ├── Closed                   1   a model that was used after it had been closed
+    ├── ExportError              1   a traced graph that does not fit the contract (`export.to_onnx`)
     └── OutOfMemory              6   the work does not fit
 
 Usage errors are argparse's own (2), and an interrupt is 130, by SIGTERM 143, by SIGHUP 129 (`runtime.process`). A
@@ -110,7 +111,7 @@ class OutOfMemory(Sam2Error, MemoryError):
 
 
 class Mismatch(Sam2Error):
-    """A back end or bundle that does not compute what its reference does."""
+    """A back end, or a bundle in eight bits, that does not compute what its reference does."""
 
 
 class Closed(Sam2Error):

@@ -29,9 +29,8 @@ from runtime.strict_json import (
 )
 
 MANIFEST = "manifest.json"
-MAX_BYTES = (
-    4 * 2**20
-)  # of a manifest; the largest known has 10 KB, a calibration by many masks adds 100
+# Of a manifest; the largest known has 10 KB, a calibration by many masks adds 100.
+MAX_BYTES = 4 * 2**20
 PRECISIONS = ("fp32", "int8")  # of the image encoder's weights; all else is fp32
 UNKNOWN = "unknown"  # licence of weights of which nobody has said one
 KINDS = ("checkpoint", "demonstration", "random")  # of weights
@@ -76,9 +75,8 @@ RULES: Rule = Object(
             required={
                 "name": Text(),
                 "image_size": Integer(2 * SIZE_STEP, MAX_IMAGE_SIZE, SIZE_STEP),
-                "d_model": Integer(
-                    8, MAX_CHANNELS, 8
-                ),  # the finest features have an eighth of them
+                # The finest features have an eighth of them.
+                "d_model": Integer(8, MAX_CHANNELS, 8),
                 "mem_dim": _COUNT,
                 "num_maskmem": Integer(1, MAX_MEMORIES),
                 "max_obj_ptrs": Integer(1, MAX_MEMORIES),
@@ -125,7 +123,7 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any]:
     except (OSError, ValueError) as error:  # a ValueError for a NUL in the path
         why = error.strerror if isinstance(error, OSError) else error
         raise BundleError(
-            f"{folder} is not a bundle ({MANIFEST}: {why}); make one with python -m export"
+            f"{folder} is not a bundle ({MANIFEST}: {why}); make one with medsam2 export"
         ) from error
     if len(data) > MAX_BYTES:
         raise BundleError(

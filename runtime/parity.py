@@ -39,10 +39,8 @@ DEFAULT_SLICES = 24
 
 TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "mixed": 1e-2, "bf16": 3e-2, "int8": 8e-2}
 """Of one pass through one graph, by what the graph is computed in."""
-LOWEST_DICE, LOWEST_DICE_REDUCED = (
-    0.999,
-    0.99,
-)  # of a free propagation, in fp32 and in anything less
+# Of a free propagation, in fp32 and in anything less.
+LOWEST_DICE, LOWEST_DICE_REDUCED = 0.999, 0.99
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from runtime.prompts import (
     is_whole,
     shown,
 )
+from runtime.strict_json import parse
 
 MOST_BYTES = 2**24  # of a prompt file: a hundred thousand prompts
 KEYS = ({"slice", "box"}, {"slice", "point"}, {"slice", "point", "positive"}, {"slice", "mask"})
@@ -93,22 +94,9 @@ def _read_json(file: Path) -> Any:
     if len(data) > MOST_BYTES:
         raise PromptError(f"{file} is larger than {MOST_BYTES // 2**20} MiB; wanted prompts")
     try:
-        return json.loads(data, object_pairs_hook=_once, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:  # the latter where lists are nested too deeply
+        return parse(data.decode(json.detect_encoding(data)))  # editors write what they like
+    except ValueError as error:
         raise PromptError(f"{file} is not JSON: {error}") from error
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose keys differ: of two values for one key nobody can tell which was meant."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"key {shown(next(k for k in keys if keys.count(k) > 1))} stands twice")
-    return found
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number in JSON")
 
 
 def group(prompts: Sequence[Prompt], object_id: int) -> Calls:

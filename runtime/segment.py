@@ -1,4 +1,4 @@
-"""`python -m runtime.segment`: a study, a set of images or a video, from prompts to masks."""
+"""`medsam2 segment`: a study, a set of images or a video, from prompts to masks."""
 
 from __future__ import annotations
 
@@ -145,24 +145,24 @@ def main(arguments: list[str] | None = None) -> None:
     if args.order != "given" and kind != "images":
         p.error(f"--order is for images; the input is taken as {kind}")
     job = Job(
-        source,
-        Path(args.output),
-        _calls(args),
-        _rules(args),
-        args.preview,
-        args.bundle,
-        args.backend,
-        args.threads,
-        args.hint,
-        args.max_memory,
-        args.window,
-        args.series,
-        _z_range(args.z_range),
-        args.preset,
-        args.fuse,
-        args.order,
-        args.affine,
-        args.report_memory,
+        input=source,
+        output=Path(args.output),
+        calls=_calls(args),
+        memory=_rules(args),
+        preview=args.preview,
+        bundle=args.bundle,
+        backend=args.backend,
+        threads=args.threads,
+        hint=args.hint,
+        max_memory=args.max_memory,
+        window=args.window,
+        series=args.series,
+        z_range=_z_range(args.z_range),
+        preset=args.preset,
+        fuse=args.fuse,
+        order=args.order,
+        affine=args.affine,
+        reports_memory=args.report_memory,
     )
     print_result(SEGMENT[kind](job))
 

@@ -145,11 +145,11 @@ def _refuse(value: Any, where: str, wanted: str) -> None:
     raise Fault(f"{where or 'it'} is {reprlib.repr(value)}, wanted {wanted}")
 
 
-def parse(data: bytes) -> Any:
-    """JSON as the standard has it. Raises Fault for anything else."""
+def parse(content: bytes | str) -> Any:
+    """JSON as the standard has it, text or UTF-8. Raises Fault for anything else."""
     try:
         return json.loads(
-            data.decode("utf-8"),
+            content.decode("utf-8") if isinstance(content, bytes) else content,
             object_pairs_hook=_once_each,
             parse_constant=_no_constant,
             parse_int=_short_integer,

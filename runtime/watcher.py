@@ -28,9 +28,8 @@ def work_in_a_child(signals: Collection[int]) -> None:
     """
     if sys.platform != "linux":  # others do not limit what a process may ask for
         return
-    signal.signal(
-        signal.SIGCHLD, signal.SIG_DFL
-    )  # where it is ignored, nobody learns how a child ended
+    # Where it is ignored, nobody learns how a child ended.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     awaited = {*signals, signal.SIGCHLD}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
     watcher = os.getpid()

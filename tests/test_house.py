@@ -95,7 +95,7 @@ def test_the_embedded_bundle_is_small_and_says_what_it_is() -> None:
     )
     assert done.stdout == ""
     assert done.stderr.count("not for clinical use") == 1
-    assert "python -m export" in done.stderr
+    assert "medsam2 export" in done.stderr
 
 
 def test_the_readmes_first_example_runs(tmp_path: Path) -> None:

@@ -109,9 +109,8 @@ class TokenBlock(nn.Module):
         super().__init__()
         self.block, attn = block, block.attn
         width = attn.proj.in_features
-        self.q, self.k, self.v = (
-            rows(attn.qkv, i * width, (i + 1) * width) for i in range(3)
-        )  # apart, so that nothing has to be split
+        # Apart, so that nothing has to be split.
+        self.q, self.k, self.v = (rows(attn.qkv, i * width, (i + 1) * width) for i in range(3))
         self.windows = (
             Windows(side, block.window, poolings, attn.is_pooled) if block.window else None
         )

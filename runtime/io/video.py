@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import BackendUnavailable, InputError, MissingInput
+from runtime.errors import InputError, MissingInput
+from runtime.packages import missing
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 MAX_PIXELS = 1 << 26
@@ -43,7 +44,7 @@ class Orientation(NamedTuple):
 def read_video(path: str | PathLike[str]) -> Iterator[NDArray[np.uint8]]:
     """Frames of the first video stream, uint8 (y, x, 3), as they are decoded, turned as players turn them.
 
-    Raises MissingInput if there is no file, BackendUnavailable if PyAV is not installed, and InputError for a file
+    Raises MissingInput if there is no file, MissingPackage if PyAV is not installed, and InputError for a file
     that is no video, holds no frame, changes the size of its frames, or breaks off: the frames before that have been
     given then.
     """
@@ -93,9 +94,9 @@ def _decoder() -> Any:
     try:
         return import_module("av")
     except ImportError as error:
-        raise BackendUnavailable(
-            "videos are decoded by PyAV, which is not installed; pip install av"
-        ) from error
+        if (why := missing(error)) is None:
+            raise
+        raise why from error
 
 
 def _decoded(container: Any, file: Path) -> Iterator[Any]:

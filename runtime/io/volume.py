@@ -126,9 +126,8 @@ def _check_geometry(
         raise VolumeError(f"{source}: found origin {origin_mm} mm; wanted three finite numbers")
     if len(direction) != 9 or not np.isfinite(direction).all():
         raise VolumeError(f"{source}: found direction {direction}; wanted nine finite numbers")
-    axes = (
-        np.asarray(direction, np.float64).reshape(3, 3).clip(-2, 2)
-    )  # the products of more may overflow
+    # The products of more than 2 may overflow.
+    axes = np.asarray(direction, np.float64).reshape(3, 3).clip(-2, 2)
     error = float(np.abs(axes.T @ axes - np.eye(3)).max())
     if not error <= ORTHONORMAL_TOLERANCE:
         raise VolumeError(

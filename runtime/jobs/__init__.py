@@ -1,4 +1,4 @@
-"""What `python -m runtime.segment` does with each kind of input, from files to files and a report."""
+"""What `medsam2 segment` does with each kind of input, from files to files and a report."""
 
 from runtime.jobs.images import segment_images
 from runtime.jobs.job import KINDS, Job, kind_of

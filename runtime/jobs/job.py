@@ -1,4 +1,4 @@
-"""One call of the command: what to read, what to ask, where to write; and the parts of a report all kinds share."""
+"""One call of the command: what to read, what to ask, where to write."""
 
 from __future__ import annotations
 

@@ -18,7 +18,6 @@ from export.__main__ import main
 from export.model.sam2 import Sam2
 from export.quantise import (
     LARGEST_WEIGHT,
-    QuantisationRefused,
     check_dice,
     mean_dice,
     quantised,
@@ -27,6 +26,7 @@ from export.variants import VARIANTS
 from export.write_bundle import write_bundle
 from runtime.bundle import Bundle, open_bundle
 from runtime.contract import GRAPHS
+from runtime.errors import Mismatch
 from runtime.machine import instruction_sets, machine_name
 from runtime.manifest import MANIFEST
 from runtime.phantom import Phantom, make_phantom
@@ -190,7 +190,7 @@ def test_a_dice_that_is_none_is_refused_too(
 ) -> None:
     answers = iter([0.9, after])
     monkeypatch.setattr(quantise, "mean_dice", lambda *_: next(answers))
-    with pytest.raises(QuantisationRefused):
+    with pytest.raises(Mismatch):
         check_dice(toy_bundle, toy_bundle)
 
 
@@ -293,7 +293,7 @@ def costly(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_is_refused_where_it_costs_too_much_and_leaves_nothing(
     costly: None, toy: Sam2, tmp_path: Path
 ) -> None:
-    with pytest.raises(QuantisationRefused, match=r"from 0.9000 to 0.8800, by 0.0200; allowed"):
+    with pytest.raises(Mismatch, match=r"from 0.9000 to 0.8800, by 0.0200; allowed"):
         write(toy, tmp_path / "small")
     assert list(tmp_path.iterdir()) == []
 
@@ -303,7 +303,7 @@ def test_a_bundle_that_was_there_stays_where_eight_bits_are_refused(
 ) -> None:
     made = write_bundle(toy, tmp_path / "small", WEIGHTS, "Apache-2.0")
     before = (made / MANIFEST).read_bytes()
-    with pytest.raises(QuantisationRefused):
+    with pytest.raises(Mismatch):
         write(toy, made, overwrite=True)
     assert (made / MANIFEST).read_bytes() == before
     assert open_bundle(made).precision == "fp32"
@@ -319,7 +319,7 @@ def test_the_command_passes_on_what_may_be_lost(
     monkeypatch.setitem(VARIANTS, TOY.name, TOY)
     target = tmp_path / "small"
     words = ["--random-weights", "1", "--model", TOY.name, "-o", str(target), "--encoder", "int8"]
-    with pytest.raises(QuantisationRefused):
+    with pytest.raises(Mismatch):
         main(words)
     main([*words, "--max-dice-drop", "0.03"])
     assert json.loads(capsys.readouterr().out)["bundle"] == str(target)

@@ -53,7 +53,7 @@ def test_the_kind_of_weights_decides_the_caution(kind: str, folder: Path) -> Non
 @pytest.mark.parametrize("name", [".", "nowhere", "file"])
 def test_what_is_no_bundle_is_refused_with_the_way_to_make_one(name: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(BundleError, match=r"is not a bundle.*python -m export") as refused:
+    with pytest.raises(BundleError, match=r"is not a bundle.*medsam2 export") as refused:
         open_bundle(tmp_path / name)
     assert type(refused.value) is BundleError
     assert refused.value.exit_code == 4

@@ -117,7 +117,7 @@ def test_without_certificates_it_is_onnx_runtime_and_how_to_make_them_is_said(
     bundle: Bundle,
 ) -> None:
     choice = choose(bundle)
-    assert choice.backend == "ort" and "python -m runtime.certify" in choice.reason
+    assert choice.backend == "ort" and "medsam2 certify" in choice.reason
 
 
 def test_the_fastest_that_is_certified_is_taken_and_by_how_much_is_said(bundle: Bundle) -> None:

@@ -174,13 +174,13 @@ def test_what_is_not_json_is_refused(content: bytes, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ('{"objects": [], "objects": []}', "key 'objects' stands twice"),
-        ('{"objects": [{"prompts": [{"slice": 1, "slice": 2}]}]}', "key 'slice' stands twice"),
+        ('{"objects": [], "objects": []}', "'objects' is there twice"),
+        ('{"objects": [{"prompts": [{"slice": 1, "slice": 2}]}]}', "'slice' is there twice"),
         ('{"objects": [{"id": NaN}]}', "NaN is no number"),
         ('{"objects": [{"id": -Infinity}]}', "-Infinity is no number"),
-        ("[" * 100_000, "recursion"),
-        ('{"objects": ' * 50_000, "recursion"),
-        ("[" + "9" * 5000 + "]", "4300"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"objects": ' * 50_000, "nested too deeply"),
+        ("[" + "9" * 5000 + "]", "5000 digits"),
         ('{"objects": [{"id": "a\x00"}]}', "control character"),
     ],
 )
@@ -234,7 +234,6 @@ GOOD = {"id": 1, "prompts": [BOX]}
         ({"id": 0, "prompts": [BOX]}, "id 0 is not a whole number from 1 to 65535"),
         ({"id": -1, "prompts": [BOX]}, "id -1 is not"),
         ({"id": 65536, "prompts": [BOX]}, "id 65536 is not"),
-        ({"id": 10**400, "prompts": [BOX]}, r"id 1000.*\.\.\. is not"),
         ({"Id": 2, "prompts": [BOX]}, "wanted"),
     ],
 )
@@ -278,7 +277,6 @@ def box(y: Any, x: Any) -> dict[str, Any]:
         ({**POINT, "point": {"y": "4", "x": 2}}, "'4' is not a number"),
         ({**POINT, "point": {"y": None, "x": 2}}, "None is not a number"),
         ({**POINT, "point": {"y": True, "x": 2}}, "True is not a number"),
-        ({**POINT, "point": {"y": 10**400, "x": 2}}, "too large"),
         ({"slice": 5, "box": {"y": [1, 2]}}, "'x' is missing"),
         ({"slice": 5, "box": [1, 2, 3, 4]}, "in {'slice'"),
         (box([1], [1, 2]), "values to unpack"),

@@ -133,16 +133,16 @@ class _Groups:
     def value(self, tag: int, frame: int) -> tuple[float, ...]:
         """One, two, three or six numbers, or () where nothing says them."""
         found = self.own(tag, frame)
-        for dataset in (*self._shared, None):
-            found = found or self._in(dataset, tag)
+        for groups in self._shared:
+            found = found or self._in(groups, tag)
         return found or self._checked(self._header.dataset, tag)
 
     def own(self, tag: int, frame: int) -> tuple[float, ...]:
         """What the frame's own groups say."""
         return self._in(self._frames[frame], tag) if self._frames else ()
 
-    def _in(self, groups: Dataset | None, tag: int) -> tuple[float, ...]:
-        group = items(groups, _GROUP_OF[tag]) if groups is not None else ()
+    def _in(self, groups: Dataset, tag: int) -> tuple[float, ...]:
+        group = items(groups, _GROUP_OF[tag])
         return self._checked(group[0], tag) if group else ()
 
     def _checked(self, dataset: Dataset, tag: int) -> tuple[float, ...]:
