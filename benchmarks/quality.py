@@ -30,7 +30,7 @@ from runtime.machine import machine_name
 from runtime.memory.pick_up import PICK_UPS
 from runtime.memory.policies import POLICIES
 from runtime.preview import write_preview
-from runtime.streams import print_result
+from runtime.streams import print_result, sayable
 from runtime.window import apply_window
 
 MAX_OBJECTS = 3  # of one phantom
@@ -92,15 +92,6 @@ def measure(
                         examples = sorted(examples, key=lambda e: e.dice)[:WORST]
                 bar.update()
     return rows, examples
-
-
-def finite(value: Any) -> Any:
-    """The same without NaN, which is no JSON: None instead."""
-    if isinstance(value, dict):
-        return {key: finite(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [finite(each) for each in value]
-    return None if isinstance(value, float) and value != value else value
 
 
 def models(args: argparse.Namespace) -> Iterator[tuple[str, Model]]:
@@ -213,7 +204,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(
             f"{model.numbers.name} on {model.backend.description}\n{table(reports[-1]['summary'])}"
         )
-    reports = finite(reports)
+    reports = sayable(reports)
     if args.output:
         write_text(args.output, json.dumps(reports, indent=1) + "\n")
     if args.picture:

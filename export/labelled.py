@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from runtime import Box, Mask, Point, Volume, read_volume
 from runtime.errors import MissingInput, VolumeError
+from runtime.io.npz import read_npz_labels
 from runtime.prompts import Prompt
 
 PROMPTS = ("box", "click", "mask")
@@ -56,25 +57,12 @@ def folder_cases(folder: Path) -> Iterator[Case]:
             f"{folder} holds no .npz and no NAME.nii.gz with NAME{LABEL_SUFFIX}.nii.gz"
         )
     for path in archives:
-        yield from _labelled(path.stem, read_volume(path), _archived_labels(path))
+        yield from _labelled(path.stem, read_volume(path), read_npz_labels(path))
     for path in pairs:
         name, _, suffixes = path.name.rpartition(LABEL_SUFFIX)
         volume, labels = read_volume(path.with_name(name + suffixes)), read_volume(path)
         _check_place(volume, labels)
         yield from _labelled(f"{name}{suffixes}", volume, labels.array)
-
-
-def _archived_labels(path: Path) -> NDArray[Any]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if "gts" not in archive:
-                raise VolumeError(f"{path} has no 'gts'; wanted a label volume beside 'imgs'")
-            labels: NDArray[Any] = archive["gts"]
-    except (VolumeError, MemoryError):
-        raise
-    except Exception as error:  # numpy, zipfile and the tokenizer of headers raise almost anything
-        raise VolumeError(f"{path}: its 'gts' cannot be read: {error}; write it again") from error
-    return labels
 
 
 def _check_place(volume: Volume, labels: Volume) -> None:

@@ -75,13 +75,25 @@ class ResultFile(io.FileIO):
             ) from error
 
 
-def print_result(result: Any, indent: int | None = None) -> None:
-    """Write a command's result to stdout as JSON that every parser takes, at once. Raises Sam2Error.
+def sayable(value: Any) -> Any:
+    """The same in what JSON has words for.
 
-    What JSON has no word for is written as null (NaN and infinities); in names of files, bytes that are not UTF-8 are
-    written as \\xNN.
+    NaN and infinities are null; in names of files, bytes that are not UTF-8 are written as \\xNN.
     """
-    print(json.dumps(_sayable(result), indent=indent, allow_nan=False), flush=True)
+    if isinstance(value, str):
+        return os.fsencode(value).decode("utf-8", "backslashreplace") if _is_odd(value) else value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {sayable(key): sayable(content) for key, content in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [sayable(content) for content in value]
+    return value
+
+
+def print_result(result: Any, indent: int | None = None) -> None:
+    """Write a command's result to stdout, `sayable`, as JSON that every parser takes, at once. Raises Sam2Error."""
+    print(json.dumps(sayable(result), indent=indent, allow_nan=False), flush=True)
 
 
 def close_streams(code: int) -> int:
@@ -95,18 +107,6 @@ def close_streams(code: int) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return code or Sam2Error.exit_code
     return code
-
-
-def _sayable(value: Any) -> Any:
-    if isinstance(value, str):
-        return os.fsencode(value).decode("utf-8", "backslashreplace") if _is_odd(value) else value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {_sayable(key): _sayable(content) for key, content in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_sayable(content) for content in value]
-    return value
 
 
 def _is_odd(text: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -18,6 +17,7 @@ from benchmarks.fuzz.targets import ADDRESS, TARGETS, cases, missing
 from benchmarks.fuzz.worker import damaged
 from runtime.errors import InputError, Mismatch
 from runtime.machine import machine_name
+from runtime.streams import print_result
 
 SHOWN = 3  # faults of a kind whose details are printed
 
@@ -118,4 +118,4 @@ def _print(tally: Tally) -> None:
     report["targets"] = {name: dict(counts) for name, counts in sorted(tally.counts.items())}
     report["faults"] = [[f.target, f.seed, f.outcome] for f in tally.faults]
     assert set(FAULTS) <= total.keys()
-    print(json.dumps(report))
+    print_result(report)

@@ -25,10 +25,7 @@ class Seen:
     @classmethod
     def of(cls, volume: Volume) -> Seen:
         """What our own reader made of a file."""
-        affine = np.eye(4)
-        affine[:3, :3] = np.reshape(volume.direction, (3, 3)) * volume.spacing_mm[::-1]
-        affine[:3, 3] = volume.origin_mm
-        return cls(volume.array, affine)
+        return cls(volume.array, volume.affine)
 
     def difference(self, other: Seen) -> str | None:
         """What two readers disagree about, or None; voxels may have other types but not other values."""

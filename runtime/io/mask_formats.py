@@ -39,14 +39,13 @@ def write_nifti_gz(part: Path, labels: NDArray[Any], like: Volume) -> None:
 
 def write_nrrd(part: Path, labels: NDArray[Any], like: Volume) -> None:
     """NRRD with gzip's data behind its header."""
-    axes = np.reshape(like.direction, (3, 3)) * like.spacing_mm[::-1]
     lines = [
         "NRRD0004",
         f"type: {labels.dtype.name}",
         "dimension: 3",
         "space: left-posterior-superior",
         f"sizes: {_words(labels.shape[::-1])}",
-        f"space directions: {' '.join(_vector(column) for column in axes.T)}",
+        f"space directions: {' '.join(_vector(column) for column in like.affine[:3, :3].T)}",
         "kinds: domain domain domain",
         "endian: little",
         "encoding: gzip",

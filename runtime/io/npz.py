@@ -1,4 +1,4 @@
-"""MedSAM2's .npz files: an 8-bit volume under the key imgs, and perhaps where it lies."""
+"""MedSAM2's .npz files: an 8-bit volume under the key imgs, perhaps its labels and where it lies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from runtime.io.volume import IDENTITY, Volume
 from runtime.io.voxels import fill
 from runtime.plain_file import open_plain
 
-KEYS = ("imgs", "spacing", "origin", "direction")
+GRID_KEYS = ("spacing", "origin", "direction")
+KEYS = ("imgs", "gts", *GRID_KEYS)
 _PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # numpy writes no others
 _SPARE_BYTES = 1 << 16  # what a member may have beside its packed voxels
 
@@ -29,23 +30,9 @@ def read_npz(path: Path) -> Volume:
     """The volume in an .npz: `imgs` (z, y, x) uint8, and if it likes `spacing`, `origin` and
     `direction` in SimpleITK's (x, y, z) order.
 
-    Nothing is unpickled, and no array is larger than its member of the archive can hold.
-
     Raises VolumeError.
     """
-    try:
-        with open_plain(path) as stream:
-            if stream.read(6) == npy.MAGIC_PREFIX:
-                raise VolumeError(f"{path} is a bare array; wanted an .npz with the key imgs")
-            with zipfile.ZipFile(stream) as archive:
-                arrays = _arrays(archive, path)
-                found = ", ".join(name.removesuffix(".npy") for name in archive.namelist())
-    except (VolumeError, OSError, MemoryError):
-        raise
-    except Exception as error:  # numpy, zipfile and the tokenizer of headers raise almost anything
-        raise VolumeError(f"{path} cannot be read as .npz: {error}; write it again") from error
-    if "imgs" not in arrays:
-        raise VolumeError(f"{path}: found the keys {found or 'none'}; wanted imgs (z, y, x) uint8")
+    arrays = _read(path, ("imgs", *GRID_KEYS))
     x_mm, y_mm, z_mm = _numbers(arrays, "spacing", (1.0,) * 3, path)
     origin_x_mm, origin_y_mm, origin_z_mm = _numbers(arrays, "origin", (0.0,) * 3, path)
     return Volume(
@@ -57,17 +44,43 @@ def read_npz(path: Path) -> Volume:
     )
 
 
-def _arrays(archive: zipfile.ZipFile, path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays that are read here, by key."""
+def read_npz_labels(path: Path) -> NDArray[Any]:
+    """`gts` of an .npz, of whatever shape and type of number. Raises VolumeError."""
+    return _read(path, ("gts",))["gts"]
+
+
+def _read(path: Path, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Those of some arrays that are there; the first of `keys` has to be.
+
+    Nothing is unpickled, and no array is larger than its member of the archive can hold.
+    """
+    try:
+        with open_plain(path) as stream:
+            if stream.read(6) == npy.MAGIC_PREFIX:
+                raise VolumeError(f"{path} is a bare array; wanted an .npz with the key imgs")
+            with zipfile.ZipFile(stream) as archive:
+                arrays = _arrays(archive, keys, path)
+                found = ", ".join(name.removesuffix(".npy") for name in archive.namelist())
+    except (VolumeError, OSError, MemoryError):
+        raise
+    except Exception as error:  # numpy, zipfile and the tokenizer of headers raise almost anything
+        raise VolumeError(f"{path} cannot be read as .npz: {error}; write it again") from error
+    if keys[0] not in arrays:
+        raise VolumeError(f"{path}: found the keys {found or 'none'}; wanted {keys[0]} (z, y, x)")
+    return arrays
+
+
+def _arrays(archive: zipfile.ZipFile, keys: Sequence[str], path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays that are asked for, by key."""
     arrays = {}
     for member in archive.infolist():
         archive.open(member).close()  # its name stands twice in a zip, and has to be the same
         if member.comment:  # numpy writes none, and a wrong length of one hides what follows
             raise VolumeError(f"{path}: found a comment on {member.filename}; write it again")
         key = member.filename.removesuffix(".npy")
-        if key not in KEYS:
-            if near := get_close_matches(key.lower(), KEYS, 1, 0.85):
-                raise VolumeError(f"{path}: found the key {key}; wanted {near[0]}")
+        if key not in KEYS and (near := get_close_matches(key.lower(), KEYS, 1, 0.85)):
+            raise VolumeError(f"{path}: found the key {key}; wanted {near[0]}")
+        if key not in keys:
             continue
         if key in arrays:
             raise VolumeError(f"{path}: found {key} twice; wanted one array of a name")
@@ -106,7 +119,7 @@ def _check_type(key: str, shape: Sequence[int], dtype: np.dtype[Any], path: Path
             f"{path}: found imgs of dtype {dtype}; wanted uint8, already windowed; save raw "
             "intensities as NIfTI, NRRD or MetaImage instead"
         )
-    if key != "imgs" and (dtype.kind not in "iuf" or prod(shape) > 9):
+    if key in GRID_KEYS and (dtype.kind not in "iuf" or prod(shape) > 9):
         raise VolumeError(f"{path}: found {key} of dtype {dtype} and shape {shape}; wanted numbers")
 
 

@@ -54,6 +54,14 @@ class Volume:
         depth, height, width = self.array.shape
         return depth, height, width
 
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """4 x 4 from voxel (x, y, z, 1) to LPS millimetres."""
+        affine = np.eye(4)
+        affine[:3, :3] = np.reshape(self.direction, (3, 3)) * self.spacing_mm[::-1]
+        affine[:3, 3] = self.origin_mm
+        return affine
+
     @classmethod
     def from_array(
         cls,

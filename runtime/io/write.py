@@ -117,7 +117,6 @@ def _difference(part: Path, labels: NDArray[Any], like: Volume) -> str:
 
 def _corners_mm(volume: Volume) -> NDArray[np.float64]:
     """LPS positions of the eight outermost voxels."""
-    ends = product(*((0, length - 1) for length in volume.shape[::-1]))
-    axes = np.reshape(volume.direction, (3, 3)) * volume.spacing_mm[::-1]
-    corners: NDArray[np.float64] = np.array(list(ends)) @ axes.T + np.array(volume.origin_mm)
+    ends = ((0, length - 1) for length in volume.shape[::-1])
+    corners: NDArray[np.float64] = np.array([*product(*ends, (1,))]) @ volume.affine[:3].T
     return corners

@@ -166,20 +166,6 @@ class MemoryBank:
             pointers = [r for r in (*self.pointers, new_ptr) if r.frame in frames]
         self._keep(memories, pointers, [*self.memories, new], [*self.pointers, new_ptr])
 
-    def offer(
-        self,
-        frame: int,
-        vision_features: Buffer,
-        memory: Buffer,
-        obj_ptr: Buffer,
-        confidence: float,
-        object_score: float,
-    ) -> None:
-        """Offer a tracked frame: features (C, G, G), memory (T, M), pointer (C,)."""
-        room = self.make_room()
-        self._arena.store_one(room, memory, obj_ptr, vision_features)
-        self.keep(frame, room, confidence, object_score)
-
     def recall(
         self, frame: int, vision_features: Buffer, memory: Buffer | None, obj_ptr: Buffer
     ) -> None:

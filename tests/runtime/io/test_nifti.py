@@ -34,10 +34,7 @@ def affine(seed: int = 1, handedness: int = 1) -> np.ndarray:
 
 
 def affine_ras(volume: Volume) -> np.ndarray:
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.reshape(volume.direction, (3, 3)) * volume.spacing_mm[::-1]
-    matrix[:3, 3] = volume.origin_mm
-    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine
 
 
 def voxels(dtype: Any = np.int16) -> np.ndarray:

@@ -32,6 +32,22 @@ def make_bank(arena: Arena, templates: Templates, direction: int = 1) -> MemoryB
     return MemoryBank(arena, templates, direction, 100, FAKE_NUMBERS, MemoryRules())
 
 
+def offer(
+    arena: Arena,
+    bank: MemoryBank,
+    frame: int,
+    vision_features: np.ndarray,
+    memory: np.ndarray,
+    pointer: np.ndarray,
+    confidence: float,
+    object_score: float,
+) -> None:
+    """What a step does with a tracked frame."""
+    room = bank.make_room()
+    arena.store_one(room, memory, pointer, vision_features)
+    bank.keep(frame, room, confidence, object_score)
+
+
 @given(lengths=st.lists(st.integers(0, 40), min_size=1, max_size=4), prompted=st.integers(1, 3))
 def test_chains_live_within_the_slots_reserved_and_give_all_back(
     lengths: list[int], prompted: int
@@ -45,7 +61,7 @@ def test_chains_live_within_the_slots_reserved_and_give_all_back(
     for step in range(max(lengths)):
         for bank, length in zip(banks, lengths, strict=True):
             if step < length:
-                bank.offer(prompted + step, FEATURES, MEMORY, POINTER, 0.9, 5.0)
+                offer(arena, bank, prompted + step, FEATURES, MEMORY, POINTER, 0.9, 5.0)
     kept = [
         sum(min(length, capacity) for length in lengths) + prompted
         for capacity in (FAKE_NUMBERS.num_maskmem - 1, FAKE_NUMBERS.max_obj_ptrs - 1)
@@ -73,7 +89,7 @@ def test_memories_are_rounded_to_bfloat16_and_pointers_are_not() -> None:
     templates = Templates(arena, MemoryRules())
     templates.add(0, FEATURES, memory, pointer, 0.9, 5.0)
     bank = make_bank(arena, templates)
-    bank.offer(1, FEATURES, memory, pointer, 0.9, 5.0)
+    offer(arena, bank, 1, FEATURES, memory, pointer, 0.9, 5.0)
     read = bank.read(2, FEATURES)
     assert len(read.slots) == len(read.ptr_slots) == 2
     for slot, ptr_slot in zip(read.slots, read.ptr_slots, strict=True):
@@ -86,7 +102,7 @@ def test_deciding_what_to_read_touches_no_tensor(monkeypatch: pytest.MonkeyPatch
     templates = Templates(arena, MemoryRules())
     templates.add(0, FEATURES, MEMORY, POINTER, 0.9, 5.0)
     bank = make_bank(arena, templates)
-    bank.offer(1, FEATURES, MEMORY, POINTER, 0.9, 5.0)
+    offer(arena, bank, 1, FEATURES, MEMORY, POINTER, 0.9, 5.0)
     for slots in (arena.memories, arena.pointers):
         monkeypatch.setattr(slots, "values", None)
     assert bank.read(2, FEATURES).frames == (0, 1)
@@ -97,7 +113,7 @@ def test_records_tell_confidence_score_and_whether_they_were_prompted() -> None:
     templates = Templates(arena, MemoryRules())
     templates.add(4, FEATURES, MEMORY, POINTER, 0.25, -3.0)
     bank = make_bank(arena, templates, direction=-1)
-    bank.offer(3, FEATURES, MEMORY, POINTER, 0.75, 2.0)
+    offer(arena, bank, 3, FEATURES, MEMORY, POINTER, 0.75, 2.0)
     for owner, known in ((templates, (4, 0.25, -3.0, True)), (bank, (3, 0.75, 2.0, False))):
         for record in (*owner.memories, *owner.pointers):
             found = (record.frame, record.confidence, record.object_score, record.is_prompted)
@@ -175,7 +191,9 @@ class Chain:
     def offer(self, *frames: int, confidence: float = 0.9) -> None:
         for frame in frames:
             new = tensors(frame)
-            self.bank.offer(frame, new.features, new.memory, new.pointer, confidence, 5.0)
+            offer(
+                self.arena, self.bank, frame, new.features, new.memory, new.pointer, confidence, 5.0
+            )
 
     @property
     def frames(self) -> list[int]:
@@ -309,7 +327,7 @@ def test_a_repeated_image_takes_the_place_of_the_one_before() -> None:
     chain.prompt(0)
     chain.offer(1, 2)
     new, repeated = tensors(3), tensors(1).features
-    chain.bank.offer(3, repeated, new.memory, new.pointer, 0.9, 5.0)
+    offer(chain.arena, chain.bank, 3, repeated, new.memory, new.pointer, 0.9, 5.0)
     assert chain.frames == [2, 3]
 
 
