@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,11 +19,13 @@ from jsonschema import ValidationError
 from PIL import Image
 
 import runtime
+from runtime import errors
 from runtime.io import Volume, write_mask
 from runtime.jobs import Job
 from runtime.jobs.notices import CODES
 from runtime.phantom import make_phantom
 from runtime.segment import main
+from runtime.subcommands import USAGE_ERROR
 from tests.fakes import TELLING, fake_model
 from tests.reports import codes, read_report, validator
 
@@ -156,6 +160,16 @@ def test_the_page_and_the_schema_know_every_warning() -> None:
         assert f"| `{code}` | {meaning} |" in page
     for entry in schema["properties"]:
         assert f"| `{entry}` |" in page
+
+
+def test_the_page_knows_every_exit_code() -> None:
+    page = (ROOT / "docs" / "report.md").read_text("utf-8")
+    rows = re.findall(r"^\| ([\d, ]+) \| ", page, re.MULTILINE)
+    listed = [int(code) for row in rows for code in row.split(",")]
+    kinds = [each for each in vars(errors).values() if isinstance(each, type)]
+    raised = {each.exit_code for each in kinds if issubclass(each, errors.Sam2Error)}
+    ended = {128 + number for number in (signal.SIGINT, signal.SIGTERM, 1)}
+    assert sorted(listed) == sorted({0, USAGE_ERROR} | raised | ended)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="names are Unicode there")
