@@ -1,21 +1,18 @@
 from __future__ import annotations
 
 import gzip
-import os
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 
 from runtime.errors import VolumeError
-from runtime.io import Volume, read_volume
+from runtime.io import read_volume
 from runtime.io.metaimage import DTYPES
+from tests.volume_files import ARRAY, RAW, assert_as_itk_reads, folder_of_traps
 
-ARRAY = np.random.default_rng(3).integers(-900, 900, (2, 3, 4)).astype("<i2")
-RAW = ARRAY.tobytes()
 PACKED = zlib.compress(RAW)
 PLAIN = {
     "ObjectType": "Image",
@@ -51,15 +48,6 @@ def detached(folder: Path, data_file: str, **changed: str | None) -> Path:
     path = folder / "a.mhd"
     path.write_bytes(header(data_file, **changed))
     return path
-
-
-def assert_as_itk_reads(path: Path) -> None:
-    ours, theirs = read_volume(path), Volume.from_image(sitk.ReadImage(str(path)))
-    assert ours.array.dtype == theirs.array.dtype
-    assert np.array_equal(ours.array, theirs.array)
-    assert ours.spacing_mm == pytest.approx(theirs.spacing_mm)
-    assert ours.origin_mm == pytest.approx(theirs.origin_mm)
-    assert ours.direction == pytest.approx(theirs.direction)
 
 
 def size(data: bytes) -> str:
@@ -195,17 +183,8 @@ OUTSIDE = [
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_data_that_are_no_plain_files_in_the_folder_are_refused(tmp_path: Path, name: str) -> None:
-    folder = tmp_path / "here"
-    (folder / "folder").mkdir(parents=True)
-    for path in (tmp_path / "whole.raw", folder / "folder" / "whole.raw"):
-        path.write_bytes(RAW)
-    (folder / "slice1.raw").write_bytes(RAW[:24])
-    (folder / "slice2.raw").write_bytes(RAW[24:])
-    (folder / "link.raw").symlink_to(tmp_path / "whole.raw")
-    (folder / "zeros.raw").symlink_to("/dev/zero")
-    os.mkfifo(folder / "pipe.raw")
     with pytest.raises(VolumeError):
-        read_volume(detached(folder, name))
+        read_volume(detached(folder_of_traps(tmp_path), name))
 
 
 @pytest.mark.parametrize("data_file", ["short.raw", "long.raw"])

@@ -1,0 +1,39 @@
+"""What tests of headers with data files beside them share: the data, a folder of traps, ITK's reading."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from runtime.io import Volume, read_volume
+
+ARRAY = np.random.default_rng(3).integers(-900, 900, (2, 3, 4)).astype("<i2")
+RAW = ARRAY.tobytes()
+
+
+def assert_as_itk_reads(path: Path) -> None:
+    """Voxels, their type and their place."""
+    ours, theirs = read_volume(path), Volume.from_image(sitk.ReadImage(str(path)))
+    assert ours.array.dtype == theirs.array.dtype
+    assert np.array_equal(ours.array, theirs.array)
+    assert ours.spacing_mm == pytest.approx(theirs.spacing_mm)
+    assert ours.origin_mm == pytest.approx(theirs.origin_mm)
+    assert ours.direction == pytest.approx(theirs.direction)
+
+
+def folder_of_traps(parent: Path) -> Path:
+    """A folder with two slices, and whatever else a header might name: links out of it, a device, a pipe, a folder."""
+    folder = parent / "here"
+    (folder / "folder").mkdir(parents=True)
+    for path in (parent / "whole.raw", folder / "folder" / "whole.raw"):
+        path.write_bytes(RAW)
+    (folder / "slice1.raw").write_bytes(RAW[:24])
+    (folder / "slice2.raw").write_bytes(RAW[24:])
+    (folder / "link.raw").symlink_to(parent / "whole.raw")
+    (folder / "zeros.raw").symlink_to("/dev/zero")
+    os.mkfifo(folder / "pipe.raw")
+    return folder
