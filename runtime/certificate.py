@@ -2,7 +2,7 @@
 
 It is JSON. `export.verify` puts those against PyTorch into the bundle's folder; `runtime.certify` puts those against
 ONNX Runtime into this user's cache, since they hold for one machine. Which back end "auto" opens is decided here, by
-them alone.
+them alone: one that lies in the bundle can only refuse a back end, since bundles come from others.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kernels.kernel import FOLDER
 from runtime.atomic import write_text
 from runtime.backends import BACKENDS, DEFAULT
 from runtime.bundle import Bundle
-from runtime.cache import cache_folder
+from runtime.cache import cache_folder, is_this_users
 from runtime.errors import Sam2Error
 from runtime.machine import instruction_sets
 from runtime.plain_file import read_plain
@@ -63,6 +63,8 @@ def stamp(bundle: Bundle, backend: str) -> Certificate:
         "runtime": __version__,
         "kernels": kernels_digest(),
         "fingerprint": bundle.fingerprint,
+        "bundle_precision": bundle.precision,  # these two decide how much is asked
+        "weights_kind": bundle.weights["kind"],
         "machine": row.machine,
         "instructions": ", ".join(instruction_sets()),
     }
@@ -84,7 +86,7 @@ def keep(certificate: Certificate, bundle: Bundle) -> Path | None:
     if folder is None:
         return None
     try:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         return write(certificate, folder / f"{certificate['backend']}.json")
     except (OSError, Sam2Error) as error:
         log.warning("the certificate is not kept: %s", error)
@@ -103,10 +105,10 @@ def choose(bundle: Bundle) -> Choice:
     reference is not taken.
     """
     speeds, refused = {}, set()
-    for certificate in _valid(bundle):
+    for certificate, is_own in _valid(bundle):
         if not certificate["passed"]:
             refused.add(certificate["backend"])
-        elif "times_reference" in certificate:
+        elif is_own and "times_reference" in certificate:
             speeds[certificate["backend"]] = float(certificate["times_reference"])
     speeds = {name: times for name, times in speeds.items() if name not in refused}
     best = max(speeds, key=lambda name: speeds[name], default=DEFAULT)
@@ -119,20 +121,22 @@ def choose(bundle: Bundle) -> Choice:
     return Choice(DEFAULT, f"no other is certified on this machine ({HOW_TO_CERTIFY} does it)")
 
 
-def _valid(bundle: Bundle) -> Iterator[Certificate]:
-    """Certificates that hold here; anything else that lies there is passed over."""
+def _valid(bundle: Bundle) -> Iterator[tuple[Certificate, bool]]:
+    """Certificates that hold here, and whether this user made them; anything else that lies there is passed over."""
     folder = _folder(bundle)
     for name in BACKENDS:
-        paths = [bundle.path / f"certificate-{name}.json"]
+        paths = [(bundle.path / f"certificate-{name}.json", False)]
         if folder is not None:
-            paths.append(folder / f"{name}.json")
-        for path in paths:
+            paths.append((folder / f"{name}.json", True))
+        for path, is_own in paths:
             try:
+                if is_own and not is_this_users(path.stat()):
+                    continue
                 certificate = _read(path)
             except (OSError, ValueError):
                 continue
             if certificate.items() >= stamp(bundle, name).items():
-                yield certificate
+                yield certificate, is_own
 
 
 def _read(path: Path) -> Certificate:

@@ -25,6 +25,36 @@ def test_a_kind_of_thing_has_a_folder_of_this_users_own(own_cache: Path) -> None
     assert folder.stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="users have no numbers here")
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o770, 0o702])
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_folder_that_others_write_into_is_not_used_and_the_log_says_so(
+    mode: int, is_link: bool, own_cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = own_cache / "engines"
+    (own_cache / "elsewhere" if is_link else folder).mkdir(parents=True)
+    if is_link:
+        folder.symlink_to("elsewhere")
+    assert cache_folder("engines") == folder
+    folder.chmod(mode)
+    assert cache_folder("engines") is None
+    assert "can be written by others" in caplog.text and VARIABLE in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="users have no numbers here")
+def test_nothing_of_another_users_is_used(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = cache_folder("engines")
+    assert folder is not None
+    keep(folder / "a.blob", b"bytes")
+    other = os.geteuid() + 1
+    monkeypatch.setattr("runtime.cache.os.geteuid", lambda: other)
+    assert kept(folder / "a.blob") is None
+    assert cache_folder("engines") is None
+    assert f"not to {other}" in caplog.text
+
+
 def test_nothing_is_kept_where_the_variable_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "")
     assert cache_folder("engines") is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from importlib.metadata import version
 from pathlib import Path
@@ -72,6 +73,8 @@ def test_a_certificate_holds_for_graphs_a_package_and_a_machine(
         "runtime": runtime.__version__,
         "kernels": kernels_digest(),
         "fingerprint": bundle.fingerprint,
+        "bundle_precision": "fp32",
+        "weights_kind": "demonstration",
         "machine": machine_name(),
         "instructions": ", ".join(instruction_sets()),
     }
@@ -151,6 +154,8 @@ def test_what_failed_is_not_taken_however_fast(bundle: Bundle) -> None:
     "changed",
     [
         {"fingerprint": "0" * 64},
+        {"bundle_precision": "int8"},
+        {"weights_kind": "random"},
         {"machine": "Abacus, 10 beads"},
         {"package": "openvino 1.0"},
         {"reference_package": "onnxruntime 1.0"},
@@ -258,6 +263,33 @@ def test_failing_against_pytorch_outweighs_passing_against_onnx_runtime(
         assert choose(toy_bundle).backend == FAST
     finally:
         path.unlink()
+
+
+def test_what_came_with_a_bundle_refuses_a_back_end_and_never_chooses_one(tmp_path: Path) -> None:
+    bundle = open_bundle(shutil.copytree(EMBEDDED, tmp_path / "bundle"))
+    path = write(certificate(bundle, times=100.0), bundle.path / f"certificate-{FAST}.json")
+    assert choose(bundle).backend == "ort"
+    keep(certificate(bundle, times=1.2), bundle)
+    assert choose(bundle).backend == FAST and "1.20 times" in choose(bundle).reason
+    write(certificate(bundle, passed=False), path)
+    assert choose(bundle).backend == "ort"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="users have no numbers here")
+def test_what_another_user_put_into_the_cache_chooses_nothing(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = keep(certificate(bundle), bundle)
+    assert path is not None and choose(bundle).backend == FAST
+    path.parent.chmod(0o755)
+    foreign = os.stat_result([*path.stat()[:4], os.geteuid() + 1, *path.stat()[5:]])
+    stat = Path.stat
+
+    def stated(asked: Path, **others: Any) -> os.stat_result:
+        return foreign if asked == path else stat(asked, **others)
+
+    monkeypatch.setattr(Path, "stat", stated)
+    assert choose(bundle).backend == "ort"
 
 
 @pytest.mark.parametrize("in_bundle", [True, False])
