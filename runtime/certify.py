@@ -157,7 +157,7 @@ def in_words(certificate: Certificate) -> str:
     reasons = (task["reason"] for task in certificate["propagation"].values() if "reason" in task)
     told = [
         f"{certificate['backend']}: {'passed' if certificate['passed'] else 'FAILED'}",
-        *(reason for reason in list(reasons)[:1]),
+        *(reason for reason in [*certificate.get("faults", ()), *reasons][:1]),
         f"largest error {error:.1e}, lowest Dice {dice:.4f}",
     ]
     if "latency_ms" in certificate:

@@ -12,29 +12,40 @@ from runtime.backends import Buffer
 from runtime.contract import GRAPHS, graph_specs
 from runtime.model import Model
 
+ERRORS = ("max_abs_error", "largest_magnitude", "relative_error", "relative_rms_error")
+
 
 def compare_tensors(found: Buffer, truth: Buffer, tolerance: float) -> dict[str, Any]:
-    """Largest error of a tensor, the tolerance that would have passed it, and whether the one given did.
+    """Errors of a tensor, and whether the tolerance given passes them: the largest, relative to the largest magnitude,
+    and the root of the mean square, relative to the tensor's own, since beside one large number anything is small.
 
     Where there is no error to speak of, because shapes differ or something is not finite, it is None and `reason`
     says why.
     """
     if reason := _incomparable(found, truth):
-        none = dict.fromkeys(("max_abs_error", "largest_magnitude", "relative_error"))
+        none = dict.fromkeys(ERRORS)
         return {**none, "tolerance": tolerance, "passed": False, "reason": reason}
     magnitude = float(np.abs(truth).max(initial=0))
+    size = _root_mean_square(truth)
     if truth.ndim == 1:  # scores: where all are near zero, that is nothing to be relative to
-        magnitude = max(magnitude, 1.0)
+        magnitude, size = max(magnitude, 1.0), max(size, 1.0)
     difference = found.astype(np.float64) - truth.astype(np.float64)
-    error = float(np.abs(difference).max(initial=0))
+    error, spread = float(np.abs(difference).max(initial=0)), _root_mean_square(difference)
     relative = error / magnitude if magnitude else error
+    relative_rms = spread / size if size else spread
     return {
         "max_abs_error": error,
         "largest_magnitude": magnitude,
         "relative_error": relative,
+        "relative_rms_error": relative_rms,
         "tolerance": tolerance,
-        "passed": relative <= tolerance,
+        "passed": relative <= tolerance and relative_rms <= tolerance,
     }
+
+
+def _root_mean_square(tensor: Buffer) -> float:
+    squares = np.square(tensor, dtype=np.float64)
+    return math.sqrt(squares.mean()) if tensor.size else 0.0
 
 
 def _incomparable(found: Buffer, truth: Buffer) -> str | None:
@@ -48,9 +59,9 @@ def _incomparable(found: Buffer, truth: Buffer) -> str | None:
 
 
 def error_of(comparison: Mapping[str, Any]) -> float:
-    """The relative error of a comparison; infinite where there is none to speak of."""
-    error = comparison["relative_error"]
-    return math.inf if error is None else float(error)
+    """The larger of a comparison's relative errors; infinite where there is none to speak of."""
+    errors = comparison["relative_error"], comparison["relative_rms_error"]
+    return math.inf if None in errors else float(max(errors))
 
 
 class Lockstep:

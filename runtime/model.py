@@ -112,7 +112,10 @@ class Model:
 
     def observed(self, observe: Observer) -> Model:
         """This model, engines and all, with every run of a graph shown to `observe`."""
-        backend = ObservedBackend(self.backend, observe, self.engine)
+        return self.on(ObservedBackend(self.backend, observe, self.engine))
+
+    def on(self, backend: Backend) -> Model:
+        """The same model on another back end."""
         return Model(self.numbers, backend, self.constants, self._calibrations)
 
     def confidence(self, measure: str) -> Confidence:

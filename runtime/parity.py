@@ -13,22 +13,20 @@ below anything.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from runtime.backends import BACKENDS, Buffer
+from runtime.backends.strict import StrictBackend
 from runtime.bundle import Bundle
 from runtime.contract import GRAPHS
-from runtime.errors import NotFinite
-from runtime.lockstep import Lockstep, compare_tensors, error_of
+from runtime.lockstep import Lockstep, compare_tensors
 from runtime.model import Model
-from runtime.phantom import Phantom, make_phantom
-from runtime.predictors import VolumePredictor
-from runtime.prompts import Mask, Point, Prompt
-from runtime.result import SliceMask
+from runtime.phantom import make_phantom
+from runtime.tasks import Bench, Track, num_masks, tasks
 from runtime.track import Segmented
 
 LOGIT_TOLERANCE = (
@@ -73,39 +71,7 @@ def bar_of(bundle: Bundle, backend: str) -> Bar:
     return Bar(tolerances, None if is_random else LOWEST_DICE_REDUCED, decides_alike=False)
 
 
-Track = dict[tuple[int, int], SliceMask]
-"""(object, slice) to its mask."""
 Progress = Callable[[], object]
-
-
-def tasks(phantom: Phantom) -> dict[str, dict[int, Sequence[Prompt]]]:
-    """Prompts by object for each propagation, all on the middle slice: every way into the model."""
-    middle = len(phantom.pixels) // 2
-    first, second = phantom.box(middle, 1), phantom.box(middle, 2)
-    inside = Point(slice=middle, y=sum(first.y) / 2, x=sum(first.x) / 2)
-    outside = Point(slice=middle, y=sum(second.y) / 2, x=sum(second.x) / 2, positive=False)
-    return {
-        "click": {1: [inside]},
-        "two boxes, clicks": {1: [first, inside, outside], 2: [second]},
-        "mask": {1: [Mask(slice=middle, mask=phantom.labels[middle] == 1)]},
-    }
-
-
-def run_task(
-    predictor: VolumePredictor, prompts: Mapping[int, Sequence[Prompt]], progress: Progress
-) -> tuple[Track, str | None]:
-    """One propagation in both directions, as far as graphs gave numbers, and why it stopped if they did not."""
-    predictor.reset()
-    track: Track = {}
-    try:
-        for object_id, given in prompts.items():
-            predictor.add(*given, object_id=object_id)
-        for found in predictor.stream():
-            track[found.object_id, found.slice] = found
-            progress()
-    except NotFinite as error:
-        return track, f"{error.graph} gave NaN or infinity in {error.output}"
-    return track, None
 
 
 def compare_tracks(
@@ -124,7 +90,7 @@ def compare_tracks(
     for key in [key for key in truth if key in found]:
         a, b = found[key].segmented, truth[key].segmented
         result = compare_tensors(a.logits, b.logits, LOGIT_TOLERANCE)
-        error = max(error, error_of(result))
+        error = max(error, math.inf if "reason" in result else result["relative_error"])
         called = np.where(_is_clear(b.logits), a.logits > 0, b.logits > 0)
         counts = _counts(called, b.logits > 0)
         lowest = min(lowest, _dice(*counts))
@@ -190,7 +156,7 @@ def compare_models(
     candidate: Model,
     bar: Bar,
     num_slices: int,
-    progress: Callable[[], object] = lambda: None,
+    progress: Progress = lambda: None,
 ) -> dict[str, Any]:
     """Compare in lockstep and freely over every task.
 
@@ -200,36 +166,42 @@ def compare_models(
         num_slices: of each propagation.
         progress: called `num_steps(num_slices)` times.
 
-    Returns `passed`, and `graphs` and `propagation` with what was found and wanted, as JSON-able data.
+    Returns `passed`, and `graphs` and `propagation` with what was found and wanted, as JSON-able data; where the
+    candidate changed memory that is not its own, `faults` says what.
     """
     size = reference.numbers.image_size
     phantom = make_phantom((num_slices, size, size))
-    todo = tasks(phantom)
-    lockstep = Lockstep(reference, candidate, bar.tolerances)
+    strict = StrictBackend(candidate.backend, candidate.engine)
+    held = candidate.on(strict)
+    lockstep = Lockstep(reference, held, bar.tolerances)
     free = candidate
     if (
         candidate.place.unreplayed() is candidate.place
     ):  # else it would no longer run as it does for users
-        free = candidate.observed(lockstep.watch_candidate)
+        free = held.observed(lockstep.watch_candidate)
     tracks: list[dict[str, tuple[Track, str | None]]] = []
     for model in (reference.observed(lockstep.watch_reference), free):
-        predictor = VolumePredictor(model)
-        predictor.set_volume(phantom.pixels)
-        tracks.append({name: run_task(predictor, p, progress) for name, p in todo.items()})
+        bench = Bench(model, phantom)
+        tracks.append({name: bench.run(task, progress) for name, task in tasks(phantom).items()})
     propagation = {}
-    for name in todo:
+    for name in tracks[0]:
         (truth, reference_reason), (found, reason) = (of[name] for of in tracks)
         if reference_reason:
             reason = f"the reference's {reference_reason}"
         propagation[name] = compare_tracks(found, truth, bar, reason)
     is_same = lockstep.has_passed() and all(task["passed"] for task in propagation.values())
-    return {"passed": is_same, "graphs": lockstep.graphs, "propagation": propagation}
+    faults = list(dict.fromkeys(strict.faults))
+    return {
+        "passed": is_same and not faults,
+        "graphs": lockstep.graphs,
+        "propagation": propagation,
+        **({"faults": faults} if faults else {}),
+    }
 
 
 def num_steps(num_slices: int) -> int:
     """Slice masks that `compare_models` makes."""
-    phantom = make_phantom((num_slices, 32, 32))
-    return 2 * num_slices * sum(len(prompts) for prompts in tasks(phantom).values())
+    return 2 * num_masks(num_slices)
 
 
 def _is_clear(logits: Buffer) -> Buffer:

@@ -211,7 +211,13 @@ def test_a_model_is_itself() -> None:
     calls = []
     found = compare_models(model, model, BARS["fp32"], 4, lambda: calls.append(1))
     assert found["passed"] and len(calls) == num_steps(4)
-    names = {"click", "two boxes, clicks", "mask"}
+    names = {
+        "click",
+        "two boxes, clicks",
+        "mask",
+        "full batch, weighted, corrected",
+        "images without order",
+    }
     assert set(found["propagation"]) == set(tasks(make_phantom((4, 64, 64)))) == names
     errors = [o["relative_error"] for outputs in found["graphs"].values() for o in outputs.values()]
     assert errors and not any(errors)
