@@ -13,7 +13,7 @@ from os import PathLike
 from pathlib import Path
 from uuid import uuid4
 
-from runtime.errors import Sam2Error
+from runtime.errors import InputError, MissingInput, Sam2Error
 
 if sys.platform != "win32":
     import fcntl
@@ -52,8 +52,7 @@ def write_whole(
     """
     path = Path(path)
     with refusals(path):
-        target = Path(os.path.realpath(path))
-        _check_target(target)
+        target = _target(path)
         _remove_abandoned(target.parent)
         with _temporary(target) as (part, mode):
             write(part)
@@ -88,14 +87,40 @@ def refusals(path: Path) -> Iterator[None]:
         raise Sam2Error(f"{path} could not be written: {why}; what was there is kept") from error
 
 
-def _check_target(target: Path) -> None:
-    """A device or pipe would be replaced by a file, and so would one that its owner has protected."""
+def check_destination(path: Path) -> None:
+    """See that a file may be written at `path`, or where it leads if it is a link, before work goes into it.
+
+    Raises InputError for a folder of that name, a name that no file can have and a folder that may not be written to,
+    MissingInput where there is no folder to write into, and Sam2Error as `write_whole` does.
+    """
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; wanted the name of a file")
+        folder = _target(path).parent
+        if not folder.is_dir():
+            raise MissingInput(f"{folder} is not a folder; make it before writing {path.name}")
+    except (OSError, ValueError) as error:
+        if isinstance(error, Sam2Error):
+            raise
+        raise InputError(f"{path} cannot be the name of a file: {error}") from error
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{folder} may not be written to; choose another folder")
+
+
+def _target(path: Path) -> Path:
+    """Where a file of that name really goes, through links.
+
+    Raises Sam2Error for what is there and is no file, which would be replaced by one, and for what its owner has
+    protected; OSError where nobody can have a look.
+    """
+    target = Path(os.path.realpath(path))
     if not target.exists():
-        return
+        return target
     if not target.is_file():
         raise Sam2Error(f"{target} is there and is no file; name another one to write")
     if not os.access(target, os.W_OK):
         raise Sam2Error(f"{target} is write-protected; name another file, or allow writing")
+    return target
 
 
 @contextmanager

@@ -41,13 +41,14 @@ _ORIGINS = ("Offset", "Origin", "Position")
 _DIRECTIONS = ("TransformMatrix", "Rotation", "Orientation")
 _SPACINGS = ("ElementSpacing", "ElementSize")
 _BYTE_ORDERS = ("BinaryDataByteOrderMSB", "ElementByteOrderMSB")
-_OF_METAIO = ("CenterOfRotation", "AnatomicalOrientation", *_DIRECTIONS)
+# Who writes one of these writes all of the geometry; an AnatomicalOrientation alone is written by hand.
+_OF_METAIO = ("CenterOfRotation", *_DIRECTIONS)
 _KEYS = (
     *("ObjectType", "ObjectSubType", "NDims", "DimSize", "HeaderSize", "BinaryData"),
     *("CompressedData", "CompressedDataSize", "ElementType", "ElementNumberOfChannels"),
     *("ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset", "ElementDataFile"),
     *_ORIGINS,
-    *_OF_METAIO,
+    *(*_OF_METAIO, "AnatomicalOrientation"),
     *_SPACINGS,
     *_BYTE_ORDERS,
 )

@@ -41,11 +41,11 @@ def read_volume(
     InputError for a `series` that goes with no folder and an `affine` that goes with no NIfTI.
     """
     path = Path(path)
-    if not path.exists():
-        raise MissingInput(f"{path} does not exist; wanted a volume file or a folder of DICOM")
     if affine is not None and affine not in AFFINES:
         raise InputError(f"found the affine {affine!r}; wanted one of {', '.join(AFFINES)}")
     try:
+        if not path.exists():
+            raise MissingInput(f"{path} does not exist; wanted a volume file or a folder of DICOM")
         if path.is_dir():
             _refuse_affine(path, affine)
             return read_series(path, series)
@@ -53,6 +53,8 @@ def read_volume(
             raise InputError(f"{path} is a file; a series can only be chosen from a DICOM folder")
         return _read_file(path, affine)
     except OSError as error:
+        if isinstance(error, MissingInput):
+            raise
         raise VolumeError(f"{path} cannot be read: {error}") from error
 
 

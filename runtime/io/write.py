@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from itertools import product
 from os import PathLike
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.atomic import write_whole
-from runtime.errors import InputError, MissingInput, Sam2Error, VolumeError
+from runtime.atomic import check_destination, write_whole
+from runtime.errors import InputError, Sam2Error, VolumeError
 from runtime.io.mask_formats import WRITERS, nifti_forms
 from runtime.io.nifti_forms import AFFINES
 from runtime.io.read import NIFTI_SUFFIXES, read_volume
@@ -27,17 +26,11 @@ _ROUNDING, _NIFTI_ROUNDING = 1e-12, 1e-6
 def check_mask_path(path: str | PathLike[str]) -> Path:
     """`path` if a mask can be written there.
 
-    Raises InputError for a suffix that is not written, a folder of that name or a folder that may
-    not be written to, and MissingInput when the folder it would go into does not exist.
+    Raises InputError for a suffix that is not written, and as check_destination does.
     """
     path = Path(path)
     _suffix(path)
-    if not path.parent.is_dir():
-        raise MissingInput(f"{path.parent} is not a folder; make it before writing {path.name}")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; wanted the name of a file")
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(f"{path.parent} may not be written to; choose another folder")
+    check_destination(path)
     return path
 
 

@@ -29,7 +29,7 @@ from runtime.window import Window, apply_window, parse_window
 
 def segment_images(job: Job) -> dict[str, Any]:
     """Run a job; each mask is written when it has been made. Returns its report."""
-    check_preview(job.preview)
+    check_preview(job)
     clock, window = Clock(), parse_window(job.window)
     with clock("read"):
         found, images = _read(job, window)

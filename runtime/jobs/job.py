@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.errors import InputError, MissingInput
+from runtime.atomic import check_destination
+from runtime.errors import InputError
 from runtime.io.images import holds_pictures
 from runtime.io.video import VIDEO_SUFFIXES
 from runtime.memory import MemoryRules
@@ -83,15 +85,17 @@ def kind_of(path: Path) -> str:
     return "volume"
 
 
-def check_preview(path: Path | None) -> None:
-    """Raise InputError or MissingInput unless a preview can be written to `path`."""
+def check_preview(job: Job) -> None:
+    """Raise InputError or MissingInput unless the preview that a job asks for, if any, can be written."""
+    path = job.preview
     if path is None:
         return
     if path.suffix.lower() not in PREVIEW_SUFFIXES:
         raise InputError(
             f"{path} has no suffix a preview is written as; wanted {', '.join(PREVIEW_SUFFIXES)}"
         )
-    if not path.parent.is_dir():
-        raise MissingInput(f"{path.parent} is not a folder; make it before writing {path.name}")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; wanted the name of a file")
+    check_destination(path)
+    if os.path.realpath(path.parent) == os.path.realpath(job.input):
+        raise InputError(
+            f"{path} would lie among the images of the input and be taken for one of them; choose another folder"
+        )

@@ -35,7 +35,7 @@ KEPT = 16  # frames kept for the preview, whatever the video's length
 
 def segment_video(job: Job) -> dict[str, Any]:
     """Run a job; each mask is written when it has been made, and no frame is kept. Returns its report."""
-    check_preview(job.preview)
+    check_preview(job)
     clock, window = Clock(), parse_window(job.window)
     with clock("read"):
         frames, total = _frames(job)

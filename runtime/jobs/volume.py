@@ -34,7 +34,7 @@ def segment_volume(job: Job) -> dict[str, Any]:
     """Run a job; everything is read and checked before any computing starts. Returns its report."""
     if os.path.realpath(check_mask_path(job.output)) == os.path.realpath(job.input):
         raise InputError(f"{job.output} is the input itself; name another file for the mask")
-    check_preview(job.preview)
+    check_preview(job)
     clock, asked = Clock(), parse_window(job.window)
     with clock("read"):
         volume = _read(job)

@@ -284,6 +284,12 @@ BAD: dict[str, tuple[type[Sam2Error], str, Change, tuple[str, ...]]] = {
     "window": (InputError, "found the window", nothing, ("--box", BOX, "--window", "kidney")),
     "capacity": (InputError, "found capacity 9", nothing, ("--box", BOX, "--capacity", "9")),
     "preview": (InputError, "no suffix a preview", nothing, ("--box", BOX, "--preview", "p.bmp")),
+    "preview over an image": (
+        InputError,
+        "among the images of the input",
+        nothing,
+        ("--box", BOX, "--preview", "{images}/scan3.png"),
+    ),
 }
 
 
@@ -294,7 +300,7 @@ def test_what_cannot_be_used_is_refused_before_anything_is_written(
     error, why, change, words = BAD[case]
     change(images)
     with pytest.raises(error, match=why) as refused:
-        run(*words)
+        run(*(word.format(images=images) for word in words))
     assert refused.value.exit_code == 3
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
 

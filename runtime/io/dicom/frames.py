@@ -149,7 +149,8 @@ class _Groups:
         found = numbers(dataset, tag, self._header.path)
         if len(found) not in (0, _COUNTS[tag]):
             raise SeriesError(
-                f"{self._header.path}: found {found} in ({shown(tag)}); wanted {_COUNTS[tag]} numbers"
+                f"{self._header.path}: found {len(found)} numbers in ({shown(tag)}), {found[:8]}; "
+                f"wanted {_COUNTS[tag]} numbers"
             )
         return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from runtime.errors import InputError, SeriesError, VolumeError
 from runtime.io.dicom.format import PixelFormat, read_format
 from runtime.io.dicom.header import PALETTE, Header, read_header
 from runtime.io.dicom.pixels import read_stored
-from runtime.io.dicom.values import common_type, read_meanings
+from runtime.io.dicom.values import common_type, read_meanings, read_table
 
 
 def holds_image(path: Path) -> bool:
@@ -54,7 +53,7 @@ def _grey(stored: NDArray[Any], header: Header, found: PixelFormat) -> NDArray[A
 
 def _colour(stored: NDArray[Any], header: Header, found: PixelFormat) -> NDArray[Any]:
     if found.photometric == "PALETTE COLOR":
-        return _through_palette(stored, header)
+        return _through_palette(stored, header, found)
     if stored.dtype != np.uint8:
         raise InputError(
             f"{header.path} holds {stored.dtype}{stored.shape}; wanted uint8 (y, x, 3)"
@@ -66,19 +65,21 @@ def _colour(stored: NDArray[Any], header: Header, found: PixelFormat) -> NDArray
     return stored  # GDCM gives RGB
 
 
-def _through_palette(stored: NDArray[Any], header: Header) -> NDArray[np.uint8]:
-    from pydicom.pixels.processing import apply_color_lut
-
+def _through_palette(stored: NDArray[Any], header: Header, found: PixelFormat) -> NDArray[np.uint8]:
     if not all(tag in header.dataset for tag in PALETTE):
         raise InputError(
             f"{header.path} lacks its palette, or has one in segments, which is not read"
         )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            colours = np.asarray(apply_color_lut(stored, header.dataset))
-    except MemoryError:
+        tables = [
+            read_table(header.dataset, tags, header, found.is_signed)
+            for tags in zip(PALETTE[:3], PALETTE[3:], strict=True)
+        ]
+    except (SeriesError, MemoryError):
         raise
-    except Exception as error:  # pydicom raises whatever a damaged palette makes it raise
+    except Exception as error:  # elements that are none of three numbers, or have no bytes
         raise InputError(f"{header.path} has a palette that cannot be used: {error}") from error
-    return (colours >> 8 if colours.dtype == np.uint16 else colours).astype(np.uint8)
+    colours = np.stack([table.apply(stored, np.dtype(np.uint16)) for table in tables], axis=-1)
+    # Some writers say 16 bits and use eight of them, which would be next to black.
+    is_deep = any(table.table is not None and table.table.max() > 255 for table in tables)
+    return (colours >> 8 if is_deep else colours).astype(np.uint8)

@@ -63,7 +63,9 @@ def read_meanings(header: Header, found: PixelFormat) -> list[Meaning]:
     try:
         tables = items(header.dataset, MODALITY_LUT)
         if tables:
-            return [_read_table(tables[0], header, found.is_signed)] * found.frames
+            return [
+                read_table(tables[0], (LUT_DESCRIPTOR, LUT_DATA), header, found.is_signed)
+            ] * found.frames
     except (SeriesError, MemoryError):
         raise
     except Exception as error:  # pydicom raises whatever a damaged sequence makes it raise
@@ -79,11 +81,15 @@ def read_meanings(header: Header, found: PixelFormat) -> list[Meaning]:
     return meanings
 
 
-def _read_table(item: Dataset, header: Header, is_signed: bool) -> Meaning:
+def read_table(dataset: Dataset, tags: tuple[int, int], header: Header, is_signed: bool) -> Meaning:
+    """A table of values: a descriptor (length, first value, bits) and its data, by their tags (PS3.3 C.11.1.1).
+
+    Raises SeriesError where those two do not agree; whatever comes of an element that is none, passes.
+    """
     order = "<" if header.syntax.is_little else ">"
-    descriptor = np.frombuffer(item.get_item(LUT_DESCRIPTOR).value, f"{order}u2")
-    data: bytes = item.get_item(LUT_DATA).value
-    length, first, bits = (int(value) for value in descriptor)
+    descriptor, element = (dataset.get_item(tag) for tag in tags)
+    length, first, bits = (int(value) for value in np.frombuffer(descriptor.value, f"{order}u2"))
+    data: bytes = element.value
     length = length or 1 << 16
     signed_first = first - (1 << 16) if first >= 1 << 15 and is_signed else first
     size = 1 if len(data) == length + length % 2 and bits <= 8 else 2
@@ -91,6 +97,9 @@ def _read_table(item: Dataset, header: Header, is_signed: bool) -> Meaning:
         raise SeriesError(
             f"{header.path}: its table of values has not the {length} entries it says"
         )
+    if size == 1 and order == ">" and getattr(element, "VR", "") == "OW":
+        # Bytes are swapped in pairs: words of big endian (PS3.5 section 7.3).
+        data = np.frombuffer(data, np.uint16).byteswap().tobytes()
     table = np.frombuffer(data[: length * size], f"{order}u{size}").astype(f"u{size}")
     return Meaning(1.0, 0.0, (0.0, float((1 << 8 * size) - 1)), signed_first, table)
 

@@ -351,3 +351,15 @@ def test_a_damaged_deflated_file_is_refused_at_either_reading(tmp_path: Path) ->
         list(read_stored(header, read_format(header)))
     with pytest.raises(InputError, match=r"a\.dcm"):
         read_volume(tmp_path / "a.dcm")
+
+
+def test_a_message_does_not_repeat_thousands_of_numbers(tmp_path: Path) -> None:
+    many = "\\".join(["1"] * 12_000).encode()
+    save(tmp_path / "a.dcm", lambda dataset: dataset.pop("ImagePositionPatient"))
+    content = (tmp_path / "a.dcm").read_bytes()
+    at = content.index(b"\x20\x00\x37\x00DS")
+    element = struct.pack("<HH2sH", 0x0020, 0x0032, b"DS", len(many) + 1) + many + b" "
+    (tmp_path / "a.dcm").write_bytes(content[:at] + element + content[at:])
+    with pytest.raises(SeriesError, match="found 12000 numbers") as refused:
+        read_volume(tmp_path / "a.dcm")
+    assert len(str(refused.value)) < 500 + len(str(tmp_path))

@@ -199,6 +199,48 @@ def test_other_programs_files_are_read_as_itk_reads_them(name: str) -> None:
     assert np.array_equal(read_dicom_image(path), theirs)
 
 
+def write_palette(
+    path: Path, stored: np.ndarray, syntax: str, table: np.ndarray, bits: int, first: int = 0
+) -> None:
+    """Red is `table`, green its reverse, blue zeros; as words (OW), whose bytes big endian swaps."""
+
+    def edit(dataset: Dataset) -> None:
+        dataset.PhotometricInterpretation = "PALETTE COLOR"
+        order = ">" if syntax == ExplicitVRBigEndian else "<"
+        for name, values in {"Red": table, "Green": table[::-1], "Blue": 0 * table}.items():
+            setattr(dataset, f"{name}PaletteColorLookupTableDescriptor", [len(table), first, bits])
+            words = np.frombuffer(values.tobytes(), np.uint16).astype(f"{order}u2")
+            setattr(dataset, f"{name}PaletteColorLookupTableData", words.tobytes())
+
+    write(path, stored, syntax, 8 * stored.dtype.itemsize, edit)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian])
+@pytest.mark.parametrize(
+    ("dtype", "bits", "shift"), [("u1", 8, 0), ("u2", 8, 0), ("u2", 16, 8), ("u2", 16, 0)]
+)
+def test_a_palette_is_read_in_either_order_of_bytes(
+    tmp_path: Path, syntax: str, dtype: str, bits: int, shift: int
+) -> None:
+    """Entries of 8 bits, one or two bytes each, or of 16, of which some writers use eight."""
+    stored, shades = some("u1", 8), RNG.permutation(256)
+    write_palette(tmp_path / "a.dcm", stored, syntax, (shades << shift).astype(dtype), bits)
+    expected = np.stack([shades, shades[::-1], 0 * shades], axis=-1)[stored[0]]
+    assert np.array_equal(read_dicom_image(tmp_path / "a.dcm"), expected)
+
+
+@pytest.mark.parametrize(("count", "first"), [(1024, 0), (256, 0), (200, 100)])
+def test_values_beyond_a_palette_have_its_last_colour(
+    tmp_path: Path, count: int, first: int
+) -> None:
+    stored = some("u2", 16)
+    stored.flat[:6] = 0, 99, 100, 255, 256, 1023
+    shades = RNG.integers(0, 256, count, np.uint8)
+    write_palette(tmp_path / "a.dcm", stored, ExplicitVRLittleEndian, shades, 8, first)
+    places = np.clip(stored[0].astype(int) - first, 0, count - 1)
+    assert np.array_equal(read_dicom_image(tmp_path / "a.dcm")[..., 0], shades[places])
+
+
 @pytest.mark.parametrize("name", ["SC_rgb_rle_16bit", "SC_rgb_rle_32bit"])
 def test_colours_of_more_than_eight_bits_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=r"wanted uint8 \(y, x, 3\)"):

@@ -373,7 +373,7 @@ def test_other_colour_spaces_become_red_green_and_blue(tmp_path: Path) -> None:
     np.testing.assert_array_equal(only_one(tmp_path), np.asarray(image.convert("RGB")))
 
 
-@pytest.mark.parametrize(("suffix", "form"), [(".png", "PNG"), (".tif", "TIFF"), (".jpg", "MPO")])
+@pytest.mark.parametrize(("suffix", "form"), [(".png", "PNG"), (".tif", "TIFF")])
 def test_a_file_of_several_images_is_refused(suffix: str, form: str, tmp_path: Path) -> None:
     first, second = Image.fromarray(GREY), Image.fromarray(GREY[::-1].copy())
     first.save(tmp_path / f"a{suffix}", form, save_all=True, append_images=[second])

@@ -73,6 +73,7 @@ READ: dict[str, tuple[dict[str, str | None], bytes]] = {
     "ElementSize": ({"ElementSpacing": None, "ElementSize": "3 4 5"}, RAW),
     "ElementSize beside ElementSpacing": ({"ElementSize": "3 4 5"}, RAW),
     "no place": (NO_PLACE, RAW),
+    "AnatomicalOrientation alone": ({**NO_PLACE, "AnatomicalOrientation": "RAI"}, RAW),
     "a spacing alone": ({**NO_PLACE, "ElementSpacing": "3 4 5"}, RAW),
     "one channel": ({"ElementNumberOfChannels": "1"}, RAW),
     "keys of others": (

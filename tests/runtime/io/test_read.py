@@ -558,3 +558,15 @@ def test_a_volume_and_its_image_are_the_same() -> None:
         assert (again.modality, again.source) == ("CT", "there")
     with pytest.raises(VolumeError, match="2-D"):
         Volume.from_image(sitk.Image([3, 4], sitk.sitkUInt8))
+
+
+@pytest.mark.parametrize("error", [OSError(36, "File name too long"), PermissionError(13, "no")])
+def test_what_the_system_says_of_a_path_is_a_volume_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    def refuse(path: Path, *args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(VolumeError, match="cannot be read"):
+        read_volume(tmp_path / "a.nii")

@@ -339,6 +339,38 @@ def test_a_folder_that_may_not_be_written_to_is_refused(
         check_mask_path(tmp_path / "a.nii.gz")
 
 
+@pytest.mark.parametrize("name", ["x" * 256 + ".nrrd", "a\0b.nrrd"], ids=["too long", "a NUL"])
+def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="cannot be the name of a file"):
+        write_mask(tmp_path / name, labels(), volume())
+
+
+def test_a_link_into_a_missing_folder_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "a.nrrd").symlink_to(tmp_path / "gone" / "b.nrrd")
+    with pytest.raises(MissingInput, match="gone is not a folder"):
+        check_mask_path(tmp_path / "a.nrrd")
+
+
+def test_a_link_is_kept_and_the_mask_lies_where_it_leads(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "a.nrrd").symlink_to(tmp_path / "there" / "b.nrrd")
+    write_mask(tmp_path / "a.nrrd", labels(), volume())
+    assert (tmp_path / "a.nrrd").is_symlink()
+    assert names_in(tmp_path / "there") == ["b.nrrd"]
+
+
+def test_a_protected_mask_or_a_device_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "device.nrrd").symlink_to(os.devnull)
+    with pytest.raises(Sam2Error, match="is no file"):
+        check_mask_path(tmp_path / "device.nrrd")
+    (tmp_path / "a.nrrd").write_bytes(b"")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "a.nrrd")
+    with pytest.raises(Sam2Error, match="write-protected"):
+        check_mask_path(tmp_path / "a.nrrd")
+
+
 def test_a_usable_path_is_handed_back(tmp_path: Path) -> None:
     assert check_mask_path(str(tmp_path / "a.mha")) == tmp_path / "a.mha"
     assert names_in(tmp_path) == []
