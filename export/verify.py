@@ -8,19 +8,17 @@ if __name__ == "__main__":  # before what takes time to import, which an interru
     run_command("export.verify")
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from tqdm import tqdm
 
 from export.variants import VARIANTS
 from runtime import load
 from runtime.backends import BACKENDS, DEFAULT
 from runtime.bundle import Bundle, open_bundle
-from runtime.certificate import Certificate, stamp, write
+from runtime.certificate import Certificate, write
+from runtime.certify import add_slices_option, check_slices, compare
 from runtime.errors import CheckpointError, Mismatch
-from runtime.parity import DEFAULT_SLICES, bar_of, compare_models, num_steps
+from runtime.parity import DEFAULT_SLICES
 from runtime.streams import print_result
 
 if TYPE_CHECKING:
@@ -48,22 +46,9 @@ def verify(
     from export.torch_backend import torch_model
 
     reference, candidate = torch_model(torch_reference), load(bundle, backend)
-    bar = bar_of(bundle, backend)
-    with tqdm(
-        total=num_steps(num_slices), desc="verify", unit="slice", file=sys.stderr
-    ) as progress:
-        found = compare_models(reference, candidate, bar, num_slices, progress.update)
-    return {
-        **stamp(bundle, backend),
-        "bundle": bundle.path.name,
-        "model": bundle.model.name,
-        "image_size": bundle.model.image_size,
-        "weights": bundle.weights,
-        "description": candidate.backend.description,
-        "precision": BACKENDS[backend].precision,
-        "reference": reference.backend.description,
-        **found,
-    }
+    compared = compare(bundle, backend, reference, candidate, num_slices)
+    more = {"weights": bundle.weights, "precision": BACKENDS[backend].precision}
+    return {**compared, **more}
 
 
 def reference_for(bundle: Bundle, checkpoint: str | None) -> Sam2:
@@ -112,9 +97,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--backend", choices=list(BACKENDS), default=DEFAULT, help="default: %(default)s"
     )
-    p.add_argument(
-        "--slices", type=int, default=DEFAULT_SLICES, help="of each propagation (%(default)s)"
-    )
+    add_slices_option(p)
     p.add_argument(
         "-o",
         "--output",
@@ -128,6 +111,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command: the certificate goes to its file and to stdout."""
     args = parser().parse_args(arguments)
+    check_slices(args.slices)
     bundle = open_bundle(args.bundle)
     certificate = verify(bundle, reference_for(bundle, args.checkpoint), args.backend, args.slices)
     path = args.output or bundle.path / f"certificate-{args.backend}.json"

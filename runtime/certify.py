@@ -44,6 +44,14 @@ def certify(bundle: Bundle, backend: str, num_slices: int = DEFAULT_SLICES) -> C
     Raises BackendUnavailable if it cannot be opened here.
     """
     reference, candidate = load(bundle, DEFAULT), load(bundle, backend)
+    compared = compare(bundle, backend, reference, candidate, num_slices)
+    return {**compared, **_speeds(candidate, reference)}
+
+
+def compare(
+    bundle: Bundle, backend: str, reference: Model, candidate: Model, num_slices: int
+) -> Certificate:
+    """Hold a bundle on a back end, the candidate, against a reference of the same weights."""
     bar = bar_of(bundle, backend)
     with tqdm(total=num_steps(num_slices), desc=backend, unit="slice", file=sys.stderr) as progress:
         found = compare_models(reference, candidate, bar, num_slices, progress.update)
@@ -54,7 +62,6 @@ def certify(bundle: Bundle, backend: str, num_slices: int = DEFAULT_SLICES) -> C
         "image_size": bundle.model.image_size,
         "description": candidate.backend.description,
         "reference": reference.backend.description,
-        **_speeds(candidate, reference),
         **found,
     }
 

@@ -75,10 +75,10 @@ def main(targets: Mapping[str, Target]) -> None:
 
 def _limit_memory(more: int | None) -> None:
     """Bound the address space to what there is now and so many bytes more; None takes the bound away."""
-    try:
-        import resource
-    except ImportError:  # Windows
+    if sys.platform != "linux":  # others do not limit what a process may ask for
         return
+    import resource
+
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     soft = hard
     if more is not None:

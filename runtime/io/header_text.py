@@ -19,6 +19,11 @@ def next_line(stream: BinaryIO) -> str | None:
     return line.decode("utf-8", "surrogateescape").rstrip("\r\n") if line else None
 
 
+def lines_left(stream: BinaryIO) -> list[str]:
+    """What is left of a header, such as names of files, line by line and without blanks. Raises as next_line does."""
+    return [name for line in iter(lambda: next_line(stream), None) if (name := line.strip())]
+
+
 def integers(text: str) -> list[int]:
     """Integers between blanks. Raises ValueError."""
     return [int(_plain(word)) for word in text.split()]

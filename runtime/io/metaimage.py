@@ -15,7 +15,7 @@ import numpy as np
 
 from runtime.errors import VolumeError
 from runtime.io.data_files import beside, listed, numbered
-from runtime.io.header_text import integers, next_line, reals
+from runtime.io.header_text import integers, lines_left, next_line, reals
 from runtime.io.scalar import several_values, volume_shape
 from runtime.io.volume import IDENTITY, Volume
 from runtime.io.voxels import Part, read_voxels
@@ -96,8 +96,7 @@ class _Header:
                 self._add(next_line(stream))
             self.end = stream.tell()
             if self.fields["ElementDataFile"].startswith("LIST"):
-                lines = iter(lambda: next_line(stream), None)
-                self.names = [name for line in lines if (name := line.strip())]
+                self.names = lines_left(stream)
 
     def _add(self, line: str | None) -> None:
         if line is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from runtime.io.header_text import integers, next_line, reals
+from runtime.io.header_text import integers, lines_left, next_line, reals
 from runtime.plain_file import open_plain
 
 # Fields without their blanks, since line skip and lineskip are one field; the first are read here.
@@ -33,8 +33,7 @@ class NrrdHeader:
             while line := next_line(stream):
                 self._add(line)
                 if line.lower().startswith("data") and self._is_list():
-                    lines = iter(lambda: next_line(stream), None)
-                    self.names = [name for line in lines if (name := line.strip())]
+                    self.names = lines_left(stream)
             self.end = stream.tell()
             if line is None and "datafile" not in self.fields:
                 raise ValueError("it ends without an empty line and without data")

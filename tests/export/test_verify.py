@@ -16,7 +16,7 @@ from export.random_weights import random_state
 from export.variants import VARIANTS
 from runtime.backends import open_backend
 from runtime.bundle import Bundle, open_bundle
-from runtime.errors import BackendUnavailable, CheckpointError, Mismatch
+from runtime.errors import BackendUnavailable, CheckpointError, InputError, Mismatch
 from runtime.parity import TOLERANCES
 from tests.variants import TOY
 
@@ -33,6 +33,11 @@ def toy_is_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
 def certified(toy_bundle: Bundle, tmp_path: Path) -> Path:
     """A bundle of random weights that knows its seed and what they were."""
     return Path(shutil.copytree(toy_bundle.path, tmp_path / "toy"))
+
+
+def test_a_propagation_too_short_for_two_directions_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="found --slices 2; wanted 3 or more"):
+        verification.main([str(tmp_path), "--slices", "2"])
 
 
 def test_a_true_bundle_gets_its_certificate(
