@@ -18,6 +18,9 @@ ORIENTATION_TOLERANCE = 1e-3
 # A gap may differ from the median by this share of it, or by this much, whichever is more.
 GAP_TOLERANCE = 0.01
 GAP_TOLERANCE_MM = 0.01
+# Positions are written with two decimals by some: whatever the gaps are then, slices lie this near to an even grid,
+# and nearer than this share of its spacing, which a missing slice would not.
+ROUNDED_MM, ROUNDED_SHARE = 0.02, 0.1
 # Slices nearer than this lie on top of each other.
 DUPLICATE_MM = 1e-3
 LARGEST_MM = 1e6  # a kilometre; farther away nothing lies that was scanned
@@ -55,8 +58,9 @@ class Stack:
 def stack_planes(planes: Sequence[Plane]) -> Stack:
     """The grid that `planes` (at least one, in any order) form.
 
-    Raises SeriesError for mixed orientations, two slices in one place, gaps that differ by more
-    than max(1 % of the median, 0.01 mm), and slices that slide sideways (gantry tilt).
+    Raises SeriesError for mixed orientations and two slices in one place; and unless all lie within
+    0.02 mm of an even grid, for gaps that differ by more than max(1 % of the median, 0.01 mm) and
+    slices that slide sideways (gantry tilt).
     """
     _check_numbers(planes)
     _check_orientations(planes)
@@ -65,7 +69,7 @@ def stack_planes(planes: Sequence[Plane]) -> Stack:
     order = np.argsort(positions_mm @ axes[:, 2], kind="stable")
     sorted_planes = [planes[index] for index in order]
     steps_mm = np.diff(positions_mm[order], axis=0)
-    if len(steps_mm):
+    if len(steps_mm) and not _is_even((positions_mm[order] - positions_mm[order[0]]) @ axes):
         _check_gaps(sorted_planes, steps_mm @ axes[:, 2])
         _check_tilt(sorted_planes, steps_mm @ axes)
     x_mm, y_mm, z_mm = positions_mm[order[0]].tolist()
@@ -113,6 +117,15 @@ def _check_orientations(planes: Sequence[Plane]) -> None:
                 f"and {first.orientation}); wanted parallel slices; take localisers and other "
                 "views out of the series"
             )
+
+
+def _is_even(offsets_mm: NDArray[Any]) -> bool:
+    """Whether slices are on an even grid but for rounding; one row per slice, in the coordinates of the slices."""
+    spacing_mm = float(offsets_mm[-1, 2]) / (len(offsets_mm) - 1)
+    errors_mm = offsets_mm.copy()
+    errors_mm[:, 2] -= spacing_mm * np.arange(len(offsets_mm))
+    worst_mm = float(np.linalg.norm(errors_mm, axis=1).max())
+    return spacing_mm >= DUPLICATE_MM and worst_mm <= min(ROUNDED_MM, ROUNDED_SHARE * spacing_mm)
 
 
 def _check_gaps(planes: Sequence[Plane], gaps_mm: NDArray[Any]) -> None:

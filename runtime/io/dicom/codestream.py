@@ -124,6 +124,8 @@ def _minimal_file(frame: bytes, found: PixelFormat, syntax: Syntax) -> bytes:
 def _image_elements(found: PixelFormat) -> Iterator[bytes]:
     # Grey is never inverted here: ITK would turn it over.
     photometric = "MONOCHROME2" if found.is_grey else found.photometric
+    # GDCM cannot drop unused bits of bytes, and need not.
+    stored = max(found.stored, 8)
     yield _element(0x0028, 0x0002, b"US", struct.pack("<H", found.samples))
     yield _element(0x0028, 0x0004, b"CS", photometric)
     if found.samples > 1:
@@ -132,8 +134,8 @@ def _image_elements(found: PixelFormat) -> Iterator[bytes]:
         (0x0010, found.rows),
         (0x0011, found.columns),
         (0x0100, found.allocated),
-        (0x0101, found.stored),
-        (0x0102, found.high_bit),
+        (0x0101, stored),
+        (0x0102, stored - 1),
         (0x0103, found.is_signed),
     ):
         yield _element(0x0028, element, b"US", struct.pack("<H", value))

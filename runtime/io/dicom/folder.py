@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
+from hashlib import file_digest
 from pathlib import Path
 
 from runtime.errors import SeriesError, VolumeError
+from runtime.io.dicom.elements import text
 from runtime.io.dicom.format import PixelFormat, check_grey, read_format
-from runtime.io.dicom.header import Header, is_image_class, read_header
+from runtime.io.dicom.header import POSITION, Header, is_image_class, read_header
 from runtime.io.dicom.start import HEAD_BYTES, first_element
 
 _SUFFIX = ".dcm"
@@ -20,7 +23,8 @@ def series_headers(folder: Path, series: str | None) -> list[Header]:
     """Headers of the one series in a folder, or of the one with that UID, in the order of their names.
 
     Files of other kinds, folders, pipes and hidden files beside them are left alone. What is damaged, or is named as
-    the slices are and is no slice, is refused: without it the series could still look whole.
+    the slices are and is no slice, is refused: without it the series could still look whole. Of files that are equal to
+    the last byte the first counts, since folders are often exported twice.
 
     Raises SeriesError; OSError where the folder cannot be read.
     """
@@ -58,7 +62,7 @@ def series_headers(folder: Path, series: str | None) -> list[Header]:
         )
     if series is not None and series not in found:
         raise SeriesError(f"{folder} holds no series {series}; it holds:\n{_listing(found)}")
-    return found[next(iter(found)) if series is None else series]
+    return _without_copies(found[next(iter(found)) if series is None else series])
 
 
 def scan_format(header: Header) -> PixelFormat:
@@ -70,6 +74,20 @@ def scan_format(header: Header) -> PixelFormat:
     found = read_format(header)
     check_grey(header, found)
     return found
+
+
+def _without_copies(headers: list[Header]) -> list[Header]:
+    sizes = [(text(header.dataset, POSITION), header.path.stat().st_size) for header in headers]
+    count = Counter(sizes)
+    kept: dict[object, Header] = {}
+    for header, size in zip(headers, sizes, strict=True):
+        kept.setdefault(_digest(header.path) if count[size] > 1 else header.path, header)
+    return list(kept.values())
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return file_digest(stream, "sha256").digest()
 
 
 def _is_dicom(path: Path) -> bool:

@@ -42,6 +42,7 @@ from tests.dicoms import (
     bundled,
     decimals,
     group,
+    normal,
     pixels,
     rescaling,
     save_frames,
@@ -167,11 +168,54 @@ def test_gaps_may_differ_by_one_percent(tmp_path: Path, shift_mm: float, accepte
             read_volume(tmp_path)
 
 
+@pytest.mark.parametrize("depth", [2, 3, 40])
+@pytest.mark.parametrize("spacing_mm", [0.3125, 0.625, 1.0])
+def test_positions_of_two_decimals_are_even_enough(
+    tmp_path: Path, spacing_mm: float, depth: int
+) -> None:
+    """Rounding puts each slice up to 0.009 mm off, and gaps and slides up to twice that."""
+    origin_mm = np.array([-120.123, 33.337, 810.71])
+
+    def round_off(dataset: Dataset, index: int) -> None:
+        position_mm = origin_mm + index * spacing_mm * normal(OBLIQUE)
+        dataset.ImagePositionPatient = [f"{value:.2f}" for value in position_mm]
+
+    array = save_series(tmp_path, round_off, orientation=OBLIQUE, depth=depth)
+    volume = read_volume(tmp_path)
+    assert np.array_equal(volume.array, array)
+    assert volume.origin_mm == pytest.approx(origin_mm, abs=0.005)
+    assert volume.spacing_mm[0] == pytest.approx(spacing_mm, abs=0.018 / (depth - 1))
+
+
+@pytest.mark.parametrize("spacing_mm", [0.02, 0.05, 0.2])
+def test_a_missing_slice_is_refused_however_near_they_lie(
+    tmp_path: Path, spacing_mm: float
+) -> None:
+    def shrink(dataset: Dataset, index: int) -> None:
+        dataset.ImagePositionPatient = decimals((0, 0, index * spacing_mm))
+
+    save_series(tmp_path, shrink)
+    (tmp_path / "002.dcm").unlink()
+    with pytest.raises(SeriesError, match="apart where"):
+        read_volume(tmp_path)
+
+
 def test_two_slices_in_one_place_are_refused(tmp_path: Path) -> None:
-    save_series(tmp_path)
-    shutil.copy(tmp_path / "002.dcm", tmp_path / "again.dcm")
+    array = save_series(tmp_path)
+    again = dcmread(tmp_path / "002.dcm")
+    again.PixelData = (array[2] + 1).tobytes()
+    again.save_as(tmp_path / "again.dcm")
     with pytest.raises(SeriesError, match="same place"):
         read_volume(tmp_path)
+
+
+def test_of_a_slice_that_was_copied_twice_one_counts(tmp_path: Path) -> None:
+    array = save_series(tmp_path)
+    for name in ("002 (1).dcm", "Copy of 002.dcm", "again"):
+        shutil.copy(tmp_path / "002.dcm", tmp_path / name)
+    volume = read_volume(tmp_path)
+    assert np.array_equal(volume.array, array)
+    assert_grid(volume)
 
 
 def test_mixed_orientations_are_refused(tmp_path: Path) -> None:
@@ -573,7 +617,7 @@ def test_a_film_is_refused(tmp_path: Path) -> None:
 
 def test_an_enhanced_object_beside_others_of_its_series_is_refused(tmp_path: Path) -> None:
     save_frames(tmp_path / "a.dcm")
-    save_frames(tmp_path / "b.dcm")
+    save_frames(tmp_path / "b.dcm", steps=(4, 5, 6, 7))
     with pytest.raises(SeriesError, match="name that file alone"):
         read_volume(tmp_path)
 

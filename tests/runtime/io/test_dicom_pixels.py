@@ -178,6 +178,22 @@ def test_what_itk_compressed_without_loss_comes_out_again(
     assert np.array_equal(read_dicom_image(tmp_path / "a.dcm"), values)
 
 
+@pytest.mark.parametrize("compressor", ["JPEG", "JPEG2000"])
+def test_bytes_of_which_few_bits_are_used_are_decoded(tmp_path: Path, compressor: str) -> None:
+    """GDCM refuses to decode what says so."""
+    values = some("u1", 5, (40, 24))
+    writer = sitk.ImageFileWriter()
+    writer.SetImageIO("GDCMImageIO")
+    writer.UseCompressionOn()
+    writer.SetCompressor(compressor)
+    writer.SetFileName(str(tmp_path / "a.dcm"))
+    writer.Execute(sitk.GetImageFromArray(values))
+    dataset = dcmread(tmp_path / "a.dcm")
+    dataset.BitsStored, dataset.HighBit = 5, 4
+    dataset.save_as(tmp_path / "a.dcm")
+    assert np.array_equal(read_dicom_image(tmp_path / "a.dcm"), values)
+
+
 # Files that other programs wrote: dcmtk, GDCM, dcm4che and scanners.
 BUNDLED = [
     "693_J2KI", "CT_small", "ExplVR_BigEnd", "GDCMJ2K_TextGBR", "J2K_pixelrep_mismatch", "JPEG-lossy", "JPEG2000",
