@@ -102,7 +102,7 @@ def check_destination(path: Path) -> None:
     except (OSError, ValueError) as error:
         if isinstance(error, Sam2Error):
             raise
-        raise InputError(f"{path} cannot be the name of a file: {error}") from error
+        raise InputError(f"{path} cannot be written: {error}; name another file") from error
     if not os.access(folder, os.W_OK):
         raise InputError(f"{folder} may not be written to; choose another folder")
 

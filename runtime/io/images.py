@@ -43,9 +43,9 @@ def read_images(folder: str | PathLike[str]) -> Images:
     Raises MissingInput if there is no folder or no image in it, InputError for an image that cannot be read.
     """
     place = Path(folder)
-    if not place.is_dir():
-        raise MissingInput(f"{place} is not a folder; wanted one with images")
     try:
+        if not place.is_dir():
+            raise MissingInput(f"{place} is not a folder; wanted one with images")
         files = _files(place)
         paths = sorted((p for p in files if _is_image(p)), key=_by_number)
         _check_names(set(files) - set(paths), paths)
@@ -63,6 +63,11 @@ def read_images(folder: str | PathLike[str]) -> Images:
 def holds_pictures(folder: Path) -> bool:
     """Whether a folder holds any image that is not DICOM."""
     return any(p.suffix.lower() in IMAGE_SUFFIXES for p in _files(folder))
+
+
+def holds_dicom(folder: Path) -> bool:
+    """Whether a folder holds any DICOM, which may be a volume's slices or images of their own."""
+    return any(map(is_dicom, _files(folder)))
 
 
 def write_label_image(folder: Path, name: str, labels: NDArray[Any]) -> None:

@@ -111,7 +111,11 @@ def _decoded(container: Any, file: Path) -> Iterator[Any]:
 
 def _existing(path: str | PathLike[str]) -> Path:
     file = Path(path)
-    if not file.is_file():
+    try:
+        is_there = file.is_file()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error}") from error
+    if not is_there:
         raise MissingInput(f"{file} is not a file; wanted a video")
     return file
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from runtime.atomic import check_destination
 from runtime.errors import InputError
-from runtime.io.images import holds_pictures
+from runtime.io.images import holds_dicom, holds_pictures
 from runtime.io.video import VIDEO_SUFFIXES
 from runtime.memory import MemoryRules
 from runtime.model import Model, load
@@ -77,12 +77,24 @@ class Job:
 
 
 def kind_of(path: Path) -> str:
-    """Which kind of input a path is: a video by its suffix, a folder with pictures, else a volume."""
+    """Which kind of input a path is: a video by its suffix, a folder with pictures, else a volume.
+
+    Raises InputError for a folder that holds both pictures and DICOM, as series do that were exported with a
+    thumbnail, and for what cannot be looked at.
+    """
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return "video"
-    if path.is_dir() and holds_pictures(path):
-        return "images"
-    return "volume"
+    try:
+        is_images = path.is_dir() and holds_pictures(path)
+        is_mixed = is_images and holds_dicom(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    if is_mixed:
+        raise InputError(
+            f"{path} holds both DICOM and other images; say whether it is a series (--as volume), whose pictures are "
+            "left alone then, or a set of images (--as images)"
+        )
+    return "images" if is_images else "volume"
 
 
 def check_preview(job: Job) -> None:

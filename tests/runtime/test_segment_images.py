@@ -13,6 +13,8 @@ from PIL import Image
 import runtime.jobs.images
 import runtime.predictors.tracker
 from runtime.errors import InputError, MissingInput, OutOfMemory, PromptError, Sam2Error
+from runtime.io.images import read_images
+from runtime.io.video import read_video
 from runtime.jobs import Job, kind_of
 from runtime.jobs.images import eight_bits
 from runtime.memory import MemoryRules
@@ -25,6 +27,7 @@ from runtime.preview import COLOURS
 from runtime.prompts import Box
 from runtime.segment import main
 from runtime.window import parse_window
+from tests.dicoms import save_series
 from tests.fakes import TELLING, fake_model
 from tests.reports import confidences, memories, read_report
 
@@ -373,6 +376,27 @@ def test_the_kind_of_an_input_goes_by_its_name_or_what_it_holds(
     for each in inside:
         (tmp_path / name / each).touch()
     assert kind_of(tmp_path / name) == kind
+
+
+def test_a_series_with_a_thumbnail_is_not_taken_for_a_set_of_images(tmp_path: Path) -> None:
+    save_series(tmp_path)
+    Image.new("L", (4, 3)).save(tmp_path / "thumbnail.png")
+    with pytest.raises(InputError, match="--as volume"):
+        kind_of(tmp_path)
+    (tmp_path / "thumbnail.png").unlink()
+    assert kind_of(tmp_path) == "volume"
+
+
+def test_a_folder_that_may_not_be_looked_into_is_bad_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *args: object, **kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    for look in (kind_of, read_images, lambda path: next(read_video(path))):
+        with pytest.raises(InputError, match="cannot be read"):
+            look(tmp_path)
 
 
 def test_an_input_that_is_not_there_is_taken_as_a_volume(tmp_path: Path) -> None:

@@ -341,7 +341,7 @@ def test_a_folder_that_may_not_be_written_to_is_refused(
 
 @pytest.mark.parametrize("name", ["x" * 256 + ".nrrd", "a\0b.nrrd"], ids=["too long", "a NUL"])
 def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match="cannot be the name of a file"):
+    with pytest.raises(InputError, match=r"cannot be written: .*; name another file"):
         write_mask(tmp_path / name, labels(), volume())
 
 
