@@ -351,7 +351,8 @@ def test_a_full_size_network_equals_upstream(
     write_bundle(tiny, path, {"kind": "random", "source": "random", "seed": seed}, "Apache-2.0")
     predictor = official_predictor(variant, size)
     predictor.load_state_dict(state)
-    task = Task({1: [[click(0)]], 2: [[other_box(0), outside(0)]]})
+    # As many slices as fill the memory, and one more, for which the oldest is given up.
+    task = Task({1: [[click(0)]], 2: [[other_box(0), outside(0)]]}, num_slices=9)
     pixels = volume(task.num_slices)
     truth, full_truth = run_official(predictor, pixels, task)
     found, full = run_ours(load(open_bundle(path)), pixels, task)
