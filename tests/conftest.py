@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import locale
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +25,25 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         folder: Path = tmp_path_factory.mktemp("cache")
         patch.setenv(VARIABLE, str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> Iterator[None]:
+    """Shells start what runs in the background with SIGINT ignored, and children would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def left_tidy() -> Iterator[None]:
+    """What a module's tests leave in circles goes with it, sessions and tensors among it, and so does the locale that
+    ITK's writer of DICOM leaves behind, by which what children print would be decoded.
+    """
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

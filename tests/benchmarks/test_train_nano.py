@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -123,7 +124,7 @@ def test_every_parameter_that_matters_gets_a_gradient(toy, batch: Batch, kind: s
 
 def test_each_object_is_segmented_in_its_own_sequence(toy, batch: Batch) -> None:
     """The loss of a batch is that of its sequences one by one."""
-    model = shared(toy, 64)
+    model = shared(deepcopy(toy), 64)  # a twin asks for gradients of what it shares
     with torch.no_grad():
         together, _ = sequence_loss(model, batch, "box", teacher=1.0)
         apart = []

@@ -120,11 +120,10 @@ def test_too_few_slices_are_refused(card: Card) -> None:
 
 
 @needs_tensorrt
-@pytest.mark.parametrize("backend", ["trt-bf16", "trt-mixed-unfused"])
 def test_a_check_builds_every_graph_for_every_shape_without_a_gpu(
-    backend: str, toy_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+    toy_bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    build.main(["--check", "--bundle", str(toy_bundle.path), "--backend", backend])
+    build.main(["--check", "--bundle", str(toy_bundle.path), "--backend", "trt-mixed-unfused"])
     found = json.loads(capsys.readouterr().out)["graphs"]
     assert list(found) == list(GRAPHS)
     for row in found.values():
