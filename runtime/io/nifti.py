@@ -80,8 +80,11 @@ def layout(version: int, order: Literal["<", ">"] = "<") -> np.dtype[Any]:
 def read_nifti(path: Path, affine: str | None = None) -> Volume:
     """The volume in a single-file NIfTI-1 or NIfTI-2, plain or in gzip as its name says.
 
-    affine: "qform" or "sform", for a file in which they disagree; the other is passed over.
     Intensities with a slope become float32; those of more than 16 bits and float64 become float64.
+
+    Args:
+        path: of the file.
+        affine: "qform" or "sform", for a file in which they disagree; the other is passed over.
 
     Raises VolumeError for whatever is no such file or contradicts itself, and InputError for a
     form that the file does not have.

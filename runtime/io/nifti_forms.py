@@ -26,7 +26,6 @@ _ANGLE_ERROR = 1e-4
 # ... and coordinates are float32.
 _COORDINATE_ERROR = 2.0**-22
 
-
 Numbers = tuple[float, float, float]
 Grid = tuple[Numbers, Numbers, tuple[float, ...]]
 """Spacing (z, y, x) in mm, origin (x, y, z) in LPS and direction, as Volume has them."""
@@ -36,13 +35,15 @@ Grid = tuple[Numbers, Numbers, tuple[float, ...]]
 class NiftiForms:
     """What a NIfTI header says about where its voxels lie, as it stands there.
 
-    pixdim:  qfac (the sign of the z axis in the qform), then voxel size along x, y and z.
-    quatern: b, c and d of the unit quaternion whose first number is sqrt(1 - b*b - c*c - d*d).
-    qoffset: position of voxel (0, 0, 0) by the qform.
-    srow:    the first three rows of the sform, row-major.
-    unit:    unit of length: 0 unknown, 1 metre, 2 millimetre, 3 micrometre (NIfTI's own code).
-    taken:   "qform", "sform", or "neither" where both codes are 0.
-    version: 1, whose numbers are float32, or 2, whose are float64.
+    Attributes:
+        qform_code, sform_code: of `CODES`; 0 says nothing.
+        pixdim: qfac (the sign of the z axis in the qform), then voxel size along x, y and z.
+        quatern: b, c and d of the unit quaternion whose first number is sqrt(1 - b*b - c*c - d*d).
+        qoffset: position of voxel (0, 0, 0) by the qform.
+        srow: the first three rows of the sform, row-major.
+        unit: unit of length: 0 unknown, 1 metre, 2 millimetre, 3 micrometre (NIfTI's own code).
+        taken: "qform", "sform", or "neither" where both codes are 0.
+        version: 1, whose numbers are float32, or 2, whose are float64.
     """
 
     qform_code: int

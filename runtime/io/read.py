@@ -30,11 +30,14 @@ def read_volume(
 ) -> Volume:
     """The volume in a file (NIfTI, NRRD, MetaImage, DICOM, .npz) or in a folder of DICOM slices.
 
-    series: the series instance UID to take from a folder that holds several.
-    affine: "qform" or "sform", whichever is right in a NIfTI file where they disagree.
     A file that begins as DICOM does is read as DICOM whatever its name. An .npz holds `imgs`
     (z, y, x) uint8 and, if it likes, `spacing`, `origin` and `direction` in SimpleITK's (x, y, z)
     order, as MedSAM2's do.
+
+    Args:
+        path: of the file or folder.
+        series: the series instance UID to take from a folder that holds several.
+        affine: "qform" or "sform", whichever is right in a NIfTI file where they disagree.
 
     Raises MissingInput when nothing is there, VolumeError for a file that is no 3-D scalar volume
     or contradicts itself, SeriesError for DICOM that is no single, evenly spaced series, and

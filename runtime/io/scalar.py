@@ -11,7 +11,10 @@ from runtime.errors import VolumeError
 def volume_shape(lengths: Sequence[int], path: Path, values: int = 1) -> tuple[int, int, int]:
     """(z, y, x) out of the lengths of axes x, y, z and further ones of length 1.
 
-    values: how many numbers a voxel has.
+    Args:
+        lengths: of the axes, in that order.
+        path: for messages.
+        values: how many numbers a voxel has.
 
     Raises VolumeError, which says what to do, where that is no single scalar volume.
     """

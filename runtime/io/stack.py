@@ -30,8 +30,10 @@ LARGEST_MM = 1e6  # a kilometre; farther away nothing lies that was scanned
 class Plane:
     """Where one slice lies: DICOM's Image Position and Image Orientation (Patient), PS3.3 C.7.6.2.
 
-    position_mm: LPS (x, y, z) of the centre of the first pixel.
-    orientation: direction cosines along a row, then along a column; six numbers.
+    Attributes:
+        name: for messages.
+        position_mm: LPS (x, y, z) of the centre of the first pixel.
+        orientation: direction cosines along a row, then along a column; six numbers.
     """
 
     name: str
@@ -43,10 +45,11 @@ class Plane:
 class Stack:
     """Slices as a grid.
 
-    order:      indices of the slices by increasing position along the normal.
-    spacing_mm: distance between neighbours; None for a single slice.
-    origin_mm:  (x, y, z) of the first slice in that order.
-    direction:  row-major 3 x 3, columns along a row, along a column, along the normal.
+    Attributes:
+        order: indices of the slices by increasing position along the normal.
+        spacing_mm: distance between neighbours; None for a single slice.
+        origin_mm: (x, y, z) of the first slice in that order.
+        direction: row-major 3 x 3, columns along a row, along a column, along the normal.
     """
 
     order: tuple[int, ...]

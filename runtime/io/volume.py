@@ -23,17 +23,17 @@ ORTHONORMAL_TOLERANCE = 1e-4
 class Volume:
     """A volume of one value per voxel.
 
-    array:      (z, y, x), any integer or float dtype; NaN is allowed.
-    spacing_mm: voxel size in (z, y, x) order.
-    origin_mm:  centre of voxel (0, 0, 0) in LPS world coordinates, (x, y, z) order.
-    direction:  row-major 3 x 3 whose columns are the world directions of the x, y and z axes
-                (SimpleITK's order).
-    modality:   DICOM's word ("CT", "MR", ...) or None when the source does not say.
-    source:     where it came from, for messages.
-    nifti:      both affines of the NIfTI file it was read from, which its masks carry on.
+    Attributes:
+        array: (z, y, x), any integer or float dtype; NaN is allowed.
+        spacing_mm: voxel size in (z, y, x) order.
+        origin_mm: centre of voxel (0, 0, 0) in LPS world coordinates, (x, y, z) order.
+        direction: row-major 3 x 3 whose columns are the world directions of the x, y and z axes (SimpleITK's order).
+        modality: DICOM's word ("CT", "MR", ...) or None when the source does not say.
+        source: where it came from, for messages.
+        nifti: both affines of the NIfTI file it was read from, which its masks carry on.
 
-    Raises VolumeError for an array that is not 3-D, is empty or not numeric, and for a geometry
-    that is not positive, finite and orthonormal.
+    Raises VolumeError for an array that is not 3-D, is empty or not numeric, and for a geometry that is not positive,
+    finite and orthonormal.
     """
 
     array: NDArray[Any]
@@ -69,9 +69,9 @@ class Volume:
         spacing_mm: Sequence[float] = (1.0, 1.0, 1.0),
         modality: str | None = None,
     ) -> Self:
-        """A volume from a (z, y, x) array, axis-aligned with its first voxel at the world's origin.
+        """A volume from an array (z, y, x), axis-aligned with its first voxel at the world's origin.
 
-        spacing_mm is in (z, y, x) order. The array is not copied. Raises VolumeError.
+        `spacing_mm` is in (z, y, x) order. The array is not copied. Raises VolumeError.
         """
         return cls(np.asarray(array), _floats(spacing_mm), modality=modality)
 

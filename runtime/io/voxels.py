@@ -33,10 +33,13 @@ Stream = io.BufferedIOBase | Inflated
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Where voxels begin in a file: behind `offset` bytes and then `lines` lines.
+    """Where voxels begin in a file.
 
-    skip: bytes before the first voxel, counted after inflation; None when the voxels are the last
-          bytes of the file, which only raw data can say.
+    Attributes:
+        path: of the file.
+        offset, lines: bytes, and then lines, that come before.
+        skip: bytes before the first voxel, counted after inflation; None when the voxels are the last bytes of the
+            file, which only raw data can say.
     """
 
     path: Path
@@ -50,7 +53,11 @@ def read_voxels(
 ) -> NDArray[Any]:
     """An array of that shape and dtype, in native byte order, out of equal parts.
 
-    encoding: raw, gzip, zlib (or gzip), text or hex.
+    Args:
+        parts: in the order of the voxels.
+        encoding: "raw", "gzip", "zlib" (or gzip), "text" or "hex".
+        shape: (z, y, x).
+        dtype: with the byte order of the file.
 
     Raises VolumeError for too little, too much and damaged data. OSError passes.
     """
