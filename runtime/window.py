@@ -39,8 +39,9 @@ SAMPLES = 2**20  # voxels that are looked at in order to tell what a volume is
 class Window:
     """A mapping of intensities to 0..255.
 
-    kind:         as asked for: a CT preset, "LEVEL/WIDTH", "percentile", "none" or "auto".
-    lower, upper: intensities are clipped to these; None while they depend on the volume.
+    Attributes:
+        kind: as asked for: a CT preset, "LEVEL/WIDTH", "percentile", "none" or "auto".
+        lower, upper: intensities are clipped to these; None while they depend on the volume.
     """
 
     kind: str

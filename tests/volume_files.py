@@ -13,6 +13,30 @@ from runtime.io import Volume, read_volume
 
 ARRAY = np.random.default_rng(3).integers(-900, 900, (2, 3, 4)).astype("<i2")
 RAW = ARRAY.tobytes()
+NO_DATA_FILES = [
+    "/dev/zero",
+    "/dev/stdin",
+    "../whole.raw",
+    "folder/whole.raw",
+    "..",
+    "link.raw",
+    "zeros.raw",
+    "pipe.raw",
+    "folder",
+    "absent.raw",
+    "%",
+    "slice%d.raw 1 2 0",
+    "slice%d.raw 1 2 -1",
+    "slice%d.raw 1 3 1",
+    "slice%d.raw 1 1 1",
+    "LIST",
+    "LIST\nslice1.raw",
+    "LIST\nslice1.raw\n/dev/zero",
+    "LIST 9\nslice1.raw\nslice2.raw",
+    "LIST\nslice1.raw\nslice1.raw",
+    "LIST\nslice1.raw\nslice2.raw\nslice1.raw",
+]
+"""What a header may not name within `folder_of_traps`."""
 
 
 def assert_as_itk_reads(path: Path) -> None:

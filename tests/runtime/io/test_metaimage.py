@@ -11,7 +11,7 @@ import pytest
 from runtime.errors import VolumeError
 from runtime.io import read_volume
 from runtime.io.metaimage import DTYPES
-from tests.volume_files import ARRAY, RAW, assert_as_itk_reads, folder_of_traps
+from tests.volume_files import ARRAY, NO_DATA_FILES, RAW, assert_as_itk_reads, folder_of_traps
 
 PACKED = zlib.compress(RAW)
 PLAIN = {
@@ -153,32 +153,20 @@ def test_a_list_of_one_volume_is_read(tmp_path: Path) -> None:
 
 
 OUTSIDE = [
-    *(
-        "/dev/zero",
-        "/dev/stdin",
-        "../whole.raw",
-        "folder/whole.raw",
-        "folder",
-        "..",
-        "",
-        "absent.raw",
-    ),
-    *("link.raw", "zeros.raw", "pipe.raw", "%s%s%n%n.raw 1 4 1", "%99999d.raw 1 2 1", "%n", "%"),
-    *(
-        "slice%d.raw 1 9223372036854775807 1",
-        "slice%d.raw 1 2 0",
-        "slice%d.raw 1 2 -1",
-        "%d%d 1 2 1",
-    ),
-    *("slice%d.raw 1 3 1", "slice%d.raw 1 1 1", "slice%d.raw 1 2 1 1", "slice%d.raw one two 1"),
-    *("LIST", "LIST\nslice1.raw", "LIST\nslice1.raw\n../whole.raw", "LIST\nslice1.raw\n/dev/zero"),
-    *(
-        "LIST\nslice1.raw\nslice1.raw",
-        "LIST\nslice1.raw\nslice2.raw\nslice1.raw",
-        "LIST 3D\nslice1.raw\nslice2.raw",
-        "LIST 0D\nslice1.raw",
-    ),
-    *("LIST 9\nslice1.raw\nslice2.raw", "LIST D\nslice1.raw", "LIST\nslice1.raw\npipe.raw"),
+    *NO_DATA_FILES,
+    "",
+    "%s%s%n%n.raw 1 4 1",
+    "%99999d.raw 1 2 1",
+    "%n",
+    "slice%d.raw 1 9223372036854775807 1",
+    "%d%d 1 2 1",
+    "slice%d.raw 1 2 1 1",
+    "slice%d.raw one two 1",
+    "LIST\nslice1.raw\n../whole.raw",
+    "LIST 3D\nslice1.raw\nslice2.raw",
+    "LIST 0D\nslice1.raw",
+    "LIST D\nslice1.raw",
+    "LIST\nslice1.raw\npipe.raw",
 ]
 
 

@@ -11,7 +11,7 @@ import pytest
 from runtime.errors import VolumeError
 from runtime.io import read_volume
 from runtime.io.nrrd import DTYPES
-from tests.volume_files import ARRAY, RAW, assert_as_itk_reads, folder_of_traps
+from tests.volume_files import ARRAY, NO_DATA_FILES, RAW, assert_as_itk_reads, folder_of_traps
 
 PLACE = {
     "space": "left-posterior-superior",
@@ -150,35 +150,32 @@ def test_a_name_that_is_not_ascii_is_found(tmp_path: Path) -> None:
 
 
 OUTSIDE = [
-    *("/dev/zero", "/dev/stdin", "/etc/passwd", "../whole.raw", "folder/whole.raw", "..", "."),
-    *("link.raw", "zeros.raw", "pipe.raw", "folder", "absent.raw", "c:whole.raw", "a\\whole.raw"),
-    *(
-        "%s%s%n%n.raw 0 3 1 2",
-        "%99999d.raw 0 3 1 2",
-        "%d%d.raw 1 2 1",
-        "%x.raw 1 2 1",
-        "%%d.raw 1 2 1",
-    ),
-    *("%*d.raw 1 2 1", "%-5d.raw 1 2 1", "%ld.raw 1 2 1", "%s.raw", "%", "/dev/fd/%d 0 1 1"),
-    *(
-        "slice%d.raw 1 2 0",
-        "slice%d.raw 1 2 -1",
-        "slice%d.raw 2 1 1",
-        "slice%d.raw 1 2",
-        "slice%d.raw",
-    ),
-    *(
-        "slice%d.raw 0 9223372036854775807 1",
-        "slice%d.raw -9223372036854775807 9223372036854775807 1",
-    ),
-    *("slice%d.raw 1 3 1", "slice%d.raw 1 1 1", "slice%d.raw 1 2 1 0", "slice%d.raw 1 2 1 9"),
-    *("slice%d.raw 1 2 1 x", "LIST", "LIST\nslice1.raw", "LIST\nslice1.raw\n/dev/zero"),
-    *("LIST 9\nslice1.raw\nslice2.raw", "LIST 2 2\nslice1.raw\nslice2.raw", "LIST\n../whole.raw"),
-    *(
-        "LIST\nslice1.raw\nslice1.raw",
-        "LIST\nslice1.raw\nslice2.raw\nslice1.raw",
-        "LIST\npipe.raw\nslice1.raw",
-    ),
+    *NO_DATA_FILES,
+    "/etc/passwd",
+    ".",
+    "c:whole.raw",
+    "a\\whole.raw",
+    "%s%s%n%n.raw 0 3 1 2",
+    "%99999d.raw 0 3 1 2",
+    "%d%d.raw 1 2 1",
+    "%x.raw 1 2 1",
+    "%%d.raw 1 2 1",
+    "%*d.raw 1 2 1",
+    "%-5d.raw 1 2 1",
+    "%ld.raw 1 2 1",
+    "%s.raw",
+    "/dev/fd/%d 0 1 1",
+    "slice%d.raw 2 1 1",
+    "slice%d.raw 1 2",
+    "slice%d.raw",
+    "slice%d.raw 0 9223372036854775807 1",
+    "slice%d.raw -9223372036854775807 9223372036854775807 1",
+    "slice%d.raw 1 2 1 0",
+    "slice%d.raw 1 2 1 9",
+    "slice%d.raw 1 2 1 x",
+    "LIST 2 2\nslice1.raw\nslice2.raw",
+    "LIST\n../whole.raw",
+    "LIST\npipe.raw\nslice1.raw",
 ]
 
 
