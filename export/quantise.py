@@ -5,7 +5,7 @@ the range of the slice at hand. Ranges calibrated beforehand were measured too: 
 OpenVINO (benchmarks/notes.md). What does hold is decided on phantoms, on the machine that exports: see `check_dice`.
 
 Weights use seven of their eight bits. Processors without VNNI multiply unsigned by signed bytes and add up pairs of
-products in 16 bits (vpmaddubsw), which saturate: 255 * 127 * 2 is 64770. `LARGEST_WEIGHT` is the largest magnitude that
+products in 16 bits (vpmaddubsw), which saturate: 255 * 127 * 2 is 64770. `LARGEST_INT8` is the largest magnitude that
 cannot, so that the same bundle computes the same on every processor. Each channel has a zero point, which gives most of
 the eighth bit back.
 """
@@ -31,8 +31,6 @@ from runtime.predictors import VolumePredictor
 if TYPE_CHECKING:
     import onnx
 
-# 64: of any two products of weights with bytes the sum fits 16 bits.
-LARGEST_WEIGHT = (2**15 - 1) // (2 * 255)
 MAX_DICE_DROP = 0.005
 PHANTOMS, PHANTOM_SLICES = 6, 9
 

@@ -20,7 +20,7 @@ from runtime.atomic_folder import write_whole_folder
 from runtime.bundle import open_bundle
 from runtime.contract import FORMAT_VERSION, GRAPHS
 from runtime.errors import InputError
-from runtime.manifest import MANIFEST, graph_file
+from runtime.manifest import LARGEST_INT8, MANIFEST, graph_file
 
 Progress = Callable[[Sequence[str]], Iterable[str]]
 
@@ -85,9 +85,11 @@ def _make_int8(folder: Path, max_dice_drop: float) -> None:
         small, "image_encoder", encoder.SerializeToString()
     )
     manifest["precision"] = "int8"
+    manifest["quantisation"] = {"largest_weight": LARGEST_INT8}
     _write_manifest(small, manifest)
     figures = check_dice(open_bundle(folder), open_bundle(small), max_dice_drop)
-    _write_manifest(small, {**manifest, "quantisation": figures})
+    manifest["quantisation"] |= figures
+    _write_manifest(small, manifest)
     for file in small.iterdir():
         file.replace(folder / file.name)
     small.rmdir()

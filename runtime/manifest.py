@@ -32,6 +32,9 @@ MANIFEST = "manifest.json"
 # Of a manifest; the largest known has 10 KB, a calibration by many masks adds 100.
 MAX_BYTES = 4 * 2**20
 PRECISIONS = ("fp32", "int8")  # of the image encoder's weights; all else is fp32
+# Of a weight in int8. Processors without VNNI add up two products of weights with bytes in 16 bits, which saturate:
+# larger ones compute something else there.
+LARGEST_INT8 = (2**15 - 1) // (2 * 255)
 UNKNOWN = "unknown"  # licence of weights of which nobody has said one
 KINDS = ("checkpoint", "demonstration", "random")  # of weights
 
@@ -114,7 +117,7 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any]:
     """The manifest of a bundle's folder, checked; `name` is another one's while it is being written.
 
     Raises:
-        BundleError: not a bundle, or one of another format version.
+        BundleError: not a bundle, one of another format version, or of an earlier encoder in int8.
         BundleIncomplete: the manifest is cut short, lacks entries or misstates them.
     """
     path = folder / name
@@ -143,7 +146,21 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any]:
         raise BundleIncomplete(
             f"{path} lacks or misstates an entry: {fault}; export the bundle again"
         ) from fault
+    _check_quantisation(folder, manifest)
     return manifest
+
+
+def _check_quantisation(folder: Path, manifest: dict[str, Any]) -> None:
+    """Raise BundleError for an encoder in int8 that need not compute the same everywhere."""
+    quantisation = manifest.get("quantisation")
+    largest = quantisation.get("largest_weight") if isinstance(quantisation, dict) else None
+    if manifest["precision"] == "int8" and not (
+        type(largest) is int and 0 < largest <= LARGEST_INT8
+    ):
+        raise BundleError(
+            f"{folder} has an encoder in int8 with weights beyond {LARGEST_INT8}, as earlier exporters made them, which "
+            "computes something else on processors without VNNI; export it again"
+        )
 
 
 def _check_version(folder: Path, version: Any) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import onnxruntime
 
-from runtime.backends.ort import WARNINGS_AND_WORSE
+from runtime.backends.ort import WARNINGS_AND_WORSE, described
+from runtime.backends.refusals import check_graph
 from runtime.backends.typed_graph import PRECISIONS, typed_graph
 from runtime.bundle import Bundle
 from runtime.cache import cache_folder
@@ -111,7 +112,9 @@ class OrtCudaBackend:
         self.description = f"ONNX Runtime {onnxruntime.__version__}, {self._provider}, {self.place.device.name}, fp32"
 
     def load(self, graph: str) -> OrtCudaEngine:
-        """Raises BundleError for a graph that it refuses, BackendUnavailable without its provider."""
+        """Raises BundleError for a graph that it refuses or that is not as agreed, BackendUnavailable without its
+        provider.
+        """
         place = self.place
         stream = place.encode_stream if graph == "image_encoder" else place.step_stream
         options = onnxruntime.SessionOptions()
@@ -145,6 +148,7 @@ class OrtCudaBackend:
                 f"ONNX Runtime {onnxruntime.__version__} leaves {', '.join(left)} of {graph} to the processor; "
                 f"{self._provider} was asked for"
             )
+        check_graph(self._bundle, graph, described(session))
         return OrtCudaEngine(session, place, stream)
 
     def close(self) -> None:

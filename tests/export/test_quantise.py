@@ -17,7 +17,6 @@ from export import quantise
 from export.__main__ import main
 from export.model.sam2 import Sam2
 from export.quantise import (
-    LARGEST_WEIGHT,
     check_dice,
     mean_dice,
     quantised,
@@ -28,7 +27,7 @@ from runtime.bundle import Bundle, open_bundle
 from runtime.contract import GRAPHS
 from runtime.errors import Mismatch
 from runtime.machine import instruction_sets, machine_name
-from runtime.manifest import MANIFEST
+from runtime.manifest import LARGEST_INT8, MANIFEST
 from runtime.phantom import Phantom, make_phantom
 from tests.graph_inputs import graph_inputs, relative_error
 from tests.variants import TOY
@@ -119,12 +118,12 @@ def products(model: onnx.ModelProto) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def test_no_pair_of_products_can_leave_sixteen_bits(small: onnx.ModelProto) -> None:
-    assert 255 * 2 * LARGEST_WEIGHT <= np.iinfo(np.int16).max < 255 * 2 * (LARGEST_WEIGHT + 1)
+    assert 255 * 2 * LARGEST_INT8 <= np.iinfo(np.int16).max < 255 * 2 * (LARGEST_INT8 + 1)
     found = products(small)
     assert len(found) > 10
     for weights, _ in found:
         assert weights.dtype == np.int8 and weights.ndim == 2
-        assert np.abs(weights.astype(int)).max() <= LARGEST_WEIGHT
+        assert np.abs(weights.astype(int)).max() <= LARGEST_INT8
     # The other side of each product is what comes of DynamicQuantizeLinear, unsigned bytes by definition of ONNX.
     makers = {name: node.op_type for node in small.graph.node for name in node.output}
     for node in small.graph.node:
@@ -225,6 +224,7 @@ def test_a_bundle_says_that_its_encoder_has_eight_bits_and_what_that_costs(
     assert made.precision == "int8" and toy_bundle.precision == "fp32"
     figures = made.manifest["quantisation"]
     assert figures == {
+        "largest_weight": LARGEST_INT8,
         "dice_fp32": round(mean_dice(toy_bundle), 4),
         "dice_int8": round(mean_dice(made), 4),
         "phantoms": 1,

@@ -54,6 +54,25 @@ def test_the_embedded_one_says_its_own_licence() -> None:
 
 
 @pytest.mark.parametrize(
+    "quantisation",
+    [None, "none", {}, {"dice_int8": 0.9}, *({"largest_weight": w} for w in (127, 0, True, "64"))],
+    ids=str,
+)
+def test_an_encoder_in_int8_that_may_saturate_has_to_be_exported_again(
+    quantisation: Any, tmp_path: Path
+) -> None:
+    content = {**manifest(), "precision": "int8"}
+    if quantisation is not None:
+        content["quantisation"] = quantisation
+    with pytest.raises(BundleError, match=r"without VNNI; export it again") as error:
+        opened(tmp_path, content)
+    assert error.value.exit_code == 4
+    content["quantisation"] = {"largest_weight": 64}
+    assert opened(tmp_path, content).precision == "int8"
+    assert opened(tmp_path, {**manifest(), "quantisation": quantisation}).precision == "fp32"
+
+
+@pytest.mark.parametrize(
     "version", [FORMAT_VERSION - 1, 0, -1, str(FORMAT_VERSION), True, None, 3.0]
 )
 def test_an_older_format_has_to_be_exported_again(version: Any, tmp_path: Path) -> None:

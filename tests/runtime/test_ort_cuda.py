@@ -7,7 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx.helper import tensor_dtype_to_np_dtype
 
 import runtime.backends.ort_cuda as ort_cuda
 from runtime.backends import open_backend
@@ -67,6 +69,23 @@ class Session:
     def get_providers(self) -> list[str]:
         return self.owner.opened
 
+    def get_inputs(self) -> list[Any]:
+        return self._tensors("input")
+
+    def get_outputs(self) -> list[Any]:
+        return [t for t in self._tensors("output") if t.name != self.owner.hidden]
+
+    def _tensors(self, kind: str) -> list[Any]:
+        names = {"float32": "float", "int64": "int64", "bool": "bool"}
+        return [
+            SimpleNamespace(
+                name=tensor.name,
+                shape=[d.dim_param or d.dim_value for d in tensor.type.tensor_type.shape.dim],
+                type=f"tensor({names[tensor_dtype_to_np_dtype(tensor.type.tensor_type.elem_type).name]})",
+            )
+            for tensor in getattr(onnx.load_model_from_string(self.data).graph, kind)
+        ]
+
     def io_binding(self) -> Binding:
         return Binding()
 
@@ -98,6 +117,7 @@ class Ort:
         self.on_host: list[str] = []
         self.sessions: list[Session] = []
         self.num_preloads = 0
+        self.hidden = ""
         owner = self
 
         class Inference(Session):
@@ -213,6 +233,17 @@ def test_a_silent_fallback_is_refused(ort: Ort, bundle: Bundle) -> None:
     ort.opened = [CPU]
     with pytest.raises(BackendUnavailable, match=f"asked for {CUDA}, ONNX Runtime opened .*CPU"):
         open_backend("ort-cuda", bundle).load("memory_encoder")
+
+
+@pytest.mark.parametrize(("name", "first"), [("ort-cuda", CUDA), ("ort-tensorrt", TENSORRT)])
+def test_a_graph_that_is_not_as_agreed_is_refused_when_it_is_opened(
+    name: str, first: str, ort: Ort, bundle: Bundle
+) -> None:
+    ort.opened, ort.hidden = [first, CPU], "memory"
+    backend = open_backend(name, bundle)
+    with pytest.raises(BundleError, match=r"memory_encoder is not the graph .*outputs are \[\]"):
+        backend.load("memory_encoder")
+    backend.load("memory_attention")
 
 
 def test_arithmetic_left_to_the_processor_is_refused_and_shapes_are_not(
