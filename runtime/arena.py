@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +15,7 @@ from runtime.errors import OutOfMemory
 from runtime.place import HOST, Place
 
 if TYPE_CHECKING:
-    from runtime.memory.records import MemoryRead, Room
+    from runtime.memory.records import MemoryRead, Record, Room
 
 
 class Slots:
@@ -64,6 +64,11 @@ class Slots:
         """Give up slots reserved and no longer held; their room is kept for the next one to reserve."""
         self._reserved -= count
 
+    def keep_only(self, used: Collection[int], reserved: int) -> None:
+        """Make every other slot free, and have so many reserved, whatever an interrupt has left of the accounts."""
+        self._free = [slot for slot in range(len(self.values)) if slot not in used]
+        self._reserved = reserved
+
     def take(self) -> int:
         """A free slot's number; IndexError if none was reserved."""
         return self._free.pop()
@@ -103,6 +108,25 @@ class Arena:
         self.memories.release(memories)
         self.pointers.release(pointers)
         self.embeddings.release(embeddings)
+
+    def keep_only(
+        self,
+        memories: Iterable[Record],
+        pointers: Iterable[Record],
+        reserved: Sequence[int],
+    ) -> None:
+        """Hold the tensors of these records and no others.
+
+        Args:
+            memories, pointers: records of every bank and of all templates.
+            reserved: memories, pointers and embeddings that their owners may hold.
+        """
+        kept = list(memories)
+        embeddings = {r.embedding for r in kept if r.embedding is not None}
+        used = {r.slot for r in kept}, {r.slot for r in pointers}, embeddings
+        slots = self.memories, self.pointers, self.embeddings
+        for each, taken, count in zip(slots, used, reserved, strict=True):
+            each.keep_only(taken, count)
 
     def gather(self, batch: Batch) -> dict[str, Buffer]:
         """`memory`, `memory_time`, `memory_weight`, `obj_ptrs`, `obj_ptr_pos`, `obj_ptr_weight` of a batch."""

@@ -158,7 +158,7 @@ def _check_quantisation(folder: Path, manifest: dict[str, Any]) -> None:
         type(largest) is int and 0 < largest <= LARGEST_INT8
     ):
         raise BundleError(
-            f"{folder} has an encoder in int8 with weights beyond {LARGEST_INT8}, as earlier exporters made them, which "
+            f"{folder} has an encoder in int8 with weights beyond {LARGEST_INT8}, as earlier exporters made them; it "
             "computes something else on processors without VNNI; export it again"
         )
 

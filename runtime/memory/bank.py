@@ -46,7 +46,9 @@ class Templates:
         confidence: float,
         object_score: float,
     ) -> None:
-        """Remember a prompted frame: features (1, C, G, G), memory (T, M), pointer (C,)."""
+        """Remember a prompted frame, in place of what is remembered of it: features (1, C, G, G), memory (T, M),
+        pointer (C,).
+        """
         self._arena.reserve(*self._each)
         room = make_room(self._arena, self._rules)
         try:
@@ -57,8 +59,11 @@ class Templates:
             self._arena.release(*self._each)
             raise
         new, new_ptr = records_of(room, Record(frame, -1, confidence, object_score, True))
-        self.memories = sorted([*self.memories, new], key=lambda r: r.frame)
-        self.pointers = sorted([*self.pointers, new_ptr], key=lambda r: r.frame)
+        had, had_ptrs = self.memories, self.pointers
+        self.memories, self.pointers = _with(had, new), _with(had_ptrs, new_ptr)
+        give_back(self._arena, had, self.memories, had_ptrs, self.pointers)
+        for _ in range(1 + len(had) - len(self.memories)):
+            self._arena.release(*self._each)
 
     def drop(self, frame: int) -> None:
         """Forget one frame, if it is there."""
@@ -68,6 +73,12 @@ class Templates:
         """Forget all and give the slots back."""
         self._keep([])
 
+    @property
+    def slots_held(self) -> tuple[int, int, int]:
+        """Memory, pointer and embedding slots."""
+        memories, pointers, embeddings = (each * len(self.memories) for each in self._each)
+        return memories, pointers, embeddings
+
     def _keep(self, kept: list[Record]) -> None:
         frames = {r.frame for r in kept}
         pointers = [r for r in self.pointers if r.frame in frames]
@@ -75,6 +86,12 @@ class Templates:
         for _ in range(len(self.memories) - len(kept)):
             self._arena.release(*self._each)
         self.memories, self.pointers = kept, pointers
+
+
+def _with(records: list[Record], new: Record) -> list[Record]:
+    """Records in the order of frames, with a new one in place of its frame's."""
+    others = [record for record in records if record.frame != new.frame]
+    return sorted([*others, new], key=lambda record: record.frame)
 
 
 class MemoryBank:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import inf
 
@@ -77,17 +78,18 @@ class VideoPredictor:
                 f"frame {self.index + 1} is {frame.shape}, those before it are {self._frame.shape}; "
                 "a video of another size needs a predictor of its own"
             )
-        self._frame, self.index = kept, self.index + 1
-        self._features.clear()
         for known in self._objects.values():
             known.prompted = known.tracked = None
+        self._features.clear()
+        self._frame, self.index = kept, self.index + 1
         followed = list(self._objects.items())
         masks = {}
         for start in range(0, len(followed), MAX_ROWS):
             batch = followed[start : start + MAX_ROWS]
             rows = [Row(known.bank, self.index) for _, known in batch]
-            again = [self._condition_again(known) for _, known in batch]
-            found = track_step(self._model, self._arena, self._features, rows, self._confidence)
+            with self._sound_memory():
+                again = [self._condition_again(known) for _, known in batch]
+                found = track_step(self._model, self._arena, self._features, rows, self._confidence)
             for (object_id, known), segmented, condition in zip(batch, found, again, strict=True):
                 known.tracked = Tracked(segmented, condition)
                 masks[object_id] = self._slice_mask(object_id, segmented)
@@ -121,12 +123,15 @@ class VideoPredictor:
         )
         found = prompted.segmented
         memory = memorise_prompted(self._model, features, found)
-        known = known or self._follow(object_id)
-        known.templates.drop(self.index)
-        known.bank.drop(self.index)
         scores = found.confidence, found.object_score
-        known.templates.add(self.index, features.vision_features, memory, found.obj_ptr, *scores)
-        known.prompted = prompted
+        with self._sound_memory():
+            known = known or self._new_object()
+            known.templates.add(
+                self.index, features.vision_features, memory, found.obj_ptr, *scores
+            )
+            known.bank.drop(self.index)
+            known.prompted = prompted
+            self._objects[object_id] = known
         return self._slice_mask(object_id, found)
 
     def reset(self, object_id: int | None = None) -> None:
@@ -134,15 +139,41 @@ class VideoPredictor:
         if object_id is not None and object_id not in self._objects:
             raise PromptError(f"no object {object_id}; there are: {sorted(self._objects)}")
         for chosen in list(self._objects) if object_id is None else [object_id]:
-            known = self._objects.pop(chosen)
-            known.bank.close()
-            known.templates.clear()
+            with self._sound_memory():
+                known = self._objects.pop(chosen)
+                known.bank.close()
+                known.templates.clear()
 
-    def _follow(self, object_id: int) -> FollowedObject:
+    def _new_object(self) -> FollowedObject:
         templates = Templates(self._arena, self._rules)
         bank = MemoryBank(self._arena, templates, FORWARD, inf, self._model.numbers, self._rules)
-        known = self._objects[object_id] = FollowedObject(templates, bank)
-        return known
+        return FollowedObject(templates, bank)
+
+    @contextmanager
+    def _sound_memory(self) -> Iterator[None]:
+        """Hold what is remembered of the objects there are, and nothing else, after an error or interrupt.
+
+        An interrupt may come anywhere: between a slot and its record too. The past cannot be computed again here.
+        """
+        try:
+            yield
+        except BaseException:
+            owners = [(known.templates, known.bank) for known in self._objects.values()]
+            both = [each for pair in owners for each in pair]
+            needed = [
+                counts
+                for templates, bank in owners
+                for counts in (
+                    templates.slots_held,
+                    bank.slots_needed(self._model.numbers, self._rules),
+                )
+            ]
+            self._arena.keep_only(
+                [record for each in both for record in each.memories],
+                [record for each in both for record in each.pointers],
+                [sum(counts[kind] for counts in needed) for kind in range(3)],
+            )
+            raise
 
     def _condition_again(self, known: FollowedObject) -> Callable[[], Buffer]:
         """What conditions the current frame once more, if a prompt asks for it; to be made before the step."""
