@@ -21,6 +21,7 @@ from export.graphs import MODULES
 from export.model.sam2 import Sam2
 from runtime.contract import GraphSpec, TensorSpec, graph_specs
 from runtime.errors import Sam2Error
+from runtime.memory_reads import PROPERTY, MemoryRead, reads_to_json
 
 OPSET = 20  # the newest that needs no version conversion in the tracer and that every engine of ours reads
 EXAMPLE_AXES = {"n": 2, "b": 2, "k": 3, "p": 5, "q": 4}  # distinct from 1, or the tracer fixes them
@@ -31,6 +32,10 @@ TENSOR_TYPES = {
     "int64": onnx.TensorProto.INT64,
     "bool": onnx.TensorProto.BOOL,
 }
+OURS, READ = (
+    "medsam2_runtime",
+    "MemoryRead",
+)  # domain and operator that mark a read, until it is written down
 
 
 class ExportError(Sam2Error):
@@ -48,6 +53,18 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Ten
     return out
 
 
+def _memory_read(residual: Tensor, query: Tensor, key: Tensor, result: Tensor) -> Tensor:
+    """A node that marks a read of memory, with the result as its own."""
+    out: Tensor = torch.onnx.ops.symbolic(
+        f"{OURS}::{READ}",
+        (residual, query, key, result),
+        dtype=result.dtype,
+        shape=result.shape,
+        version=1,
+    )
+    return out
+
+
 def to_onnx(model: Sam2, graph: str) -> onnx.ModelProto:
     """Trace one of `contract.GRAPHS`, with the contract's names and dynamic axes.
 
@@ -60,6 +77,7 @@ def to_onnx(model: Sam2, graph: str) -> onnx.ModelProto:
     spec = graph_specs(model.numbers)[graph]
     traced = _trace(model, graph, spec)
     _strip(traced)
+    _write_down_reads(traced)
     _name_axes(traced, spec)
     _halve_weights(traced)
     _check(traced, graph, spec)
@@ -79,7 +97,10 @@ def _trace(model: Sam2, graph: str, spec: GraphSpec) -> onnx.ModelProto:
     with torch.no_grad(), _quiet_tracer():
         program = torch.export.export(MODULES[graph](model), arguments, dynamic_shapes=dynamic)
         program = program.run_decompositions(
-            {torch.ops.medsam2_runtime.attention.default: _attention}
+            {
+                torch.ops.medsam2_runtime.attention.default: _attention,
+                torch.ops.medsam2_runtime.memory_read.default: _memory_read,
+            }
         )
         exported = torch.onnx.export(
             program,
@@ -119,6 +140,24 @@ def _strip(model: onnx.ModelProto) -> None:
         part.ClearField("doc_string")
         part.ClearField("metadata_props")
     graph.ClearField("value_info")
+
+
+def _write_down_reads(model: onnx.ModelProto) -> None:
+    """Put marked reads of memory into the metadata, and take the marks out of the graph."""
+    marks = [node for node in model.graph.node if node.domain == OURS]
+    if not marks:
+        return
+    results = {mark.output[0]: mark.input[3] for mark in marks}
+    for mark in marks:
+        model.graph.node.remove(mark)
+    for node in model.graph.node:
+        node.input[:] = [results.get(name, name) for name in node.input]
+    kept = [opset for opset in model.opset_import if opset.domain != OURS]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    helper.set_model_props(
+        model, {PROPERTY: reads_to_json(MemoryRead(*mark.input) for mark in marks)}
+    )
 
 
 def _name_axes(model: onnx.ModelProto, spec: GraphSpec) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 STRIDE = 16  # image pixels per feature cell (SAM 2: patch stride 4, two poolings)
 LOW_RES_STRIDE = 4  # image pixels per low-resolution mask pixel
 SIZE_STEP = 32  # an image size must be a multiple: the trunk's last stage has stride 32

@@ -25,7 +25,7 @@ TORCH_FREE = ("kernels", "runtime")
 # Engines for TensorRT are made of rewritten graphs; who has no TensorRT needs no onnx.
 NEED_ONNX = [
     ROOT / "runtime" / "backends" / f"{name}.py"
-    for name in ("bundle_graph", "cut_graph", "memory_reads", "typed_graph")
+    for name in ("bundle_graph", "cut_graph", "typed_graph")
 ]
 FILES = [path for floor in FLOORS for path in sorted((ROOT / floor).rglob("*.py"))]
 LINE_BUDGET = 300

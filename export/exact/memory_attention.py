@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from export.model.attention import attention
+from export.model.attention import attention, marked_read
 from export.model.memory_attention import MemoryAttentionLayer, RotaryAttention
 from export.model.sam2 import Sam2
 
@@ -90,7 +90,7 @@ class CrossAttention(nn.Module):
         k = self.k_proj(spatial_key, angles).flatten(1, 2)
         k = torch.cat([k, self.k_proj(ptr_key, None)], 1)
         read = attention(q, k, weighted_value, 1)
-        x = x + self.out(read[..., :-1] / read[..., -1:])
+        x = x + self.out(marked_read(x, q, k, read[..., :-1] / read[..., -1:]))
         return x + self.layer.mlp(x)
 
 

@@ -38,6 +38,23 @@ def _(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
     return query.new_empty(*query.shape[:2], value.shape[2])
 
 
+def marked_read(residual: Tensor, query: Tensor, key: Tensor, result: Tensor) -> Tensor:
+    """`result`, which the tracer sees marked as a read of memory (see `runtime.memory_reads`)."""
+    is_traced = torch.compiler.is_exporting()
+    return opaque_read(residual, query, key, result) if is_traced else result
+
+
+@torch.library.custom_op("medsam2_runtime::memory_read", mutates_args=())
+def opaque_read(residual: Tensor, query: Tensor, key: Tensor, result: Tensor) -> Tensor:
+    """What the tracer sees of `marked_read`; an operator may not hand back its own input."""
+    return result.clone()
+
+
+@opaque_read.register_fake
+def _(residual: Tensor, query: Tensor, key: Tensor, result: Tensor) -> Tensor:
+    return torch.empty_like(result)
+
+
 class MLP(nn.Module):
     """Linear layers with an activation between them."""
 

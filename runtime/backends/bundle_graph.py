@@ -1,6 +1,6 @@
 """A bundle's ONNX graph as it is read before it is rewritten: what it may hold, what is known of its tensors.
 
-The runtime needs onnx here and in `typed_graph`, `cut_graph` and `memory_reads`, and imports it when it is used.
+The runtime needs onnx here and in `typed_graph` and `cut_graph`, and imports it when it is used.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 
 from runtime.backends.typed_attention import Array
 from runtime.backends.typed_rules import FLOAT
+from runtime.contract import TensorSpec
 from runtime.errors import BackendUnavailable, BundleError
 
 if TYPE_CHECKING:
@@ -37,17 +38,23 @@ class Known:
 
     Attributes:
         elements: codes of `TensorProto.DataType`.
-        widths: lengths of last axes, of those that are fixed.
+        shapes: lengths of axes; "?" is one that is not fixed, or not known.
         constants: values of initializers and of what follows from them.
     """
 
     elements: dict[str, int]
-    widths: dict[str, int]
+    shapes: dict[str, tuple[int | str, ...]]
     constants: dict[str, Array] = field(default_factory=dict)
 
     def is_float(self, name: str) -> bool:
         """Whether a tensor is float32."""
         return self.elements.get(name) == ELEMENTS[FLOAT]
+
+    def spec(self, name: str) -> TensorSpec:
+        """What is known of a float32 tensor. Raises Foreign for any other."""
+        if not self.is_float(name):
+            raise Foreign(f"{name} is no float32 tensor")
+        return TensorSpec(self.shapes.get(name, ()))
 
 
 @contextmanager
@@ -119,8 +126,7 @@ def _known_of(source: onnx.ModelProto) -> Known:
     for value in (*graph.input, *graph.value_info, *graph.output):
         known.elements[value.name] = value.type.tensor_type.elem_type
         sides = value.type.tensor_type.shape.dim
-        if sides and sides[-1].dim_value:
-            known.widths[value.name] = sides[-1].dim_value
+        known.shapes[value.name] = tuple(side.dim_value or "?" for side in sides)
     return known
 
 

@@ -1,17 +1,17 @@
 """A bundle's memory attention cut where it reads memory, so that `kernels.memory_read` reads it.
 
-What lies between reads are segments, graphs of their own. Each computes what follows from the reads before it and from
-no later one, so that the keys of all layers, which no read changes, come from the first. Values and weights are in no
-segment: `kernels.pack_values` makes them of the graph's inputs.
+Where that is, the graph's metadata says (`runtime.memory_reads`). What lies between reads are segments, graphs of their
+own: the first gives the keys of all layers, which no read changes, and each later one goes on from the result and the
+residual of the read before. Values and weights are in no segment: `kernels.pack_values` makes them of the graph's
+inputs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from runtime.backends.bundle_graph import (
     ELEMENTS,
@@ -20,16 +20,23 @@ from runtime.backends.bundle_graph import (
     read_graph,
     rewriting,
 )
-from runtime.backends.memory_reads import GRAPH, Flow, Read, find_reads
+from runtime.backends.typed_graph import attention_of
 from runtime.backends.typed_rules import FLOAT
 from runtime.contract import ModelNumbers, TensorSpec, graph_specs
+from runtime.memory_reads import (
+    GRAPH,
+    PROPERTY,
+    MemoryRead,
+    read_specs,
+    reads_from_json,
+)
+from runtime.strict_json import Fault
 
 if TYPE_CHECKING:
     import onnx
 
 BITS = "uint16"  # dtype of tensors that hold bfloat16 numbers, which numpy does not know
 CODES = {FLOAT: ELEMENTS[FLOAT], "int64": 7, BITS: ELEMENTS["bfloat16"]}  # TensorProto.DataType
-AXES = ("b", "k", "p")  # of what one segment hands to another
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +62,11 @@ class CutGraph:
 
     Attributes:
         segments: in order.
-        reads: of queries and keys that earlier segments give.
+        reads: of queries and keys by the names under which segments give them.
     """
 
     segments: tuple[Segment, ...]
-    reads: tuple[Read, ...]
+    reads: tuple[MemoryRead, ...]
 
 
 def cut_graph(data: bytes, model: ModelNumbers, is_rounded: bool = True) -> CutGraph:
@@ -70,88 +77,110 @@ def cut_graph(data: bytes, model: ModelNumbers, is_rounded: bool = True) -> CutG
         model: its numbers.
         is_rounded: segments give queries and keys as bfloat16 numbers; False leaves them float32.
 
-    Raises BackendUnavailable without onnx, BundleError for a graph that does not read memory as the kernels do.
+    Raises BackendUnavailable without onnx, BundleError for a graph that does not say where it reads memory, or says
+    what cannot be.
     """
     with rewriting(GRAPH):
-        source, known, nodes = read_graph(data)
-        flow = Flow(source, nodes, known)
-        reads = find_reads(flow, model)
-        return _Cutting(flow, reads, model, BITS if is_rounded else FLOAT).result()
+        return _Cutting(data, model, BITS if is_rounded else FLOAT).result()
 
 
 class _Cutting:
     """One cut.
 
-    The level of a tensor is the number of the first segment that can compute it. What a later segment needs of it is
-    handed on if it is float32 and computed; constants, and shapes, which engines want to see computed, are made again.
+    Read i takes the query that segment i gives, and a key that segment 0 gives; segment i + 1 goes on from its result
+    and its residual.
     """
 
-    def __init__(self, flow: Flow, reads: Sequence[Read], model: ModelNumbers, dtype: str) -> None:
-        self._flow, self._reads = flow, reads
-        spec = graph_specs(model)[GRAPH]
-        self._contract = spec.inputs
-        self._specs: dict[str, TensorSpec] = {**spec.inputs, **spec.outputs}
-        self._results = {read.result: i + 1 for i, read in enumerate(reads)}
-        self._levels = self._levelled()
-        # What segments give under another name: a query or key, and the node that makes it one of a read.
-        self._given: dict[str, str] = {}
-        self._handed: list[dict[str, None]] = [{} for _ in range(len(reads) + 1)]
-        for read in reads:
-            result = TensorSpec(("b", model.num_tokens, model.mem_dim))
-            query = TensorSpec(("b", model.num_tokens, model.d_model), dtype)
-            self._specs[read.result] = result
-            self._give(read.query, query)
-            self._give(read.key, replace(query, shape=("b", "N", model.d_model)))
-        for name in spec.outputs:
-            self._handed[self._levels[name]][name] = None
+    def __init__(self, data: bytes, model: ModelNumbers, dtype: str) -> None:
+        self._source, self._known, self._nodes = read_graph(data)
+        self._makers = {name: node for node in self._nodes for name in node.output}
+        self._model, self._contract = model, graph_specs(model)[GRAPH]
+        self._reads = _declared(self._source)
+        roles = read_specs(model)
+        self._specs: dict[str, TensorSpec] = {**self._contract.inputs, **self._contract.outputs}
+        self._given: dict[str, str] = {}  # queries and keys by the names under which they are given
+        for read in self._reads:
+            self._check(read, roles)
+            self._specs |= {read.residual: roles["residual"], read.result: roles["result"]}
+            for name, spec in ((read.query, roles["query"]), (read.key, roles["key"])):
+                self._given[_as_read(name)] = name
+                self._specs[_as_read(name)] = replace(spec, dtype=dtype)
 
     def result(self) -> CutGraph:
         """Segments and reads."""
-        parts = [self._part(level) for level in reversed(range(len(self._handed)))][::-1]
-        segments = (self._segment(i, nodes, given) for i, (nodes, given) in enumerate(parts))
-        reads = (Read(_as_read(r.query), _as_read(r.key), r.result) for r in self._reads)
+        segments = [self._segment(i) for i in range(len(self._reads) + 1)]
+        reads = (replace(x, query=_as_read(x.query), key=_as_read(x.key)) for x in self._reads)
         return CutGraph(tuple(segments), tuple(reads))
 
-    def _give(self, name: str, spec: TensorSpec) -> None:
-        given = _as_read(name)
-        self._given[given], self._specs[given] = name, spec
-        self._handed[self._levels.get(name, 0)][given] = None
+    def _check(self, read: MemoryRead, roles: Mapping[str, TensorSpec]) -> None:
+        """Raise Foreign unless a read's tensors are there and are what they are said to be."""
+        for role, name in asdict(read).items():
+            if name not in self._makers and name not in self._contract.inputs:
+                raise Foreign(f"{name}, the {role} of a read of memory, is none of its tensors")
+            found, wanted = self._known.spec(name), roles[role]
+            # What follows attention has lengths that onnx does not know; the kernel gives results those wanted.
+            fits = _may_be if role == "result" else TensorSpec.fits
+            if not fits(wanted, found):
+                raise Foreign(
+                    f"{name}, the {role} of a read of memory, is {found}; wanted {wanted}"
+                )
+        self._check_attention(read)
 
-    def _levelled(self) -> dict[str, int]:
-        levels: dict[str, int] = {}
-        for node in self._flow.nodes:
-            highest = max((levels.get(name, 0) for name in node.input), default=0)
-            levels |= {name: self._results.get(name, highest) for name in node.output}
-        return levels
+    def _check_attention(self, read: MemoryRead) -> None:
+        """Raise Foreign unless a read's result comes of its query and key by an attention that the kernel computes."""
+        needed = self._needed([read.result], {*self._contract.inputs, read.query, read.key})
+        found = [attention_of(node, self._known) for node in needed if is_attention(node)]
+        pairs = [(attention.query, attention.key) for attention in found]
+        if pairs != [(read.query, read.key)]:
+            raise Foreign(
+                f"{read.result} is read by attention of {pairs}, wanted {read.query} and {read.key} alone"
+            )
+        (attention,), scale = found, self._model.d_model**-0.5
+        if attention.num_heads != 1 or not math.isclose(attention.scale, scale, rel_tol=1e-6):
+            raise Foreign(
+                f"{read.result} is read with {attention.num_heads} heads and scale {attention.scale:g}; "
+                f"wanted one head and {scale:g}"
+            )
 
-    def _part(self, level: int) -> tuple[list[onnx.NodeProto], list[str]]:
-        """Nodes of a segment and names of its inputs; what it needs of earlier ones is noted there."""
-        earlier = {
-            name
-            for name, made in self._levels.items()
-            if made < level and self._flow.known.is_float(name)
-        }
-        available = {*self._contract, *self._results, *earlier}
-        wanted = [self._given.get(name, name) for name in self._handed[level]]
-        nodes = self._flow.needed(wanted, available)
-        used = {name for node in nodes for name in node.input} | set(wanted)
-        inputs = [name for name in (*self._contract, *self._levels) if name in used & available]
-        for name in inputs:
-            if name in earlier and name not in self._results:
-                self._handed[self._levels[name]][name] = None
-        return nodes, inputs
+    def _needed(self, wanted: Iterable[str], given: Iterable[str]) -> list[onnx.NodeProto]:
+        """Nodes, in order, that make some tensors of others that are given and of constants."""
+        made, found = set(given), set[str]()
+        todo = [name for name in wanted if name not in made]
+        while todo:
+            name = todo.pop()
+            if name in made or name not in self._makers:
+                continue
+            made.add(name)
+            found.update(self._makers[name].output)
+            todo.extend(self._makers[name].input)
+        return [node for node in self._nodes if found & set(node.output)]
 
-    def _segment(self, number: int, nodes: list[onnx.NodeProto], inputs: list[str]) -> Segment:
-        outputs = list(self._handed[number])
-        if not outputs:
-            raise Foreign(f"nothing is computed before read {number}")
-        nodes = [*nodes, *(self._giving(name) for name in outputs if name in self._given)]
-        constants = self._flow.constants(nodes)
-        self._learn(nodes, constants, inputs, outputs)
+    def _segment(self, number: int) -> Segment:
+        outputs = self._outputs(number)
+        before = self._reads[number - 1 : number]  # none before the first segment
+        handed = (name for read in before for name in (read.residual, read.result))
+        available = dict.fromkeys([*self._contract.inputs, *handed])
+        nodes = self._needed((self._given.get(name, name) for name in outputs), available)
+        made = {name for node in nodes for name in node.output}
+        if again := sorted(made & {read.result for read in self._reads}):
+            raise Foreign(
+                f"what follows read {number} of memory needs another read's {', '.join(again)}"
+            )
+        nodes += [self._giving(name) for name in outputs if name in self._given]
+        used = {name for node in nodes for name in node.input}
+        inputs = {each: self._specs[each] for each in available if each in used}
+        specs = {each: self._specs[each] for each in outputs}
         name = f"{GRAPH}.{number}"
-        data = self._model(nodes, constants, inputs, outputs, name).SerializeToString()
-        specs = ({each: self._specs[each] for each in names} for names in (inputs, outputs))
-        return Segment(name, bytes(data), *specs)
+        return Segment(name, self._onnx(nodes, inputs, specs, name), inputs, specs)
+
+    def _outputs(self, number: int) -> list[str]:
+        """Names of what a segment gives."""
+        if number == len(self._reads):
+            return list(self._contract.outputs)
+        read = self._reads[number]
+        keys = [each.key for each in self._reads] if number == 0 else []
+        residual = [] if read.residual in self._contract.inputs else [read.residual]
+        return list(dict.fromkeys([*map(_as_read, [read.query, *keys]), *residual]))
 
     def _giving(self, name: str) -> onnx.NodeProto:
         from onnx import helper
@@ -159,66 +188,51 @@ class _Cutting:
         code = CODES[self._specs[name].dtype]
         return helper.make_node("Cast", [self._given[name]], [name], name, to=code)
 
-    def _model(
+    def _onnx(
         self,
         nodes: Sequence[onnx.NodeProto],
-        constants: Sequence[onnx.TensorProto],
-        inputs: Iterable[str],
-        outputs: Iterable[str],
+        inputs: Mapping[str, TensorSpec],
+        outputs: Mapping[str, TensorSpec],
         name: str,
-    ) -> onnx.ModelProto:
-        from onnx import helper
-
-        given, made = ([self._value(each) for each in names] for names in (inputs, outputs))
-        graph = helper.make_graph(nodes, name, given, made, constants)
-        source = self._flow.source
-        return helper.make_model(
-            graph, opset_imports=source.opset_import, ir_version=source.ir_version
-        )
-
-    def _value(self, name: str) -> onnx.ValueInfoProto:
-        from onnx import helper
-
-        spec = self._specs.get(name)
-        if spec is None:
-            return helper.make_tensor_value_info(name, CODES[FLOAT], None)
-        return helper.make_tensor_value_info(name, CODES[spec.dtype], spec.shape)
-
-    def _learn(
-        self,
-        nodes: Iterable[onnx.NodeProto],
-        constants: Sequence[onnx.TensorProto],
-        inputs: Iterable[str],
-        outputs: Iterable[str],
-    ) -> None:
-        """Note the shapes of what a segment hands on."""
-        from onnx import shape_inference
-
-        plain: list[onnx.NodeProto] = []
-        weights = list(constants)
-        for node in nodes:
-            plain.append(self._shaped_alike(node, weights) if is_attention(node) else node)
-        model = self._model(plain, weights, inputs, outputs, "shapes")
-        graph = shape_inference.infer_shapes(model, data_prop=True).graph
-        for value in graph.output:
-            if value.name not in self._specs:
-                sides = value.type.tensor_type.shape.dim
-                shape = tuple(side.dim_param or side.dim_value for side in sides)
-                is_known = all(side in AXES if isinstance(side, str) else side for side in shape)
-                if not shape or not is_known:
-                    raise Foreign(f"the shape of {value.name} is not known: {shape}")
-                self._specs[value.name] = TensorSpec(shape)
-
-    def _shaped_alike(
-        self, node: onnx.NodeProto, weights: list[onnx.TensorProto]
-    ) -> onnx.NodeProto:
-        """A product of the shape of an attention, whose shape onnx does not infer."""
+    ) -> bytes:
         from onnx import helper, numpy_helper
 
-        widths = [self._flow.known.widths.get(node.input[i], 0) for i in (0, 2)]
-        name = f"{node.output[0]}.shape"
-        weights.append(numpy_helper.from_array(np.zeros(widths, np.float32), name))
-        return helper.make_node("MatMul", [node.input[0], name], node.output)
+        given, made = (
+            [
+                helper.make_tensor_value_info(each, CODES[spec.dtype], spec.shape)
+                for each, spec in specs.items()
+            ]
+            for specs in (inputs, outputs)
+        )
+        known = self._known.constants
+        names = dict.fromkeys(name for node in nodes for name in node.input if name in known)
+        constants = [numpy_helper.from_array(known[name], name) for name in names]
+        graph = helper.make_graph(nodes, name, given, made, constants)
+        source = self._source
+        model = helper.make_model(
+            graph, opset_imports=source.opset_import, ir_version=source.ir_version
+        )
+        return bytes(model.SerializeToString())
+
+
+def _declared(source: onnx.ModelProto) -> tuple[MemoryRead, ...]:
+    """Reads of memory as the metadata has them. Raises Foreign."""
+    texts = [entry.value for entry in source.metadata_props if entry.key == PROPERTY]
+    if len(texts) != 1:
+        raise Foreign(
+            f"its metadata has {PROPERTY} {len(texts)} times, wanted once; export it again"
+        )
+    try:
+        return reads_from_json(texts[0])
+    except Fault as fault:
+        raise Foreign(f"{PROPERTY} in its metadata: {fault}; export it again") from fault
+
+
+def _may_be(wanted: TensorSpec, found: TensorSpec) -> bool:
+    """Whether what is known of a tensor does not contradict what is wanted."""
+    return len(found.shape) == len(wanted.shape) and all(
+        side in ("?", other) for side, other in zip(found.shape, wanted.shape, strict=True)
+    )
 
 
 def _as_read(name: str) -> str:

@@ -10,9 +10,9 @@ from kernels.kernel import Kernel
 from kernels.memory_read import KERNEL as READ
 from kernels.pack_values import KERNEL as PACK
 from runtime.backends.cut_graph import CutGraph
-from runtime.backends.memory_reads import GRAPH, PACKED, Read
 from runtime.contract import graph_specs
 from runtime.cuda.place import CudaPlace
+from runtime.memory_reads import GRAPH, PACKED, MemoryRead
 
 if TYPE_CHECKING:
     from runtime.backends.trt import TrtEngine
@@ -72,7 +72,7 @@ class CutEngine:
             if i < len(self._cut.reads):
                 self._read(self._cut.reads[i], between)
 
-    def _read(self, names: Read, between: Between) -> None:
+    def _read(self, names: MemoryRead, between: Between) -> None:
         query, key, out = (between.handed[x] for x in (names.query, names.key, names.result))
         own = {"query": query, "key": key, "out": out}
         tensors = {**own, **between.packed, **between.scratch}

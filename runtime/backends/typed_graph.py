@@ -112,7 +112,7 @@ def _spelled(
         if not is_attention(node):
             yield node
             continue
-        plain = spell(_attention(node, known), spelling)
+        plain = spell(attention_of(node, known), spelling)
         for name, value in plain.constants.items():
             known.constants[name] = value
             known.elements[name] = helper.np_dtype_to_tensor_dtype(value.dtype)
@@ -121,18 +121,21 @@ def _spelled(
             yield helper.make_node(op.kind, op.inputs, [op.output], name=op.output, **op.attributes)
 
 
-def _attention(node: onnx.NodeProto, known: Known) -> Attention:
-    """ONNX Runtime's operator as it is used in bundles: no bias, mask or past."""
+def attention_of(node: onnx.NodeProto, known: Known) -> Attention:
+    """ONNX Runtime's operator as it is used in bundles: no bias, mask or past. Raises Foreign for any other."""
     from onnx import helper
 
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     if len(node.input) != 3 or not attributes.keys() <= {"num_heads", "scale"}:
         raise Foreign(f"{node.name} ({node.op_type}) has more than query, key and value")
     query, key, value = node.input
-    if query not in known.widths:
+    channels = (known.spec(query).shape or ("?",))[-1]
+    if isinstance(channels, str):
         raise Foreign(f"the channels of {query}, the query of {node.name}, are not known")
-    heads = attributes["num_heads"]
-    scale = attributes.get("scale") or (known.widths[query] / heads) ** -0.5
+    heads = attributes.get("num_heads")
+    if type(heads) is not int or heads < 1:
+        raise Foreign(f"{node.name} ({node.op_type}) has {heads} heads")
+    scale = attributes.get("scale") or (channels / heads) ** -0.5
     return Attention(query, key, value, node.output[0], heads, scale)
 
 

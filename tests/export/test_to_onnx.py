@@ -19,6 +19,7 @@ from export.random_weights import random_state
 from export.to_onnx import OPSET, ExportError, _check, _halve_weights, to_onnx
 from runtime.bundle import Bundle
 from runtime.contract import GRAPHS, NO_OBJ_SCORE, graph_specs
+from runtime.memory_reads import PROPERTY, reads_from_json
 from tests.graph_inputs import Arrays, graph_inputs, relative_error, torch_inputs
 from tests.variants import TOY
 
@@ -175,6 +176,25 @@ def test_a_graph_is_valid_onnx_of_the_stated_opset(graph: str, graphs: Any) -> N
 def test_every_attention_is_one_node(graph: str, graphs: Any) -> None:
     nodes = graphs.proto(graph).graph.node
     assert sum(node.op_type == "MultiHeadAttention" for node in nodes) == ATTENTIONS[graph]
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_memory_attention_names_one_read_a_layer_and_nothing_else_has_metadata(
+    graph: str, graphs: Any
+) -> None:
+    proto = graphs.proto(graph)
+    nodes = proto.graph.node
+    assert not any(node.metadata_props or node.doc_string for node in nodes)
+    found = {entry.key: entry.value for entry in proto.metadata_props}
+    if graph != "memory_attention":
+        assert found == {}
+        return
+    assert list(found) == [PROPERTY]
+    reads = reads_from_json(found[PROPERTY])
+    pairs = [tuple(node.input[:2]) for node in nodes if node.op_type == "MultiHeadAttention"]
+    assert [(read.query, read.key) for read in reads] == pairs[::2], "the others are of the slice"
+    assert len(reads) == TOY.memory_layers
+    assert reads[0].residual == "attended_features"
 
 
 @pytest.mark.parametrize("graph", GRAPHS)

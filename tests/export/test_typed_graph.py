@@ -230,6 +230,11 @@ def with_mask(model: onnx.ModelProto) -> None:
     node.input.extend(["", node.input[0]])
 
 
+def of_no_heads(model: onnx.ModelProto) -> None:
+    node = next(n for n in model.graph.node if n.op_type == "MultiHeadAttention")
+    del node.attribute[:]
+
+
 def in_int8(model: onnx.ModelProto) -> None:
     node = next(n for n in model.graph.node if n.op_type == "MatMul")
     node.op_type, node.domain = "DynamicQuantizeMatMul", "com.microsoft"
@@ -244,6 +249,7 @@ def without_a_node(model: onnx.ModelProto) -> None:
     [
         (of_other_opset, "opset 17"),
         (with_mask, "MultiHeadAttention.* has more"),
+        (of_no_heads, "MultiHeadAttention.* has None heads"),
         (in_int8, "DynamicQuantizeMatMul"),
         (without_a_node, "conditioned_features"),
     ],

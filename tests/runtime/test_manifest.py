@@ -73,7 +73,7 @@ def test_an_encoder_in_int8_that_may_saturate_has_to_be_exported_again(
 
 
 @pytest.mark.parametrize(
-    "version", [FORMAT_VERSION - 1, 0, -1, str(FORMAT_VERSION), True, None, 3.0]
+    "version", [FORMAT_VERSION - 1, 0, -1, str(FORMAT_VERSION), True, None, float(FORMAT_VERSION)]
 )
 def test_an_older_format_has_to_be_exported_again(version: Any, tmp_path: Path) -> None:
     with pytest.raises(

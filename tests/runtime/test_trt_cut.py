@@ -11,12 +11,12 @@ import pytest
 import runtime.backends.trt as trt
 from runtime import VolumePredictor, load
 from runtime.backends import BACKENDS
-from runtime.backends.memory_reads import GRAPH
 from runtime.backends.trt_cut import CutEngine
 from runtime.bundle import Bundle
 from runtime.contract import graph_specs
 from runtime.cuda.place import CudaPlace
 from runtime.errors import BackendUnavailable, InputError
+from runtime.memory_reads import GRAPH
 from runtime.model import Model
 from runtime.phantom import make_phantom
 from tests.cuda import place_on_host
