@@ -83,6 +83,7 @@ BACKENDS = {
 }
 DEFAULT = "ort"
 
+MAX_THREADS = 1024  # engines make as many as they are told, and end the process where there is no room for them
 HINTS = {
     "latency": "one study at a time: threads stay awake between operators",
     "throughput": "several processes share the machine: threads that wait give way",
@@ -106,8 +107,14 @@ def open_backend(
         stream: handle of the caller's own CUDA stream, on which steps are enqueued; None makes one.
 
     Raises BackendUnavailable for an unknown name or one whose package is missing, InputError for a stream where there
-    is none.
+    is none, an unknown hint, and a number of threads that no machine has.
     """
+    if threads is not None and not (type(threads) is int and 1 <= threads <= MAX_THREADS):
+        raise InputError(
+            f"found {threads!r} threads; wanted 1 to {MAX_THREADS}, or None for every core"
+        )
+    if hint not in HINTS:
+        raise InputError(f"no hint {hint!r}; there are: {', '.join(HINTS)}")
     if name not in BACKENDS:
         raise BackendUnavailable(f"no back end '{name}'; there are: auto, {', '.join(BACKENDS)}")
     row = BACKENDS[name]

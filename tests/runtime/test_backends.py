@@ -6,6 +6,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from runtime.backends import BACKENDS, open_backend
 from runtime.backends.fake import FakeBackend
 from runtime.bundle import EMBEDDED, Bundle, open_bundle
 from runtime.contract import GRAPHS, graph_specs
-from runtime.errors import BackendUnavailable, BundleError
+from runtime.errors import BackendUnavailable, BundleError, InputError
 from runtime.manifest import MANIFEST, graph_file
 from runtime.model import load
 from tests.fakes import FAKE_NUMBERS, fake_model
@@ -32,6 +33,21 @@ def arrays(specs, **changed: np.ndarray) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def embedded() -> Bundle:
     return open_bundle()
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1025, 10**9, True, 1.5, "2", float("nan")])
+@pytest.mark.parametrize("name", ["ort", "openvino", "ort-cuda"])
+def test_threads_that_no_machine_has_are_refused_before_an_engine_makes_them(
+    name: str, threads: Any, embedded: Bundle
+) -> None:
+    with pytest.raises(InputError, match=r"threads; wanted 1 to 1024") as error:
+        open_backend(name, embedded, threads)
+    assert error.value.exit_code == 3
+
+
+def test_a_hint_that_is_none_is_refused(embedded: Bundle) -> None:
+    with pytest.raises(InputError, match="no hint 'speed'; there are: latency, throughput"):
+        load(embedded, "openvino", hint="speed")
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
