@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from threading import Lock
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -86,6 +87,7 @@ class OpenVinoEngine:
 
     def __init__(self, compiled: Any, bundle: Bundle, graph: str) -> None:
         self._request = compiled.create_infer_request()
+        self._lock = Lock()  # a request has one set of tensors, whoever asks
         self._bundle, self._graph = bundle, graph
 
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
@@ -94,9 +96,10 @@ class OpenVinoEngine:
             raise Closed(self._graph)
         held = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         try:
-            for name, array in {**held, **outputs}.items():
-                request.set_tensor(name, ov.Tensor(array, shared_memory=True))
-            request.infer()
+            with self._lock:
+                for name, array in {**held, **outputs}.items():
+                    request.set_tensor(name, ov.Tensor(array, shared_memory=True))
+                request.infer()
         except RuntimeError as error:
             raise refusal(self._bundle, NAME, self._graph, error, "fails to run") from error
 

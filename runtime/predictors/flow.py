@@ -132,10 +132,13 @@ class FlowPredictor:
         tracker, run, shapes = self._need_images(), self._runs.make(), self._shapes
         slices: dict[int, dict[int, SliceMask]] = {object_id: {} for object_id in tracker.objects}
         for slice_mask in self._stream(tracker, run, order):
-            slices[slice_mask.object_id][slice_mask.slice] = slice_mask
+            slices.setdefault(slice_mask.object_id, {})[slice_mask.slice] = slice_mask
         return Result(shapes, slices, run.is_complete, is_ordered=False)
 
     def _stream(self, tracker: Tracker, run: Run, order: Order) -> Iterator[SliceMask]:
+        yield from tracker.run(run, lambda: self._plans(tracker, run, order))
+
+    def _plans(self, tracker: Tracker, run: Run, order: Order) -> dict[int, Plan]:
         _check(tracker, order)
         plans: dict[int, Plan] = {}
         for object_id, known in tracker.objects.items():
@@ -143,7 +146,7 @@ class FlowPredictor:
             if order == "similar":
                 others = self._by_similarity(tracker, run, others, sorted(known.prompted))
             plans[object_id] = {FORWARD: others}
-        yield from tracker.run(run, plans)
+        return plans
 
     def _by_similarity(
         self, tracker: Tracker, run: Run, others: list[int], prompted: list[int]

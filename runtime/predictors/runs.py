@@ -1,9 +1,13 @@
-"""Runs by number, so that a cancel ends those that there are and none that is still to come."""
+"""Runs by number, so that a cancel ends those that there are and none that is still to come; one thread at a time."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import wraps
 from threading import Lock
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 
 @dataclass(slots=True, eq=False)
@@ -47,3 +51,40 @@ class Runs:
     def cancel(self) -> None:
         """End all runs made so far; those that have ended already are as they were."""
         self.cancelled = self.latest
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Locked(Protocol):
+    """What one thread at a time may be in."""
+
+    lock: AbstractContextManager[object]
+
+
+Owner = TypeVar("Owner", bound=Locked)
+
+
+def alone(
+    method: Callable[Concatenate[Owner, P], T],
+) -> Callable[Concatenate[Owner, P], T]:
+    """A method that no other thread is in, nor in another such method of its owner, while it is under way."""
+
+    @wraps(method)
+    def locked(owner: Owner, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with owner.lock:
+            return method(owner, *args, **kwargs)
+
+    return locked
+
+
+def each_alone(owner: Locked, items: Iterator[T]) -> Iterator[T]:
+    """Items, each made while no other thread is in one of the owner's methods; between them others may be."""
+    while True:
+        with owner.lock:
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+        yield item

@@ -11,8 +11,9 @@ not been. A correction sees what was seen when its slice was found: that mask, a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import takewhile
+from threading import RLock
 
 from runtime.backends import Buffer
 from runtime.errors import InputError, PromptError
@@ -20,7 +21,7 @@ from runtime.features import Cache
 from runtime.memory import MemoryBank, MemoryRules, Templates
 from runtime.model import Model
 from runtime.predictors.prompted import Tracked, prompt_slice
-from runtime.predictors.runs import Run
+from runtime.predictors.runs import Run, alone, each_alone
 from runtime.predictors.tracked_object import (
     Chain,
     Plan,
@@ -62,6 +63,7 @@ class Tracker:
     ) -> None:
         self._model, self._rules, self._features = model, rules, features
         self._shape_of, self.num_slices, self._is_ordered = shape_of, num_slices, is_ordered
+        self.lock: AbstractContextManager[object] = RLock()
         self._arena = model.arena()
         self._confidence = model.confidence(rules.confidence)
         self._past: list[dict[int, State | None]] = []
@@ -73,6 +75,7 @@ class Tracker:
         embedding: Buffer = self._features[index].vision_features[0]
         return embedding
 
+    @alone
     def add(self, prompts: Sequence[Prompt], object_id: int) -> SliceMask:
         """Prompt one object on one slice; prompts have been checked against the slices. Raises PromptError."""
         check_object_id(object_id)
@@ -93,11 +96,9 @@ class Tracker:
         known.prompted = {**known.prompted, index: prompted}
         return self._slice_mask(object_id, index, prompted.segmented)
 
+    @alone
     def undo(self) -> None:
-        """Be as before the last `add` or `reset`: its object's prompts, and what runs had found for it by then.
-
-        Raises PromptError if there is none.
-        """
+        """Be as before the last `add` or `reset`. Raises PromptError if there is none."""
         if not self._past:
             raise PromptError("nothing to undo: no prompt has been added")
         for object_id, before in self._past.pop().items():
@@ -106,6 +107,7 @@ class Tracker:
             elif new := self.objects.pop(object_id, None):
                 new.forget()
 
+    @alone
     def reset(self, object_id: int | None) -> None:
         """Forget one object, or all. Raises PromptError for one that is not there."""
         if object_id is not None and (not is_whole(object_id) or object_id not in self.objects):
@@ -115,15 +117,18 @@ class Tracker:
         for i in chosen:
             self.objects.pop(i).forget()
 
-    def run(self, run: Run, plans: Mapping[int, Plan]) -> Iterator[SliceMask]:
+    def run(self, run: Run, plan: Callable[[], Mapping[int, Plan]]) -> Iterator[SliceMask]:
         """Masks of each object's prompted slices, then of what is known along its plan, then new ones as they come.
 
         Prompts that are added meanwhile are read from the next step on; what was found before them is found again
         in the next run. Once a prompt that a step has read is taken back, its object gets no more masks in this run.
         """
+        return each_alone(self, self._masks(run, plan))
+
+    def _masks(self, run: Run, plan: Callable[[], Mapping[int, Plan]]) -> Iterator[SliceMask]:
         if run.is_cancelled:
             return
-        self._run = run
+        plans, self._run = plan(), run
         to_come = [each for i, plan in plans.items() for each in self._set_out(i, plan)]
         behind = [(i, c, c.behind) for i, c, frames in to_come if not c.steps.keys() >= {*frames}]
         for _ in self._advance(behind, run):

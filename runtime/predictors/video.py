@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from math import inf
+from threading import RLock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from runtime.memory import MemoryBank, MemoryRules, Templates
 from runtime.model import Model
 from runtime.predictors.image import check_image
 from runtime.predictors.prompted import PromptedSlice, Tracked, check_prompts, prompt_slice
+from runtime.predictors.runs import alone
 from runtime.predictors.tracker import FORWARD, MAX_ROWS
 from runtime.prompts import Prompt, check_kind, check_object_id
 from runtime.result import SliceMask
@@ -57,6 +59,7 @@ class VideoPredictor:
         self._rules = memory or MemoryRules()
         self._rules.limits(model.numbers)
         self._confidence = model.confidence(self._rules.confidence)
+        self.lock: AbstractContextManager[object] = RLock()
         self._arena = model.arena()
         self._objects: dict[int, FollowedObject] = {}
         self._frame: NDArray[np.uint8] | None = None
@@ -64,6 +67,7 @@ class VideoPredictor:
         self.index = -1
         """Number of the frame pushed last, -1 before the first."""
 
+    @alone
     def push(self, frame: NDArray[np.uint8]) -> dict[int, SliceMask]:
         """Take the next frame, uint8 (y, x) or (y, x, 3), and find every object on it.
 
@@ -95,6 +99,7 @@ class VideoPredictor:
                 masks[object_id] = self._slice_mask(object_id, segmented)
         return masks
 
+    @alone
     def add(self, *prompts: Prompt, object_id: int = 1) -> SliceMask:
         """Prompt a new object, or correct one that is followed, on the frame pushed last.
 
@@ -134,6 +139,7 @@ class VideoPredictor:
             self._objects[object_id] = known
         return self._slice_mask(object_id, found)
 
+    @alone
     def reset(self, object_id: int | None = None) -> None:
         """Stop following one object, or all. Raises PromptError for one that is not followed."""
         if object_id is not None and object_id not in self._objects:

@@ -29,7 +29,8 @@ class VolumePredictor:
     is encoded once, when it is first needed, and stays encoded until the volume changes.
 
     Prompts may be added, corrected and taken back at any time. An object whose prompts have not changed is not
-    computed again, and a run that was cancelled or limited to some slices is continued by the next one.
+    computed again, and a run that was cancelled or limited to some slices is continued by the next one. Threads that
+    use one predictor take turns, slice by slice; of two runs the one that began later goes on.
 
     Example:
         predictor = VolumePredictor(load())
@@ -188,7 +189,7 @@ class VolumePredictor:
         shapes = (self._shape[1:],) * self._shape[0]
         slices: dict[int, dict[int, SliceMask]] = {object_id: {} for object_id in tracker.objects}
         for slice_mask in self._stream(tracker, run, z_range, directions):
-            slices[slice_mask.object_id][slice_mask.slice] = slice_mask
+            slices.setdefault(slice_mask.object_id, {})[slice_mask.slice] = slice_mask
         return Result(shapes, slices, run.is_complete)
 
     def _stream(
@@ -198,7 +199,7 @@ class VolumePredictor:
         z_range: tuple[int, int] | None,
         directions: Sequence[int],
     ) -> Iterator[SliceMask]:
-        yield from tracker.run(run, _plans(tracker, z_range, directions))
+        yield from tracker.run(run, lambda: _plans(tracker, z_range, directions))
 
     def _need_volume(self) -> Tracker:
         if self._tracker is None:

@@ -1,0 +1,109 @@
+"""One predictor used from several threads at once: they take turns, and nothing that is found is wrong."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from runtime.errors import InputError
+from runtime.predictors import FlowPredictor, VolumePredictor
+from runtime.predictors.video import VideoPredictor
+from runtime.prompts import Box, Point
+from runtime.result import Result
+from tests.fakes import TELLING, fake_model
+
+PIXELS = np.random.default_rng(0).integers(0, 255, (9, 64, 64)).astype(np.uint8)
+BOX, CLICK = Box(slice=4, y=(10, 40), x=(10, 40)), Point(slice=4, y=20, x=20)
+TIMES = 12
+
+
+@pytest.fixture(autouse=True)
+def threads_that_change_often() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def volume() -> VolumePredictor:
+    predictor = VolumePredictor(fake_model(TELLING)[0])
+    predictor.set_volume(PIXELS)
+    return predictor
+
+
+def images() -> FlowPredictor:
+    predictor = FlowPredictor(fake_model(TELLING)[0])
+    predictor.set_images([*PIXELS])
+    return predictor
+
+
+def logits(result: Result) -> dict[tuple[int, int], bytes]:
+    return {
+        (object_id, index): mask.segmented.logits.tobytes()
+        for object_id, masks in result.slices.items()
+        for index, mask in masks.items()
+    }
+
+
+@pytest.mark.parametrize("make", [volume, images])
+def test_runs_at_once_are_right_or_refused_and_spoil_no_later_one(
+    make: Callable[[], VolumePredictor | FlowPredictor],
+) -> None:
+    def run(predictor: VolumePredictor | FlowPredictor) -> Result | None:
+        try:
+            return predictor.propagate()
+        except InputError as error:
+            assert "another run" in str(error)
+            return None
+
+    alone = make()
+    alone.add(BOX)
+    wanted = logits(alone.propagate())
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(TIMES):
+            predictor = make()
+            predictor.add(BOX)
+            found = [*pool.map(run, [predictor] * 3)]
+            assert any(found), "the last one to begin is not refused"
+            assert all(logits(each) == wanted for each in found if each)
+            assert logits(predictor.propagate()) == wanted
+
+
+def test_prompts_from_another_thread_during_a_run_are_counted_once_each() -> None:
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(TIMES):
+            predictor = volume()
+            predictor.add(BOX)
+            run = pool.submit(predictor.propagate)
+            added = [pool.submit(predictor.add, CLICK, object_id=i) for i in (2, 3)]
+            assert run.result().is_complete
+            assert all(each.result().mask().any() for each in added)
+            at_once = logits(predictor.propagate())
+            alone = volume()
+            alone.add(BOX)
+            for i in (2, 3):
+                alone.add(CLICK, object_id=i)
+            assert at_once == logits(alone.propagate())
+            for _ in range(3):
+                predictor.undo()
+            arena = predictor._tracker._arena  # type: ignore[union-attr]
+            assert arena.memories.in_use == arena.pointers.in_use == 0
+
+
+def test_frames_and_prompts_of_a_video_take_turns() -> None:
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(TIMES):
+            video = VideoPredictor(fake_model(TELLING)[0])
+            video.push(PIXELS[0])
+            frames = [pool.submit(video.push, frame) for frame in PIXELS[1:]]
+            prompts = [pool.submit(video.add, BOX, object_id=i) for i in (1, 2, 3)]
+            for each in (*frames, *prompts):
+                each.result()
+            assert video.index == len(PIXELS) - 1
+            assert set(video.push(PIXELS[0])) == {1, 2, 3}
+            video.reset()
+            assert video._arena.memories.in_use == video._arena.pointers.in_use == 0
