@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 
 from runtime.errors import InputError
+from runtime.plain_file import open_plain
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MAX_PIXELS = 1 << 26
@@ -42,7 +43,7 @@ def read_picture(path: Path) -> NDArray[Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about tags that do not matter
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with path.open("rb") as stream:
+            with open_plain(path) as stream:
                 _check_sums(stream, path)
                 with Image.open(stream, formats=_FORMATS) as image:
                     return _decode(image, path)

@@ -13,6 +13,7 @@ from runtime.io.dicom.elements import text
 from runtime.io.dicom.format import PixelFormat, check_grey, read_format
 from runtime.io.dicom.header import POSITION, Header, is_image_class, read_header
 from runtime.io.dicom.start import HEAD_BYTES, first_element
+from runtime.plain_file import open_plain
 
 _SUFFIX = ".dcm"
 # A number in a name, decimal or hexadecimal.
@@ -86,12 +87,12 @@ def _without_copies(headers: list[Header]) -> list[Header]:
 
 
 def _digest(path: Path) -> bytes:
-    with path.open("rb") as stream:
+    with open_plain(path) as stream:
         return file_digest(stream, "sha256").digest()
 
 
 def _is_dicom(path: Path) -> bool:
-    with path.open("rb") as stream:
+    with open_plain(path) as stream:
         return first_element(stream.read(HEAD_BYTES)) is not None
 
 

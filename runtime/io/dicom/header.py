@@ -17,6 +17,7 @@ from runtime.errors import SeriesError
 from runtime.io.dicom.bounded import BoundedFile
 from runtime.io.dicom.elements import check_whole, text
 from runtime.io.dicom.start import HEAD_BYTES, SYNTAXES, Syntax, first_element, guess_syntax
+from runtime.plain_file import open_plain
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -101,7 +102,7 @@ class Header:
     @contextmanager
     def pixel_stream(self, promised: int) -> Iterator[BinaryIO]:
         """The file at the first byte of its pixels, of which `promised` bytes may be inflated."""
-        with self.path.open("rb") as stream:
+        with open_plain(self.path) as stream:
             if not self.syntax.is_deflated:
                 stream.seek(self.pixel_at)
                 yield stream
@@ -126,7 +127,7 @@ def read_header(path: Path) -> Header | None:
     """
     if not path.is_file():
         raise SeriesError(f"{path} is no file, or a pipe or device; wanted DICOM")
-    with path.open("rb") as stream:
+    with open_plain(path) as stream:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

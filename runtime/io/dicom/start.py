@@ -6,6 +6,8 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.plain_file import open_plain
+
 _PREFIX_AT, _PREFIX = 128, b"DICM"
 HEAD_BYTES = _PREFIX_AT + len(_PREFIX)
 # Groups with which a data set without preamble and prefix begins: file meta information, identification.
@@ -61,7 +63,7 @@ def is_dicom(path: Path) -> bool:
     """Whether a file begins as DICOM files do (PS3.10 section 7.1); a pipe is none, and is not waited for."""
     if not path.is_file():
         return False
-    with path.open("rb") as stream:
+    with open_plain(path) as stream:
         return stream.read(HEAD_BYTES)[_PREFIX_AT:] == _PREFIX
 
 

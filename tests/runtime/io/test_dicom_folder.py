@@ -165,14 +165,14 @@ def test_a_file_that_may_not_be_read_matters_if_it_is_a_slice(
 ) -> None:
     array = save_series(tmp_path)
     (tmp_path / "notes.txt").write_text("secret")
-    opened = Path.open
+    opened = os.open
 
-    def forbid(self: Path, *arguments: str) -> object:
-        if self.name == name:
-            raise PermissionError(13, "Permission denied", str(self))
-        return opened(self, *arguments)
+    def forbid(path: Path, *arguments: int) -> int:
+        if Path(path).name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments)
 
-    monkeypatch.setattr(Path, "open", forbid)
+    monkeypatch.setattr(os, "open", forbid)
     if is_slice:
         with pytest.raises(SeriesError, match=r"004\.dcm .*Permission denied"):
             read_volume(tmp_path)

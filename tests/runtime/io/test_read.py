@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from runtime.errors import InputError, MissingInput, VolumeError
 from runtime.io import Volume, read_volume
+from runtime.io.images import read_images
 from runtime.io.itk import quiet
 
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -570,3 +571,18 @@ def test_what_the_system_says_of_a_path_is_a_volume_error(
     monkeypatch.setattr(Path, "stat", refuse)
     with pytest.raises(VolumeError, match="cannot be read"):
         read_volume(tmp_path / "a.nii")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes that have names")
+@pytest.mark.parametrize("name", ["a.dcm", "a", "a.png"])
+def test_a_pipe_that_takes_a_files_place_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Between the question what it is and the opening of it; a pipe that nobody writes into never answers."""
+    os.mkfifo(tmp_path / name)
+    monkeypatch.setattr(Path, "is_file", lambda path: True)
+    read = read_images if name == "a.png" else read_volume
+    code = f"the pipe {name} was opened as if it were a file"
+    monkeypatch.setattr(Path, "open", lambda *args, **kwargs: pytest.fail(code))
+    with pytest.raises(InputError, match="no plain file"):
+        read(tmp_path if name == "a.png" else tmp_path / name)
