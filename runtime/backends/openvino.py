@@ -17,7 +17,7 @@ from openvino.frontend.onnx import ConversionExtension
 
 from runtime.backends.base import Buffer, Engine
 from runtime.backends.ort import OrtBackend
-from runtime.backends.refusals import check_graph, refusal
+from runtime.backends.refusals import check_graph, read_whole_graph, refusal
 from runtime.bundle import Bundle
 from runtime.cache import cache_folder, keep, kept
 from runtime.contract import GraphSpec, TensorSpec
@@ -159,7 +159,7 @@ class OpenVinoBackend:
             return self._ort.load(graph)
         if self._core is None:
             raise Closed(graph)
-        data = self._bundle.read_graph(graph)
+        data = read_whole_graph(self._bundle, graph)
         try:
             compiled = self._compiled(graph, data)
         except RuntimeError as error:

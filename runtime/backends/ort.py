@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 
 from runtime.backends.base import Buffer
-from runtime.backends.refusals import check_graph, refusal
+from runtime.backends.refusals import check_graph, read_whole_graph, refusal
 from runtime.bundle import Bundle
 from runtime.contract import GraphSpec, TensorSpec
 from runtime.errors import BackendUnavailable, Closed
@@ -98,7 +98,7 @@ class OrtBackend:
         """
         if self._is_closed:
             raise Closed(graph)
-        data = self._bundle.read_graph(graph)
+        data = read_whole_graph(self._bundle, graph)
         try:
             session = onnxruntime.InferenceSession(
                 data, self._options, providers=[PROVIDER], enable_fallback=False

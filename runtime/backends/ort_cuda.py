@@ -12,7 +12,7 @@ from typing import Any
 import onnxruntime
 
 from runtime.backends.ort import WARNINGS_AND_WORSE, described
-from runtime.backends.refusals import check_graph
+from runtime.backends.refusals import check_graph, read_whole_graph
 from runtime.backends.typed_graph import PRECISIONS, typed_graph
 from runtime.bundle import Bundle
 from runtime.cache import cache_folder
@@ -125,7 +125,7 @@ class OrtCudaBackend:
         options.add_session_config_entry(f"session.{guard}", "1")
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
-        data = self._bundle.read_graph(graph)
+        data = read_whole_graph(self._bundle, graph)
         if self._kind == "tensorrt":
             data = typed_graph(data, graph, PRECISIONS["fp32"])
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from runtime.bundle import Bundle
 from runtime.contract import GraphSpec, graph_specs
 from runtime.errors import BundleError, OutOfMemory, Sam2Error
+from runtime.external_data import has_external_data
 from runtime.shortage import is_out_of_memory
 
 
@@ -24,6 +25,25 @@ def refusal(bundle: Bundle, engine: str, graph: str, error: Exception, verb: str
             f"smaller image size ({said})"
         )
     return BundleError(f"{bundle.path}: {engine} {verb} {graph}: {said}; export the bundle again")
+
+
+def read_whole_graph(bundle: Bundle, graph: str) -> bytes:
+    """The checked bytes of a graph, which has to hold all its weights: those in other files nobody would have checked.
+
+    Raises BundleError, and what `Bundle.read_graph` does.
+    """
+    data = bundle.read_graph(graph)
+    try:
+        is_split = has_external_data(data)
+    except ValueError as error:
+        raise BundleError(
+            f"{bundle.path}: the runtime refuses {graph}: it is no ONNX graph, {error}; export the bundle again"
+        ) from error
+    if is_split:
+        raise BundleError(
+            f"{bundle.path}: {graph} keeps weights in other files, which nobody has checked; export the bundle again"
+        )
+    return data
 
 
 def check_graph(bundle: Bundle, graph: str, found: GraphSpec) -> None:

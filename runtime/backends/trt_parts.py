@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from kernels.memory_read import KEY_CHANNELS, VALUE_CHANNELS
 from runtime.backends.cut_graph import CutGraph, cut_graph
+from runtime.backends.refusals import read_whole_graph
 from runtime.backends.trt_build import Profile, profiles
 from runtime.backends.typed_graph import Precision, typed_graph
 from runtime.bundle import Bundle
@@ -36,7 +37,7 @@ def parts(bundle: Bundle, graph: str, precision: Precision) -> tuple[list[Part],
     Raises BackendUnavailable without onnx or for a model that the kernel does not read, BundleError for a graph that no
     engine can be built of.
     """
-    uses_tf32, data = precision.lowers(graph), bundle.read_graph(graph)
+    uses_tf32, data = precision.lowers(graph), read_whole_graph(bundle, graph)
     if not precision.cuts(graph):
         typed = typed_graph(data, graph, precision)
         return [Part(graph, typed, profiles(bundle.model, graph), uses_tf32)], None
