@@ -34,7 +34,7 @@ KIND_SHARES = (0.5, 0.2, 0.12, 0.18)
 WARM_UP = 40  # steps
 SAVE_EVERY_S, COPY_EVERY_S = 300.0, 900.0
 FIGURES = ("loss", "first", "last", "flow", "present", "absent")
-EMA_DECAY = 0.999
+EMA_DECAY, EMA_RAMP = 0.999, 5  # the average reaches over the last fifth of the steps, at most 1000
 WEIGHT_DECAY = 0.03
 STATE, WEIGHTS, COPIES = "state.pt", "nano.pt", "copies"
 
@@ -60,11 +60,11 @@ class Stage:
     lr: tuple[float, float]
 
 
-SHAPES = ((3, 6), (6, 3), (8, 2), (12, 1))
+SHAPES = ((3, 5), (5, 3), (8, 1), (12, 1))
 # A run that nobody knows the end of stays in the first stage: give it more minutes than it will get.
 STAGES = (
-    Stage(0.8, SHAPES, 256, 3, (0.1, 0.1), (3e-4, 3e-4)),
-    Stage(0.2, SHAPES, 256, 3, (0.1, 0.0), (3e-4, 1e-5)),
+    Stage(0.8, SHAPES, 256, 3, (0.1, 0.1), (2e-4, 2e-4)),
+    Stage(0.2, SHAPES, 256, 3, (0.1, 0.0), (2e-4, 1e-5)),
 )
 
 
@@ -105,7 +105,7 @@ class Trainer:
         if torch.isfinite(norm):
             self.optimiser.step()
         self.step += 1
-        decay = min(EMA_DECAY, self.step / (self.step + 20))
+        decay = min(EMA_DECAY, self.step / (self.step + EMA_RAMP))
         with torch.no_grad():
             for name, value in self.model.state_dict().items():
                 self.average[name].lerp_(value, 1 - decay)

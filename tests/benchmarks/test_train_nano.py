@@ -220,6 +220,19 @@ def test_a_gradient_that_is_not_finite_changes_nothing(start: Path) -> None:
         assert torch.equal(value, before[name])
 
 
+@pytest.mark.parametrize(("step", "kept"), [(0, 1 / 6), (19, 0.8), (10**6, 0.999)])
+def test_the_average_reaches_over_a_fifth_of_the_steps(start: Path, step: int, kept: float) -> None:
+    trainer = Trainer.begin(start)
+    trainer.step = step
+    name = "sam_mask_decoder.iou_token.weight"
+    weight = trainer.model.state_dict()[name]
+    before = weight.clone()
+    trainer.update(trainer.model.sam_mask_decoder.iou_token.weight.sum(), 0.1)
+    moved = weight - before
+    assert moved.abs().min() > 0.01
+    assert torch.allclose(trainer.average[name], before + (1 - kept) * moved, atol=1e-5)
+
+
 @pytest.mark.parametrize(("scale", "workers"), [(1, 0), (3, 2)])
 def test_a_larger_machine_takes_more_sequences_a_step(scale: int, workers: int, pool: Pool) -> None:
     stage = Stage(1.0, ((2, 2),), 64, 1, (0.5, 0.5), (RATE, RATE))
