@@ -35,8 +35,8 @@ LOGIT_TOLERANCE = (
 DEFAULT_SLICES = 24
 
 
-TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "mixed": 1e-2, "bf16": 3e-2, "int8": 8e-2}
-"""Of one pass through one graph, by what the graph is computed in."""
+TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "mixed": 1e-2, "bf16": 6e-2, "int8": 8e-2}
+"""Of one pass through one graph, by what it is computed in; bfloat16 rounds by 2**-9, through some ten layers."""
 # Of a free propagation, in fp32 and in anything less.
 LOWEST_DICE, LOWEST_DICE_REDUCED = 0.999, 0.99
 

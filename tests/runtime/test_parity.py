@@ -32,13 +32,13 @@ from tests.fakes import FAKE_NUMBERS, TELLING, fake_model
 
 BARS = {
     "fp32": Bar(dict.fromkeys(GRAPHS, 1e-4), LOWEST_DICE, decides_alike=True),
-    "bf16": Bar(dict.fromkeys(GRAPHS, 3e-2), LOWEST_DICE_REDUCED, decides_alike=False),
+    "bf16": Bar(dict.fromkeys(GRAPHS, 6e-2), LOWEST_DICE_REDUCED, decides_alike=False),
 }
 
 
 def test_an_error_is_relative_to_the_largest_magnitude() -> None:
     truth, found = np.array([[1.0, -100.0]]), np.array([[1.05, -100.0]])
-    result = compare_tensors(found, truth, tolerance=1e-3)
+    result = compare_tensors(found, truth, tolerance=2e-3)
     assert result["relative_error"] == pytest.approx(5e-4)
     assert result["passed"] and not compare_tensors(found, truth, tolerance=1e-4)["passed"]
 
