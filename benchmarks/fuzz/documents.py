@@ -47,14 +47,9 @@ def _write_prompts(folder: Path) -> None:
 def _judge_prompts(calls: Calls, folder: Path, truth: Any) -> str | None:
     for object_id, prompts in calls:
         for prompt in prompts:
-            numbers = (
-                [*np.ravel([*getattr(prompt, "y", ()), *getattr(prompt, "x", ())])]
-                if isinstance(prompt, Box)
-                else [getattr(prompt, "y", 0), getattr(prompt, "x", 0)]
-            )
-            if not (
-                np.isfinite(numbers).all() and type(prompt.slice) is int and type(object_id) is int
-            ):
+            numbers = np.ravel([getattr(prompt, "y", 0), getattr(prompt, "x", 0)])
+            are_whole = type(prompt.slice) is int and type(object_id) is int
+            if not (np.isfinite(numbers).all() and are_whole):
                 return f"accepted {prompt}"
     return None
 
@@ -88,20 +83,10 @@ def _used(folder: Path) -> np.ndarray:
         model.close()
 
 
-def _link_bundle(folder: Path) -> np.ndarray:
-    """The embedded bundle, its graphs linked rather than copied."""
-    for file in EMBEDDED.iterdir():
-        if file.name == MANIFEST:
-            shutil.copyfile(file, folder / file.name)
-        else:
-            os.link(file, folder / file.name) if _same_disk(file, folder) else shutil.copyfile(
-                file, folder / file.name
-            )
+def _copy_bundle(folder: Path) -> np.ndarray:
+    """A copy of the embedded bundle; returns what it computes."""
+    shutil.copytree(EMBEDDED, folder, dirs_exist_ok=True)
     return _used(folder)
-
-
-def _same_disk(a: Path, b: Path) -> bool:
-    return a.stat().st_dev == b.stat().st_dev
 
 
 def _judge_logits(logits: np.ndarray, folder: Path, truth: np.ndarray) -> str | None:
@@ -162,8 +147,8 @@ DOCUMENTS = {
         lambda folder: read_prompts(folder / "prompts.json"),
         _judge_prompts,
     ),
-    "manifest": _json_target(MANIFEST, _link_bundle, _used, _judge_logits, share=2),
-    "graph": Target(_link_bundle, _spoil_graph, _used, _judge_logits, share=1),
+    "manifest": _json_target(MANIFEST, _copy_bundle, _used, _judge_logits, share=2),
+    "graph": Target(_copy_bundle, _spoil_graph, _used, _judge_logits, share=1),
     "certificate": Target(
         _prepare_certificate, _spoil_certificate, _chosen, _judge_choice, share=2
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 from itertools import count
 from random import Random
@@ -22,7 +23,7 @@ def missing(name: str) -> list[str]:
     return [package for package in TARGETS[name].packages if find_spec(package) is None]
 
 
-def cases(names: list[str], first_seed: int):
+def cases(names: list[str], first_seed: int) -> Iterator[tuple[str, int]]:
     """Targets and seeds without end: each round has every target as often as its share says, in a drawn order."""
     for number in count(first_seed):
         round_ = [(name, number * 10 + i) for name in names for i in range(TARGETS[name].share)]
