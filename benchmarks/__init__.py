@@ -1,0 +1,1 @@
+"""What is measured: speed, quality, damaged files; and the training of the embedded model."""

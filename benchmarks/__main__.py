@@ -3,47 +3,49 @@
 from __future__ import annotations
 
 if __name__ == "__main__":  # before what takes time to import, which an interrupt may fall into
-    from runtime.process import run_command
+    from runtime.process.run import run_command
 
     run_command("benchmarks.__main__")
 
 import sys
 
-from runtime.subcommands import Program, Subcommand
+from runtime.process.subcommands import Program, Subcommand
 
 PROGRAM = Program(
     name="python -m benchmarks",
     summary="Measure speed, its growth and its ceilings, and quality.",
     commands={
         "rivals": Subcommand(
-            "benchmarks.rivals",
+            "benchmarks.speed.rivals",
             "a bundle's back ends against PyTorch and the official package, in one run",
         ),
         "scaling": Subcommand(
-            "benchmarks.scaling",
+            "benchmarks.speed.scaling",
             "latency and memory against slices, objects, prompts, threads and image size",
         ),
         "kernels": Subcommand(
-            "benchmarks.kernels", "every CUDA kernel beside its reference and the card's copy speed"
+            "benchmarks.speed.kernels",
+            "every CUDA kernel beside its reference and the card's copy speed",
         ),
         "ceilings": Subcommand(
-            "benchmarks.ceilings",
+            "benchmarks.speed.ceilings",
             "what this machine can do at the most: copies, products, launches",
         ),
         "roofline": Subcommand(
-            "benchmarks.roofline", "the least time a bundle's graphs can take on such a machine"
+            "benchmarks.speed.roofline",
+            "the least time a bundle's graphs can take on such a machine",
         ),
         "gpu-check": Subcommand(
-            "benchmarks.gpu_check", "everything above on a CUDA machine, within a given time"
+            "benchmarks.gpu.gpu_check", "everything above on a CUDA machine, within a given time"
         ),
         "quality": Subcommand(
-            "benchmarks.quality",
+            "benchmarks.quality.quality",
             "Dice and more on held-out phantoms or on labelled volumes in a folder",
         ),
         "limits": Subcommand(
-            "benchmarks.limits", "exit codes under limits of memory, which have to be 0 or 6"
+            "benchmarks.speed.limits", "exit codes under limits of memory, which have to be 0 or 6"
         ),
-        "phantoms": Subcommand("benchmarks.write_phantoms", "labelled phantoms as files"),
+        "phantoms": Subcommand("benchmarks.phantoms.write_phantoms", "labelled phantoms as files"),
         "fuzz": Subcommand(
             "benchmarks.fuzz.command", "damaged files: each read right, refused, or a fault"
         ),

@@ -9,8 +9,8 @@ import numpy as np
 import pycuda.driver as cuda
 
 from runtime import VolumePredictor, load
-from runtime.cuda.masks import device_mask
-from runtime.phantom import make_phantom
+from runtime.measure.phantom import make_phantom
+from runtime.predictors.device_mask import device_mask
 
 backend = sys.argv[1] if len(sys.argv) > 1 else "trt-bf16"
 phantom = make_phantom((40, 256, 256), seed=3)

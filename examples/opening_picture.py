@@ -10,8 +10,8 @@ import numpy as np
 from skimage.data import retina
 
 from runtime import Box, ImagePredictor, Result, VolumePredictor, load
-from runtime.phantom import make_phantom
-from runtime.preview import draw_gallery, write_preview
+from runtime.measure.phantom import make_phantom
+from runtime.preview.preview import draw_gallery, write_preview
 
 SLICES = (8, 12, 16, 20, 24, 28, 32)
 PROMPTED = 20

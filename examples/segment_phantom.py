@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from runtime import Volume, VolumePredictor, load, write_mask
-from runtime.phantom import make_phantom
-from runtime.preview import draw_preview, write_preview
+from runtime.measure.phantom import make_phantom
+from runtime.preview.preview import draw_preview, write_preview
 
 out = Path("out")
 out.mkdir(exist_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 if __name__ == "__main__":  # before what takes time to import, which an interrupt may fall into
-    from runtime.process import run_command
+    from runtime.process.run import run_command
 
     run_command("export.__main__")
 
@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from export.quantise import MAX_DICE_DROP
 from export.variants import VARIANTS
-from runtime.bundle import CAUTIONS
-from runtime.manifest import MAX_SEED, PRECISIONS, UNKNOWN
-from runtime.streams import print_result
-from runtime.strict_json import Fault, Text
+from runtime.bundle.bundle import CAUTIONS
+from runtime.bundle.manifest import MAX_SEED, PRECISIONS, UNKNOWN
+from runtime.files.strict_json import Fault, Text
+from runtime.process.streams import print_result
 
 if TYPE_CHECKING:  # what needs torch is imported when it is needed, not to say what there is
     from export.model.sam2 import Sam2
@@ -172,7 +172,7 @@ def _summary(name: str) -> dict[str, object]:
 
 
 def _checkpoint(args: argparse.Namespace) -> tuple[Sam2, dict[str, Any]]:
-    from export.checkpoint import load_model, read_checkpoint
+    from export.checkpoints.checkpoint import load_model, read_checkpoint
 
     checkpoint = read_checkpoint(args.checkpoint, args.model, args.entry)
     if checkpoint.others:

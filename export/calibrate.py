@@ -8,7 +8,7 @@ into the bundle's manifest, and from then on every confidence (and every policy 
 from __future__ import annotations
 
 if __name__ == "__main__":  # before what takes time to import, which an interrupt may fall into
-    from runtime.process import run_command
+    from runtime.process.run import run_command
 
     run_command("export.calibrate")
 
@@ -26,12 +26,12 @@ from tqdm import tqdm
 
 from export.labelled import Case, draw_prompt, folder_cases
 from runtime import Model, VolumePredictor, load
-from runtime.atomic import write_whole
-from runtime.bundle import open_bundle
-from runtime.confidence import EDGE, MEASURES, Calibration
+from runtime.bundle.bundle import open_bundle
+from runtime.bundle.confidence import EDGE, MEASURES, Calibration
+from runtime.bundle.manifest import MANIFEST, read_manifest
 from runtime.errors import InputError
-from runtime.manifest import MANIFEST, read_manifest
-from runtime.streams import print_result
+from runtime.files.atomic import write_whole
+from runtime.process.streams import print_result
 
 MIN_MASKS = 20  # fewer say nothing
 TEMPERATURES = (0.05, 20.0)

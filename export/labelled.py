@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from runtime import Box, Mask, Point, Volume, read_volume
 from runtime.errors import MissingInput, VolumeError
-from runtime.io.npz import read_npz_labels
-from runtime.prompts import Prompt
+from runtime.io.volumes.npz import read_npz_labels
+from runtime.prompts.prompts import Prompt
 
 PROMPTS = ("box", "click", "mask")
 MIN_AREA = 40  # voxels on the prompted slice

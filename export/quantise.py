@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from runtime.bundle import Bundle
+from runtime.bundle.bundle import Bundle
+from runtime.devices.machine import instruction_sets, machine_name
 from runtime.errors import Mismatch
-from runtime.machine import instruction_sets, machine_name
+from runtime.measure.phantom import NUM_OBJECTS, Phantom, make_phantom
 from runtime.model import load
-from runtime.phantom import NUM_OBJECTS, Phantom, make_phantom
 from runtime.predictors import VolumePredictor
 
 if TYPE_CHECKING:

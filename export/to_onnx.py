@@ -1,7 +1,7 @@
 """One graph of a model to one checked ONNX model.
 
 Attention is one node, ONNX Runtime's `MultiHeadAttention`, whose CPU kernel is blocked and never writes the scores
-out. Back ends without such a node spell it for themselves (runtime/backends/typed_attention.py).
+out. Back ends without such a node spell it for themselves (runtime/backends/lowering/typed_attention.py).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from torch import Tensor
 
 from export.graphs import MODULES
 from export.model.sam2 import Sam2
-from runtime.contract import GraphSpec, TensorSpec, graph_specs
+from runtime.bundle.contract import GraphSpec, TensorSpec, graph_specs
+from runtime.bundle.memory_reads import PROPERTY, MemoryRead, reads_to_json
 from runtime.errors import Sam2Error
-from runtime.memory_reads import PROPERTY, MemoryRead, reads_to_json
 
 OPSET = 20  # the newest that needs no version conversion in the tracer and that every engine of ours reads
 EXAMPLE_AXES = {"n": 2, "b": 2, "k": 3, "p": 5, "q": 4}  # distinct from 1, or the tracer fixes them

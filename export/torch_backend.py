@@ -11,8 +11,9 @@ from torch import Tensor
 
 from export.model.sam2 import Sam2
 from runtime.backends import Buffer
+from runtime.devices.memory import HOST_MEMORY, DeviceMemory
 from runtime.model import Model
-from runtime.place import HOST, Place
+from runtime.steps.steps import HOST_STEPS, Steps
 
 Precision = torch.dtype | None
 
@@ -51,7 +52,8 @@ class TorchBackend:
         device: where PyTorch runs it. Arrays are the host's on any device.
     """
 
-    place: Place = HOST
+    device_memory: DeviceMemory = HOST_MEMORY
+    steps: Steps = HOST_STEPS
 
     def __init__(self, model: Sam2, autocast: Precision = None, device: str = "cpu") -> None:
         self._device = torch.device(device)

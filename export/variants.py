@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from runtime.contract import SIZE_STEP, ModelNumbers
+from runtime.bundle.contract import SIZE_STEP, ModelNumbers
 from runtime.errors import InputError
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 if __name__ == "__main__":  # before what takes time to import, which an interrupt may fall into
-    from runtime.process import run_command
+    from runtime.process.run import run_command
 
     run_command("export.verify")
 
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from export.variants import VARIANTS
 from runtime import load
 from runtime.backends import BACKENDS, DEFAULT
-from runtime.bundle import Bundle, open_bundle
-from runtime.certificate import Certificate, write
-from runtime.certify import add_slices_option, check_slices, compare
+from runtime.backends.certificate import Certificate, write
+from runtime.bundle.bundle import Bundle, open_bundle
+from runtime.commands.certify import add_slices_option, check_slices, compare
 from runtime.errors import CheckpointError, Mismatch
-from runtime.parity import DEFAULT_SLICES
-from runtime.streams import print_result
+from runtime.measure.parity import DEFAULT_SLICES
+from runtime.process.streams import print_result
 
 if TYPE_CHECKING:
     from export.model.sam2 import Sam2
@@ -53,7 +53,7 @@ def verify(
 
 def reference_for(bundle: Bundle, checkpoint: str | None) -> Sam2:
     """The torch model a bundle claims to be; CheckpointError if the checkpoint is another one."""
-    from export.checkpoint import load_model, read_checkpoint
+    from export.checkpoints.checkpoint import load_model, read_checkpoint
     from export.model.sam2 import Sam2
     from export.random_weights import fingerprint, random_state
 

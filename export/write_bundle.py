@@ -16,11 +16,11 @@ import onnx
 from export.model.sam2 import Sam2
 from export.quantise import MAX_DICE_DROP, check_dice, quantised
 from export.to_onnx import OPSET, to_onnx
-from runtime.atomic_folder import write_whole_folder
-from runtime.bundle import open_bundle
-from runtime.contract import FORMAT_VERSION, GRAPHS
+from runtime.bundle.bundle import open_bundle
+from runtime.bundle.contract import FORMAT_VERSION, GRAPHS
+from runtime.bundle.manifest import LARGEST_INT8, MANIFEST, graph_file
 from runtime.errors import InputError
-from runtime.manifest import LARGEST_INT8, MANIFEST, graph_file
+from runtime.files.atomic_folder import write_whole_folder
 
 Progress = Callable[[Sequence[str]], Iterable[str]]
 
@@ -41,9 +41,9 @@ def write_bundle(
     Args:
         model: weights loaded.
         path: the folder to make; its parent must exist.
-        weights: `kind` (see `runtime.bundle.CAUTIONS`), `source` and what else identifies them.
-        licence: of the weights, as whoever exports them says, or `runtime.manifest.UNKNOWN`.
-        encoder: one of `runtime.manifest.PRECISIONS`: precision of the image encoder's weights.
+        weights: `kind` (see `runtime.bundle.bundle.CAUTIONS`), `source` and what else identifies them.
+        licence: of the weights, as whoever exports them says, or `runtime.bundle.manifest.UNKNOWN`.
+        encoder: one of `runtime.bundle.manifest.PRECISIONS`: precision of the image encoder's weights.
         max_dice_drop: what an encoder in int8 may lose on phantoms.
         overwrite: replace a bundle that is already there; anything else is never replaced.
         progress: wraps the names of the graphs as they are worked through, like `tqdm`.

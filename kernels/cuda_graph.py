@@ -5,10 +5,17 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from kernels.device import Device
+
+class Driver(Protocol):
+    """What calls a device's driver: a `kernels.device.Device`."""
+
+    def driver(self, call: str, *arguments: Any) -> Any:
+        """Call it. Raises RuntimeError with its status."""
+
+    def enumeration(self, kind: str, member: str) -> Any:
+        """Give one of its named numbers."""
 
 
 class CudaGraph:
@@ -18,7 +25,7 @@ class CudaGraph:
         num_nodes: kernels and copies in it.
     """
 
-    def __init__(self, device: Device, executable: Any, num_nodes: int) -> None:
+    def __init__(self, device: Driver, executable: Any, num_nodes: int) -> None:
         self._device, self._executable, self.num_nodes = device, executable, num_nodes
 
     def launch(self, *, stream: Any) -> None:
@@ -30,22 +37,24 @@ class CudaGraph:
             self._device.driver("cuGraphExecDestroy", self._executable)
 
 
-def captured(device: Device, enqueue: Callable[[], object], stream: Any) -> CudaGraph:
+def captured(device: Driver, enqueue: Callable[[], object], stream: Any) -> CudaGraph:
     """What `enqueue` puts on a stream as a graph.
 
     It must not allocate or free, wait, or touch another stream that has not been forked from this one.
     """
     handle = int(stream.handle)
     mode = device.enumeration("CUstreamCaptureMode", "CU_STREAM_CAPTURE_MODE_THREAD_LOCAL")
-    device.driver("cuStreamBeginCapture", handle, mode)
-    try:
-        with _nothing_collected():
+    with nothing_collected():
+        device.driver("cuStreamBeginCapture", handle, mode)
+        try:
             enqueue()
-    except BaseException:
-        with contextlib.suppress(RuntimeError):  # of the capture, which says less than the cause
-            device.driver("cuGraphDestroy", device.driver("cuStreamEndCapture", handle))
-        raise
-    graph = device.driver("cuStreamEndCapture", handle)
+        except BaseException:
+            with contextlib.suppress(
+                RuntimeError
+            ):  # of the capture, which says less than the cause
+                device.driver("cuGraphDestroy", device.driver("cuStreamEndCapture", handle))
+            raise
+        graph = device.driver("cuStreamEndCapture", handle)
     try:
         executable = device.driver("cuGraphInstantiate", graph, 0)
         _, count = device.driver("cuGraphGetNodes", graph)
@@ -55,8 +64,8 @@ def captured(device: Device, enqueue: Callable[[], object], stream: Any) -> Cuda
 
 
 @contextlib.contextmanager
-def _nothing_collected() -> Iterator[None]:
-    """Garbage may hold tensors: freeing one on a stream, or memory of the host, would break the capture."""
+def nothing_collected() -> Iterator[None]:
+    """Keep garbage meanwhile: it may hold tensors, and freeing one would break a capture, or become a part of it."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -9,8 +9,12 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kernels.dlpack import CUDA, Foreign, capsule_of, foreign_of
+
+# A tensor wherever it lies: a numpy array on the host, or a `DeviceArray`, which has shape, dtype and items like one.
+Buffer = NDArray[np.generic]
 
 
 class DeviceArray:

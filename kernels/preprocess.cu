@@ -1,4 +1,4 @@
-// Raw slices to the encoder's input, bit for bit what kernels/preprocess.py and runtime/window.py compute on the host:
+// Raw slices to the encoder's input, bit for bit what kernels/preprocess.py and runtime/io/window.py compute on the host:
 // window to 8 bits, Pillow's bicubic resize in its fixed-point arithmetic (an axis at a time, each rounded to 8 bits),
 // normalisation.
 #include "common.cuh"

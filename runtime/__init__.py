@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from runtime.memory import MemoryRules
     from runtime.model import Model, load
     from runtime.predictors import FlowPredictor, ImagePredictor, VideoPredictor, VolumePredictor
-    from runtime.prompts import Box, Mask, Point
-    from runtime.result import Result, SliceMask
+    from runtime.predictors.result import Result, SliceMask
+    from runtime.prompts.prompts import Box, Mask, Point
     from runtime.version import __version__
 
 HOMES = {
-    "Box": "runtime.prompts",
+    "Box": "runtime.prompts.prompts",
     "FlowPredictor": "runtime.predictors",
     "ImagePredictor": "runtime.predictors",
-    "Mask": "runtime.prompts",
+    "Mask": "runtime.prompts.prompts",
     "MemoryRules": "runtime.memory",
     "Model": "runtime.model",
-    "Point": "runtime.prompts",
-    "Result": "runtime.result",
+    "Point": "runtime.prompts.prompts",
+    "Result": "runtime.predictors.result",
     "Sam2Error": "runtime.errors",
-    "SliceMask": "runtime.result",
+    "SliceMask": "runtime.predictors.result",
     "VideoPredictor": "runtime.predictors",
     "Volume": "runtime.io",
     "VolumePredictor": "runtime.predictors",

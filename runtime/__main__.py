@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 if __name__ == "__main__":  # before what takes time to import, which an interrupt may fall into
-    from runtime.process import run_command
+    from runtime.process.run import run_command
 
     run_command("runtime.__main__")
 
 import sys
 
-from runtime.subcommands import Program, Subcommand
+from runtime.process.subcommands import Program, Subcommand
 from runtime.version import __version__
 
 PROGRAM = Program(
     name="medsam2",
     summary="Segment medical volumes, image sets and videos with SAM 2-family networks, without torch.",
     commands={
-        "segment": Subcommand("runtime.segment", "a study, images or a video: prompts to masks"),
-        "bench": Subcommand("runtime.bench", "latency by stage, throughput and memory, here"),
-        "certify": Subcommand("runtime.certify", "compare back ends here, so that auto may choose"),
-        "build": Subcommand("runtime.build", "TensorRT engines, built ahead and certified"),
+        "segment": Subcommand(
+            "runtime.commands.segment", "a study, images or a video: prompts to masks"
+        ),
+        "bench": Subcommand(
+            "runtime.commands.bench", "latency by stage, throughput and memory, here"
+        ),
+        "certify": Subcommand(
+            "runtime.commands.certify", "compare back ends here, so that auto may choose"
+        ),
+        "build": Subcommand(
+            "runtime.commands.build", "TensorRT engines, built ahead and certified"
+        ),
         "export": Subcommand("export.__main__", "a checkpoint to a bundle of ONNX graphs"),
         "verify": Subcommand("export.verify", "a bundle against its checkpoint in PyTorch"),
         "calibrate": Subcommand("export.calibrate", "a bundle's confidence, from labelled volumes"),
@@ -30,8 +38,7 @@ PROGRAM = Program(
   medsam2 export --checkpoint hf:wanglab/MedSAM2/MedSAM2_latest.pt -o medsam2
   medsam2 segment --help
 
-Each is a module too: python -m runtime.segment, runtime.bench, runtime.certify, runtime.build, export, export.verify,
-export.calibrate.""",
+Each is a module too, such as python -m runtime.segment, python -m export and python -m export.verify.""",
 )
 
 

@@ -18,7 +18,7 @@
     ├── ExportError              1   a traced graph that does not fit the contract (`export.to_onnx`)
     └── OutOfMemory              6   the work does not fit
 
-Usage errors are argparse's own (2), and an interrupt is 130, by SIGTERM 143, by SIGHUP 129 (`runtime.process`). A
+Usage errors are argparse's own (2), and an interrupt is 130, by SIGTERM 143, by SIGHUP 129 (`runtime.process.run`). A
 result that stdout does not take is a failure (1). Messages say what was found, what was wanted and how to mend it.
 """
 

@@ -13,17 +13,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.arena import Arena
 from runtime.backends import Backend, Buffer, Engine, open_backend
+from runtime.backends.certificate import Choice, choose
 from runtime.backends.observed import ObservedBackend, Observer
-from runtime.bundle import Bundle, open_bundle
-from runtime.certificate import Choice, choose
-from runtime.confidence import MEASURES, Calibration, Confidence
-from runtime.contract import GraphSpec, ModelNumbers, graph_specs
+from runtime.bundle.bundle import Bundle, open_bundle
+from runtime.bundle.confidence import MEASURES, Calibration, Confidence
+from runtime.bundle.contract import GraphSpec, ModelNumbers, graph_specs
+from runtime.bundle.tensors import Decoded, Features
+from runtime.devices.memory import DeviceMemory
 from runtime.errors import NotFinite
-from runtime.features import Cache, ReadSlice
-from runtime.place import Place
-from runtime.tensors import Decoded, Features
+from runtime.memory.arena import Arena
+from runtime.steps.features import Cache, ReadSlice
+from runtime.steps.steps import Steps
 
 log = logging.getLogger("runtime")
 
@@ -54,17 +55,22 @@ class Model:
         self._engines: dict[str, Engine] = {}
 
     @property
-    def place(self) -> Place:
+    def device_memory(self) -> DeviceMemory:
         """Where tensors between graphs live."""
-        return self.backend.place
+        return self.backend.device_memory
+
+    @property
+    def steps(self) -> Steps:
+        """How steps are carried out."""
+        return self.backend.steps
 
     def arena(self) -> Arena:
         """Memory slots for one predictor."""
-        return Arena(self.numbers, self.place)
+        return Arena(self.numbers, self.device_memory)
 
     def features(self, read_slice: ReadSlice, max_bytes: int | None = None) -> Cache:
-        """A cache of encodings of numbered slices, see `runtime.features.FeatureCache`."""
-        return self.place.features(self, read_slice, max_bytes)
+        """A cache of encodings of numbered slices, see `runtime.steps.features.FeatureCache`."""
+        return self.steps.features(self, read_slice, max_bytes)
 
     def run(self, graph: str, inputs: dict[str, Buffer]) -> dict[str, Buffer]:
         """Run one graph; inputs may lie on the host.
@@ -73,7 +79,7 @@ class Model:
         device only when it is fetched.
         """
         outputs = self.compute(graph, inputs)
-        if output := self.place.not_finite(outputs):
+        if output := self.device_memory.not_finite(outputs):
             raise NotFinite(graph, output, self.backend.description)
         return outputs
 
@@ -81,11 +87,11 @@ class Model:
         """The same, whatever comes out: for those who judge it."""
         spec = self._specs[graph]
         axes = spec.check_inputs(graph, inputs)
-        place = self.place
+        memory = self.device_memory
         outputs = {
-            name: place.empty(out.bind(axes), out.dtype) for name, out in spec.outputs.items()
+            name: memory.empty(out.bind(axes), out.dtype) for name, out in spec.outputs.items()
         }
-        self.engine(graph).run({name: place.put(x) for name, x in inputs.items()}, outputs)
+        self.engine(graph).run({name: memory.put(x) for name, x in inputs.items()}, outputs)
         return outputs
 
     def engine(self, graph: str) -> Engine:
@@ -140,7 +146,7 @@ def load(
     Args:
         bundle: a bundle folder; None takes the embedded demonstration model.
         backend: a name of `runtime.backends.BACKENDS`; "auto" takes the fastest one that is certified for this
-            bundle on this machine (`runtime.certificate`), and the log says why.
+            bundle on this machine (`runtime.backends.certificate`), and the log says why.
         threads: threads within an operator; None takes every core.
         hint: "latency" for one study at a time, "throughput" where several processes share the machine.
         stream: handle of the caller's own CUDA stream for a back end there, such as pycuda's `stream.handle`; not a

@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.fill_holes import fill_holes
-from runtime.arena import Arena
 from runtime.backends import Buffer
-from runtime.batch import Batch, pack
-from runtime.confidence import Confidence
-from runtime.contract import MASK_PROMPT_LOGIT, PREVIOUS_LOGIT_LIMIT
-from runtime.features import Cache
+from runtime.bundle.confidence import Confidence
+from runtime.bundle.contract import MASK_PROMPT_LOGIT, PREVIOUS_LOGIT_LIMIT
+from runtime.bundle.tensors import Decoded, Features, Fetched, LowResMask
 from runtime.memory import MemoryBank, MemoryRead
+from runtime.memory.arena import Arena
+from runtime.memory.batch import Batch, pack
 from runtime.model import Model
-from runtime.prompts import NO_POINTS, MaskPrompt, PointPrompt
-from runtime.tensors import Decoded, Features, Fetched, LowResMask
+from runtime.prompts.prompts import NO_POINTS, MaskPrompt, PointPrompt
+from runtime.steps.features import Cache
 
 IOU = Confidence()
 """What confidence is unless somebody says otherwise: the predicted iou as the network gives it."""
@@ -97,10 +97,10 @@ def track_step(
     reads = [row.read(features) for row in rows]
     rooms = [row.bank.make_room() for row in rows]
     try:
-        batch = model.place.send(pack(reads, places, rooms, model.place.lengths(reads)))
+        batch = model.steps.send(pack(reads, places, rooms, model.steps.lengths(reads)))
         held = [*arena.tensors, *features.tensors]
-        decoded = model.place.replayed(batch, held, lambda: _step(model, arena, features, batch))
-        fetched = model.place.fetch(decoded)
+        decoded = model.steps.replayed(batch, held, lambda: _step(model, arena, features, batch))
+        fetched = model.steps.fetch(decoded)
         results = [_segmented(f, confidence, read) for f, read in zip(fetched, reads, strict=True)]
     except BaseException:
         for row, room in zip(rows, rooms, strict=True):
@@ -152,7 +152,7 @@ def segment_points(
     is_first = conditioned is None
     slice_features = features.vision_features if conditioned is None else conditioned
     inputs = decoder_inputs(features, slice_features, prompt, mask, add_no_mem_embed=is_first)
-    (found,) = model.place.fetch(model.decode(**inputs))
+    (found,) = model.steps.fetch(model.decode(**inputs))
     return _segmented(found, confidence)
 
 
@@ -165,7 +165,7 @@ def segment_mask(model: Model, features: Features, prompt: MaskPrompt) -> Segmen
     pointer = (
         model.constants["no_obj_ptr"]
         if prompt.is_empty
-        else model.place.get(model.decode(**inputs).obj_ptr[0])
+        else model.device_memory.get(model.decode(**inputs).obj_ptr[0])
     )
     score = -MASK_PROMPT_LOGIT if prompt.is_empty else MASK_PROMPT_LOGIT
     return Segmented(fill_holes(prompt.low_res_logits), 1.0, score, pointer)

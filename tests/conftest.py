@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from runtime.backends.fake import FakeBackend
-from runtime.bundle import Bundle, open_bundle
-from runtime.cache import VARIABLE
-from runtime.contract import ModelNumbers
+from runtime.bundle.bundle import Bundle, open_bundle
+from runtime.bundle.contract import ModelNumbers
+from runtime.files.cache import VARIABLE
 from runtime.model import Model
 from tests.fakes import FAKE_NUMBERS, fake_model
 

@@ -8,22 +8,23 @@ from typing import Any
 import numpy as np
 
 from kernels.device_array import DeviceArray
-from runtime.backends.base import Backend, Engine
-from runtime.contract import ModelNumbers
-from runtime.cuda.place import CudaPlace
+from runtime.backends.base import Backend
+from runtime.devices.cuda.memory import CudaMemory
+from runtime.devices.engine import Engine
 from runtime.model import Model
+from runtime.steps.cuda.steps import CudaSteps
 from tests.kernels.host_device import HostDevice
 
 
 class DeviceEngine:
-    """Somebody else's host engine, enqueued on the place's current stream."""
+    """Somebody else's host engine, enqueued on the current stream."""
 
-    def __init__(self, engine: Engine, place: CudaPlace) -> None:
-        self._engine, self._place = engine, place
+    def __init__(self, engine: Engine, memory: CudaMemory) -> None:
+        self._engine, self._memory = engine, memory
         self.shapes: set[tuple[Any, ...]] = set()
 
     def run(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
-        device = self._place.device
+        device = self._memory.device
         shapes = tuple((name, tensor.shape) for name, tensor in inputs.items())
         if device.capturing is not None:
             assert shapes in self.shapes, "a shape is run once before it is captured"
@@ -40,26 +41,28 @@ class DeviceEngine:
             for name, array in results.items():
                 made[name][...] = array
 
-        self._place.current.enqueue(work)
+        self._memory.current.enqueue(work)
 
 
 class DeviceBackend:
     """A host back end that plays one on a device."""
 
-    def __init__(self, backend: Backend, place: CudaPlace) -> None:
-        self._backend, self.place = backend, place
-        self.description = f"{backend.description}, on {place.device.name}"
+    def __init__(self, backend: Backend, memory: CudaMemory, steps: CudaSteps) -> None:
+        self._backend, self.device_memory, self.steps = backend, memory, steps
+        self.description = f"{backend.description}, on {memory.device.name}"
 
     def load(self, graph: str) -> DeviceEngine:
-        return DeviceEngine(self._backend.load(graph), self.place)
+        return DeviceEngine(self._backend.load(graph), self.device_memory)
 
     def close(self) -> None:
         self._backend.close()
 
 
-def place_on_host(numbers: ModelNumbers, device: HostDevice | None = None) -> CudaPlace:
-    """A place on a device made of host memory."""
-    return CudaPlace(device or HostDevice(), numbers)
+def cuda_of(model: Model) -> tuple[CudaMemory, CudaSteps]:
+    """A model's memory and steps, which are a device's."""
+    memory, steps = model.device_memory, model.steps
+    assert isinstance(memory, CudaMemory) and isinstance(steps, CudaSteps)
+    return memory, steps
 
 
 def on_device(
@@ -67,5 +70,8 @@ def on_device(
 ) -> tuple[Model, HostDevice]:
     """A model as if it were on a device, and that device."""
     device = device or HostDevice()
-    place = CudaPlace(device, model.numbers, replays=replays)
-    return Model(model.numbers, DeviceBackend(model.backend, place), model.constants), device
+    memory = CudaMemory(device)
+    steps = CudaSteps(memory, model.numbers, replays)
+    return Model(
+        model.numbers, DeviceBackend(model.backend, memory, steps), model.constants
+    ), device

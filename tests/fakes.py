@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from runtime.backends.fake import Answer, FakeBackend
-from runtime.contract import LOW_RES_STRIDE, ModelNumbers
+from runtime.bundle.contract import LOW_RES_STRIDE, ModelNumbers
 from runtime.model import Model
 
 FAKE_NUMBERS = ModelNumbers(

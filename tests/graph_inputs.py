@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from runtime.contract import LABEL_BOX_STOP, LABEL_PAD, ModelNumbers, graph_specs
+from runtime.bundle.contract import LABEL_BOX_STOP, LABEL_PAD, ModelNumbers, graph_specs
 
 Arrays = dict[str, np.ndarray]
 

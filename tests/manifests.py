@@ -6,8 +6,8 @@ import hashlib
 from dataclasses import asdict
 from typing import Any
 
-from runtime.contract import FORMAT_VERSION, GRAPHS
-from runtime.manifest import graph_file
+from runtime.bundle.contract import FORMAT_VERSION, GRAPHS
+from runtime.bundle.manifest import graph_file
 from tests.fakes import FAKE_NUMBERS
 
 BYTES = {graph_file(graph): f"the bytes of {graph}".encode() for graph in GRAPHS}

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.official import official_state
+from benchmarks.speed.official import official_state
 from runtime.model import Model
 from runtime.predictors import VolumePredictor
-from runtime.prompts import Box, Mask, Point, Prompt
+from runtime.prompts.prompts import Box, Mask, Point, Prompt
 
 Calls = Mapping[int, Sequence[Sequence[Prompt]]]
 Tracks = dict[tuple[int, int], np.ndarray]

@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 
 import runtime
 
-SCHEMA = Path(runtime.__file__).parent / "report.schema.json"
+SCHEMA = Path(runtime.__file__).parent / "jobs" / "report.schema.json"
 
 
 @cache

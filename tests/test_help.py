@@ -34,7 +34,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
 
 for name in {NOT_CORE}: sys.modules[name] = None
-from runtime.process import outcome
+from runtime.process.run import outcome
 
 told = {{}}
 for words in json.loads(sys.argv[1]):
@@ -50,14 +50,14 @@ COMMANDS = [
     *(f"benchmarks.__main__ {name}" for name in benchmarks.__main__.PROGRAM.commands),
     "runtime.__main__",
     "benchmarks.__main__",
-    "benchmarks.train_nano",
+    "benchmarks.training.train_nano",
 ]
 MISSING = [
     ("export.__main__ --random-weights 0 --model sam2.1_hiera_t -o new", "onnx", "export"),
     ("export.verify runtime/nano --checkpoint x.pt", "torch", "export"),
     ("runtime.__main__ calibrate runtime/nano --folder new", "scipy", "benchmarks"),
-    ("runtime.bench --backend ort", "onnxruntime", "cpu"),
-    ("runtime.certify", "onnxruntime", "cpu"),
+    ("runtime.commands.bench --backend ort", "onnxruntime", "cpu"),
+    ("runtime.commands.certify", "onnxruntime", "cpu"),
     ("benchmarks.__main__ rivals runtime/nano", "torch", "export"),
     ("benchmarks.__main__ scaling --sweeps size", "torch", "export"),
     ("benchmarks.__main__ scaling --picture p.png", "matplotlib", "benchmarks"),
@@ -67,7 +67,7 @@ MISSING = [
     ("benchmarks.__main__ gpu-check", "torch", "export"),
     ("benchmarks.__main__ quality --phantoms 1", "scipy", "benchmarks"),
     ("benchmarks.__main__ phantoms -o new", "scipy", "benchmarks"),
-    ("benchmarks.train_nano --start x.pt -o new", "torch", "export"),
+    ("benchmarks.training.train_nano --start x.pt -o new", "torch", "export"),
 ]
 
 

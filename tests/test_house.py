@@ -16,15 +16,24 @@ import pytest
 import runtime
 from runtime import Volume
 from runtime.__main__ import PROGRAM
-from runtime.io.itk import sitk
-from runtime.phantom import make_phantom
+from runtime.io.volumes.itk import sitk
+from runtime.measure.phantom import make_phantom
+from tests.imports import circles, import_graph
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = ("kernels", "runtime", "export", "benchmarks")  # low to high
 TORCH_FREE = ("kernels", "runtime")
+# Rooms of the runtime, and what stands in its root, low to high.
+ROOMS = (
+    *("errors", "version", "process", "files", "bundle", "io", "prompts", "devices", "memory"),
+    *("steps", "backends", "model", "track", "predictors", "preview", "measure", "jobs"),
+    *("commands", "segment", "bench", "build", "certify", "__main__"),
+)
+DOORS = ("segment", "bench", "build", "certify")
+DOOR_BUDGET = 40  # lines
 # Engines for TensorRT are made of rewritten graphs; who has no TensorRT needs no onnx.
 NEED_ONNX = [
-    ROOT / "runtime" / "backends" / f"{name}.py"
+    ROOT / "runtime" / "backends" / "lowering" / f"{name}.py"
     for name in ("bundle_graph", "cut_graph", "typed_graph")
 ]
 FILES = [path for floor in FLOORS for path in sorted((ROOT / floor).rglob("*.py"))]
@@ -50,9 +59,54 @@ def test_imports_only_go_down(path: Path) -> None:
         assert "onnx" not in roots or path in NEED_ONNX
 
 
+def room_of(module: str) -> str:
+    """The room of one of the runtime's modules; its package itself, which imports names when they are asked for, is a
+    door too.
+    """
+    return [*module.split("."), "__main__"][1]
+
+
+def test_rooms_import_lower_rooms_only() -> None:
+    graph = import_graph(ROOT, ("runtime",))
+    assert {room_of(module) for module in graph} == set(ROOMS)
+    climbing = [
+        f"{module} imports {target}"
+        for module, targets in graph.items()
+        for target in targets
+        if ROOMS.index(room_of(target)) > ROOMS.index(room_of(module))
+    ]
+    assert not climbing
+
+
+def test_nobody_is_imported_by_what_he_imports() -> None:
+    graph = import_graph(ROOT, FLOORS)
+    assert graph["runtime.track"] >= {"runtime.model", "runtime.memory.batch"}
+    assert circles(graph) == []
+
+
+def test_a_circle_would_be_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a", "d"}}) == [["b", "c"]]
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_a_door_is_thin(name: str) -> None:
+    path = ROOT / "runtime" / f"{name}.py"
+    assert len(path.read_text("utf-8").splitlines()) < DOOR_BUDGET
+
+
+def test_every_room_says_what_is_inside() -> None:
+    silent = [
+        str(path.parent.relative_to(ROOT))
+        for floor in FLOORS
+        for path in (ROOT / floor).rglob("__init__.py")
+        if not ast.get_docstring(ast.parse(path.read_text("utf-8")))
+    ]
+    assert not silent
+
+
 def test_every_runtime_module_imports_without_torch() -> None:
     names = [m.name for m in pkgutil.walk_packages(runtime.__path__, "runtime.")]
-    assert "runtime.segment" in names and "runtime.bench" in names
+    assert "runtime.commands.segment" in names and "runtime.commands.bench" in names
     absent = "torch", "onnx", "onnxscript", "pydicom", "nibabel", "scipy", "SimpleITK", "cuda"
     code = (
         "import sys, importlib\n"

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 import runtime
-from runtime.bundle import EMBEDDED
-from runtime.phantom import make_phantom
+from runtime.bundle.bundle import EMBEDDED
+from runtime.measure.phantom import make_phantom
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("kernels", "runtime", "export", "benchmarks", "docs", "examples")
@@ -69,7 +69,7 @@ def run(program: Path, *words: str, cwd: Path) -> str:
 
 def test_the_wheel_holds_everything_that_is_read_and_no_tests(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {"runtime/py.typed", "kernels/py.typed", "runtime/report.schema.json"}
+    wanted = {"runtime/py.typed", "kernels/py.typed", "runtime/jobs/report.schema.json"}
     wanted |= {f"runtime/nano/{file.name}" for file in EMBEDDED.iterdir()}
     wanted |= {f"kernels/{file.name}" for file in (ROOT / "kernels").glob("*.cu*")}
     for floor in ("kernels", "runtime", "export", "benchmarks"):

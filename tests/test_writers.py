@@ -1,4 +1,4 @@
-"""A rule of the house: whatever is written appears whole or not at all, so nobody but `runtime.atomic` opens files."""
+"""A rule of the house: whatever is written appears whole or not at all, so only `runtime.files` opens files."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ WRITING = {
 GIVEN = "part"
 """What `write_whole` gives to whoever writes: a call is right where the path is a parameter of that name."""
 ELSEWHERE = {
-    "runtime/atomic.py": "the one place",
-    "runtime/atomic_folder.py": "the same for folders",
+    "runtime/files/atomic.py": "the one place",
+    "runtime/files/atomic_folder.py": "the same for folders",
     "runtime/io/dicom/codestream.py": "a temporary folder, for a decoder that reads only files",
-    "runtime/streams.py": "/dev/null in place of a closed stream",
+    "runtime/process/streams.py": "/dev/null in place of a closed stream",
     "export/write_bundle.py": "into the new folder that write_whole_folder gives",
     "export/quantise.py": "a temporary folder, for a quantiser that writes only files",
-    "benchmarks/gpu_check.py": "a log that another process writes while it runs",
-    "benchmarks/quality_picture.py": "into memory",
-    "benchmarks/trainer.py": "a log that grows line by line",
+    "benchmarks/gpu/gpu_check.py": "a log that another process writes while it runs",
+    "benchmarks/quality/quality_picture.py": "into memory",
+    "benchmarks/training/trainer.py": "a log that grows line by line",
 }
 FOLDERS_ELSEWHERE = {"benchmarks/fuzz": "damaged files, in temporary folders"}
 
@@ -84,7 +84,7 @@ def test_only_one_place_opens_files_to_write() -> None:
             if not is_right:
                 found.setdefault(name, []).append(f"{name}:{call.lineno} {ast.unparse(call)}")
     wrong = [line for name, lines in found.items() if name not in ELSEWHERE for line in lines]
-    assert not wrong, "write with runtime.atomic"
+    assert not wrong, "write with runtime.files.atomic"
     assert ELSEWHERE.keys() == found.keys(), "exceptions that are none any more"
 
 

@@ -9,8 +9,8 @@ from contextlib import suppress
 
 from tqdm import tqdm
 
-from runtime.atomic import write_text
-from runtime.streams import print_result
+from runtime.files.atomic import write_text
+from runtime.process.streams import print_result
 
 
 def main(arguments: list[str]) -> None:

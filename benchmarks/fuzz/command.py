@@ -15,9 +15,9 @@ from tqdm import tqdm
 from benchmarks.fuzz.pool import OUTCOMES, Tally, run_cases, until
 from benchmarks.fuzz.targets import ADDRESS, TARGETS, cases, missing
 from benchmarks.fuzz.worker import damaged
+from runtime.devices.machine import machine_name
 from runtime.errors import InputError, Mismatch
-from runtime.machine import machine_name
-from runtime.streams import print_result
+from runtime.process.streams import print_result
 
 SHOWN = 3  # faults of a kind whose details are printed
 

@@ -17,12 +17,12 @@ from PIL import Image
 from benchmarks.fuzz.mutate import damage, damage_json
 from benchmarks.fuzz.target import Target
 from runtime import Box, VolumePredictor, load
-from runtime.bundle import EMBEDDED, Bundle, open_bundle
-from runtime.cache import VARIABLE
-from runtime.certificate import Choice, choose, keep, stamp
-from runtime.contract import GRAPHS
-from runtime.manifest import MANIFEST, graph_file
-from runtime.prompt_file import Calls, read_prompts
+from runtime.backends.certificate import Choice, choose, keep, stamp
+from runtime.bundle.bundle import EMBEDDED, Bundle, open_bundle
+from runtime.bundle.contract import GRAPHS
+from runtime.bundle.manifest import MANIFEST, graph_file
+from runtime.files.cache import VARIABLE
+from runtime.prompts.prompt_file import Calls, read_prompts
 
 PROMPTS = {
     "objects": [

@@ -12,8 +12,8 @@ from PIL import Image
 
 from benchmarks.fuzz.mutate import damage
 from benchmarks.fuzz.target import Target
-from runtime.io.images import Images, read_images
-from runtime.io.video import read_video
+from runtime.io.pictures.images import Images, read_images
+from runtime.io.pictures.video import read_video
 
 SIZE = (40, 50)
 

@@ -13,7 +13,7 @@ CHECKPOINT = Path(__file__).parents[1] / "nano" / "nano.pt"
 
 
 def _read(path: Path) -> Any:
-    from export.checkpoint import read_checkpoint
+    from export.checkpoints.checkpoint import read_checkpoint
 
     return read_checkpoint(path).state
 

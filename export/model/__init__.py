@@ -1,0 +1,1 @@
+"""The networks as upstream defines them, one file a part."""

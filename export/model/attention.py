@@ -39,7 +39,7 @@ def _(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
 
 
 def marked_read(residual: Tensor, query: Tensor, key: Tensor, result: Tensor) -> Tensor:
-    """`result`, which the tracer sees marked as a read of memory (see `runtime.memory_reads`)."""
+    """`result`, which the tracer sees marked as a read of memory (see `runtime.bundle.memory_reads`)."""
     is_traced = torch.compiler.is_exporting()
     return opaque_read(residual, query, key, result) if is_traced else result
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from export.model.attention import LayerNorm2d
 from export.variants import Variant
-from runtime.contract import STRIDE
+from runtime.bundle.contract import STRIDE
 
 
 class MaskDownSampler(nn.Module):

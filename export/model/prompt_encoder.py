@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from export.model.attention import LayerNorm2d
 from export.variants import Variant
-from runtime.contract import LABEL_PAD
+from runtime.bundle.contract import LABEL_PAD
 
 
 class FourierCode(nn.Module):

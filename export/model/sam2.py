@@ -1,6 +1,6 @@
 """SAM 2 and 2.1 from a row of the variants table, with the official state-dict keys.
 
-Its four methods have the signatures of the four graphs in `runtime.contract` and are the plain, eager truth
+Its four methods have the signatures of the four graphs in `runtime.bundle.contract` and are the plain, eager truth
 that exported graphs are compared with. `load_state_dict(strict=True)` on an official file is the proof of shape.
 """
 
@@ -18,7 +18,7 @@ from export.model.neck import ImageEncoder
 from export.model.position import DistanceCode, SineMap
 from export.model.prompt_encoder import PromptEncoder
 from export.variants import Variant
-from runtime.contract import LOW_RES_STRIDE, NO_OBJ_SCORE
+from runtime.bundle.contract import LOW_RES_STRIDE, NO_OBJ_SCORE
 
 MEMORY_SCALE, MEMORY_BIAS = 20.0, -10.0  # sigmoid_scale/bias_for_mem_enc of every official config
 

@@ -9,13 +9,15 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from kernels.device import device_name
-from runtime.backends.base import Backend, Buffer, Engine
+from kernels.device_array import Buffer
+from runtime.backends.base import Backend
+from runtime.devices.engine import Engine
+from runtime.devices.machine import machine_name
 from runtime.errors import BackendUnavailable, InputError
-from runtime.machine import machine_name
-from runtime.packages import ONNXRUNTIMES, check_one_onnxruntime, missing
+from runtime.process.packages import ONNXRUNTIMES, check_one_onnxruntime, missing
 
 if TYPE_CHECKING:
-    from runtime.bundle import Bundle
+    from runtime.bundle.bundle import Bundle
 
 __all__ = ["BACKENDS", "HINTS", "Backend", "Buffer", "Engine", "open_backend"]
 
@@ -59,7 +61,7 @@ class Row:
 def _trt(precision: str, attention: str = "fused") -> Row:
     options = {"precision": precision, "attention": attention}
     packages = ("tensorrt", "tensorrt-rtx", "tensorrt-rtx-cu13-bindings")
-    return Row("runtime.backends.trt", "TrtBackend", packages, options, is_cuda=True)
+    return Row("runtime.backends.tensorrt.trt", "TrtBackend", packages, options, is_cuda=True)
 
 
 def _ort_cuda(provider: str) -> Row:

@@ -1,25 +1,12 @@
-"""What a back end must offer: three small methods in all, so that a new one is one file."""
+"""What a back end must offer: few members, so that a new one is one file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from runtime.place import Place
-
-# Numpy arrays on the host; on a device `kernels.device_array.DeviceArray`, which has shape, dtype and items like one.
-Buffer = NDArray[np.generic]
-
-
-class Engine(Protocol):
-    """One graph, ready to run."""
-
-    def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
-        """Compute into buffers that the caller owns; may only enqueue."""
+from runtime.devices.engine import Engine
+from runtime.devices.memory import DeviceMemory
+from runtime.steps.steps import Steps
 
 
 class Backend(Protocol):
@@ -28,8 +15,11 @@ class Backend(Protocol):
     description: str
     """One line for people: what runs where, and why it was chosen."""
 
-    place: Place
+    device_memory: DeviceMemory
     """Where inputs and outputs of its engines live."""
+
+    steps: Steps
+    """How steps over its engines are carried out."""
 
     def load(self, graph: str) -> Engine:
         """Make one of `contract.GRAPHS` ready."""

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from runtime.backends.base import Buffer
-from runtime.contract import GraphSpec, ModelNumbers, graph_specs
-from runtime.place import HOST, Place
+from kernels.device_array import Buffer
+from runtime.bundle.contract import GraphSpec, ModelNumbers, graph_specs
+from runtime.devices.memory import HOST_MEMORY, DeviceMemory
+from runtime.steps.steps import HOST_STEPS, Steps
 
 Answer = Callable[[Mapping[str, Buffer]], Mapping[str, np.ndarray]]
 
@@ -65,7 +66,8 @@ class FakeBackend:
     """
 
     description = "fake: answers from the contract, computes nothing"
-    place: Place = HOST
+    device_memory: DeviceMemory = HOST_MEMORY
+    steps: Steps = HOST_STEPS
 
     def __init__(self, model: ModelNumbers, answers: Mapping[str, Answer] | None = None) -> None:
         self._specs = graph_specs(model)

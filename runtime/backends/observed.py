@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from runtime.backends.base import Backend, Buffer, Engine
+from kernels.device_array import Buffer
+from runtime.backends.base import Backend
+from runtime.devices.engine import Engine
 
 Observer = Callable[[str, Mapping[str, Buffer], Mapping[str, Buffer], float], None]
 """Called with graph, inputs, outputs and milliseconds after each run has finished."""
@@ -17,7 +19,7 @@ class ObservedEngine:
         self._graph, self._engine, self._backend, self._observe = graph, engine, backend, observe
 
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
-        ms = self._backend.place.timed(lambda: self._engine.run(inputs, outputs))
+        ms = self._backend.steps.timed(lambda: self._engine.run(inputs, outputs))
         self._observe(self._graph, inputs, outputs, ms)
 
 
@@ -38,7 +40,7 @@ class ObservedBackend:
     ) -> None:
         self._backend, self._observe, self._load = backend, observe, load or backend.load
         self.description = backend.description
-        self.place = backend.place.unreplayed()
+        self.device_memory, self.steps = backend.device_memory, backend.steps.unreplayed()
 
     def load(self, graph: str) -> ObservedEngine:
         return ObservedEngine(graph, self._load(graph), self._backend, self._observe)

@@ -15,16 +15,18 @@ import openvino as ov
 import openvino.opset13 as ops
 from openvino.frontend.onnx import ConversionExtension
 
-from runtime.backends.base import Buffer, Engine
+from kernels.device_array import Buffer
 from runtime.backends.ort import OrtBackend
 from runtime.backends.refusals import check_graph, read_whole_graph, refusal
-from runtime.bundle import Bundle
-from runtime.cache import cache_folder, keep, kept
-from runtime.contract import GraphSpec, TensorSpec
+from runtime.bundle.bundle import Bundle
+from runtime.bundle.contract import GraphSpec, TensorSpec
+from runtime.devices.engine import Engine
+from runtime.devices.machine import instruction_sets, machine_name
+from runtime.devices.memory import HOST_MEMORY, DeviceMemory
 from runtime.errors import BackendUnavailable, Closed
-from runtime.machine import instruction_sets, machine_name
-from runtime.place import HOST, Place
-from runtime.shortage import is_out_of_memory
+from runtime.files.cache import cache_folder, keep, kept
+from runtime.process.shortage import is_out_of_memory
+from runtime.steps.steps import HOST_STEPS, Steps
 
 DEVICE = "CPU"
 NAME = f"OpenVINO {ov.__version__.partition('-')[0]}"
@@ -111,7 +113,7 @@ class OpenVinoEngine:
 class OpenVinoBackend:
     """Graphs of one bundle on OpenVINO, but for `ORT_GRAPHS`, which stay on ONNX Runtime in fp32.
 
-    Compiled models are kept in this user's cache (`runtime.cache`).
+    Compiled models are kept in this user's cache (`runtime.files.cache`).
 
     Args:
         bundle: where the graphs come from.
@@ -122,7 +124,8 @@ class OpenVinoBackend:
     Raises BackendUnavailable if the processor does not compute in that precision.
     """
 
-    place: Place = HOST
+    device_memory: DeviceMemory = HOST_MEMORY
+    steps: Steps = HOST_STEPS
 
     def __init__(
         self,

@@ -9,12 +9,13 @@ from weakref import WeakSet
 import numpy as np
 import onnxruntime
 
-from runtime.backends.base import Buffer
+from kernels.device_array import Buffer
 from runtime.backends.refusals import check_graph, read_whole_graph, refusal
-from runtime.bundle import Bundle
-from runtime.contract import GraphSpec, TensorSpec
+from runtime.bundle.bundle import Bundle
+from runtime.bundle.contract import GraphSpec, TensorSpec
+from runtime.devices.memory import HOST_MEMORY, DeviceMemory
 from runtime.errors import BackendUnavailable, Closed
-from runtime.place import HOST, Place
+from runtime.steps.steps import HOST_STEPS, Steps
 
 PROVIDER = "CPUExecutionProvider"
 WARNINGS_AND_WORSE = 2
@@ -75,7 +76,8 @@ class OrtBackend:
         hint: "latency", or "throughput" for threads that do not spin while they wait.
     """
 
-    place: Place = HOST
+    device_memory: DeviceMemory = HOST_MEMORY
+    steps: Steps = HOST_STEPS
 
     def __init__(self, bundle: Bundle, threads: int | None = None, hint: str = "latency") -> None:
         self._bundle = bundle

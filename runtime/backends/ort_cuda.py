@@ -11,13 +11,14 @@ from typing import Any
 
 import onnxruntime
 
+from runtime.backends.lowering.typed_graph import PRECISIONS, typed_graph
 from runtime.backends.ort import WARNINGS_AND_WORSE, described
 from runtime.backends.refusals import check_graph, read_whole_graph
-from runtime.backends.typed_graph import PRECISIONS, typed_graph
-from runtime.bundle import Bundle
-from runtime.cache import cache_folder
-from runtime.cuda.place import CudaPlace, open_place
+from runtime.bundle.bundle import Bundle
+from runtime.devices.cuda.memory import CudaMemory, open_memory
 from runtime.errors import BackendUnavailable, BundleError
+from runtime.files.cache import cache_folder
+from runtime.steps.cuda.steps import CudaSteps
 
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 # TensorRT 10's, which the provider of every release so far is built for.
@@ -56,15 +57,15 @@ def tensorrt_version() -> str:
 class OrtCudaEngine:
     """One session and the stream that it was made for."""
 
-    def __init__(self, session: Any, place: CudaPlace, stream: Any) -> None:
-        self._session, self._place, self._stream = session, place, stream
+    def __init__(self, session: Any, memory: CudaMemory, stream: Any) -> None:
+        self._session, self._memory, self._stream = session, memory, stream
         self._options = onnxruntime.RunOptions()
         # The runtime orders everything on streams itself; a wait after each graph would only cost.
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
     def run(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
-        """Enqueue on the session's stream, in the order of the place's current one."""
-        current, own = self._place.current, self._stream
+        """Enqueue on the session's stream, in the order of the current one."""
+        current, own = self._memory.current, self._stream
         if current is not own:
             own.wait(current.record())
         binding = self._session.io_binding()
@@ -105,18 +106,22 @@ class OrtCudaBackend:
                 f"ONNX Runtime {onnxruntime.__version__} here has no {self._provider}, only "
                 f"{', '.join(onnxruntime.get_available_providers())}; {HOW_TO_INSTALL}"
             )
-        self.place = open_place(bundle.model, stream, replays=False)
+        self.device_memory = open_memory(stream)
+        self.steps = CudaSteps(self.device_memory, bundle.model, replays=False)
         if hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()  # pip's NVIDIA libraries, if there are any
         self._bundle, self._threads = bundle, threads
-        self.description = f"ONNX Runtime {onnxruntime.__version__}, {self._provider}, {self.place.device.name}, fp32"
+        device = self.device_memory.device.name
+        self.description = (
+            f"ONNX Runtime {onnxruntime.__version__}, {self._provider}, {device}, fp32"
+        )
 
     def load(self, graph: str) -> OrtCudaEngine:
         """Raises BundleError for a graph that it refuses or that is not as agreed, BackendUnavailable without its
         provider.
         """
-        place = self.place
-        stream = place.encode_stream if graph == "image_encoder" else place.step_stream
+        streams = self.device_memory.streams
+        stream = streams.encode if graph == "image_encoder" else streams.step
         options = onnxruntime.SessionOptions()
         options.log_severity_level = WARNINGS_AND_WORSE
         # What is left to the processor is looked at below; older releases can only forbid all of it, shapes too.
@@ -149,11 +154,11 @@ class OrtCudaBackend:
                 f"{self._provider} was asked for"
             )
         check_graph(self._bundle, graph, described(session))
-        return OrtCudaEngine(session, place, stream)
+        return OrtCudaEngine(session, self.device_memory, stream)
 
     def close(self) -> None:
         """Wait for what is enqueued."""
-        self.place.synchronize()
+        self.steps.synchronize()
 
     def _with_options(self, stream: int, graph: str, data: bytes) -> list[Any]:
         """Providers in order: what TensorRT does not take goes to CUDA, and nothing to the processor.
@@ -167,7 +172,7 @@ class OrtCudaBackend:
         options = {"user_compute_stream": str(stream), "trt_engine_cache_enable": "False"}
         folder = cache_folder("ort-tensorrt")
         if folder is not None:
-            device = self.place.device
+            device = self.device_memory.device
             card = f"{device.name}-{device.architecture}".replace(" ", "-").replace("/", "-")
             versions = f"{onnxruntime.__version__}-{tensorrt_version()}"
             known = f"{graph}-{hashlib.sha256(data).hexdigest()[:16]}-{versions}-{card}"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from runtime.bundle import Bundle
-from runtime.contract import GraphSpec, graph_specs
+from runtime.bundle.bundle import Bundle
+from runtime.bundle.contract import GraphSpec, graph_specs
+from runtime.bundle.external_data import has_external_data
 from runtime.errors import BundleError, OutOfMemory, Sam2Error
-from runtime.external_data import has_external_data
-from runtime.shortage import is_out_of_memory
+from runtime.process.shortage import is_out_of_memory
 
 
 def refusal(bundle: Bundle, engine: str, graph: str, error: Exception, verb: str) -> Sam2Error:

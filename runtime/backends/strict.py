@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from runtime.backends.base import Backend, Buffer, Engine
+from kernels.device_array import Buffer
+from runtime.backends.base import Backend
+from runtime.devices.engine import Engine
 
 
 class StrictEngine:
@@ -49,7 +51,8 @@ class StrictBackend:
 
     def __init__(self, backend: Backend, load: Callable[[str], Engine]) -> None:
         self._backend, self._load = backend, load
-        self.description, self.place = backend.description, backend.place
+        self.description = backend.description
+        self.device_memory, self.steps = backend.device_memory, backend.steps
         self.latest: dict[str, dict[str, Buffer]] = {}
         self.faults: list[str] = []
         """What engines have changed that is not theirs."""

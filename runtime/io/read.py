@@ -7,12 +7,12 @@ from pathlib import Path
 
 from runtime.errors import InputError, MissingInput, VolumeError
 from runtime.io.dicom import is_dicom, read_dicom_file, read_series
-from runtime.io.metaimage import read_metaimage
-from runtime.io.nifti import read_nifti
-from runtime.io.nifti_forms import AFFINES
-from runtime.io.npz import read_npz
-from runtime.io.nrrd import read_nrrd
-from runtime.io.volume import Volume
+from runtime.io.volumes.metaimage import read_metaimage
+from runtime.io.volumes.nifti import read_nifti
+from runtime.io.volumes.nifti_forms import AFFINES
+from runtime.io.volumes.npz import read_npz
+from runtime.io.volumes.nrrd import read_nrrd
+from runtime.io.volumes.volume import Volume
 
 READERS = {
     ".nrrd": read_nrrd,

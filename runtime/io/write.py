@@ -10,12 +10,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.atomic import check_destination, write_whole
 from runtime.errors import InputError, Sam2Error, VolumeError
-from runtime.io.mask_formats import WRITERS, nifti_forms
-from runtime.io.nifti_forms import AFFINES
+from runtime.files.atomic import check_destination, write_whole
 from runtime.io.read import NIFTI_SUFFIXES, read_volume
-from runtime.io.volume import Volume
+from runtime.io.volumes.mask_formats import WRITERS, nifti_forms
+from runtime.io.volumes.nifti_forms import AFFINES
+from runtime.io.volumes.volume import Volume
 
 # Formats that are one file each: a header with its data beside it cannot be replaced in one step.
 SUFFIXES = tuple(WRITERS)

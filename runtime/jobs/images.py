@@ -12,19 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from runtime.bundle import open_bundle
+from runtime.bundle.bundle import open_bundle
 from runtime.errors import PromptError
 from runtime.io import Volume
-from runtime.io.images import Images, make_output_folder, read_images, write_label_image
+from runtime.io.pictures.images import Images, make_output_folder, read_images, write_label_image
+from runtime.io.window import Window, apply_window, parse_window
 from runtime.jobs.clock import Clock
 from runtime.jobs.job import REVIEW, Job, check_preview
 from runtime.jobs.notices import about_images, about_objects, about_prompts
 from runtime.jobs.object_report import object_reports
 from runtime.jobs.report import Source, make_report
 from runtime.predictors.flow import FlowPredictor
-from runtime.preview import SEPARATOR, draw_gallery, write_preview
-from runtime.result import Result, SliceMask
-from runtime.window import Window, apply_window, parse_window
+from runtime.predictors.result import Result, SliceMask
+from runtime.preview.preview import SEPARATOR, draw_gallery, write_preview
 
 
 def segment_images(job: Job) -> dict[str, Any]:

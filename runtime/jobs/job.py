@@ -6,16 +6,16 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.atomic import check_destination
 from runtime.errors import InputError
-from runtime.io.images import holds_dicom, holds_pictures
-from runtime.io.video import VIDEO_SUFFIXES
+from runtime.files.atomic import check_destination
+from runtime.io.pictures.images import holds_dicom, holds_pictures
+from runtime.io.pictures.video import VIDEO_SUFFIXES
 from runtime.memory import MemoryRules
 from runtime.model import Model, load
 from runtime.predictors.flow import Order
-from runtime.preview import PREVIEW_SUFFIXES
-from runtime.prompt_file import Calls
-from runtime.prompts import Prompt
+from runtime.preview.preview import PREVIEW_SUFFIXES
+from runtime.prompts.prompt_file import Calls
+from runtime.prompts.prompts import Prompt
 
 KINDS = ("volume", "images", "video")
 REVIEW = 10  # masks worth a look that a report lists

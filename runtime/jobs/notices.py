@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.io import Volume
+from runtime.io.window import CT_PRESETS, Window, apply_window, looks_like_ct, looks_unlike_ct
 from runtime.jobs.object_report import ObjectReport
-from runtime.prompts import Box, Prompt
-from runtime.window import CT_PRESETS, Window, apply_window, looks_like_ct, looks_unlike_ct
+from runtime.prompts.prompts import Box, Prompt
 
 log = logging.getLogger("runtime")
 

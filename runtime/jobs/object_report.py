@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.result import SliceMask
+from runtime.predictors.result import SliceMask
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The report of a job, in one form for volumes, images and videos: docs/report.md, runtime/report.schema.json."""
+"""The report of a job, in one form for volumes, images and videos: docs/report.md, report.schema.json."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from runtime.bundle import Bundle
+from runtime.bundle.bundle import Bundle
 from runtime.jobs.clock import Clock
 from runtime.jobs.job import Job
 from runtime.jobs.notices import Notice, say
 from runtime.jobs.object_report import ObjectReport, object_entries
 from runtime.model import Model
-from runtime.packages import DISTRIBUTION, ONNXRUNTIMES, installed
+from runtime.process.packages import DISTRIBUTION, ONNXRUNTIMES, installed
 from runtime.version import __version__
 
 SCHEMA_VERSION = 1
@@ -33,7 +33,7 @@ class Source:
         window: how intensities became eight bits, in words.
         spacing_mm: (z, y, x), or None where there is none.
         modality: DICOM's word, or None.
-        plane: of the slices (`runtime.view`), or None.
+        plane: of the slices (`runtime.preview.view`), or None.
         names: of images, or None.
     """
 

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from runtime.bundle import open_bundle
+from runtime.bundle.bundle import open_bundle
 from runtime.errors import InputError, PromptError
-from runtime.io.images import make_output_folder, read_images, write_label_image
-from runtime.io.video import num_frames, read_video
+from runtime.io.pictures.images import make_output_folder, read_images, write_label_image
+from runtime.io.pictures.video import num_frames, read_video
+from runtime.io.window import parse_window
 from runtime.jobs.clock import Clock
 from runtime.jobs.images import eight_bits
 from runtime.jobs.job import REVIEW, Job, check_preview
@@ -24,11 +25,10 @@ from runtime.jobs.notices import Notice, about_objects, about_prompts
 from runtime.jobs.object_report import ObjectReport, SliceReport
 from runtime.jobs.report import Source, make_report
 from runtime.predictors.prompted import check_prompts
+from runtime.predictors.result import Result, SliceMask
 from runtime.predictors.video import VideoPredictor
-from runtime.preview import SEPARATOR, TILES, draw_gallery, write_preview
-from runtime.prompts import Prompt
-from runtime.result import Result, SliceMask
-from runtime.window import parse_window
+from runtime.preview.preview import SEPARATOR, TILES, draw_gallery, write_preview
+from runtime.prompts.prompts import Prompt
 
 KEPT = 16  # frames kept for the preview, whatever the video's length
 

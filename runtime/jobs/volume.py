@@ -10,9 +10,10 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from runtime.bundle import open_bundle
+from runtime.bundle.bundle import open_bundle
 from runtime.errors import InputError
 from runtime.io import Volume, check_mask_path, read_volume, write_mask
+from runtime.io.window import parse_window
 from runtime.jobs.clock import Clock
 from runtime.jobs.job import REVIEW, Job, check_preview
 from runtime.jobs.notices import about_grid, about_objects, about_prompts, about_range, about_window
@@ -20,12 +21,11 @@ from runtime.jobs.object_report import object_reports
 from runtime.jobs.report import Source, make_report
 from runtime.predictors.orientations import fuse_orientations
 from runtime.predictors.presets import PRESETS, add_prompts, finish
+from runtime.predictors.result import Result, SliceMask
 from runtime.predictors.volume import VolumePredictor, check_z_range
-from runtime.preview import SEPARATOR, draw_preview, write_preview
-from runtime.prompts import check_prompt
-from runtime.result import Result, SliceMask
-from runtime.view import has_spacing, view_of
-from runtime.window import parse_window
+from runtime.preview.preview import SEPARATOR, draw_preview, write_preview
+from runtime.preview.view import has_spacing, view_of
+from runtime.prompts.prompts import check_prompt
 
 log = logging.getLogger("runtime")
 

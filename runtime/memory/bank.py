@@ -12,9 +12,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.arena import Arena
-from runtime.backends.base import Buffer
-from runtime.contract import ModelNumbers
+from kernels.device_array import Buffer
+from runtime.bundle.contract import ModelNumbers
+from runtime.memory.arena import Arena
 from runtime.memory.pick_up import PICK_UPS
 from runtime.memory.read import Clock, read
 from runtime.memory.records import MemoryRead, Record, Room

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from runtime.contract import ModelNumbers
+from runtime.bundle.contract import ModelNumbers
 from runtime.memory.records import MemoryRead, Record
 
 Clock = Literal["exact", "clipped", "none"]

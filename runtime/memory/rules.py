@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runtime.confidence import MEASURES
-from runtime.contract import ModelNumbers
+from runtime.bundle.confidence import MEASURES
+from runtime.bundle.contract import ModelNumbers
 from runtime.errors import InputError
 from runtime.memory.pick_up import PICK_UPS
 from runtime.memory.policies import MAX_SIMILARITY, MIN_CONFIDENCE, POLICIES, Limits, Policy

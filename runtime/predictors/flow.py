@@ -14,11 +14,11 @@ from runtime.memory import MemoryRules
 from runtime.model import Model
 from runtime.predictors.image import check_image
 from runtime.predictors.prompted import check_prompts
+from runtime.predictors.result import Result, SliceMask
 from runtime.predictors.runs import Run, Runs
 from runtime.predictors.tracked_object import Plan
 from runtime.predictors.tracker import FORWARD, Tracker
-from runtime.prompts import Prompt, check_kind, is_whole, shown
-from runtime.result import Result, SliceMask
+from runtime.prompts.prompts import Prompt, check_kind, is_whole, shown
 
 Order = Literal["given", "similar"]
 ORDERS: tuple[Order, ...] = ("given", "similar")
@@ -63,7 +63,7 @@ class FlowPredictor:
 
         Raises InputError for an empty set, for an image of another kind, and where grey and colour are mixed.
         """
-        taken = [self._model.place.take(image) for image in images]
+        taken = [self._model.device_memory.take(image) for image in images]
         if not taken:
             raise InputError("found no images; wanted at least one")
         for index, image in enumerate(taken):
@@ -152,7 +152,7 @@ class FlowPredictor:
         self, tracker: Tracker, run: Run, others: list[int], prompted: list[int]
     ) -> list[int]:
         """Numbers of images, those most alike to any prompted image first, equals in the order given."""
-        get = self._model.place.get
+        get = self._model.device_memory.get
         known = np.stack([get(tracker.embedding(i)) for i in prompted])
         best = {}
         for i in others:

@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import InputError, PromptError
-from runtime.features import Cache
 from runtime.model import Model
 from runtime.predictors.prompted import PromptedSlice, check_prompts, prompt_slice
-from runtime.prompts import Prompt
-from runtime.result import SliceMask
+from runtime.predictors.result import SliceMask
+from runtime.prompts.prompts import Prompt
+from runtime.steps.features import Cache
 
 
 class ImagePredictor:
@@ -33,7 +33,7 @@ class ImagePredictor:
     def set_image(self, image: NDArray[np.uint8]) -> None:
         """Encode an image, uint8 (y, x) or (y, x, 3); earlier prompts are forgotten. Raises InputError."""
         # The caller may write the next image into the same buffer.
-        image = self._model.place.take(image, is_kept=True)
+        image = self._model.device_memory.take(image, is_kept=True)
         check_image(image, "image")
         self._shape = image.shape[:2]
         self._features = self._model.features(lambda index: image)
@@ -70,5 +70,5 @@ def check_image(image: NDArray[np.generic], name: str) -> None:
     if image.dtype != np.uint8 or not is_image:
         raise InputError(
             f"{name} is {image.dtype}{image.shape}; wanted uint8 (y, x) or (y, x, 3); "
-            "map intensities to eight bits first (see runtime.window)"
+            "map intensities to eight bits first (see runtime.io.window)"
         )

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from kernels.resize import resize
 from runtime.errors import InputError
+from runtime.predictors.result import Result, SliceMask
 from runtime.predictors.volume import VolumePredictor
-from runtime.prompts import Box
-from runtime.result import Result, SliceMask
+from runtime.prompts.prompts import Box
 
 MARGIN = 0.1  # of the object's extent along an axis, to either side: where the first run may have stopped short
 EDGE = 1e-4  # keeps logits of fused probabilities finite

@@ -1,9 +1,9 @@
 """MedSAM2's published volume scripts as presets.
 
 Both clip to a window, stretch the clipped volume's own minimum and maximum over 0..255, drop the fraction, resize each
-slice with Pillow's bicubic filter and normalise (`runtime.window`, `kernels.preprocess`: the scripts' own order), then
-follow the object from the prompted slice in both directions independently: the defaults of `VolumePredictor`. What is
-particular to each stands in the table.
+slice with Pillow's bicubic filter and normalise (`runtime.io.window`, `kernels.preprocess`: the scripts' own order),
+then follow the object from the prompted slice in both directions independently: the defaults of `VolumePredictor`. What
+is particular to each stands in the table.
 
 Their defects that are not reproduced: the first one collects the lesions of a volume in one array that is never
 cleared, so that each lesion's largest component is sought in the union with those before it; in the second a later
@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.largest_component import largest_component
+from runtime.predictors.result import Result, SliceMask
 from runtime.predictors.volume import VolumePredictor
-from runtime.prompts import Mask, Prompt
-from runtime.result import Result, SliceMask
+from runtime.prompts.prompts import Mask, Prompt
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from runtime.backends import Buffer
-from runtime.confidence import Confidence
+from runtime.bundle.confidence import Confidence
+from runtime.bundle.tensors import Features
 from runtime.errors import PromptError
 from runtime.model import Model
-from runtime.prompts import Box, Mask, Point, Prompt, check_prompt, to_mask, to_points
-from runtime.tensors import Features
+from runtime.prompts.prompts import Box, Mask, Point, Prompt, check_prompt, to_mask, to_points
 from runtime.track import IOU, Segmented, segment_mask, segment_points
 
 

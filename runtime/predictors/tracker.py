@@ -17,10 +17,10 @@ from threading import RLock
 
 from runtime.backends import Buffer
 from runtime.errors import InputError, PromptError
-from runtime.features import Cache
 from runtime.memory import MemoryBank, MemoryRules, Templates
 from runtime.model import Model
 from runtime.predictors.prompted import Tracked, prompt_slice
+from runtime.predictors.result import SliceMask
 from runtime.predictors.runs import Run, alone, each_alone
 from runtime.predictors.tracked_object import (
     Chain,
@@ -32,8 +32,8 @@ from runtime.predictors.tracked_object import (
     Way,
     in_turn,
 )
-from runtime.prompts import Prompt, check_object_id, is_whole, shown
-from runtime.result import SliceMask
+from runtime.prompts.prompts import Prompt, check_object_id, is_whole, shown
+from runtime.steps.features import Cache
 from runtime.track import Row, Segmented, memorise_prompted, memorise_tracked, track_step
 
 MAX_ROWS = 8  # larger batches cost memory and win nothing

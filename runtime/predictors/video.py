@@ -17,10 +17,10 @@ from runtime.memory import MemoryBank, MemoryRules, Templates
 from runtime.model import Model
 from runtime.predictors.image import check_image
 from runtime.predictors.prompted import PromptedSlice, Tracked, check_prompts, prompt_slice
+from runtime.predictors.result import SliceMask
 from runtime.predictors.runs import alone
 from runtime.predictors.tracker import FORWARD, MAX_ROWS
-from runtime.prompts import Prompt, check_kind, check_object_id
-from runtime.result import SliceMask
+from runtime.prompts.prompts import Prompt, check_kind, check_object_id
 from runtime.track import Row, Segmented, memorise_prompted, track_step
 
 
@@ -75,7 +75,7 @@ class VideoPredictor:
         any other error it is: objects that were not found on it have nothing there to be corrected.
         """
         # The caller may write the next frame into the same buffer.
-        kept = self._model.place.take(frame, is_kept=True)
+        kept = self._model.device_memory.take(frame, is_kept=True)
         check_image(kept, f"frame {self.index + 1}")
         if self._frame is not None and frame.shape != self._frame.shape:
             raise InputError(

@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 
 from kernels.device_array import is_device_array
 from runtime.errors import InputError, PromptError
-from runtime.io.volume import Volume
+from runtime.io.volumes.volume import Volume
+from runtime.io.window import Window, apply_window
 from runtime.memory import MemoryRules
 from runtime.model import Model
 from runtime.predictors.prompted import check_prompts
+from runtime.predictors.result import Result, SliceMask
 from runtime.predictors.runs import Run, Runs
 from runtime.predictors.tracked_object import Plan
 from runtime.predictors.tracker import BACKWARD, FORWARD, Tracker
-from runtime.prompts import Prompt, is_whole, shown
-from runtime.result import Result, SliceMask
-from runtime.window import Window, apply_window
+from runtime.prompts.prompts import Prompt, is_whole, shown
 
 
 class VolumePredictor:
@@ -75,7 +75,7 @@ class VolumePredictor:
             volume: what `read_volume` gives, or an array (z, y, x). With a back end on a CUDA device it may lie there
                 (`__cuda_array_interface__` or DLPack): uint8 is read in place, anything else comes to the host once,
                 where its window is worked out.
-            window: how intensities become eight bits, see `runtime.window.apply_window`.
+            window: how intensities become eight bits, see `runtime.io.window.apply_window`.
 
         Returns the window used. Raises VolumeError or InputError.
         """
@@ -94,17 +94,17 @@ class VolumePredictor:
     ) -> tuple[NDArray[np.uint8], Window]:
         """Pixels (z, y, x) in eight bits, on the device if they were there and needed no change."""
         if is_device_array(volume):
-            place = self._model.place
-            taken = place.take(volume)
+            memory = self._model.device_memory
+            taken = memory.take(volume)
             if taken.ndim == 3 and taken.dtype == np.uint8 and window in ("auto", "none"):
                 return taken, Window("none")
-            volume = place.get(taken)
+            volume = memory.get(taken)
         found = volume if isinstance(volume, Volume) else Volume.from_array(volume)
         return apply_window(found, window)
 
     def pixels_on_host(self) -> NDArray[np.uint8]:
         """`pixels` as numpy's, wherever they are."""
-        return self._model.place.get(self.pixels)
+        return self._model.device_memory.get(self.pixels)
 
     def another_view(self, pixels: NDArray[np.uint8]) -> VolumePredictor:
         """A predictor of the same model and rules for other pixels (z, y, x), such as planes along another axis."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from export.model.sam2 import Sam2
-from runtime.bundle import Bundle
+from runtime.bundle.bundle import Bundle
 from tests.graph_inputs import Arrays
 
 

@@ -23,11 +23,11 @@ from export.calibrate import (
 )
 from export.labelled import folder_cases
 from runtime import VolumePredictor, load
-from runtime.bundle import EMBEDDED, open_bundle
-from runtime.confidence import MEASURES, Calibration
+from runtime.bundle.bundle import EMBEDDED, open_bundle
+from runtime.bundle.confidence import MEASURES, Calibration
+from runtime.bundle.manifest import MANIFEST
 from runtime.errors import BundleError, InputError, MissingInput, Sam2Error
-from runtime.manifest import MANIFEST
-from runtime.phantom import Phantom, make_phantom
+from runtime.measure.phantom import Phantom, make_phantom
 from tests.fakes import TELLING, fake_model
 
 RNG = np.random.default_rng(11)

@@ -16,9 +16,9 @@ from export.__main__ import main
 from export.model.sam2 import Sam2
 from export.random_weights import random_state
 from export.variants import VARIANTS
-from runtime.bundle import CAUTIONS, open_bundle
-from runtime.contract import GRAPHS
-from runtime.process import outcome
+from runtime.bundle.bundle import CAUTIONS, open_bundle
+from runtime.bundle.contract import GRAPHS
+from runtime.process.run import outcome
 from tests.variants import TOY
 
 SMALL = {
@@ -37,7 +37,7 @@ class Outcome:
 @pytest.fixture
 def export(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
     """The command in this process, with small networks and without the tracer."""
-    for module in ("export.__main__", "export.checkpoint"):
+    for module in ("export.__main__", "export.checkpoints.checkpoint"):
         monkeypatch.setattr(f"{module}.VARIANTS", SMALL)
     monkeypatch.setattr(
         "export.write_bundle.to_onnx", lambda *_: onnx.ModelProto(producer_name="stub")

@@ -12,7 +12,7 @@ import pytest
 from export.labelled import MIN_AREA, MIN_SLICES, draw_prompt, folder_cases, objects
 from runtime import Box, Mask, Point, Volume, write_mask
 from runtime.errors import MissingInput, VolumeError
-from runtime.io.itk import sitk
+from runtime.io.volumes.itk import sitk
 
 
 def labels_of(*extents: tuple[int, int, int]) -> np.ndarray:

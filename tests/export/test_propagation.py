@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 import torch
 
+import runtime.bundle.tensors as tensors
+import runtime.devices.memory as device_memory
 import runtime.memory.bank as bank
-import runtime.place as place
-import runtime.tensors as tensors
 import runtime.track as track
-from benchmarks.official import holes_filled, official_predictor
+from benchmarks.speed.official import holes_filled, official_predictor
 from export.model.sam2 import Sam2
 from export.random_weights import PRESENCE_BIAS, random_state
 from export.variants import VARIANTS
 from export.write_bundle import write_bundle
 from runtime import load
-from runtime.bundle import Bundle, open_bundle
+from runtime.bundle.bundle import Bundle, open_bundle
 from runtime.memory.records import MemoryRead
 from runtime.model import Model
-from runtime.prompts import Box, Mask, Point
+from runtime.prompts.prompts import Box, Mask, Point
 from tests.parity import (
     Task,
     run_official,
@@ -124,7 +124,7 @@ def unrounded(monkeypatch: pytest.MonkeyPatch) -> None:
     import sam2.sam2_video_predictor as module
 
     monkeypatch.setattr(module, "torch", _WithoutBfloat16())
-    monkeypatch.setattr(place, "round_to_bfloat16", _copy)
+    monkeypatch.setattr(device_memory, "round_to_bfloat16", _copy)
 
 
 class _WithoutBfloat16(SimpleNamespace):

@@ -23,12 +23,12 @@ from export.quantise import (
 )
 from export.variants import VARIANTS
 from export.write_bundle import write_bundle
-from runtime.bundle import Bundle, open_bundle
-from runtime.contract import GRAPHS
+from runtime.bundle.bundle import Bundle, open_bundle
+from runtime.bundle.contract import GRAPHS
+from runtime.bundle.manifest import LARGEST_INT8, MANIFEST
+from runtime.devices.machine import instruction_sets, machine_name
 from runtime.errors import Mismatch
-from runtime.machine import instruction_sets, machine_name
-from runtime.manifest import LARGEST_INT8, MANIFEST
-from runtime.phantom import Phantom, make_phantom
+from runtime.measure.phantom import Phantom, make_phantom
 from tests.graph_inputs import graph_inputs, relative_error
 from tests.variants import TOY
 

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from benchmarks.official import official_predictor
+from benchmarks.speed.official import official_predictor
 from export.model.mask_decoder import select
 from export.model.sam2 import Sam2
 from export.random_weights import random_state
 from export.variants import VARIANTS, Variant
-from runtime.contract import LABEL_PAD
+from runtime.bundle.contract import LABEL_PAD
 from tests.graph_inputs import graph_inputs, relative_error, torch_inputs
 from tests.variants import TOY
 

@@ -17,9 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 from export.model.sam2 import Sam2
 from export.random_weights import random_state
 from export.to_onnx import OPSET, ExportError, _check, _halve_weights, to_onnx
-from runtime.bundle import Bundle
-from runtime.contract import GRAPHS, NO_OBJ_SCORE, graph_specs
-from runtime.memory_reads import PROPERTY, reads_from_json
+from runtime.bundle.bundle import Bundle
+from runtime.bundle.contract import GRAPHS, NO_OBJ_SCORE, graph_specs
+from runtime.bundle.memory_reads import PROPERTY, reads_from_json
 from tests.graph_inputs import Arrays, graph_inputs, relative_error, torch_inputs
 from tests.variants import TOY
 

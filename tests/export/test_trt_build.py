@@ -12,18 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.backends import trt_build
-from runtime.backends.trt_build import (
+from runtime.backends.lowering.typed_attention import SPELLINGS
+from runtime.backends.lowering.typed_graph import PRECISIONS, typed_graph
+from runtime.backends.tensorrt import build as trt_build
+from runtime.backends.tensorrt.build import (
     build_engine,
     choose_profile,
     import_tensorrt,
     profiles,
     spans,
 )
-from runtime.backends.typed_attention import SPELLINGS
-from runtime.backends.typed_graph import PRECISIONS, typed_graph
-from runtime.bundle import Bundle
-from runtime.contract import GRAPHS, ModelNumbers, graph_specs
+from runtime.bundle.bundle import Bundle
+from runtime.bundle.contract import GRAPHS, ModelNumbers, graph_specs
 from runtime.errors import BackendUnavailable, BundleError
 from tests.fakes import FAKE_NUMBERS
 

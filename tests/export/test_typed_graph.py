@@ -12,10 +12,10 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from runtime.backends.typed_attention import SCORES, SPELLINGS
-from runtime.backends.typed_graph import PRECISIONS, typed_graph
-from runtime.backends.typed_rules import LOWERED
-from runtime.contract import GRAPHS, graph_specs
+from runtime.backends.lowering.typed_attention import SCORES, SPELLINGS
+from runtime.backends.lowering.typed_graph import PRECISIONS, typed_graph
+from runtime.backends.lowering.typed_rules import LOWERED
+from runtime.bundle.contract import GRAPHS, graph_specs
 from runtime.errors import BackendUnavailable, BundleError
 from tests.graph_inputs import graph_inputs
 from tests.typed import CODES, computed, elements, rounded, run, worst

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from export import checkpoint as checkpoints
 from export import verify as verification
+from export.checkpoints import checkpoint as checkpoints
 from export.random_weights import random_state
 from export.variants import VARIANTS
 from runtime.backends import open_backend
-from runtime.bundle import Bundle, open_bundle
+from runtime.bundle.bundle import Bundle, open_bundle
 from runtime.errors import BackendUnavailable, CheckpointError, InputError, Mismatch
-from runtime.parity import TOLERANCES
+from runtime.measure.parity import TOLERANCES
 from tests.variants import TOY
 
 SLICES = ["--slices", "4"]

@@ -13,10 +13,10 @@ import torch
 
 from export.model.sam2 import Sam2
 from export.write_bundle import check_target, write_bundle
-from runtime.bundle import Bundle, open_bundle
-from runtime.contract import FORMAT_VERSION, GRAPHS
+from runtime.bundle.bundle import Bundle, open_bundle
+from runtime.bundle.contract import FORMAT_VERSION, GRAPHS
+from runtime.bundle.manifest import MANIFEST, graph_file
 from runtime.errors import BundleIncomplete, InputError, Sam2Error
-from runtime.manifest import MANIFEST, graph_file
 from tests.variants import TOY
 
 WEIGHTS = {"kind": "random", "source": "random", "seed": 7}

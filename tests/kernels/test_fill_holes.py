@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from benchmarks.official import holes_filled
+from benchmarks.speed.official import holes_filled
 from kernels.fill_holes import fill_holes
 
 LOGITS = arrays(np.float32, (9, 11), elements=st.sampled_from([-3.0, -0.5, 0.0, 0.5, 3.0]))

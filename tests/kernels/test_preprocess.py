@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from kernels.preprocess import axis_order, preprocess, resized
-from runtime.contract import PIXEL_MEAN, PIXEL_STD
+from runtime.bundle.contract import PIXEL_MEAN, PIXEL_STD
 
 
 def upstream(images: np.ndarray, size: int, folder: Path) -> np.ndarray:

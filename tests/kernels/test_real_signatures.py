@@ -18,8 +18,8 @@ from kernels.device import why_not
 from kernels.kernel import FOLDER, Launch
 from tests.kernels.host_device import HostStream
 from tests.kernels.test_device import Bindings, Core
-from tests.runtime.test_ort_cuda import Binding
-from tests.runtime.test_trt import Context, RtxContext
+from tests.runtime.backends.tensorrt.test_trt import Context, RtxContext
+from tests.runtime.backends.test_ort_cuda import Binding
 
 LAUNCHES = [
     (kernel.name, launch)

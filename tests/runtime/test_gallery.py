@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime.preview import COLOURS, COLUMNS, MARGIN, TILE, TILES, _some, draw_gallery
-from runtime.prompts import Box, Point, Prompt
-from runtime.result import Result, SliceMask
+from runtime.predictors.result import Result, SliceMask
+from runtime.preview.preview import COLOURS, COLUMNS, MARGIN, TILE, TILES, _some, draw_gallery
+from runtime.prompts.prompts import Box, Point, Prompt
 from runtime.track import Segmented
 
 HEAD = 34  # the line above the images

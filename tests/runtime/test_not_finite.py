@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from runtime import Box, VideoPredictor, VolumePredictor
-from runtime.contract import GRAPHS, graph_specs
-from runtime.cuda.readback import Readback
+from runtime.bundle.contract import GRAPHS, graph_specs
+from runtime.bundle.tensors import Fetched, LowResMask
 from runtime.errors import BundleError, NotFinite
-from runtime.tensors import Fetched, LowResMask
+from runtime.steps.cuda.readback import Readback
 from tests.fakes import FAKE_NUMBERS, TELLING, fake_model
 
 OUTPUTS = [(graph, name) for graph in GRAPHS for name in graph_specs(FAKE_NUMBERS)[graph].outputs]

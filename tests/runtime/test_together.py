@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime.certificate import write
+from runtime.backends.certificate import write
 from runtime.io import Volume, read_volume, write_mask
-from runtime.io.images import write_label_image
-from runtime.preview import write_preview
+from runtime.io.pictures.images import write_label_image
+from runtime.preview.preview import write_preview
 
 TIMES, SIDE = 12, 40
 

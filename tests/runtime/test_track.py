@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from runtime.arena import Arena
 from runtime.backends.fake import Call, FakeBackend
-from runtime.contract import LABEL_PAD, MASK_PROMPT_LOGIT, PREVIOUS_LOGIT_LIMIT
-from runtime.features import FeatureCache
+from runtime.bundle.contract import LABEL_PAD, MASK_PROMPT_LOGIT, PREVIOUS_LOGIT_LIMIT
 from runtime.memory import MemoryBank, MemoryRules, Templates
+from runtime.memory.arena import Arena
 from runtime.model import Model
-from runtime.prompts import Box, Point, to_mask, to_points
+from runtime.prompts.prompts import Box, Point, to_mask, to_points
+from runtime.steps.features import FeatureCache
 from runtime.track import (
     Row,
     Segmented,

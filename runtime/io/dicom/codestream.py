@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from runtime.errors import VolumeError
 from runtime.io.dicom.format import PixelFormat
 from runtime.io.dicom.start import Syntax
-from runtime.io.itk import quiet, reason, sitk
+from runtime.io.volumes.itk import quiet, reason, sitk
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 # Start of frame of every JPEG process that is Huffman coded (ISO 10918-1 table B.1), and of JPEG-LS (ISO 14495-1).

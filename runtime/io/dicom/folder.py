@@ -9,11 +9,11 @@ from hashlib import file_digest
 from pathlib import Path
 
 from runtime.errors import SeriesError, VolumeError
+from runtime.files.plain_file import open_plain
 from runtime.io.dicom.elements import text
 from runtime.io.dicom.format import PixelFormat, check_grey, read_format
 from runtime.io.dicom.header import POSITION, Header, is_image_class, read_header
 from runtime.io.dicom.start import HEAD_BYTES, first_element
-from runtime.plain_file import open_plain
 
 _SUFFIX = ".dcm"
 # A number in a name, decimal or hexadecimal.

@@ -28,7 +28,7 @@ from runtime.io.dicom.header import (
     THICKNESS,
     Header,
 )
-from runtime.io.stack import Plane
+from runtime.io.volumes.stack import Plane
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from runtime.errors import SeriesError
+from runtime.files.plain_file import open_plain
 from runtime.io.dicom.bounded import BoundedFile
 from runtime.io.dicom.elements import check_whole, text
 from runtime.io.dicom.start import HEAD_BYTES, SYNTAXES, Syntax, first_element, guess_syntax
-from runtime.plain_file import open_plain
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset

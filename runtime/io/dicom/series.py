@@ -16,8 +16,8 @@ from runtime.io.dicom.frames import Frames, read_frames
 from runtime.io.dicom.header import Header, read_header
 from runtime.io.dicom.pixels import read_stored
 from runtime.io.dicom.values import common_type, read_meanings
-from runtime.io.stack import Stack, stack_planes
-from runtime.io.volume import Volume
+from runtime.io.volumes.stack import Stack, stack_planes
+from runtime.io.volumes.volume import Volume
 
 # Pixel spacings are written with few decimals; two that differ by less are the same.
 _SPACING_TOLERANCE = 1e-4

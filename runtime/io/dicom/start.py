@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.plain_file import open_plain
+from runtime.files.plain_file import open_plain
 
 _PREFIX_AT, _PREFIX = 128, b"DICM"
 HEAD_BYTES = _PREFIX_AT + len(_PREFIX)

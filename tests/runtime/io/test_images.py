@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from PIL import Image
 
 from runtime.errors import InputError, MissingInput, Sam2Error
-from runtime.io.images import make_output_folder, read_images, write_label_image
+from runtime.io.pictures.images import make_output_folder, read_images, write_label_image
 from tests.dicoms import bundled
 
 RNG = np.random.default_rng(5)
@@ -459,7 +459,7 @@ def test_an_image_of_too_many_pixels_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Image.fromarray(GREY).save(tmp_path / "a.png")
-    monkeypatch.setattr("runtime.io.picture.MAX_PIXELS", GREY.size - 1)
+    monkeypatch.setattr("runtime.io.pictures.picture.MAX_PIXELS", GREY.size - 1)
     with pytest.raises(
         InputError, match=r"a\.png is too large an image: 17 x 12 .*make it smaller"
     ):

@@ -10,7 +10,7 @@ import pytest
 
 from runtime.errors import VolumeError
 from runtime.io import read_volume
-from runtime.io.metaimage import DTYPES
+from runtime.io.volumes.metaimage import DTYPES
 from tests.volume_files import ARRAY, NO_DATA_FILES, RAW, assert_as_itk_reads, folder_of_traps
 
 PACKED = zlib.compress(RAW)

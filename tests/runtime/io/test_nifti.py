@@ -13,7 +13,7 @@ import pytest
 
 from runtime.errors import InputError, VolumeError
 from runtime.io import Volume, read_volume, write_mask
-from runtime.io.nifti import DTYPES, layout
+from runtime.io.volumes.nifti import DTYPES, layout
 
 SHAPE_XYZ = (6, 5, 4)
 HEADERS = {1: nib.Nifti1Header, 2: nib.Nifti2Header}
@@ -346,12 +346,12 @@ def test_a_bomb_is_never_inflated(tmp_path: Path) -> None:
 def test_a_bomb_between_header_and_voxels_is_never_inflated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runtime.io.nifti.MAX_PREFACE_BYTES", 4096)
+    monkeypatch.setattr("runtime.io.volumes.nifti.MAX_PREFACE_BYTES", 4096)
     content = saved(tmp_path, 2, vox_offset=544 + 4096).read_bytes()
     path = tmp_path / "b.nii.gz"
     path.write_bytes(gzip.compress(content[:544] + bytes(4096) + content[544:]))
     assert np.array_equal(read_volume(path).array, voxels().T)
-    monkeypatch.setattr("runtime.io.nifti.MAX_PREFACE_BYTES", 4095)
+    monkeypatch.setattr("runtime.io.volumes.nifti.MAX_PREFACE_BYTES", 4095)
     with pytest.raises(VolumeError, match="begin at byte 4640"):
         read_volume(path)
 

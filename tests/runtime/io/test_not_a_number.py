@@ -9,7 +9,7 @@ import pytest
 
 from runtime import Volume
 from runtime.errors import SeriesError, VolumeError
-from runtime.io.stack import Plane, stack_planes
+from runtime.io.volumes.stack import Plane, stack_planes
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 

@@ -10,7 +10,7 @@ import pytest
 
 from runtime.errors import VolumeError
 from runtime.io import read_volume
-from runtime.io.nrrd import DTYPES
+from runtime.io.volumes.nrrd import DTYPES
 from tests.volume_files import ARRAY, NO_DATA_FILES, RAW, assert_as_itk_reads, folder_of_traps
 
 PLACE = {

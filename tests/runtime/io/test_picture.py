@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from runtime.errors import InputError
-from runtime.io.picture import read_picture
+from runtime.io.pictures.picture import read_picture
 
 RNG = np.random.default_rng(7)
 GREY = RNG.integers(0, 256, (12, 17), dtype=np.uint8)

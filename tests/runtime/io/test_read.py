@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from runtime.errors import InputError, MissingInput, VolumeError
 from runtime.io import Volume, read_volume
-from runtime.io.images import read_images
-from runtime.io.itk import quiet
+from runtime.io.pictures.images import read_images
+from runtime.io.volumes.itk import quiet
 
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 ONE_FILE = (".nii", ".nii.gz", ".nrrd", ".mha")

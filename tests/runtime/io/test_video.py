@@ -15,9 +15,9 @@ import av
 import numpy as np
 import pytest
 
-import runtime.io.video
+import runtime.io.pictures.video
 from runtime.errors import BackendUnavailable, InputError, MissingInput
-from runtime.io.video import VIDEO_SUFFIXES, num_frames, read_video
+from runtime.io.pictures.video import VIDEO_SUFFIXES, num_frames, read_video
 from tests.clips import write_clip
 
 HEIGHT, WIDTH, COUNT = 48, 80, 7
@@ -213,14 +213,16 @@ def test_a_video_without_frames_is_refused(tmp_path: Path) -> None:
 
 def test_a_frame_too_large_is_refused(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limit = HEIGHT * WIDTH - 1
-    options = {**runtime.io.video._OPTIONS, "max_pixels": str(limit)}
-    monkeypatch.setattr(runtime.io.video, "_OPTIONS", options)
+    options = {**runtime.io.pictures.video._OPTIONS, "max_pixels": str(limit)}
+    monkeypatch.setattr(runtime.io.pictures.video, "_OPTIONS", options)
     with pytest.raises(InputError, match=r"clip\.avi cannot be decoded .*at most \d+ pixels"):
         one(clip)
 
 
 def test_the_largest_frame_is_that_of_the_constant() -> None:
-    assert runtime.io.video._OPTIONS["max_pixels"] == str(runtime.io.video.MAX_PIXELS)
+    assert runtime.io.pictures.video._OPTIONS["max_pixels"] == str(
+        runtime.io.pictures.video.MAX_PIXELS
+    )
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import SimpleITK as sitk
 
 from runtime.errors import InputError, MissingInput, Sam2Error
 from runtime.io import Volume, check_mask_path, read_volume, write_mask
-from runtime.io.mask_formats import WRITERS
+from runtime.io.volumes.mask_formats import WRITERS
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 SPACING_MM = (2.5, 0.85, 0.7)

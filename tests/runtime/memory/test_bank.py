@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import runtime.place
+import runtime.devices.memory
 from kernels.bfloat16 import round_to_bfloat16
 from kernels.slot_similarity import slot_similarity
-from runtime.arena import Arena, Slots
+from runtime.devices.memory import HOST_MEMORY, HostMemory
 from runtime.errors import OutOfMemory
 from runtime.memory import MemoryBank, MemoryRules, Record, Templates
+from runtime.memory.arena import Arena, Slots
 from runtime.memory.pick_up import PICK_UPS
 from runtime.memory.policies import POLICIES
-from runtime.place import HOST, HostPlace
 from tests.fakes import FAKE_NUMBERS
 
 MEMORY = np.zeros((FAKE_NUMBERS.num_tokens, FAKE_NUMBERS.mem_dim), np.float32)
@@ -121,7 +121,7 @@ def test_records_tell_confidence_score_and_whether_they_were_prompted() -> None:
 
 
 def test_reserving_more_keeps_what_is_stored() -> None:
-    slots = Slots(HOST, (3,))
+    slots = Slots(HOST_MEMORY, (3,))
     slots.reserve(2)
     slot = slots.take()
     slots.values[slot] = 7.0
@@ -132,7 +132,7 @@ def test_reserving_more_keeps_what_is_stored() -> None:
 
 
 def test_what_was_released_is_reserved_again_without_moving_anything() -> None:
-    slots = Slots(HOST, (3,))
+    slots = Slots(HOST_MEMORY, (3,))
     slots.reserve(6)
     slots.release(5)
     before = slots.values
@@ -141,7 +141,7 @@ def test_what_was_released_is_reserved_again_without_moving_anything() -> None:
 
 
 def test_taking_what_was_not_reserved_is_a_mistake_of_the_program() -> None:
-    slots = Slots(HOST, (3,))
+    slots = Slots(HOST_MEMORY, (3,))
     slots.reserve(1)
     slots.take()
     with pytest.raises(IndexError):
@@ -152,9 +152,9 @@ def test_memories_that_do_not_fit_are_out_of_memory(monkeypatch: pytest.MonkeyPa
     def full(shape: tuple[int, ...], name: str) -> np.ndarray:
         raise MemoryError
 
-    place = HostPlace()
-    slots = Slots(place, (3,))
-    monkeypatch.setattr(place, "slots", full)
+    memory = HostMemory()
+    slots = Slots(memory, (3,))
+    monkeypatch.setattr(memory, "slots", full)
     with pytest.raises(OutOfMemory, match="2 memories of 12 bytes") as refused:
         slots.reserve(2)
     assert refused.value.exit_code == 6
@@ -482,7 +482,7 @@ def count_pairs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         pairs.append(len(list(slots)))
         return slot_similarity(values, list(slots), probe)
 
-    monkeypatch.setattr(runtime.place, "slot_similarity", counted)
+    monkeypatch.setattr(runtime.devices.memory, "slot_similarity", counted)
     return pairs
 
 

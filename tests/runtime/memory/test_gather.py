@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from kernels.bfloat16 import round_to_bfloat16
-from runtime.arena import Arena
-from runtime.batch import pack
-from runtime.contract import graph_specs
+from runtime.bundle.contract import graph_specs
+from runtime.memory.arena import Arena
+from runtime.memory.batch import pack
 from runtime.memory.records import MemoryRead, Room
 from tests.fakes import FAKE_NUMBERS
 

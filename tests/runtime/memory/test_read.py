@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.contract import ModelNumbers
+from runtime.bundle.contract import ModelNumbers
 from runtime.memory.policies import Limits, keep_latest
 from runtime.memory.read import Clock
 from runtime.memory.read import read as read_bank

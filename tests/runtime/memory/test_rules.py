@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from runtime.confidence import MEASURES
+from runtime.bundle.confidence import MEASURES
 from runtime.errors import InputError
 from runtime.memory import MemoryRules
 from runtime.memory.pick_up import PICK_UPS

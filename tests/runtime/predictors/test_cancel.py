@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from runtime.predictors import FlowPredictor, VolumePredictor
+from runtime.predictors.result import Result
 from runtime.predictors.runs import Runs
-from runtime.prompts import Box
-from runtime.result import Result
+from runtime.prompts.prompts import Box
 from tests.fakes import TELLING, Inputs, fake_model
 
 DEPTH, SIDE = 9, 16

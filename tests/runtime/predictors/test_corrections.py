@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from runtime.backends.fake import FakeBackend
-from runtime.contract import PREVIOUS_LOGIT_LIMIT
+from runtime.bundle.contract import PREVIOUS_LOGIT_LIMIT
 from runtime.errors import OutOfMemory
 from runtime.memory import MemoryRules
 from runtime.memory.pick_up import PICK_UPS
 from runtime.memory.policies import POLICIES
 from runtime.predictors import VolumePredictor
 from runtime.predictors.tracker import BACKWARD, FORWARD
-from runtime.prompts import Box, Mask, Point, Prompt
+from runtime.prompts.prompts import Box, Mask, Point, Prompt
 from tests.fakes import FAKE_NUMBERS, TELLING, Inputs, decode, fake_model
 
 DEPTH, SIDE = 28, 16

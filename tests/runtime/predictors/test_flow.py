@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from runtime.backends.fake import FakeBackend
-from runtime.contract import PIXEL_MEAN, PIXEL_STD
+from runtime.bundle.contract import PIXEL_MEAN, PIXEL_STD
 from runtime.errors import InputError, PromptError
 from runtime.memory import MemoryRules
 from runtime.memory.policies import POLICIES
 from runtime.predictors import FlowPredictor
-from runtime.prompts import Box, Mask, Point, Prompt
-from runtime.result import Result, SliceMask
+from runtime.predictors.result import Result, SliceMask
+from runtime.prompts.prompts import Box, Mask, Point, Prompt
 from tests.fakes import FAKE_NUMBERS, TELLING, Inputs, encode, fake_model
 
 GREYS = (40, 200, 90, 60, 150, 10, 120, 70, 220)

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from runtime.memory import MemoryRules
 from runtime.predictors import FlowPredictor, VolumePredictor
+from runtime.predictors.result import SliceMask
 from runtime.predictors.tracker import BACKWARD, FORWARD
-from runtime.prompts import Box, Mask, Point, Prompt
-from runtime.result import SliceMask
+from runtime.prompts.prompts import Box, Mask, Point, Prompt
 from tests.fakes import TELLING, fake_model
 
 DEPTH, SIDE = 7, 16

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from runtime.backends.fake import FakeBackend
-from runtime.contract import PIXEL_MEAN, PIXEL_STD
+from runtime.bundle.contract import PIXEL_MEAN, PIXEL_STD
 from runtime.errors import InputError, PromptError
 from runtime.predictors import ImagePredictor, VolumePredictor
-from runtime.prompts import Box, Mask, Point, Prompt
+from runtime.prompts.prompts import Box, Mask, Point, Prompt
 from tests.fakes import fake_model
 
 GREY = np.random.default_rng(2).integers(0, 255, (30, 40), np.uint8)

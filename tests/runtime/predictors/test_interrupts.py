@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.arena import Arena
 from runtime.memory import MemoryBank, MemoryRules
+from runtime.memory.arena import Arena
 from runtime.predictors import VideoPredictor, VolumePredictor
-from runtime.prompts import Box, Point
-from runtime.result import Result
+from runtime.predictors.result import Result
+from runtime.prompts.prompts import Box, Point
 from tests.fakes import TELLING, Inputs, fake_model
 
 DEPTH, SIDE = 8, 16

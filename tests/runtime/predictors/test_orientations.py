@@ -10,13 +10,13 @@ import pytest
 import runtime.predictors.volume
 from runtime.errors import InputError
 from runtime.io import Volume
+from runtime.measure.phantom import make_phantom
 from runtime.memory import MemoryRules
 from runtime.model import Model, load
-from runtime.phantom import make_phantom
 from runtime.predictors import VolumePredictor
 from runtime.predictors.orientations import FUSIONS, Plane, fuse_orientations, sigmoid
-from runtime.prompts import Box, Mask, check_prompt
-from runtime.result import Result, SliceMask
+from runtime.predictors.result import Result, SliceMask
+from runtime.prompts.prompts import Box, Mask, check_prompt
 from runtime.track import Segmented
 from tests.fakes import TELLING, fake_model
 

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from runtime.confidence import MEASURES, Calibration
-from runtime.contract import PIXEL_MEAN, PIXEL_STD
+from runtime.bundle.confidence import MEASURES, Calibration
+from runtime.bundle.contract import PIXEL_MEAN, PIXEL_STD
 from runtime.memory import MemoryRules
 from runtime.memory.policies import POLICIES
 from runtime.model import Model
 from runtime.predictors import VolumePredictor
-from runtime.prompts import Point
-from runtime.result import Result
+from runtime.predictors.result import Result
+from runtime.prompts.prompts import Point
 from tests.fakes import FAKE_NUMBERS, fake_model
 
 DEPTH, NOISE, FAINT = 7, 3, 2

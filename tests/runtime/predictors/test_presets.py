@@ -8,16 +8,16 @@ from PIL import Image
 
 from kernels.preprocess import preprocess
 from runtime.backends.fake import Call, FakeBackend
-from runtime.contract import PIXEL_MEAN, PIXEL_STD
+from runtime.bundle.contract import PIXEL_MEAN, PIXEL_STD
 from runtime.io import Volume
+from runtime.io.window import CT_PRESETS, apply_window
+from runtime.measure.phantom import make_phantom
 from runtime.model import load
-from runtime.phantom import make_phantom
 from runtime.predictors import VolumePredictor
 from runtime.predictors.presets import PRESETS, add_prompts, finish, only
-from runtime.prompts import Box, Mask, Point
-from runtime.result import Result, SliceMask
+from runtime.predictors.result import Result, SliceMask
+from runtime.prompts.prompts import Box, Mask, Point
 from runtime.track import Segmented
-from runtime.window import CT_PRESETS, apply_window
 from tests.fakes import TELLING, fake_model
 
 LESION, RECIST = PRESETS["medsam2_lesion"], PRESETS["medsam2_recist"]

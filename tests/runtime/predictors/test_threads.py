@@ -11,9 +11,9 @@ import pytest
 
 from runtime.errors import InputError
 from runtime.predictors import FlowPredictor, VolumePredictor
+from runtime.predictors.result import Result
 from runtime.predictors.video import VideoPredictor
-from runtime.prompts import Box, Point
-from runtime.result import Result
+from runtime.prompts.prompts import Box, Point
 from tests.fakes import TELLING, fake_model
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (9, 64, 64)).astype(np.uint8)

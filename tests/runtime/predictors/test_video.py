@@ -13,9 +13,9 @@ from runtime.memory import MemoryRules
 from runtime.memory.pick_up import PICK_UPS
 from runtime.memory.policies import POLICIES
 from runtime.predictors import VideoPredictor, VolumePredictor
+from runtime.predictors.result import SliceMask
 from runtime.predictors.tracker import FORWARD, MAX_ROWS
-from runtime.prompts import Box, Mask, Point, Prompt
-from runtime.result import SliceMask
+from runtime.prompts.prompts import Box, Mask, Point, Prompt
 from runtime.track import Segmented
 from tests.fakes import FAKE_NUMBERS, TELLING, Inputs, fake_model
 

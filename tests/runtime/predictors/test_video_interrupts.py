@@ -15,7 +15,7 @@ import pytest
 import runtime
 from runtime.memory import MemoryRules, Templates
 from runtime.predictors.video import VideoPredictor
-from runtime.prompts import Box, Point
+from runtime.prompts.prompts import Box, Point
 from tests.fakes import TELLING, fake_model
 
 FRAMES = [np.full((64, 64), 10 * i + 10, np.uint8) for i in range(10)]

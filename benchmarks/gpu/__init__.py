@@ -1,0 +1,1 @@
+"""What only a CUDA machine can tell."""

@@ -1,0 +1,1 @@
+"""Synthetic volumes and pictures with known truth."""

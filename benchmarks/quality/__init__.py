@@ -1,0 +1,1 @@
+"""Quality: masks against ground truth."""

@@ -1,0 +1,212 @@
+"""`python -m benchmarks quality`: one prompt on the middle slice of each object, against ground truth.
+
+Cases are held-out phantoms, or a folder of labelled volumes: .npz with `imgs` and `gts`, or pairs of NAME.nii.gz and
+NAME_label.nii.gz. Besides the whole volume it counts what goes wrong where: by distance from the prompt, on slices
+where the object has ended, and against simply copying the prompted slice's mask.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmarks.phantoms.phantoms import HELD_OUT_SEEDS, make_flow, make_volume
+from benchmarks.quality.judge import DISTANCES, Setting, judge, ruin, segment, summarise
+from benchmarks.quality.quality_picture import Example, draw_quality
+from export.labelled import PROMPTS, Case, folder_cases, objects
+from runtime import MemoryRules, Model, Volume, load
+from runtime.backends import BACKENDS
+from runtime.devices.machine import machine_name
+from runtime.errors import InputError
+from runtime.files.atomic import write_text
+from runtime.io.window import apply_window
+from runtime.memory.pick_up import PICK_UPS
+from runtime.memory.policies import POLICIES
+from runtime.preview.preview import write_preview
+from runtime.process.streams import print_result, sayable
+
+MAX_OBJECTS = 3  # of one phantom
+WORST = 6  # cases drawn
+
+SUITES: dict[str, list[Setting]] = {
+    "prompts": [Setting(kind, kind) for kind in PROMPTS],
+    "memory": [
+        Setting("same prompt on every slice", rules=None),
+        Setting("prompted slice only", rules=MemoryRules(policy="confidence", min_confidence=1.0)),
+        *(
+            Setting(f"{policy}, {pick_up}", rules=MemoryRules(policy=policy, pick_up=pick_up))
+            for policy, pick_up in product(POLICIES, PICK_UPS)
+        ),
+    ],
+    "ruined": [
+        Setting(f"ruined slices, {policy}", rules=MemoryRules(policy=policy), is_ruined=True)
+        for policy in POLICIES
+    ],
+    "box": [Setting("box")],
+}
+
+EXAMPLES = """examples:
+  python -m benchmarks quality                                    # the embedded model on phantoms
+  python -m benchmarks quality --suite prompts,memory,ruined -o quality.json --picture quality.png
+  python -m benchmarks quality --folder lesions/ --bundle medsam2 --backend ort,openvino -o lesions.json
+  python -m benchmarks quality --suite box --checkpoint out/nano/nano.pt   # weights that are being trained
+suites: prompts (box, click, mask), memory (every policy and pick-up, and none), ruined (noise on two slices), box.
+"""
+
+
+def phantom_cases(count: int) -> Iterator[Case]:
+    """Objects of `count` held-out phantoms, then of a third as many flows."""
+    for seed in range(HELD_OUT_SEEDS, HELD_OUT_SEEDS + count):
+        made = make_volume(seed)
+        volume = Volume.from_array(made.pixels)
+        for label, truth, key in objects(made.labels)[:MAX_OBJECTS]:
+            yield Case(f"phantom {seed} object {label}", volume, truth, key)
+    for seed in range(HELD_OUT_SEEDS, HELD_OUT_SEEDS + max(count // 3, 1)):
+        made = make_flow(seed)
+        yield Case(f"flow {seed}", Volume.from_array(made.pixels), made.labels == 1, 0, True)
+
+
+def measure(
+    model: Model, cases: list[Case], settings: list[Setting], window: str
+) -> tuple[list[dict[str, Any]], list[Example]]:
+    """Figures of every case under every setting, and the worst volumes under the first one."""
+    rows, examples = [], []
+    with tqdm(total=len(cases) * len(settings), desc="quality", unit="run", file=sys.stderr) as bar:
+        for case in cases:
+            pixels, _ = apply_window(case.volume, window)
+            for setting in settings:
+                seen, ruined = ruin(case, pixels) if setting.is_ruined else (pixels, [])
+                if not (setting.is_ruined and case.is_flow):
+                    result = segment(model, case, seen, setting)
+                    rows.append(judge(case, setting, result, ruined))
+                    if setting is settings[0] and not case.is_flow:
+                        examples.append(Example(rows[-1]["dice"], case, seen, result))
+                        examples = sorted(examples, key=lambda e: e.dice)[:WORST]
+                bar.update()
+    return rows, examples
+
+
+def models(args: argparse.Namespace) -> Iterator[tuple[str, Model]]:
+    """What is to be measured, and what it is called: checkpoints if there are any, else bundles on back ends."""
+    for path in args.checkpoint or []:
+        from export.checkpoints.checkpoint import load_model, read_checkpoint
+        from export.torch_backend import torch_model
+
+        yield str(path), torch_model(load_model(read_checkpoint(path)))
+    if not args.checkpoint:
+        for bundle, backend in product(args.bundle or [None], args.backend.split(",")):
+            yield bundle or "embedded", load(bundle, backend)
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The summary for people, in Markdown."""
+    head = (
+        "3-D Dice",
+        "NSD",
+        "HD95 mm",
+        "prompted slice",
+        "other slices",
+        *(f"at {d}" for d in DISTANCES),
+        "drawn where absent",
+        "lost where present",
+        "copy of mask",
+        "ruined in memory",
+        "after ruined",
+    )
+    lines = [f"| | cases | {' | '.join(head)} |", "|---" * (len(head) + 2) + "|"]
+    for group, settings in summary.items():
+        for name, m in settings.items():
+            values = (
+                m["dice"],
+                m["nsd"],
+                m["hd95_mm"],
+                m["prompted_slice"],
+                m["other_slices"],
+                *m["by_distance"].values(),
+                m["drawn_where_absent"],
+                m["lost_where_present"],
+                m["copy_of_mask"],
+                m.get("ruined_in_memory"),
+                m.get("after_ruined"),
+            )
+            cells = " | ".join("" if v is None else f"{v:.2f}" for v in values)
+            lines.append(f"| {group}, {name} | {m['cases']} | {cells} |")
+    return "\n".join(lines)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    p = argparse.ArgumentParser(
+        prog="python -m benchmarks quality",
+        description="Measure a bundle against ground truth.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument(
+        "--bundle",
+        action="append",
+        metavar="BUNDLE",
+        help="default: the embedded demonstration model; several are compared, for instance precisions",
+    )
+    p.add_argument(
+        "--checkpoint",
+        action="append",
+        type=Path,
+        metavar="F.pt",
+        help="weights instead, in PyTorch, as they are while they are trained; several are compared",
+    )
+    p.add_argument(
+        "--backend", default="auto", help=f"auto, {', '.join(BACKENDS)}; several are compared"
+    )
+    p.add_argument("--suite", default="prompts", help="what to compare (%(default)s)")
+    p.add_argument("--folder", type=Path, help="labelled volumes; default: held-out phantoms")
+    p.add_argument("--phantoms", type=int, default=12, help="how many (%(default)s)")
+    p.add_argument("--window", default="auto", help="as for medsam2 segment (%(default)s)")
+    p.add_argument("-o", "--output", type=Path, metavar="F.json", help="write every case's figures")
+    p.add_argument("--picture", type=Path, metavar="F.png", help="draw curves and the worst cases")
+    return p
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    args = parser().parse_args(arguments)
+    if args.picture:
+        import_module("matplotlib")  # what is missing is told before the work, not after it
+    suites = args.suite.split(",")
+    if unknown := set(suites) - set(SUITES):
+        raise InputError(f"no suite '{unknown.pop()}'; there are: {', '.join(SUITES)}")
+    settings = [setting for suite in suites for setting in SUITES[suite]]
+    found = phantom_cases(args.phantoms) if args.folder is None else folder_cases(args.folder)
+    cases = list(found)
+    reports, pictures = [], []
+    for name, model in models(args):
+        rows, examples = measure(model, cases, settings, args.window)
+        reports.append(
+            {
+                "bundle": name,
+                "model": model.numbers.name,
+                "backend": model.backend.description,
+                "machine": machine_name(),
+                "data": str(args.folder or f"{args.phantoms} held-out phantoms"),
+                "summary": summarise(rows),
+                "cases": rows,
+            }
+        )
+        pictures.append(examples)
+        print(
+            f"{model.numbers.name} on {model.backend.description}\n{table(reports[-1]['summary'])}"
+        )
+    reports = sayable(reports)
+    if args.output:
+        write_text(args.output, json.dumps(reports, indent=1) + "\n")
+    if args.picture:
+        write_preview(args.picture, draw_quality(reports[0], pictures[0]))
+    print_result([{k: v for k, v in report.items() if k != "cases"} for report in reports])

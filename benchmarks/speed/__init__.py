@@ -1,0 +1,1 @@
+"""Speed: the race against PyTorch, its growth, its ceilings."""

@@ -1,0 +1,100 @@
+"""Who can race: a bundle's back ends, this project's own PyTorch model, and the official package's predictors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from runtime import Model, load
+from runtime.backends import BACKENDS
+from runtime.bundle.bundle import Bundle
+from runtime.errors import BackendUnavailable
+from runtime.measure.latency import Run, time_propagation, time_volume
+from runtime.measure.phantom import Phantom
+
+if TYPE_CHECKING:
+    from export.model.sam2 import Sam2
+
+TRUTH = "torch-fp32"
+
+
+class Contender(Protocol):
+    """Whoever can follow a phantom's objects. Nothing it was given is still going on when a method returns."""
+
+    description: str
+
+    def run(self, phantom: Phantom, num_objects: int) -> Run:
+        """One propagation from the middle slice to the last, measured."""
+
+    def volume_ms(self, phantom: Phantom, num_objects: int) -> float:
+        """From the volume in memory to the masks of all its slices, followed in both directions from the middle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """A model behind this runtime's predictor, which advances both directions as one batch."""
+
+    model: Model
+
+    @property
+    def description(self) -> str:
+        return self.model.backend.description
+
+    def run(self, phantom: Phantom, num_objects: int) -> Run:
+        return time_propagation(self.model, phantom, num_objects)
+
+    def volume_ms(self, phantom: Phantom, num_objects: int) -> float:
+        return time_volume(self.model, phantom, num_objects)
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """What contenders are made from."""
+
+    bundle: Bundle
+    reference: Sam2
+    threads: int | None
+    device: str
+
+
+def truth(race: Race) -> Contender:
+    """PyTorch in fp32, with which the others are compared."""
+    return _definition(None, race)
+
+
+def _ours(name: str, race: Race) -> Contender:
+    return Runtime(load(race.bundle, name, race.threads))
+
+
+def _definition(autocast: str | None, race: Race) -> Contender:
+    import torch
+
+    from export.torch_backend import torch_model
+
+    dtype = getattr(torch, autocast) if autocast else None
+    return Runtime(torch_model(race.reference, dtype, race.device))
+
+
+def _official(kind: str, autocast: str | None, race: Race) -> Contender:
+    import torch
+
+    try:
+        from benchmarks.speed.official import OfficialContender
+    except ImportError as error:
+        raise BackendUnavailable(f"the official package is missing: {error}") from error
+    dtype = getattr(torch, autocast) if autocast else None
+    return OfficialContender(race.reference, kind, dtype, race.device)
+
+
+CONTENDERS: dict[str, Callable[[Race], Contender]] = {
+    **{name: partial(_ours, name) for name in BACKENDS},
+    TRUTH: truth,
+    "torch-bf16": partial(_definition, "bfloat16"),
+    "official-fp32": partial(_official, "eager", None),
+    "official-bf16": partial(_official, "eager", "bfloat16"),
+    "official-compile": partial(_official, "compile", "bfloat16"),
+    "official-vos": partial(_official, "vos_optimized", "bfloat16"),
+    "official-graph": partial(_official, "graph", "bfloat16"),
+}

@@ -1,0 +1,42 @@
+"""The race for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runtime.measure.latency import COLUMNS
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report for people, in Markdown."""
+    base, volume = next(iter(report["contenders"])), report["volume_slices"]
+    headers = [
+        *COLUMNS,
+        f"against {base}",
+        *([f"{volume} slices both ways"] if volume else []),
+        "MiB",
+        "worst logit error",
+        "Dice",
+        "lowest Dice",
+    ]
+    lines = [
+        f"{report['model']} at {report['model_image_size']} pixels, {report['objects']} object(s), medians in ms per "
+        f"slice; {report['machine']}; PyTorch on {report['device']}",
+        "",
+        "| | " + " | ".join(headers) + " |",
+        "|---" * (len(headers) + 1) + "|",
+    ]
+    for name, entry in report["contenders"].items():
+        medians = [entry["latency_ms"][column]["median"] for column in COLUMNS]
+        cells = [
+            *(f"{ms:.1f}" if ms else "" for ms in medians),
+            f"{entry['times_first']:.2f}",
+            *([f"{entry['volume_ms']:.0f}" if entry["volume_ms"] else "failed"] if volume else []),
+            ", ".join(f"{where} {mib:.0f}" for where, mib in entry["memory_mib"].items()),
+            f"{entry['worst_relative_error']:.1e}",
+            f"{entry['dice']:.4f}",
+            f"{entry['lowest_dice']:.4f}",
+        ]
+        lines.append(f"| {name}: {entry['description']} | {' | '.join(cells)} |")
+    lines += [f"{name} cannot run here: {reason}" for name, reason in report["absent"].items()]
+    return "\n".join(lines)

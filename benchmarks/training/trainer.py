@@ -1,0 +1,237 @@
+"""The loop that trains the embedded demonstration model, and what is saved of it.
+
+Each stage is a row of `STAGES`. A run can be stopped and resumed at any step: batch, prompt and chance are functions of
+the seed and the step's number. Figures are in its log.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from benchmarks.training.pool import Pool
+from benchmarks.training.samples import Batch, Sequences, Shape
+from benchmarks.training.sequence_loss import sequence_loss
+from export.checkpoints.checkpoint import read_checkpoint
+from export.model.sam2 import Sam2
+from export.variants import VARIANTS
+from runtime.errors import MissingInput
+from runtime.files.atomic import write_whole
+
+KINDS = ("box", "click", "clicks", "mask")
+KIND_SHARES = (0.5, 0.2, 0.12, 0.18)
+WARM_UP = 40  # steps
+SAVE_EVERY_S, COPY_EVERY_S = 300.0, 900.0
+FIGURES = ("loss", "first", "last", "flow", "present", "absent")
+EMA_DECAY, EMA_RAMP = 0.999, 5  # the average reaches over the last fifth of the steps, at most 1000
+WEIGHT_DECAY = 0.03
+STATE, WEIGHTS, COPIES = "state.pt", "nano.pt", "copies"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A part of the run.
+
+    Attributes:
+        share: of the whole time.
+        shapes: slices of a sequence and sequences of a batch, drawn anew for each.
+        size: of the images.
+        num_objects: of a sequence, at most.
+        teacher: probability that memory holds the truth, at the stage's start and end.
+        lr: peak learning rates at the stage's start and end.
+    """
+
+    share: float
+    shapes: tuple[Shape, ...]
+    size: int
+    num_objects: int
+    teacher: tuple[float, float]
+    lr: tuple[float, float]
+
+
+SHAPES = ((3, 5), (5, 3), (8, 1), (12, 1))
+# A run that nobody knows the end of stays in the first stage: give it more minutes than it will get.
+STAGES = (
+    Stage(0.8, SHAPES, 256, 3, (0.1, 0.1), (2e-4, 2e-4)),
+    Stage(0.2, SHAPES, 256, 3, (0.1, 0.0), (2e-4, 1e-5)),
+)
+
+
+@dataclass(slots=True)
+class Trainer:
+    """A run: parameters, their moving average, the optimiser, and how far it has come."""
+
+    model: Sam2
+    average: dict[str, Tensor]
+    optimiser: torch.optim.Optimizer
+    step: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def begin(cls, start: Path, device: str = "cpu") -> Trainer:
+        """From a checkpoint of a row in the table."""
+        checkpoint = read_checkpoint(start)
+        model = Sam2(checkpoint.variant)
+        model.load_state_dict(checkpoint.state, strict=True)
+        model.to(device).requires_grad_(True)
+        decayed = [p for p in model.parameters() if p.ndim > 1]
+        others = [p for p in model.parameters() if p.ndim <= 1]
+        groups = [
+            {"params": decayed, "weight_decay": WEIGHT_DECAY},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        optimiser = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.98))
+        average = {name: value.clone() for name, value in model.state_dict().items()}
+        return cls(model, average, optimiser)
+
+    def update(self, loss: Tensor, lr: float) -> None:
+        """One optimiser step; a step whose gradient is not finite is left out."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        if torch.isfinite(norm):
+            self.optimiser.step()
+        self.step += 1
+        decay = min(EMA_DECAY, self.step / (self.step + EMA_RAMP))
+        with torch.no_grad():
+            for name, value in self.model.state_dict().items():
+                self.average[name].lerp_(value, 1 - decay)
+
+    def save(self, folder: Path) -> None:
+        """The state to resume from, and the averaged weights to export; each whole or not at all."""
+        state = {
+            "model": self.model.state_dict(),
+            "average": self.average,
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        write_whole(folder / STATE, lambda part: torch.save(state, part))
+        self._save_weights(folder / WEIGHTS)
+
+    def keep_copy(self, folder: Path) -> None:
+        """The averaged weights of this step, beside those of earlier ones."""
+        (folder / COPIES).mkdir(exist_ok=True)
+        self._save_weights(folder / COPIES / f"nano-{self.step:07d}.pt")
+
+    def resume(self, folder: Path) -> None:
+        """Continue where `save` left off. Raises MissingInput where nothing was saved."""
+        if not (folder / STATE).is_file():
+            raise MissingInput(
+                f"no run to resume: there is no {folder / STATE}; leave --resume out"
+            )
+        state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+        self.model.load_state_dict(state["model"], strict=True)
+        device = self.model.no_mem_embed.device
+        self.average = {name: value.to(device) for name, value in state["average"].items()}
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.seconds = state["step"], state["seconds"]
+
+    def _save_weights(self, path: Path) -> None:
+        weights = {name: value.half().cpu() for name, value in self.average.items()}
+        write_whole(path, lambda part: torch.save({"model": weights}, part))
+
+
+def shared(model: Sam2, size: int) -> Sam2:
+    """The same parameters at another image size, on the device where they are."""
+    twin = Sam2(VARIANTS[model.numbers.name], size).requires_grad_(True)
+    twin.load_state_dict(model.state_dict(keep_vars=True), assign=True)
+    return twin.to(model.no_mem_embed.device)
+
+
+def stage_at(share: float) -> tuple[Stage, float]:
+    """The stage in which a share of the run's time falls, and how far into it."""
+    for stage in STAGES:
+        if share < stage.share:
+            return stage, share / stage.share
+        share -= stage.share
+    return STAGES[-1], 1.0
+
+
+def between(ends: tuple[float, float], along: float) -> float:
+    """Cosine interpolation."""
+    return ends[1] + (ends[0] - ends[1]) * 0.5 * (1 + math.cos(math.pi * along))
+
+
+def batches_of(
+    stage: Stage, pool: Pool, seed: int, scale: int, workers: int, first: int
+) -> DataLoader[Batch]:
+    """Batches from a number on, made by so many processes; none makes them in this one."""
+    shapes = tuple((slices, sequences * scale) for slices, sequences in stage.shapes)
+    return DataLoader(
+        Sequences(pool, shapes, stage.size, stage.num_objects, seed),
+        batch_size=None,
+        sampler=itertools.count(first),  # type: ignore[arg-type]  # endless
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def train(
+    trainer: Trainer,
+    pool: Pool,
+    minutes: float,
+    folder: Path,
+    seed: int,
+    scale: int = 1,
+    workers: int = 1,
+) -> None:
+    """Train for so many minutes in all, saving as it goes; `scale` multiplies the sequences of each batch."""
+    device = trainer.model.no_mem_embed.device
+    saved = copied = time.monotonic()
+    current, batches, model = None, iter(()), trainer.model
+    sums: dict[str, float] = {}
+    while trainer.seconds < 60 * minutes:
+        started = time.monotonic()
+        stage, along = stage_at(trainer.seconds / (60 * minutes))
+        if stage is not current:
+            current, model = stage, shared(trainer.model, stage.size)
+            batches = iter(batches_of(stage, pool, seed, scale, workers, trainer.step))
+        torch.manual_seed(seed + trainer.step)
+        kind = str(np.random.default_rng([seed, trainer.step, 1]).choice(KINDS, p=KIND_SHARES))
+        batch = Batch(*(part.to(device) for part in next(batches)))
+        with device:  # what the loss makes on its way lies there too
+            loss, figures = sequence_loss(model, batch, kind, between(stage.teacher, along))
+        trainer.update(loss, between(stage.lr, along) * min(1.0, (trainer.step + 1) / WARM_UP))
+        for key, value in {**figures, "loss": float(loss.detach()), "loss_count": 1.0}.items():
+            sums[key] = sums.get(key, 0.0) + value
+        now = time.monotonic()
+        trainer.seconds += now - started
+        if trainer.step % 20 == 0:
+            _log(folder, trainer, stage, sums)
+            sums = {}
+        if now - saved > SAVE_EVERY_S:
+            trainer.save(folder)
+            saved = now
+        if now - copied > COPY_EVERY_S:
+            trainer.keep_copy(folder)
+            copied = now
+    trainer.save(folder)
+
+
+def _log(folder: Path, trainer: Trainer, stage: Stage, sums: dict[str, float]) -> None:
+    line: dict[str, Any] = {
+        "step": trainer.step,
+        "minutes": round(trainer.seconds / 60, 2),
+        "size": stage.size,
+    }
+    for key in FIGURES:
+        if count := sums.get(f"{key}_count"):
+            line[key] = round(sums[key] / count, 3)
+    text = json.dumps(line)
+    print(text, file=sys.stderr, flush=True)
+    with (folder / "log.jsonl").open("a") as stream:
+        stream.write(text + "\n")

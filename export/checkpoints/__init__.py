@@ -1,0 +1,1 @@
+"""Checkpoints: files, the weights in them, whose network they are."""

@@ -1,0 +1,114 @@
+"""A bundle: a folder with a manifest and four ONNX graphs. It knows files and hashes, not what graphs compute.
+
+Graph bytes are read once, checked against the manifest and handed on, so what runs is what was checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.bundle.confidence import Calibration
+from runtime.bundle.contract import GRAPHS, ModelNumbers
+from runtime.bundle.manifest import graph_file, read_manifest
+from runtime.errors import BundleChanged, BundleIncomplete
+from runtime.files.plain_file import read_plain
+
+EMBEDDED = Path(__file__).parents[1] / "nano"
+
+HOW_TO_EXPORT = (
+    "export real weights with: medsam2 export --checkpoint hf:wanglab/MedSAM2/MedSAM2_latest.pt "
+    "-o medsam2"
+)
+CAUTIONS = {
+    "checkpoint": None,
+    "demonstration": "demonstration weights, trained on synthetic data, not for clinical use; "
+    + HOW_TO_EXPORT,
+    "random": "random weights: masks are meaningless, only speed and parity mean anything; "
+    + HOW_TO_EXPORT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An opened bundle.
+
+    Attributes:
+        path: its folder.
+        model: numbers of the model inside.
+        weights: where the weights come from: `kind` (a key of `CAUTIONS`), `source`, `sha256`.
+        manifest: everything else the manifest says, as parsed JSON.
+    """
+
+    path: Path
+    model: ModelNumbers
+    weights: dict[str, Any]
+    manifest: dict[str, Any]
+
+    @property
+    def calibrations(self) -> dict[str, Calibration]:
+        """Measure of confidence to its calibration, as far as `export.calibrate` has been run."""
+        entries = self.manifest.get("calibration", {}).items()
+        return {measure: Calibration.parse(entry) for measure, entry in entries}
+
+    @property
+    def precision(self) -> str:
+        """ "fp32", or "int8" where the image encoder's weights have eight bits."""
+        return str(self.manifest["precision"])
+
+    @property
+    def licence(self) -> str:
+        """Licence of the weights as the one who exported them said, or "unknown"."""
+        return str(self.manifest["licence"])
+
+    @property
+    def fingerprint(self) -> str:
+        """What the graphs are known by: SHA-256 over their own hashes, in the order of names."""
+        hashes = [self.manifest["files"][graph_file(graph)]["sha256"] for graph in sorted(GRAPHS)]
+        return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+    @property
+    def caution(self) -> str | None:
+        """What a user must be told about these weights, or None."""
+        return CAUTIONS[self.weights["kind"]]
+
+    def read_graph(self, graph: str) -> bytes:
+        """The checked bytes of one graph.
+
+        Raises:
+            BundleIncomplete: the file is missing or shorter than the manifest says.
+            BundleChanged: its hash differs from the manifest's.
+        """
+        name = graph_file(graph)
+        known = self.manifest["files"][name]
+        try:
+            data = read_plain(self.path / name, known["size_bytes"])
+        except OSError as error:
+            raise BundleIncomplete(
+                f"{self.path}: {name} cannot be read ({error.strerror}); export it again"
+            ) from error
+        if len(data) < known["size_bytes"]:
+            raise BundleIncomplete(
+                f"{self.path}: {name} has {len(data)} bytes, the manifest says {known['size_bytes']}; "
+                "the copy was cut short: copy or export it again"
+            )
+        if hashlib.sha256(data).hexdigest() != known["sha256"]:
+            raise BundleChanged(
+                f"{self.path}: {name} differs from the file that the manifest was written for "
+                "(SHA-256); it was damaged or replaced: copy or export it again"
+            )
+        return data
+
+
+def open_bundle(path: str | Path | None = None) -> Bundle:
+    """Open a bundle folder, or the embedded demonstration model for None.
+
+    Raises:
+        BundleError: not a bundle, or one of another format version.
+        BundleIncomplete: the manifest is cut short, lacks entries or misstates them.
+    """
+    folder = EMBEDDED if path is None else Path(path)
+    manifest = read_manifest(folder)
+    return Bundle(folder, ModelNumbers(**manifest["model"]), manifest["weights"], manifest)

@@ -1,0 +1,189 @@
+"""The manifest of a bundle: what it must say, and nothing read from it that has not been checked.
+
+A name that is unknown is refused where values are computed with (`model`, `constants`, `files`, `calibration`), since a
+slip of the pen would be silent there. Elsewhere it is left alone: a later exporter may tell more, and whatever changes
+the meaning of the rest raises `FORMAT_VERSION`.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from pathlib import Path
+from typing import Any
+
+from runtime.bundle.confidence import MEASURES, Calibration
+from runtime.bundle.contract import FORMAT_VERSION, GRAPHS, LOW_RES_STRIDE, SIZE_STEP, ModelNumbers
+from runtime.errors import BundleError, BundleIncomplete
+from runtime.files.plain_file import read_plain
+from runtime.files.strict_json import (
+    Fault,
+    Integer,
+    Number,
+    Numbers,
+    Object,
+    OneOf,
+    Rule,
+    Sha256,
+    Text,
+    parse,
+)
+
+MANIFEST = "manifest.json"
+# Of a manifest; the largest known has 10 KB, a calibration by many masks adds 100.
+MAX_BYTES = 4 * 2**20
+PRECISIONS = ("fp32", "int8")  # of the image encoder's weights; all else is fp32
+# Of a weight in int8. Processors without VNNI add up two products of weights with bytes in 16 bits, which saturate:
+# larger ones compute something else there.
+LARGEST_INT8 = (2**15 - 1) // (2 * 255)
+UNKNOWN = "unknown"  # licence of weights of which nobody has said one
+KINDS = ("checkpoint", "demonstration", "random")  # of weights
+
+MAX_IMAGE_SIZE = 8192  # pixels; eight times what any member of the family was trained at
+MAX_CHANNELS = 4096
+MAX_MEMORIES = 256
+MAX_GRAPH_BYTES = 2**31 - 1  # of one protobuf message
+MAX_SEED = 2**63 - 1
+LARGEST_WEIGHT = 1e30  # well inside float32
+MAX_KNOTS = 100_000
+
+_COUNT = Integer(1, MAX_CHANNELS)
+_WEIGHT = Number(-LARGEST_WEIGHT, LARGEST_WEIGHT)
+_ROW = Numbers(_WEIGHT, LOW_RES_STRIDE, LOW_RES_STRIDE)
+_SHARES = Numbers(Number(0, 1), 1, MAX_KNOTS)
+
+
+def graph_file(graph: str) -> str:
+    """File name of a graph inside a bundle."""
+    return f"{graph}.onnx"
+
+
+class CalibrationRule:
+    """One way or the other of saying what a measure is worth, see `runtime.bundle.confidence.Calibration`."""
+
+    def check(self, value: Any, where: str) -> None:
+        """Raise Fault for anything else."""
+        temperature = {"temperature": Number(1e-3, 1e3)}
+        knots = {"measured": _SHARES, "worth": _SHARES}
+        is_knots = isinstance(value, dict) and "temperature" not in value
+        Object(required=knots if is_knots else temperature).check(value, where)
+        try:
+            Calibration.parse(value)
+        except ValueError as error:
+            raise Fault(f"{where} is {error}") from error
+
+
+RULES: Rule = Object(
+    required={
+        "model": Object(
+            required={
+                "name": Text(),
+                "image_size": Integer(2 * SIZE_STEP, MAX_IMAGE_SIZE, SIZE_STEP),
+                # The finest features have an eighth of them.
+                "d_model": Integer(8, MAX_CHANNELS, 8),
+                "mem_dim": _COUNT,
+                "num_maskmem": Integer(1, MAX_MEMORIES),
+                "max_obj_ptrs": Integer(1, MAX_MEMORIES),
+            }
+        ),
+        "weights": Object(
+            required={"kind": OneOf(KINDS), "source": Text()},
+            optional={"sha256": Sha256(), "seed": Integer(0, MAX_SEED), "entry": Text()},
+            others=True,
+        ),
+        "licence": Text(),
+        "precision": OneOf(PRECISIONS),
+        "constants": Object(
+            required={
+                "mask_downsample_weight": Numbers(_ROW, LOW_RES_STRIDE, LOW_RES_STRIDE),
+                "mask_downsample_bias": _WEIGHT,
+                "no_obj_ptr": Numbers(_WEIGHT, 1, MAX_CHANNELS),
+            }
+        ),
+        "files": Object(
+            required={
+                graph_file(graph): Object(
+                    required={"size_bytes": Integer(1, MAX_GRAPH_BYTES), "sha256": Sha256()}
+                )
+                for graph in GRAPHS
+            }
+        ),
+    },
+    optional={"calibration": Object(optional=dict.fromkeys(MEASURES, CalibrationRule()))},
+    others=True,
+)
+
+
+def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any]:
+    """The manifest of a bundle's folder, checked; `name` is another one's while it is being written.
+
+    Raises:
+        BundleError: not a bundle, one of another format version, or of an earlier encoder in int8.
+        BundleIncomplete: the manifest is cut short, lacks entries or misstates them.
+    """
+    path = folder / name
+    try:
+        data = read_plain(path, MAX_BYTES)
+    except (OSError, ValueError) as error:  # a ValueError for a NUL in the path
+        why = error.strerror if isinstance(error, OSError) else error
+        raise BundleError(
+            f"{folder} is not a bundle ({MANIFEST}: {why}); make one with medsam2 export"
+        ) from error
+    if len(data) > MAX_BYTES:
+        raise BundleError(
+            f"{path} has more than {MAX_BYTES} bytes, which no manifest has; export the bundle again"
+        )
+    try:
+        manifest = parse(data)
+        if type(manifest) is not dict or "format_version" not in manifest:
+            raise Fault("wanted an object with format_version")
+    except Fault as fault:
+        raise BundleIncomplete(f"{path} is not whole ({fault}); export the bundle again") from fault
+    _check_version(folder, manifest["format_version"])
+    try:
+        RULES.check(manifest, "")
+        _check_sizes(manifest)
+    except Fault as fault:
+        raise BundleIncomplete(
+            f"{path} lacks or misstates an entry: {fault}; export the bundle again"
+        ) from fault
+    _check_quantisation(folder, manifest)
+    return manifest
+
+
+def _check_quantisation(folder: Path, manifest: dict[str, Any]) -> None:
+    """Raise BundleError for an encoder in int8 that need not compute the same everywhere."""
+    quantisation = manifest.get("quantisation")
+    largest = quantisation.get("largest_weight") if isinstance(quantisation, dict) else None
+    if manifest["precision"] == "int8" and not (
+        type(largest) is int and 0 < largest <= LARGEST_INT8
+    ):
+        raise BundleError(
+            f"{folder} has an encoder in int8 with weights beyond {LARGEST_INT8}, as earlier exporters made them; it "
+            "computes something else on processors without VNNI; export it again"
+        )
+
+
+def _check_version(folder: Path, version: Any) -> None:
+    if type(version) is int and version == FORMAT_VERSION:
+        return
+    is_newer = type(version) is int and version > FORMAT_VERSION
+    mend = (
+        "upgrade medsam2-runtime, or export it again with this one"
+        if is_newer
+        else "export it again"
+    )
+    raise BundleError(
+        f"{folder} has bundle format {reprlib.repr(version)}, this runtime reads {FORMAT_VERSION}; {mend}"
+    )
+
+
+def _check_sizes(manifest: dict[str, Any]) -> None:
+    """Raise Fault where two entries do not go together."""
+    model = ModelNumbers(**manifest["model"])
+    if model.d_model % model.mem_dim:
+        raise Fault(
+            f"model.mem_dim is {model.mem_dim}, wanted a divisor of d_model, which is {model.d_model}"
+        )
+    found = len(manifest["constants"]["no_obj_ptr"])
+    if found != model.d_model:
+        raise Fault(f"constants.no_obj_ptr has {found} numbers, wanted d_model, {model.d_model}")

@@ -1,0 +1,99 @@
+"""What graphs give and take, bundled by what it is: a slice's encoding, a decoded batch, a mask read back later."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import cached_property
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.device_array import Buffer
+from kernels.fill_holes import fill_holes
+from runtime.errors import NotFinite
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Encodings of slices, one after another along the leading axis; shapes as `image_encoder`'s outputs."""
+
+    vision_features: Buffer
+    attended_features: Buffer
+    projected_features: Buffer
+    high_res_feats_0: Buffer
+    high_res_feats_1: Buffer
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes held."""
+        return sum(getattr(self, part.name).nbytes for part in fields(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """`mask_decoder`'s outputs for b rows: raw, selected, gated logits (b, 1, 4 G, 4 G) and scalars (b,)."""
+
+    low_res_masks: Buffer
+    ious: Buffer
+    object_score_logits: Buffer
+    obj_ptr: Buffer
+
+
+class LowResMask:
+    """Logits (4 G, 4 G) of one object on one slice, read back and their holes filled when somebody first asks."""
+
+    def __init__(self, read: Callable[[], NDArray[np.float32]]) -> None:
+        self._read: Callable[[], NDArray[np.float32]] | None = read
+        self._found: NDArray[np.float32] | None = None
+        self._lock = Lock()  # a viewer may look while a run in another thread does
+
+    @property
+    def unfilled(self) -> NDArray[np.float32]:
+        """As the network gave them: memories of tracked slices are made of these."""
+        with self._lock:
+            if self._read is not None:
+                self._found, self._read = self._read(), None
+        assert self._found is not None
+        return self._found
+
+    def __getstate__(self) -> NDArray[np.float32]:
+        """For copies and pickles, which go where neither the device nor the lock can: the logits, read back."""
+        return self.unfilled
+
+    def __setstate__(self, unfilled: NDArray[np.float32]) -> None:
+        self._read, self._found, self._lock = None, unfilled, Lock()
+
+    @cached_property
+    def filled(self) -> NDArray[np.float32]:
+        """Without holes, as everybody else sees them."""
+        return fill_holes(self.unfilled)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What the host learns of a decoded row.
+
+    Attributes:
+        mask: low-resolution logits.
+        iou, object_score: scalars.
+        obj_ptr: object pointer (C,).
+
+    Raises NotFinite where scalars or pointer are not, which on a device nobody has looked at before.
+    """
+
+    mask: LowResMask
+    iou: float
+    object_score: float
+    obj_ptr: Buffer
+
+    def __post_init__(self) -> None:
+        for output, is_finite in (
+            ("ious", math.isfinite(self.iou)),
+            ("object_score_logits", math.isfinite(self.object_score)),
+            ("obj_ptr", np.isfinite(self.obj_ptr).all()),
+        ):
+            if not is_finite:
+                raise NotFinite("mask_decoder", output)

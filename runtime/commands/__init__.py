@@ -1,0 +1,1 @@
+"""The commands behind the doors, and the options that they share."""

@@ -1,0 +1,207 @@
+"""`medsam2 bench`, or `python -m runtime.bench`: latency per slice by stage, on a synthetic volume of any size."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import trange
+
+from kernels.device import device_name
+from runtime.bundle.contract import GRAPHS, feature_bytes
+from runtime.commands.options import add_model_options
+from runtime.devices.machine import machine_name, peak_memory_mib
+from runtime.errors import InputError
+from runtime.measure.cuda_latency import summarise_device, time_on_device
+from runtime.measure.latency import (
+    PERCENTILE,
+    STAGES,
+    Run,
+    bench_phantom,
+    check_sizes,
+    percent_of_roofline,
+    steady,
+    summarise,
+    time_propagation,
+)
+from runtime.measure.phantom import Phantom
+from runtime.model import Model, load
+from runtime.process.streams import print_result
+from runtime.steps.cuda.steps import CudaSteps
+
+EXAMPLES = """examples:
+  medsam2 bench                                  # the embedded model
+  medsam2 bench --bundle medsam2 --objects 3 --threads 2
+  medsam2 bench | tail -n 1 | python -m json.tool
+
+Steps with a full memory are counted: every slice is encoded, read against 7 memories, decoded, remembered, and its
+mask brought to the slice's size. The first pass warms up and is not counted. The last line is JSON.
+
+On a CUDA device a step's time is that of the graph it is replayed as (device), and whatever the host adds to it until
+its mask has arrived; stages are device time between events, a mean for a slice, from a pass that runs graph by graph.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    p = argparse.ArgumentParser(
+        prog="medsam2 bench",
+        description="Measure latency per slice by stage.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_model_options(p)
+    p.add_argument("--slices", type=int, default=24, help="to track in each pass (%(default)s)")
+    p.add_argument("--objects", type=int, default=1, help="to follow (%(default)s)")
+    p.add_argument(
+        "--prompted", type=int, default=1, metavar="N", help="slices to prompt (%(default)s)"
+    )
+    p.add_argument(
+        "--image-size", type=int, default=512, help="side of the volume's slices (%(default)s)"
+    )
+    p.add_argument(
+        "--lengths",
+        choices=["full", "exact"],
+        default="full",
+        help="on a CUDA device: pad steps to a full memory, or run each length as it is (%(default)s)",
+    )
+    p.add_argument(
+        "--roofline",
+        metavar="F.json",
+        help="of python -m benchmarks roofline: says how near each stage comes to its floor",
+    )
+    p.add_argument("--repeat", type=int, default=3, help="passes to count (%(default)s)")
+    return p
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    args = parser().parse_args(arguments)
+    if wanted := check_sizes(args.slices, args.objects, args.image_size):
+        raise InputError(f"nothing to measure; wanted {wanted}")
+    if args.repeat < 1:
+        raise InputError("nothing to measure; wanted --repeat 1 or more")
+    if not 1 <= args.prompted <= args.slices + 1:
+        raise InputError(
+            f"found --prompted {args.prompted}; wanted 1 to {args.slices + 1}, one more than --slices"
+        )
+    floors = _floors(args.roofline)
+    started = time.perf_counter()
+    model = load(args.bundle, args.backend, args.threads, args.hint)
+    for graph in GRAPHS:
+        model.engine(graph)
+    load_s = time.perf_counter() - started
+    if isinstance(model.steps, CudaSteps):
+        model.steps.pads = args.lengths == "full"
+    elif args.lengths != "full":
+        raise InputError("found --lengths exact; on the host there is nothing else")
+    phantom = bench_phantom(args.slices, args.image_size)
+    passes = trange(args.repeat + 1, desc="bench", unit="pass", file=sys.stderr)
+    measure = _on_device if isinstance(model.steps, CudaSteps) else _on_host
+    runs, figures = measure(model, phantom, args, passes)
+    cold, *warm = runs
+    report: dict[str, Any] = {
+        "model": model.numbers.name,
+        "model_image_size": model.numbers.image_size,
+        "backend": model.backend.description,
+        "machine": machine_name(),
+        "device": device_name(),
+        "slices": args.slices,
+        "objects": args.objects,
+        "prompted": args.prompted,
+        "threads": args.threads,
+        "image_size": args.image_size,
+        "repeat": args.repeat,
+        "steps_counted": len(steady(warm, model.numbers.num_maskmem)),
+        **figures,
+        "load_s": round(load_s, 3),
+        "cold_first_mask_ms": round(cold.first_mask_ms, 3),
+        "first_mask_ms": round(float(np.median([run.first_mask_ms for run in warm])), 3),
+        "second_prompt_ms": round(float(np.median([run.second_prompt_ms for run in warm])), 3),
+        "feature_mib_per_slice": round(feature_bytes(model.numbers) / 2**20, 3),
+        "peak_memory_mib": peak_memory_mib() and round(peak_memory_mib() or 0.0),
+    }
+    if floors is not None:
+        report["percent_of_roofline"] = percent_of_roofline(report["latency_ms"], floors)
+    total = report["latency_ms"]["total"]
+    report["slices_per_second"] = round(1e3 / total.get("mean", total["median"]), 2)
+    print(table(report))
+    print_result(report)
+
+
+def _floors(path: str | None) -> dict[str, Any] | None:
+    """Stages of a roofline report. Raises InputError for what is none."""
+    if path is None:
+        return None
+    try:
+        floors: dict[str, Any] = json.loads(Path(path).read_text())["stages"]
+        if not floors.keys() <= {*STAGES.values(), "total"}:
+            raise ValueError(f"it has {', '.join(floors)}")
+        for row in floors.values():
+            float(row["floor_ms"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} is no report of python -m benchmarks roofline ({error}); write its last line there"
+        ) from error
+    return floors
+
+
+def _on_host(
+    model: Model, phantom: Phantom, args: argparse.Namespace, passes: Iterable[int]
+) -> tuple[list[Run], dict[str, Any]]:
+    runs = [
+        time_propagation(model, phantom, args.objects, args.max_memory, args.prompted)
+        for _ in passes
+    ]
+    return runs, {"latency_ms": summarise(runs[1:], model.numbers.num_maskmem)}
+
+
+def _on_device(
+    model: Model, phantom: Phantom, args: argparse.Namespace, passes: Iterable[int]
+) -> tuple[list[Run], dict[str, Any]]:
+    measured = [
+        time_on_device(model, phantom, args.objects, args.max_memory, args.prompted) for _ in passes
+    ]
+    warm = measured[1:]
+    figures = {
+        "latency_ms": summarise_device(warm, model.numbers.num_maskmem),
+        "volume_ms": round(float(np.median([each.volume_ms for each in warm])), 3),
+        "volume_slices": len(phantom.pixels),
+        "launches_per_step": warm[-1].launches_per_step,
+        "device_memory_mib": round(max(each.device_memory_mib for each in measured), 1),
+    }
+    return [each.run for each in measured], figures
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report for people."""
+    lines = [
+        f"{report['model']} at {report['model_image_size']} pixels, {report['backend']}",
+        f"{report['machine']}; {report['objects']} object(s), slices of {report['image_size']} pixels",
+        "",
+        f"{'ms per slice':>14} {'median':>9} {'p' + str(PERCENTILE):>9}",
+    ]
+    for column, row in report["latency_ms"].items():
+        middle, late = row.get("median", row.get("mean")), row.get(f"p{PERCENTILE}")
+        lines.append(f"{column:>14} {middle:>9.3f} {'' if late is None else f'{late:.3f}':>9}")
+        if column in report.get("percent_of_roofline", {}):
+            lines[-1] += f"  {report['percent_of_roofline'][column]:.1f} % of the roofline"
+    if report.get("volume_ms"):
+        lines += [
+            "",
+            f"a volume of {report['volume_slices']} slices in both directions {report['volume_ms']:.1f} ms; "
+            f"{report['launches_per_step']} launches in a step's graph; {report['device_memory_mib']:.0f} MiB on it",
+        ]
+    lines += [
+        "",
+        f"{report['slices_per_second']} slices/s; first mask after {report['first_mask_ms']:.1f} ms, "
+        f"of another prompt on that slice after {report['second_prompt_ms']:.1f} ms; "
+        f"peak memory {report['peak_memory_mib']} MiB, of it {report['feature_mib_per_slice']} for each encoded slice",
+    ]
+    return "\n".join(lines)

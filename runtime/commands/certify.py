@@ -1,0 +1,170 @@
+"""`medsam2 certify`: compare back ends with ONNX Runtime on this machine, so that "auto" may choose.
+
+That the bundle itself computes what its checkpoint does is `medsam2 verify`'s to show; this needs no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+from kernels.device import why_not
+from runtime.backends import BACKENDS, DEFAULT
+from runtime.backends.certificate import Certificate, choose, keep, stamp
+from runtime.bundle.bundle import Bundle, open_bundle
+from runtime.errors import BackendUnavailable, InputError, Mismatch, NotFinite
+from runtime.measure.latency import bench_phantom, summarise, time_propagation
+from runtime.measure.lockstep import error_of
+from runtime.measure.parity import DEFAULT_SLICES, bar_of, compare_models, num_steps
+from runtime.model import Model, load
+from runtime.process.streams import print_result
+
+TIMED_SLICES = 10  # four of them with a full memory
+
+EXAMPLES = """examples:
+  medsam2 certify                                # every back end that is installed, for the embedded model
+  medsam2 certify --bundle medsam2 --backend openvino-bf16
+
+Certificates are kept for this user and machine. --backend auto, the default of every command, then takes the fastest
+back end whose certificate holds.
+"""
+
+
+def certify(bundle: Bundle, backend: str, num_slices: int = DEFAULT_SLICES) -> Certificate:
+    """Compare a back end with ONNX Runtime in fp32: what it computes, and how fast.
+
+    Raises BackendUnavailable if it cannot be opened here.
+    """
+    reference, candidate = load(bundle, DEFAULT), load(bundle, backend)
+    compared = compare(bundle, backend, reference, candidate, num_slices)
+    return {**compared, **_speeds(candidate, reference)}
+
+
+def compare(
+    bundle: Bundle, backend: str, reference: Model, candidate: Model, num_slices: int
+) -> Certificate:
+    """Hold a bundle on a back end, the candidate, against a reference of the same weights."""
+    bar = bar_of(bundle, backend)
+    with tqdm(total=num_steps(num_slices), desc=backend, unit="slice", file=sys.stderr) as progress:
+        found = compare_models(reference, candidate, bar, num_slices, progress.update)
+    return {
+        **stamp(bundle, backend),
+        "bundle": bundle.path.name,
+        "model": bundle.model.name,
+        "image_size": bundle.model.image_size,
+        "description": candidate.backend.description,
+        "reference": reference.backend.description,
+        **found,
+    }
+
+
+def _speeds(candidate: Model, reference: Model) -> dict[str, float]:
+    """What is told of speed; nothing where a graph gives NaN, since there is no propagation to time then."""
+    try:
+        latency_ms, reference_ms = _latency_ms(candidate), _latency_ms(reference)
+    except NotFinite:
+        return {}
+    return {
+        "latency_ms": latency_ms,
+        "reference_latency_ms": reference_ms,
+        "times_reference": round(reference_ms / latency_ms, 3),
+    }
+
+
+def _latency_ms(model: Model) -> float:
+    """Median of a tracked slice's time with a full memory."""
+    run = time_propagation(model, bench_phantom(TIMED_SLICES, model.numbers.image_size), 1)
+    return summarise([run], model.numbers.num_maskmem)["total"]["median"]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    others = [name for name in BACKENDS if name != DEFAULT]
+    p = argparse.ArgumentParser(
+        prog="medsam2 certify",
+        description="Certify back ends for a bundle on this machine.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("--bundle", metavar="BUNDLE", help="default: the embedded demonstration model")
+    p.add_argument(
+        "--backend", action="append", choices=others, help="may be repeated; default: all there are"
+    )
+    add_slices_option(p)
+    return p
+
+
+def add_slices_option(p: argparse.ArgumentParser) -> None:
+    """`--slices`, to be checked by `check_slices`."""
+    p.add_argument(
+        "--slices", type=int, default=DEFAULT_SLICES, help="of each propagation (%(default)s)"
+    )
+
+
+def check_slices(num_slices: int) -> None:
+    """Raise InputError for a propagation too short to have both directions."""
+    if num_slices < 3:
+        raise InputError(f"found --slices {num_slices}; wanted 3 or more")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command: a line for each back end, then everything as JSON."""
+    args = parser().parse_args(arguments)
+    check_slices(args.slices)
+    bundle = open_bundle(args.bundle)
+    usual = [name for name, row in BACKENDS.items() if name != DEFAULT and not row.is_fallback]
+    if not args.backend and (reason := why_not()):
+        usual = [name for name in usual if not BACKENDS[name].is_cuda]
+        print(f"no CUDA device, so none of its back ends: {reason}", file=sys.stderr)
+    wanted = args.backend or usual
+    load(bundle, DEFAULT)  # what all are compared with has to be here
+    certificates = []
+    for name in wanted:
+        try:
+            certificate = certify(bundle, name, args.slices)
+        except BackendUnavailable as error:
+            if args.backend:
+                raise
+            print(f"{name}: not here: {error}", file=sys.stderr)
+            continue
+        path = keep(certificate, bundle)
+        certificates.append(certificate)
+        print(
+            f"{in_words(certificate)}; kept as {path}" if path else in_words(certificate),
+            file=sys.stderr,
+        )
+    choice = choose(bundle)
+    print(f"auto takes {choice.backend}: {choice.reason}", file=sys.stderr)
+    report: dict[str, Any] = {
+        "auto": choice.backend,
+        "reason": choice.reason,
+        "certificates": certificates,
+    }
+    print_result(report)
+    failed = [c["backend"] for c in certificates if not c["passed"]]
+    if args.backend and failed:
+        raise Mismatch(
+            f"{', '.join(failed)}: does not compute what {DEFAULT} does for {bundle.path}"
+        )
+
+
+def in_words(certificate: Certificate) -> str:
+    """A certificate in one line."""
+    dice = min(task["lowest_dice"] for task in certificate["propagation"].values())
+    graphs = certificate["graphs"].values()
+    error = max((error_of(output) for outputs in graphs for output in outputs.values()), default=0)
+    reasons = (task["reason"] for task in certificate["propagation"].values() if "reason" in task)
+    told = [
+        f"{certificate['backend']}: {'passed' if certificate['passed'] else 'FAILED'}",
+        *(reason for reason in [*certificate.get("faults", ()), *reasons][:1]),
+        f"largest error {error:.1e}, lowest Dice {dice:.4f}",
+    ]
+    if "latency_ms" in certificate:
+        told.append(
+            f"{certificate['latency_ms']:.1f} ms per slice, "
+            f"{certificate['times_reference']:.2f} times as fast as {DEFAULT}"
+        )
+    return ", ".join(told)

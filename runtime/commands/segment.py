@@ -1,0 +1,200 @@
+"""`medsam2 segment`: a study, a set of images or a video, from prompts to masks."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from runtime.bundle.confidence import MEASURES
+from runtime.commands.options import add_model_options
+from runtime.errors import InputError, PromptError
+from runtime.io.volumes.nifti_forms import AFFINES
+from runtime.io.window import CT_PRESETS
+from runtime.jobs import KINDS, Job, kind_of, segment_images, segment_video, segment_volume
+from runtime.memory import MemoryRules
+from runtime.memory.pick_up import PICK_UPS
+from runtime.memory.policies import MAX_SIMILARITY, MIN_CONFIDENCE, POLICIES
+from runtime.predictors.flow import ORDERS
+from runtime.predictors.orientations import FUSIONS
+from runtime.predictors.presets import PRESETS
+from runtime.process.streams import print_result
+from runtime.prompts.prompt_file import Calls, group, parse_box, parse_point, read_prompts
+
+SEGMENT = {"volume": segment_volume, "images": segment_images, "video": segment_video}
+ONLY = dict.fromkeys(("z_range", "series", "affine", "preset", "fuse"), "volume")
+
+EXAMPLES = f"""examples:
+  medsam2 segment -i ct.nii.gz -o lesion.nii.gz --box 57,200,260,180,250 --preview lesion.png
+  medsam2 segment -i series/ -o liver.nrrd --point 40,210,180 --point 40,300,180,- --window abdomen
+  medsam2 segment -i mr.mha -o mask.mha --prompts prompts.json --z-range 20,60 --memory confidence
+  medsam2 segment -i fundus_images/ -o masks/ --box 0,310,420,500,610 --memory self_sorting --order similar
+  medsam2 segment -i echo.mp4 -o masks/ --point 0,120,200
+
+coordinates are voxel indices, z first; boxes and ranges are half-open: 200,260 holds 200 to 259. of a set of images
+or a video, z is the number of the image (in the order of names) or frame, from 0; masks are label images in a folder.
+windows: auto, none (8-bit already), percentile (MR), {", ".join(CT_PRESETS)}, or LEVEL/WIDTH such as 40/400.
+memory: fifo is SAM 2's own; confidence and self_sorting keep doubtful slices out (MedSAM-2).
+prompts.json:
+  {{"objects": [{{"id": 1, "prompts": [
+    {{"slice": 57, "box": {{"y": [200, 260], "x": [180, 250]}}}},
+    {{"slice": 57, "point": {{"y": 231, "x": 214}}, "positive": false}},
+    {{"slice": 80, "mask": "lesion_z80.png"}}]}}]}}
+exit codes: 0 ok, 1 failure, 2 usage, 3 bad input, 4 bad bundle, 5 no such back end here, 6 out of memory,
+130 interrupted. The report, one line of JSON (docs/report.md), is the only thing on stdout.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    p = argparse.ArgumentParser(
+        prog="medsam2 segment",
+        description="Segment a volume, a set of images or a video from prompts on some of its slices.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = p.add_argument
+    add(
+        "-i",
+        "--input",
+        required=True,
+        metavar="INPUT",
+        help="NIfTI, NRRD, MetaImage, npz, DICOM folder; a folder of images; a video",
+    )
+    add(
+        "-o",
+        "--output",
+        required=True,
+        metavar="MASK",
+        help=".nii.gz, .nii, .nrrd or .mha; of images, a folder",
+    )
+    add(
+        "--as",
+        dest="kind",
+        default="auto",
+        choices=["auto", *KINDS],
+        help="what the input is (%(default)s)",
+    )
+    add("--box", action="append", default=[], metavar="Z,Y0,Y1,X0,X1", help="each box is an object")
+    add(
+        "--point",
+        action="append",
+        default=[],
+        metavar="Z,Y,X[,-]",
+        help="of one object, '-' for a point outside it; with one --box, they correct it",
+    )
+    add("--prompts", metavar="P.json", help="several objects, slices and kinds of prompts")
+    add("--preview", metavar="P.png", type=Path, help="also draw contours on some slices")
+    add(
+        "--report-memory",
+        action="store_true",
+        help="also report what was in memory on each slice",
+    )
+    add("--window", default="auto", help="how intensities become 8 bits (%(default)s)")
+    add_model_options(p)
+    memory = p.add_argument_group("memory").add_argument
+    memory(
+        "--memory", default="fifo", choices=list(POLICIES), help="what is remembered (%(default)s)"
+    )
+    memory("--pick-up", default="all", choices=list(PICK_UPS), help="how it weighs (%(default)s)")
+    memory(
+        "--capacity", type=int, metavar="N", help="tracked slices kept; default: the policy's own"
+    )
+    memory(
+        "--min-confidence",
+        type=float,
+        default=MIN_CONFIDENCE,
+        metavar="C",
+        help="to enter (%(default)s)",
+    )
+    memory(
+        "--max-similarity",
+        type=float,
+        default=MAX_SIMILARITY,
+        metavar="S",
+        help="of two (%(default)s)",
+    )
+    memory("--confidence", default="iou", choices=list(MEASURES), help="what it is (%(default)s)")
+    memory("--seed", type=int, default=0, help="of --pick-up resample (%(default)s)")
+    volumes = p.add_argument_group("volumes").add_argument
+    volumes("--z-range", metavar="Z0,Z1", help="stay within these slices, half-open")
+    volumes("--series", metavar="UID", help="which series of a DICOM folder")
+    volumes("--affine", choices=AFFINES, help="which is right where NIfTI's two disagree")
+    volumes("--preset", choices=list(PRESETS), help="as one of MedSAM2's scripts does")
+    volumes("--fuse", choices=list(FUSIONS), help="segment along all three axes and fuse")
+    images = p.add_argument_group("images").add_argument
+    images("--order", default="given", choices=ORDERS, help="in which to segment (%(default)s)")
+    return p
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    p = parser()
+    args = p.parse_args(arguments)
+    if not (args.box or args.point or args.prompts):
+        p.error("no prompt: give --box, --point or --prompts")
+    source = Path(args.input)
+    kind = kind_of(source) if args.kind == "auto" else args.kind
+    for name, owner in ONLY.items():
+        if getattr(args, name) is not None and kind != owner:
+            p.error(f"--{name.replace('_', '-')} is for a {owner}; the input is taken as {kind}")
+    if args.order != "given" and kind != "images":
+        p.error(f"--order is for images; the input is taken as {kind}")
+    job = Job(
+        input=source,
+        output=Path(args.output),
+        calls=_calls(args),
+        memory=_rules(args),
+        preview=args.preview,
+        bundle=args.bundle,
+        backend=args.backend,
+        threads=args.threads,
+        hint=args.hint,
+        max_memory=args.max_memory,
+        window=args.window,
+        series=args.series,
+        z_range=_z_range(args.z_range),
+        preset=args.preset,
+        fuse=args.fuse,
+        order=args.order,
+        affine=args.affine,
+        reports_memory=args.report_memory,
+    )
+    print_result(SEGMENT[kind](job))
+
+
+def _rules(args: argparse.Namespace) -> MemoryRules:
+    return MemoryRules(
+        policy=args.memory,
+        pick_up=args.pick_up,
+        capacity=args.capacity,
+        min_confidence=args.min_confidence,
+        max_similarity=args.max_similarity,
+        confidence=args.confidence,
+        seed=args.seed,
+    )
+
+
+def _calls(args: argparse.Namespace) -> Calls:
+    boxes = [parse_box(text) for text in args.box]
+    points = [parse_point(text) for text in args.point]
+    if args.prompts:
+        if boxes or points:
+            raise PromptError("--prompts holds everything; do not mix it with --box and --point")
+        return read_prompts(args.prompts)
+    if len(boxes) > 1 and points:
+        raise PromptError(
+            "points with several boxes: say which object each belongs to in a --prompts file"
+        )
+    if len(boxes) > 1:
+        return [(object_id, [box]) for object_id, box in enumerate(boxes, 1)]
+    return group([*boxes, *points], object_id=1)
+
+
+def _z_range(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    try:
+        start, stop = (int(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"found the z-range '{text}'; wanted Z0,Z1 such as 20,60") from error
+    return start, stop

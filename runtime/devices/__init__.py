@@ -1,0 +1,1 @@
+"""The machine, and memory on the host and on CUDA devices."""

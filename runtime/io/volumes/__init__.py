@@ -1,0 +1,1 @@
+"""Volume files, format by format, and the volume that they hold."""

@@ -1,0 +1,1 @@
+"""What is measured: latency, and parity between two models."""

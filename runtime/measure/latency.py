@@ -1,0 +1,207 @@
+"""Where the time of a step goes: each graph, and the rest as host."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from runtime.backends import Buffer
+from runtime.measure.phantom import NUM_OBJECTS, Phantom, make_phantom
+from runtime.model import Model
+from runtime.predictors import VolumePredictor
+
+STAGES = {
+    "image_encoder": "encode",
+    "memory_attention": "attend",
+    "mask_decoder": "decode",
+    "memory_encoder": "memorise",
+}
+COLUMNS = (*STAGES.values(), "host", "total")
+PERCENTILE = 95
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """An observer that sums each stage's milliseconds until it is read."""
+
+    spent_ms: dict[str, float] = field(default_factory=dict)
+
+    def __call__(
+        self, graph: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer], ms: float
+    ) -> None:
+        stage = STAGES[graph]
+        self.spent_ms[stage] = self.spent_ms.get(stage, 0.0) + ms
+
+    def lap(self) -> dict[str, float]:
+        """What was spent since the last lap."""
+        spent, self.spent_ms = self.spent_ms, {}
+        return spent
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One propagation, measured.
+
+    Attributes:
+        steps_ms: for each tracked slice, milliseconds by name of `COLUMNS`.
+        first_mask_ms: from the first prompt on a new volume to its mask at the slice's size, encoding included.
+        logits: (slice, object) to low-resolution logits, to be compared with another run's.
+        second_prompt_ms: from a prompt on a slice already encoded to its mask; 0 where it was not taken.
+    """
+
+    steps_ms: Sequence[Mapping[str, float]]
+    first_mask_ms: float
+    logits: Mapping[tuple[int, int], Buffer]
+    second_prompt_ms: float = 0.0
+
+
+def bench_phantom(num_slices: int, image_size: int) -> Phantom:
+    """A phantom with a middle slice and `num_slices` after it."""
+    return make_phantom((2 * num_slices + 1, image_size, image_size))
+
+
+def time_propagation(
+    model: Model,
+    phantom: Phantom,
+    num_objects: int,
+    max_feature_bytes: int | None = None,
+    num_prompted: int = 1,
+) -> Run:
+    """Box each object on the middle slice and follow it to the last, taking the time.
+
+    A step brings every object's mask to the slice's size, since that is what a user waits for.
+
+    Args:
+        model, phantom: what to run on what.
+        num_objects: objects to follow; beyond the phantom's own, its objects are followed several times over.
+        max_feature_bytes: as for `VolumePredictor`.
+        num_prompted: slices to prompt: the middle one and those before it.
+    """
+    watch = Stopwatch()
+    predictor = VolumePredictor(model.observed(watch), max_feature_bytes=max_feature_bytes)
+    predictor.set_volume(phantom.pixels, "none")
+    first_mask_ms, second_prompt_ms = first_masks(predictor, phantom, num_objects)
+    middle = prompt_all(predictor, phantom, num_objects, num_prompted)
+    watch.lap()
+    steps: list[dict[str, float]] = []
+    logits = {}
+    tracked = 0
+    started = time.perf_counter()
+    for found in predictor.stream(directions=(1,)):
+        found.mask()
+        logits[found.slice, found.object_id] = found.segmented.logits
+        if found.slice <= middle:
+            watch.lap()
+            started = time.perf_counter()
+            continue
+        tracked += 1
+        if tracked % num_objects == 0:
+            now = time.perf_counter()
+            steps.append(_account(watch.lap(), 1e3 * (now - started)))
+            started = now
+    return Run(steps, first_mask_ms, logits, second_prompt_ms)
+
+
+def first_masks(
+    predictor: VolumePredictor, phantom: Phantom, num_objects: int
+) -> tuple[float, float]:
+    """Milliseconds from the first prompt on a new volume to its mask, and from another one on the same slice."""
+    box = phantom.box(len(phantom.pixels) // 2, 1)
+    first_ms = _timed(lambda: predictor.add(box).mask())
+    second_ms = _timed(lambda: predictor.add(box, object_id=num_objects + 1).mask())
+    predictor.undo()
+    return first_ms, second_ms
+
+
+def prompt_all(
+    predictor: VolumePredictor, phantom: Phantom, num_objects: int, num_prompted: int
+) -> int:
+    """Box each object on the middle slice and on those before it; returns the middle slice's number."""
+    middle = len(phantom.pixels) // 2
+    for i in range(num_objects):
+        box = phantom.box(middle, i % NUM_OBJECTS + 1)
+        for back in range(num_prompted):
+            predictor.add(replace(box, slice=middle - back), object_id=i + 1)
+    return middle
+
+
+def time_volume(
+    model: Model, phantom: Phantom, num_objects: int, max_feature_bytes: int | None = None
+) -> float:
+    """Milliseconds from a volume in memory to the masks of all its slices, at the slices' size.
+
+    Every object is boxed on the middle slice and followed in both directions, which advance as one batch; encoding of
+    every slice is part of it.
+    """
+    predictor = VolumePredictor(model, max_feature_bytes=max_feature_bytes)
+
+    def segment() -> None:
+        predictor.set_volume(phantom.pixels, "none")
+        prompt_all(predictor, phantom, num_objects, 1)
+        for found in predictor.stream():
+            found.mask()
+
+    return _timed(segment)
+
+
+def _timed(do: Callable[[], object]) -> float:
+    """Milliseconds that it takes."""
+    started = time.perf_counter()
+    do()
+    return 1e3 * (time.perf_counter() - started)
+
+
+def _account(spent_ms: dict[str, float], total_ms: float) -> dict[str, float]:
+    host_ms = total_ms - sum(spent_ms.values())
+    return {**spent_ms, "host": host_ms, "total": total_ms}
+
+
+def steady(runs: Sequence[Run], num_maskmem: int) -> list[Mapping[str, float]]:
+    """The steps of all runs with a full memory; of short runs, all."""
+    full = [step for run in runs for step in run.steps_ms[num_maskmem - 1 :]]
+    return full or [step for run in runs for step in run.steps_ms]
+
+
+def summarise(runs: Sequence[Run], num_maskmem: int) -> dict[str, dict[str, float]]:
+    """Median and 95th percentile of each of `COLUMNS`, in milliseconds."""
+    steps = steady(runs, num_maskmem)
+    table = {}
+    for column in COLUMNS:
+        values = [step.get(column, 0.0) for step in steps]
+        table[column] = {
+            "median": round(float(np.median(values)), 3),
+            f"p{PERCENTILE}": round(float(np.percentile(values, PERCENTILE)), 3),
+        }
+    return table
+
+
+def middle_ms(row: Mapping[str, float]) -> float:
+    """Of a row of `summarise`; a stage on a device has a mean alone, since slices are encoded in batches."""
+    return row["median"] if "median" in row else row["mean"]
+
+
+def percent_of_roofline(
+    latency_ms: Mapping[str, Mapping[str, float]], floors: Mapping[str, Mapping[str, float]]
+) -> dict[str, float]:
+    """How near each stage comes to its floor: 100 would be as fast as the machine can.
+
+    Args:
+        latency_ms: as of `summarise`.
+        floors: stage to a row with `floor_ms`, as `python -m benchmarks roofline` reports them.
+    """
+    taken_ms = {stage: middle_ms(latency_ms[stage]) for stage in floors}
+    return {
+        stage: round(100 * row["floor_ms"] / taken_ms[stage], 2)
+        for stage, row in floors.items()
+        if taken_ms[stage] > 0
+    }
+
+
+def check_sizes(num_slices: int, num_objects: int, image_size: int) -> str | None:
+    """Why these cannot be measured, or None."""
+    if num_slices < 1 or image_size < 32:
+        return "at least 1 slice of 32 pixels"
+    return None if num_objects >= 1 else "at least 1 object"

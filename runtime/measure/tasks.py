@@ -1,0 +1,158 @@
+"""What two models are compared on: whole propagations of a phantom that use every way into the graphs.
+
+Prompts of each kind, corrections, several prompted slices, a full batch of rows whose memories differ in number (so
+that some are padded with weight 0), weights that are not 1, and images without order (no temporal code): what no task
+asks, no certificate knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from runtime.errors import NotFinite
+from runtime.measure.phantom import NUM_OBJECTS, Phantom, make_phantom
+from runtime.memory import MemoryRules
+from runtime.model import Model
+from runtime.predictors import FlowPredictor, VolumePredictor
+from runtime.predictors.result import SliceMask
+from runtime.predictors.tracker import BACKWARD, FORWARD, MAX_ROWS
+from runtime.prompts.prompts import Box, Mask, Point, Prompt
+
+FULL_MEMORY = 10  # slices after which three prompted slices and six tracked ones are read
+NUM_IMAGES = 4  # of the set without order
+SMALL = 32  # pixels, where only the number of masks matters
+WEIGHTED = MemoryRules(pick_up="weighted")
+
+Call = tuple[int, tuple[Prompt, ...]]
+"""One `add`: object and prompts."""
+
+Track = dict[tuple[int, int], SliceMask]
+"""(object, slice) to its mask, the last one where a correction was followed by another run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Prompts, a run, and perhaps corrections and another run.
+
+    Attributes:
+        calls: prompts before the first run.
+        corrections: prompts after it.
+        z_range: half-open range of slices; None is the whole phantom.
+        directions: of the runs.
+        rules: of memory.
+        is_ordered: False for the slices of `z_range` as a set of images, numbered from 0.
+    """
+
+    calls: Sequence[Call]
+    corrections: Sequence[Call] = ()
+    z_range: tuple[int, int] | None = None
+    directions: Sequence[int] = (FORWARD, BACKWARD)
+    rules: MemoryRules = field(default_factory=MemoryRules)
+    is_ordered: bool = True
+
+    def num_masks(self, num_slices: int) -> int:
+        """Slice masks that its runs give."""
+        start, stop = self.z_range or (0, num_slices)
+        objects = {object_id for object_id, _ in self.calls}
+        return (stop - start) * len(objects) * (2 if self.corrections else 1)
+
+
+def tasks(phantom: Phantom) -> dict[str, Task]:
+    """Tasks by name."""
+    middle = len(phantom.pixels) // 2
+    first, second = phantom.box(middle, 1), phantom.box(middle, 2)
+    inside, outside = _centre(first), _centre(second, positive=False)
+    mask = Mask(slice=middle, mask=phantom.labels[middle] == 1)
+    return {
+        "click": Task([(1, (inside,))]),
+        "two boxes, clicks": Task([(1, (first, inside, outside)), (2, (second,))]),
+        "mask": Task([(1, (mask,))]),
+        "full batch, weighted, corrected": _full_batch(phantom, middle - 1),
+        "images without order": _images(phantom, middle - 1),
+    }
+
+
+def _full_batch(phantom: Phantom, start: int) -> Task:
+    """As many objects as fit a batch; one on three slices. Two are corrected, on a prompted and a tracked slice."""
+    stop = min(start + FULL_MEMORY, len(phantom.pixels))
+    several = [(1, (phantom.box(index, 1),)) for index in range(start, start + 3)]
+    others = [(i, (_grown(phantom, start, i),)) for i in range(2, MAX_ROWS + 1)]
+    corrections = [
+        (1, (_centre(phantom.box(start, 1)),)),
+        (2, (_centre(phantom.box(start + 1, 1), positive=False),)),
+    ]
+    return Task([*several, *others], corrections, (start, stop), (FORWARD,), WEIGHTED)
+
+
+def _images(phantom: Phantom, start: int) -> Task:
+    """Two objects, prompted on one image each."""
+    boxes = [(i, (_moved(phantom.box(start + i - 1, i), i - 1),)) for i in (1, 2)]
+    z_range = start, min(start + NUM_IMAGES, len(phantom.pixels))
+    return Task(boxes, (), z_range, (FORWARD,), WEIGHTED, is_ordered=False)
+
+
+def _moved(box: Box, index: int) -> Box:
+    return Box(slice=index, y=box.y, x=box.x)
+
+
+def _centre(box: Box, positive: bool = True) -> Point:
+    return Point(slice=box.slice, y=sum(box.y) / 2, x=sum(box.x) / 2, positive=positive)
+
+
+def _grown(phantom: Phantom, index: int, by: int) -> Box:
+    """A box about one of the objects in turn, too large by some pixels, so that no two are alike."""
+    box = phantom.box(index, 1 + (by - 1) % NUM_OBJECTS)
+    height, width = phantom.pixels.shape[1:]
+    (top, bottom), (left, right) = box.y, box.x
+    return Box(
+        slice=index,
+        y=(max(top - by, 0), min(bottom + by, height)),
+        x=(max(left - by, 0), min(right + by, width)),
+    )
+
+
+class Bench:
+    """One model's predictors for tasks: slices stay encoded between tasks of one kind of memory."""
+
+    def __init__(self, model: Model, phantom: Phantom) -> None:
+        self._model, self._phantom = model, phantom
+        self._volumes: dict[MemoryRules, VolumePredictor] = {}
+
+    def run(self, task: Task, progress: Callable[[], object]) -> tuple[Track, str | None]:
+        """A task's masks, as far as graphs gave numbers, and why it stopped if they did not."""
+        track: Track = {}
+        try:
+            for found in self._masks(task):
+                track[found.object_id, found.slice] = found
+                progress()
+        except NotFinite as error:
+            return track, f"{error.graph} gave NaN or infinity in {error.output}"
+        return track, None
+
+    def _masks(self, task: Task) -> Iterator[SliceMask]:
+        predictor, stream = (self._volume if task.is_ordered else self._set)(task)
+        for calls in (task.calls, task.corrections):
+            for object_id, prompts in calls:
+                predictor.add(*prompts, object_id=object_id)
+            if calls:
+                yield from stream()
+
+    def _volume(self, task: Task) -> tuple[VolumePredictor, Callable[[], Iterator[SliceMask]]]:
+        predictor = self._volumes.get(task.rules)
+        if predictor is None:
+            predictor = self._volumes[task.rules] = VolumePredictor(self._model, task.rules)
+            predictor.set_volume(self._phantom.pixels)
+        predictor.reset()
+        return predictor, lambda: predictor.stream(task.z_range, task.directions)
+
+    def _set(self, task: Task) -> tuple[FlowPredictor, Callable[[], Iterator[SliceMask]]]:
+        predictor = FlowPredictor(self._model, task.rules)
+        predictor.set_images([*self._phantom.pixels[slice(*(task.z_range or (None, None)))]])
+        return predictor, predictor.stream
+
+
+def num_masks(num_slices: int) -> int:
+    """Slice masks that all tasks give for one model."""
+    phantom = make_phantom((num_slices, SMALL, SMALL))
+    return sum(task.num_masks(num_slices) for task in tasks(phantom).values())

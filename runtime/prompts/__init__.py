@@ -1,0 +1,1 @@
+"""What a user asks with: points, boxes, masks, and files of them."""

@@ -1,0 +1,201 @@
+"""Prompts written down: the command line's short forms and the JSON file of many.
+
+    {"objects": [{"id": 1, "prompts": [
+        {"slice": 57, "box": {"y": [200, 260], "x": [180, 250]}},
+        {"slice": 57, "point": {"y": 231, "x": 214}, "positive": false},
+        {"slice": 80, "mask": "lesion_z80.png"}]}]}
+
+Prompts of one object on one slice are given to the model together, in this order. A mask is an image file of the
+slice's size, zero outside and of one value inside, named relative to the JSON file.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from runtime.errors import MissingInput, PromptError
+from runtime.files.strict_json import parse
+from runtime.prompts.prompts import (
+    Box,
+    Mask,
+    Point,
+    Prompt,
+    check_mask,
+    check_object_id,
+    is_whole,
+    shown,
+)
+
+MOST_BYTES = 2**24  # of a prompt file: a hundred thousand prompts
+KEYS = ({"slice", "box"}, {"slice", "point"}, {"slice", "point", "positive"}, {"slice", "mask"})
+
+Calls = list[tuple[int, list[Prompt]]]
+"""(object id, prompts of one slice), in the order in which to add them."""
+
+
+def parse_box(text: str) -> Box:
+    """`z,y0,y1,x0,x1`, half-open. Raises PromptError."""
+    z, y0, y1, x0, x1 = _numbers(text, ("z,y0,y1,x0,x1",))
+    return Box(slice=_whole(z), y=(y0, y1), x=(x0, x1))
+
+
+def parse_point(text: str) -> Point:
+    """`z,y,x`, or `z,y,x,-` for a point outside the object. Raises PromptError."""
+    body, negative = (text[:-2], True) if text.endswith(",-") else (text, False)
+    z, y, x = _numbers(body, ("z,y,x", "z,y,x,-"))
+    return Point(slice=_whole(z), y=y, x=x, positive=not negative)
+
+
+def read_prompts(path: str | Path) -> Calls:
+    """The prompts in a JSON file. Raises MissingInput or PromptError, which says where in the file."""
+    file = Path(path)
+    content = _read_json(file)
+    objects = content.get("objects") if isinstance(content, dict) else None
+    if not isinstance(objects, list) or not objects or set(content) != {"objects"}:
+        raise PromptError(f'{file}: wanted {{"objects": [...]}} with at least one object')
+    calls: dict[int, Calls] = {}
+    for i, entry in enumerate(objects):
+        where = f"{file}: objects[{i}]"
+        given = entry.get("prompts") if isinstance(entry, dict) else None
+        if not isinstance(given, list) or not given or not set(entry) <= {"id", "prompts"}:
+            raise PromptError(
+                f'{where}: found {shown(entry)}; wanted {{"id": 1, "prompts": [...]}} with at least one prompt'
+            )
+        object_id = entry.get("id", i + 1)
+        try:
+            check_object_id(object_id)
+        except PromptError as error:
+            raise PromptError(f"{where}: {error}") from error
+        if object_id in calls:
+            raise PromptError(
+                f"{where}: id {object_id} is taken; list an object's prompts together"
+            )
+        prompts = [
+            _prompt(each, f"{where}.prompts[{j}]", file.parent) for j, each in enumerate(given)
+        ]
+        calls[object_id] = group(prompts, object_id)
+    return [call for each in calls.values() for call in each]
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise MissingInput(f"no prompts at {file} ({error.strerror})") from error
+    if len(data) > MOST_BYTES:
+        raise PromptError(f"{file} is larger than {MOST_BYTES // 2**20} MiB; wanted prompts")
+    try:
+        return parse(data.decode(json.detect_encoding(data)))  # editors write what they like
+    except ValueError as error:
+        raise PromptError(f"{file} is not JSON: {error}") from error
+
+
+def group(prompts: Sequence[Prompt], object_id: int) -> Calls:
+    """Prompts of one object as calls: those on one slice together, in order of first mention."""
+    slices: dict[int, list[Prompt]] = {}
+    for prompt in prompts:
+        slices.setdefault(prompt.slice, []).append(prompt)
+    return [(object_id, together) for together in slices.values()]
+
+
+def _numbers(text: str, forms: Sequence[str]) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != forms[0].count(",") + 1 or not np.isfinite(numbers).all():
+        raise PromptError(f"found '{text}'; wanted {' or '.join(forms)} with numbers")
+    return numbers
+
+
+def _whole(value: float) -> int:
+    if value != int(value):
+        raise PromptError(f"slice {value:g} is not a whole number")
+    return int(value)
+
+
+def _prompt(given: Any, where: str, folder: Path) -> Prompt:
+    if not isinstance(given, dict) or set(given) not in KEYS:
+        raise PromptError(
+            f"{where}: found {shown(given)}; wanted a slice and one of box, point, mask; "
+            "a point may have positive"
+        )
+    try:
+        index, positive = given["slice"], given.get("positive", True)
+        if not is_whole(index):
+            raise TypeError(f"slice {shown(index)} is not a whole number")
+        if not isinstance(positive, bool):
+            raise TypeError(f"positive {shown(positive)} is neither true nor false")
+        for name in ("box", "point"):
+            if name in given and (extra := set(given[name]) - {"y", "x"}):
+                raise TypeError(f"{shown(min(extra))} is not known")
+        if "box" in given:
+            (y0, y1), (x0, x1) = given["box"]["y"], given["box"]["x"]
+            return Box(slice=index, y=(_number(y0), _number(y1)), x=(_number(x0), _number(x1)))
+        if "point" in given:
+            y, x = _number(given["point"]["y"]), _number(given["point"]["x"])
+            return Point(slice=index, y=y, x=x, positive=positive)
+        return Mask(slice=index, mask=_read_mask(folder / given["mask"]))
+    except MissingInput as error:
+        raise MissingInput(f"{where}: {error}") from error
+    except KeyError as error:
+        raise PromptError(f"{where}: {error} is missing in {shown(given)}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise PromptError(f"{where}: {error} in {shown(given)}") from error
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{shown(value)} is not a number")
+    if not np.isfinite(number := float(value)):
+        raise ValueError(f"{number:g} is not finite")
+    return number
+
+
+def _read_mask(path: Path) -> NDArray[np.generic]:
+    """Values (y, x) of a mask image. Raises MissingInput or PromptError."""
+    try:
+        if path.exists() and not path.is_file():
+            raise PromptError(f"mask {path} cannot be read as an image: it is no file")
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            if getattr(image, "n_frames", 1) > 1:
+                raise PromptError(f"mask {path} holds several images; wanted one")
+            values = _values(image, path)
+    except FileNotFoundError as error:
+        raise MissingInput(f"no mask at {path}") from error
+    # Pillow raises any of these for a damaged file.
+    except (OSError, SyntaxError, Image.DecompressionBombError, Warning) as error:
+        raise PromptError(
+            f"mask {path} cannot be read as an image: {error}; wanted one such as PNG, of the slice's size"
+        ) from error
+    try:
+        check_mask(values, values.shape[:2])
+    except PromptError as error:
+        raise PromptError(f"mask {path}: {error}") from error
+    return values
+
+
+def _values(image: Image.Image, path: Path) -> NDArray[np.generic]:
+    """Values (y, x): of a palette the numbers and not the colours, of colours those that are grey."""
+    values = np.asarray(image.convert("L") if image.mode == "1" else image)
+    if values.ndim == 3 and image.mode in ("LA", "RGB", "RGBA"):
+        has_alpha = image.mode.endswith("A")
+        colours = values[..., :-1] if has_alpha else values
+        is_opaque = not has_alpha or (values[..., -1] == 255).all()
+        if is_opaque and (colours == colours[..., :1]).all():
+            values = colours[..., 0]
+    if values.ndim != 2:
+        raise PromptError(
+            f"mask {path} has colours or transparency ({image.mode}); wanted one grey value inside"
+        )
+    return values

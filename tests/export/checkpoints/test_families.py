@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import pytest
+
+from export.checkpoints.families import family_of
+from export.model.sam2 import Sam2
+from tests.variants import TOY
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("spatial_perceiver.latents", "EdgeTAM"),
+        ("image_encoder.trunk.body.stem.conv1.c.weight", "EdgeTAM"),
+        ("image_encoder.neck.convs.0.conv_1x1.weight", "EfficientTAM"),
+        ("tracker.model.interactive_sam_mask_decoder.iou_token.weight", "SAM 3.1"),
+        ("detector.backbone.vision_backbone.trunk.pos_embed", "SAM 3"),
+        ("backbone.vision_backbone.trunk.pos_embed", "SAM 3"),
+        ("image_encoder.patch_embed.seq.0.c.weight", "LiteMedSAM"),
+        ("image_encoder.backbone.stages.0.op_list.0.conv.weight", "EfficientViT-SAM"),
+        ("image_encoder.blocks.0.attn.rel_pos_h", "SAM 1"),
+        ("vision_encoder.layers.0.attn.rel_pos_h", "SAM 1 in the layout of Hugging Face"),
+        ("vision_encoder.backbone.timm_model.stem.0.weight", "EdgeTAM in the layout"),
+        ("vision_encoder.backbone.blocks.0.attn.qkv.weight", "a network in the layout"),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "module.", "state_dict.model."])
+def test_each_is_told_by_a_name_of_its_own(prefix: str, name: str, family: str) -> None:
+    found = family_of(["other.weight", prefix + name])
+    assert found is not None
+    assert found.startswith(family)
+
+
+def test_ours_is_none_of_them() -> None:
+    names = list(Sam2(TOY).state_dict())
+    assert family_of(names) is None
+    assert family_of([f"tracker.{name}" for name in names]) is None

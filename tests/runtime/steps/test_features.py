@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import runtime.steps.features
+from runtime import Box, FlowPredictor, VolumePredictor
+from runtime.bundle.contract import PIXEL_MEAN, PIXEL_STD, feature_bytes
+from runtime.bundle.tensors import Features
+from runtime.errors import OutOfMemory
+from runtime.model import load
+from runtime.steps.features import FeatureCache
+from tests.fakes import FAKE_NUMBERS, TELLING, fake_model
+
+
+def flat(index: int) -> np.ndarray:
+    """A slice that is told from the others by its grey."""
+    return np.full((20, 30), 10 * index, np.uint8)
+
+
+class Encoded:
+    """A cache on the fake model, and which slices were encoded."""
+
+    def __init__(
+        self, read_slice: Callable[[int], np.ndarray] = flat, max_bytes: int | None = None
+    ) -> None:
+        def answer(inputs):
+            return {"vision_features": inputs["image"][:, :1, :1, :1]}
+
+        model, self.backend = fake_model({"image_encoder": answer})
+        self.read: list[int] = []
+
+        def reading(index: int) -> np.ndarray:
+            self.read.append(index)
+            return read_slice(index)
+
+        self.cache = FeatureCache(model, reading, max_bytes)
+
+
+ONE_SLICE_BYTES = Encoded().cache[0].size_bytes
+
+
+def test_a_slice_is_encoded_when_first_asked_for_and_never_again() -> None:
+    encoded = Encoded()
+    assert len(encoded.cache) == 0
+    assert encoded.backend.calls == []
+    first = encoded.cache[3]
+    for index in (3, 1, 3, 1, 3):
+        assert isinstance(encoded.cache[index], Features)
+    assert encoded.cache[3] is first
+    assert encoded.read == [3, 1]
+    assert [call.graph for call in encoded.backend.calls] == ["image_encoder"] * 2
+    assert len(encoded.cache) == 2
+
+
+def test_each_slice_has_the_features_of_its_own_pixels() -> None:
+    cache = Encoded().cache
+    for index in (2, 5, 2, 0):
+        grey = (10 * index / 255 - PIXEL_MEAN[0]) / PIXEL_STD[0]
+        np.testing.assert_allclose(cache[index].vision_features, grey, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (20, 30, 3), (64, 64)])
+def test_the_encoder_sees_one_normalised_slice_at_the_models_size(shape: tuple[int, ...]) -> None:
+    encoded = Encoded(lambda index: np.full(shape, 128, np.uint8))
+    encoded.cache[0]
+    (call,) = encoded.backend.calls
+    image = call.inputs["image"]
+    assert image.shape == (1, 3, FAKE_NUMBERS.image_size, FAKE_NUMBERS.image_size)
+    for channel, mean, std in zip(image[0], PIXEL_MEAN, PIXEL_STD, strict=True):
+        np.testing.assert_allclose(channel, (128 / 255 - mean) / std, rtol=1e-5)
+
+
+def test_beyond_the_budget_the_least_recently_used_slice_is_encoded_again() -> None:
+    encoded = Encoded(max_bytes=2 * ONE_SLICE_BYTES)
+    for index in (0, 1, 0, 2):  # 2 takes the place of 1, not of 0
+        encoded.cache[index]
+    assert len(encoded.cache) == 2
+    encoded.cache[0]
+    assert encoded.read == [0, 1, 2]
+    encoded.cache[1]
+    assert encoded.read == [0, 1, 2, 1]
+    grey = (10 / 255 - PIXEL_MEAN[0]) / PIXEL_STD[0]
+    np.testing.assert_allclose(encoded.cache[1].vision_features, grey, rtol=1e-5)
+
+
+@pytest.mark.parametrize("max_bytes", [0, 1, ONE_SLICE_BYTES, 2 * ONE_SLICE_BYTES - 1])
+def test_a_budget_of_less_than_two_slices_still_keeps_one(max_bytes: int) -> None:
+    encoded = Encoded(max_bytes=max_bytes)
+    for index in (0, 0, 1, 1, 0):
+        encoded.cache[index]
+    assert encoded.read == [0, 1, 0]
+    assert len(encoded.cache) == 1
+
+
+def test_a_full_budget_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    encoded = Encoded(max_bytes=2 * ONE_SLICE_BYTES)
+    for index in (0, 1, 0, 1):
+        encoded.cache[index]
+    assert caplog.messages == []
+    for index in (2, 3, 4):
+        encoded.cache[index]
+    (message,) = caplog.messages
+    assert message.startswith("2 encoded slices of ") and "--max-memory" in message
+
+
+def test_a_full_budget_is_said_in_slices_and_mib(caplog: pytest.LogCaptureFixture) -> None:
+    features = SimpleNamespace(size_bytes=7 * 2**19)
+    model = SimpleNamespace(numbers=FAKE_NUMBERS, encode=lambda image: features)
+    cache = FeatureCache(model, flat, 8 * 2**20)
+    for index in range(3):
+        cache[index]
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("runtime", "WARNING")
+    said = "2 encoded slices of 3.5 MiB each fill the memory allowed, 8 MiB"
+    assert record.message.startswith(said)
+
+
+def test_an_encoded_slice_takes_what_the_contract_says() -> None:
+    assert Encoded().cache[0].size_bytes == feature_bytes(FAKE_NUMBERS)
+    model = load(backend="ort")
+    size = model.numbers.image_size
+    found = model.encode(np.zeros((1, 3, size, size), np.float32))
+    assert found.size_bytes == feature_bytes(model.numbers)
+
+
+@pytest.mark.parametrize("room", [0, ONE_SLICE_BYTES, None])
+def test_masks_do_not_depend_on_how_many_encodings_are_held(room: int | None) -> None:
+    def masks(
+        kind: type[VolumePredictor | FlowPredictor], room: int | None
+    ) -> tuple[list[np.ndarray], int]:
+        """Logits by object and slice, and how often a slice was encoded."""
+        model, backend = fake_model(TELLING)
+        predictor = kind(model, max_feature_bytes=room)
+        if isinstance(predictor, VolumePredictor):
+            predictor.set_volume(slices, "none")
+        else:
+            predictor.set_images(list(slices))
+        for object_id in (1, 2):
+            box = Box(slice=3 * object_id, y=(4, 20), x=(5, 9 + object_id))
+            predictor.add(box, object_id=object_id)
+        result = predictor.propagate()
+        logits = [result.slices[i][z].segmented.logits for i in (1, 2) for z in range(len(slices))]
+        return logits, sum(call.graph == "image_encoder" for call in backend.calls)
+
+    slices = np.random.default_rng(1).integers(0, 255, (8, 24, 24)).astype(np.uint8)
+    for kind in (VolumePredictor, FlowPredictor):
+        (found, encoded), (wanted, once) = masks(kind, room), masks(kind, 10**9)
+        np.testing.assert_array_equal(found, wanted)
+        assert once == len(slices)
+        assert (encoded > once) == (room is not None)
+
+
+def test_the_budget_is_a_share_of_the_machine_unless_it_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine = 3 * ONE_SLICE_BYTES / runtime.steps.features.MEMORY_SHARE
+    monkeypatch.setattr(runtime.steps.features, "memory_bytes", lambda: machine)
+    encoded = Encoded()
+    for index in range(6):
+        encoded.cache[index]
+    assert len(encoded.cache) == 3
+
+
+def test_a_machine_that_does_not_tell_its_memory_has_no_budget(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(runtime.steps.features.os, "sysconf")
+    encoded = Encoded()
+    for index in range(6):
+        encoded.cache[index]
+    assert len(encoded.cache) == 6
+
+
+def test_a_slice_that_does_not_fit_is_out_of_memory_and_may_be_asked_for_again() -> None:
+    full = [True]
+
+    def read_slice(index: int) -> np.ndarray:
+        if full[0]:
+            raise MemoryError
+        return flat(index)
+
+    encoded = Encoded(read_slice)
+    with pytest.raises(OutOfMemory, match="slice at 64 pixels does not fit"):
+        encoded.cache[0]
+    assert len(encoded.cache) == 0
+    full[0] = False
+    encoded.cache[0]
