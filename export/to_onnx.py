@@ -1,7 +1,7 @@
 """One graph of a model to one checked ONNX model.
 
 Attention is one node, ONNX Runtime's `MultiHeadAttention`, whose CPU kernel is blocked and never writes the scores
-out. Back ends without such a node spell it for themselves (runtime/backends/lowering/typed_attention.py).
+out. Back ends without such a node lower it themselves (runtime/backends/lowering/typed_attention.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from export.graphs import MODULES
 from export.model.sam2 import Sam2
 from runtime.bundle.contract import GraphSpec, TensorSpec, graph_specs
-from runtime.bundle.memory_reads import PROPERTY, MemoryRead, reads_to_json
+from runtime.bundle.memory_reads import PROPERTY, MemoryReadNames, reads_to_json
 from runtime.errors import Sam2Error
 
 OPSET = 20  # the newest that needs no version conversion in the tracer and that every engine of ours reads
@@ -156,7 +156,7 @@ def _write_down_reads(model: onnx.ModelProto) -> None:
     del model.opset_import[:]
     model.opset_import.extend(kept)
     helper.set_model_props(
-        model, {PROPERTY: reads_to_json(MemoryRead(*mark.input) for mark in marks)}
+        model, {PROPERTY: reads_to_json(MemoryReadNames(*mark.input) for mark in marks)}
     )
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from kernels.cuda_graph import CudaGraph, captured
 from kernels.device_array import DeviceArray
-from kernels.kernel import FOLDER, Case, Kernel, Launch, Numbers, Shapes
+from kernels.kernel import FOLDER, Kernel, KernelCase, Launch, Numbers, Shapes
 
 DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
@@ -106,7 +106,7 @@ class Device:
         self.use()
         return self._device.create_stream(options=self._core.StreamOptions(priority=priority))
 
-    def foreign_stream(self, handle: int) -> Any:
+    def external_stream(self, handle: int) -> Any:
         """Somebody else's stream, such as pycuda's `stream.handle` or torch's `cuda_stream`."""
         return self._core.Stream.from_handle(handle)
 
@@ -184,14 +184,14 @@ class Device:
         for launch in kernel.plan({**shapes, **written}, numbers):
             self._launch(kernel, launch, held, stream)
 
-    def run(self, kernel: Kernel, case: Case, *, stream: Any) -> dict[str, NDArray[Any]]:
+    def run(self, kernel: Kernel, case: KernelCase, *, stream: Any) -> dict[str, NDArray[Any]]:
         """What a kernel's launches write for a case: uploaded, computed and downloaded."""
         buffers = self.buffers(kernel, case, stream=stream)
         self.enqueue(kernel, buffers, case.shapes, case.numbers, stream=stream)
         made = kernel.outputs(case.shapes, case.numbers)
         return {name: self.download(buffers[name], stream=stream) for name in made}
 
-    def buffers(self, kernel: Kernel, case: Case, *, stream: Any) -> dict[str, Any]:
+    def buffers(self, kernel: Kernel, case: KernelCase, *, stream: Any) -> dict[str, Any]:
         """A case's inputs, uploaded, and room for its outputs."""
         made = {name: self.upload(array, stream=stream) for name, array in case.arrays.items()}
         for name, (shape, dtype) in kernel.outputs(case.shapes, case.numbers).items():

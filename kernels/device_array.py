@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.dlpack import CUDA, Foreign, capsule_of, foreign_of
+from kernels.dlpack import CUDA, ExternalTensor, capsule_of, external_tensor
 
 # A tensor wherever it lies: a numpy array on the host, or a `DeviceArray`, which has shape, dtype and items like one.
 Buffer = NDArray[np.generic]
@@ -140,11 +140,11 @@ def device_array(array: Any, stream: int = -1) -> DeviceArray:
         return array
     # DLPack first: with it the owner orders the streams, which torch's other interface does not.
     if hasattr(array, "__dlpack__"):
-        found, ready = foreign_of(array, stream), None
+        found, ready = external_tensor(array, stream), None
     elif (interface := getattr(array, "__cuda_array_interface__", None)) is not None:
         dtype, shape = np.dtype(interface["typestr"]), tuple(interface["shape"])
         strides = interface.get("strides")
-        found = Foreign(interface["data"][0], shape, dtype, strides, (CUDA, 0), array)
+        found = ExternalTensor(interface["data"][0], shape, dtype, strides, (CUDA, 0), array)
         ready = interface.get("stream")
     else:
         raise TypeError(

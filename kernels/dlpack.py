@@ -65,7 +65,7 @@ _lent: dict[int, tuple[Any, ...]] = {}
 
 
 @dataclass(frozen=True, slots=True)
-class Foreign:
+class ExternalTensor:
     """Somebody else's tensor; strides in bytes, None for C order."""
 
     address: int
@@ -118,7 +118,7 @@ def capsule_of(
     return _new(ctypes.addressof(managed), NAME, _destroy)
 
 
-class Lease:
+class ManagedTensor:
     """A capsule that was taken: its tensor is given back when nobody needs it any more."""
 
     def __init__(self, managed: Managed) -> None:
@@ -129,13 +129,13 @@ class Lease:
             self._managed.deleter(ctypes.byref(self._managed))
 
 
-def foreign_of(array: Any, stream: int = -1) -> Foreign:
+def external_tensor(array: Any, stream: int = -1) -> ExternalTensor:
     """What lies behind somebody's `__dlpack__`; BufferError for a type numpy does not have."""
     where = tuple(array.__dlpack_device__())
     capsule = array.__dlpack__(stream=stream) if where[0] == CUDA else array.__dlpack__()
     managed = Managed.from_address(_pointer(capsule, NAME))
     _rename(capsule, USED)
-    tensor, lease = managed.tensor, Lease(managed)
+    tensor, lease = managed.tensor, ManagedTensor(managed)
     kinds = {code: kind for kind, code in KINDS.items()}
     if tensor.dtype.code not in kinds or tensor.dtype.lanes != 1:
         raise BufferError(
@@ -148,4 +148,4 @@ def foreign_of(array: Any, stream: int = -1) -> Foreign:
     if tensor.strides:
         strides = tuple(tensor.strides[i] * dtype.itemsize for i in range(tensor.ndim))
     address = (tensor.data or 0) + tensor.byte_offset
-    return Foreign(address, shape, dtype, strides, (where[0], where[1]), lease)
+    return ExternalTensor(address, shape, dtype, strides, (where[0], where[1]), lease)

@@ -39,7 +39,7 @@ class Launch:
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class KernelCase:
     """Inputs of a kernel: arrays and numbers by the reference's parameter names."""
 
     arrays: Arrays
@@ -73,13 +73,13 @@ class Kernel:
     reference: Callable[..., Arrays]
     outputs: Callable[[Shapes, Numbers], Mapping[str, tuple[tuple[int, ...], str]]]
     plan: Callable[[Shapes, Numbers], Sequence[Launch]]
-    cases: Mapping[str, Callable[[], Case]]
-    workload: Callable[[], Case]
+    cases: Mapping[str, Callable[[], KernelCase]]
+    workload: Callable[[], KernelCase]
     tolerance: float = 0.0
     tables: Callable[[Shapes, Numbers], Arrays] = lambda shapes, numbers: {}
     starts_from: Mapping[str, str] = field(default_factory=dict)
 
-    def bytes_moved(self, case: Case) -> int:
+    def bytes_moved(self, case: KernelCase) -> int:
         """What has to be read and written at the least: every input and output once."""
         read = sum(array.nbytes for array in case.arrays.values())
         made = self.outputs(case.shapes, case.numbers).values()
@@ -99,7 +99,7 @@ class Kernel:
             found.update(dict.fromkeys(launch.entry for launch in self.planned(case)))
         return tuple(found)
 
-    def planned(self, case: Case) -> Sequence[Launch]:
+    def planned(self, case: KernelCase) -> Sequence[Launch]:
         """The launches for a case."""
         written = {
             name: shape for name, (shape, _) in self.outputs(case.shapes, case.numbers).items()

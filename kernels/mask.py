@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.kernel import Arrays, Case, Kernel, Launch, Numbers, Shapes, blocks
+from kernels.kernel import Arrays, Kernel, KernelCase, Launch, Numbers, Shapes, blocks
 from kernels.resize import resize, taps
 
 THREADS = 256
@@ -69,10 +69,10 @@ def _plan(shapes: Shapes, numbers: Numbers) -> list[Launch]:
     ]
 
 
-def _case(rows: int, low: int, size: tuple[int, int], level: float = 0.0) -> Case:
+def _case(rows: int, low: int, size: tuple[int, int], level: float = 0.0) -> KernelCase:
     rng = np.random.default_rng(low)
     smooth = resize(rng.standard_normal((rows, 5, 5)).astype(np.float32), (low, low))
-    return Case({"logits": smooth + np.float32(level)}, {"size": size})
+    return KernelCase({"logits": smooth + np.float32(level)}, {"size": size})
 
 
 KERNEL = Kernel(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.bfloat16 import from_bits, to_bits
-from kernels.kernel import Arrays, Case, Kernel, Launch, Numbers, Shapes, blocks
+from kernels.kernel import Arrays, Kernel, KernelCase, Launch, Numbers, Shapes, blocks
 
 KEY_CHANNELS, VALUE_CHANNELS = 256, 64
 THREADS = 256
@@ -96,14 +96,14 @@ def _plan(shapes: Shapes, numbers: Numbers) -> list[Launch]:
 Weights = Callable[[np.random.Generator, tuple[int, int]], NDArray[np.float64]]
 
 
-def case(b: int, queries: int, keys: int, weights: Weights, scale: float = 1.0) -> Case:
+def case(b: int, queries: int, keys: int, weights: Weights, scale: float = 1.0) -> KernelCase:
     """Seeded inputs with logits of about `scale` and weights (b, keys) as drawn."""
     rng = np.random.default_rng(b * queries + keys)
 
     def bits(*shape: int, size: float = 1.0) -> NDArray[np.uint16]:
         return to_bits((size * rng.standard_normal(shape)).astype(np.float32))
 
-    return Case(
+    return KernelCase(
         {
             "query": bits(b, queries, KEY_CHANNELS, size=scale),
             "key": bits(b, keys, KEY_CHANNELS),

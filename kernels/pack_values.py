@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.bfloat16 import to_bits
-from kernels.kernel import Arrays, Case, Kernel, Launch, Numbers, Shapes, blocks
+from kernels.kernel import Arrays, Kernel, KernelCase, Launch, Numbers, Shapes, blocks
 
 THREADS = 256
 PIECE = 4  # channels that a thread of `pack_values.cu` moves
@@ -59,13 +59,13 @@ def _plan(shapes: Shapes, numbers: Numbers) -> list[Launch]:
     return [Launch("pack_values", grid, (THREADS, 1, 1), (*tensors, *lengths))]
 
 
-def _case(b: int, k: int, tokens: int, p: int, channels: int, pieces: int = 4) -> Case:
+def _case(b: int, k: int, tokens: int, p: int, channels: int, pieces: int = 4) -> KernelCase:
     rng = np.random.default_rng(b * k * tokens + p)
 
     def normal(*shape: int) -> NDArray[np.float32]:
         return rng.standard_normal(shape).astype(np.float32)
 
-    return Case(
+    return KernelCase(
         {
             "memory": normal(b, k, tokens, channels),
             "memory_weight": np.abs(normal(b, k)),

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from kernels.kernel import Arrays, Case, Kernel, Launch, Numbers, Shapes, blocks
+from kernels.kernel import Arrays, Kernel, KernelCase, Launch, Numbers, Shapes, blocks
 
 THREADS = 256
 CUBIC = -0.5  # Pillow's bicubic
@@ -160,10 +160,10 @@ def _resize(axis: int, shape: tuple[int, ...], size: int, names: tuple[str, str]
     )
 
 
-def _case(*shape: int, size: int) -> Case:
+def _case(*shape: int, size: int) -> KernelCase:
     images = np.random.default_rng(sum(shape)).integers(0, 256, shape).astype(np.uint8)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    return Case({"images": images}, {"size": size, "mean": mean, "std": std})
+    return KernelCase({"images": images}, {"size": size, "mean": mean, "std": std})
 
 
 KERNEL = Kernel(

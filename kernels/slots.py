@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.bfloat16 import round_to_bfloat16
-from kernels.kernel import Arrays, Case, Kernel, Launch, Numbers, Shapes, blocks
+from kernels.kernel import Arrays, Kernel, KernelCase, Launch, Numbers, Shapes, blocks
 from kernels.slot_similarity import slot_similarity
 
 THREADS = 256
@@ -76,13 +76,13 @@ GATHER = Kernel(
     lambda shapes, _: {"gathered": ((*shapes["index"], *shapes["values"][1:]), "float32")},
     _gather_plan,
     {
-        "memories": lambda: Case(
+        "memories": lambda: KernelCase(
             {"values": _values(9, 16, 8), "index": _index([0, 8, 3], [3, 3, 1])}
         ),
-        "pointers": lambda: Case({"values": _values(3, 4), "index": _index([2])}),
-        "long rows": lambda: Case({"values": _values(2, 20000), "index": _index([1, 0])}),
+        "pointers": lambda: KernelCase({"values": _values(3, 4), "index": _index([2])}),
+        "long rows": lambda: KernelCase({"values": _values(2, 20000), "index": _index([1, 0])}),
     },
-    lambda: Case(
+    lambda: KernelCase(
         {
             "values": _values(64, 1024, 64),
             "index": np.arange(8)[:, None] + np.arange(7),
@@ -96,7 +96,7 @@ STORE = Kernel(
     lambda shapes, _: {"values": (shapes["before"], "float32")},
     _store_plan,
     {
-        "two": lambda: Case(
+        "two": lambda: KernelCase(
             {
                 "memories": _values(2, 16, 8),
                 "index": np.array([4, 1]),
@@ -104,7 +104,7 @@ STORE = Kernel(
             },
             {"is_rounded": True},
         ),
-        "as they are": lambda: Case(
+        "as they are": lambda: KernelCase(
             {
                 "memories": _values(2, 300),
                 "index": np.array([0, 2]),
@@ -112,7 +112,7 @@ STORE = Kernel(
             },
             {"is_rounded": False},
         ),
-        "ties": lambda: Case(
+        "ties": lambda: KernelCase(
             {
                 "memories": (1 + np.arange(64) / 256).astype(np.float32)[None],
                 "index": np.array([0]),
@@ -121,7 +121,7 @@ STORE = Kernel(
             {"is_rounded": True},
         ),
     },
-    lambda: Case(
+    lambda: KernelCase(
         {
             "memories": _values(8, 1024, 64),
             "index": np.arange(8) * 3,
@@ -138,13 +138,13 @@ SIMILARITY = Kernel(
     lambda shapes, _: {"cosines": ((shapes["index"][0],), "float32")},
     _similarity_plan,
     {
-        "some": lambda: Case(
+        "some": lambda: KernelCase(
             {"values": _values(6, 100), "index": np.array([5, 0, 2]), "probe": _values(100)}
         ),
-        "short": lambda: Case(
+        "short": lambda: KernelCase(
             {"values": _values(2, 3), "index": np.array([1]), "probe": _values(3)}
         ),
-        "nothing": lambda: Case(
+        "nothing": lambda: KernelCase(
             {
                 "values": np.zeros((2, 40), np.float32),
                 "index": np.array([0, 1]),
@@ -152,7 +152,7 @@ SIMILARITY = Kernel(
             }
         ),
     },
-    lambda: Case(
+    lambda: KernelCase(
         {
             "values": _values(32, 256 * 1024),
             "index": np.arange(32),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.kernel import Arrays, Case, Kernel, Launch, Numbers, Shapes, blocks
+from kernels.kernel import Arrays, Kernel, KernelCase, Launch, Numbers, Shapes, blocks
 
 THREADS = 256
 ENTRIES = {"int16": "window_int16", "float32": "window_float32"}
@@ -63,13 +63,13 @@ def _case(
     bounds: tuple[float, float, float, float],
     keep_zero: bool = False,
     shape: tuple[int, ...] = (3, 11, 50),
-) -> Case:
+) -> KernelCase:
     raw = np.random.default_rng(3).normal(40, 300, shape).astype(dtype)
     raw[0, 0, :5] = 0
     if dtype == "float32":
         raw[1, 2, :3] = np.nan
     names = ("lower", "upper", "low", "high")
-    return Case(
+    return KernelCase(
         {"raw": raw},
         {"dtype": dtype, "keep_zero": keep_zero, **dict(zip(names, bounds, strict=True))},
     )

@@ -73,7 +73,7 @@ class Segmented:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class BatchRow:
     """One line of a batch: a chain and the slice it has come to."""
 
     bank: MemoryBank
@@ -89,28 +89,28 @@ def track_step(
     model: Model,
     arena: Arena,
     features: Cache,
-    rows: Sequence[Row],
+    rows: Sequence[BatchRow],
     confidence: Confidence = IOU,
 ) -> list[Segmented]:
     """Segment each row's slice from memory and remember the result: all objects and directions in one batch."""
     places = features.locate([row.frame for row in rows])
     reads = [row.read(features) for row in rows]
-    rooms = [row.bank.make_room() for row in rows]
+    targets = [row.bank.take_targets() for row in rows]
     try:
-        batch = model.steps.send(pack(reads, places, rooms, model.steps.lengths(reads)))
+        batch = model.steps.send(pack(reads, places, targets, model.steps.lengths(reads)))
         held = [*arena.tensors, *features.tensors]
         decoded = model.steps.replayed(batch, held, lambda: _step(model, arena, features, batch))
         fetched = model.steps.fetch(decoded)
         results = [_segmented(f, confidence, read) for f, read in zip(fetched, reads, strict=True)]
     except BaseException:
-        for row, room in zip(rows, rooms, strict=True):
-            row.bank.give_up(room)
+        for row, target in zip(rows, targets, strict=True):
+            row.bank.give_up(target)
         raise
-    for row, room, segmented in zip(rows, rooms, results, strict=True):
+    for row, target, segmented in zip(rows, targets, results, strict=True):
         if segmented.is_finite:
-            row.bank.keep(row.frame, room, segmented.confidence, segmented.object_score)
+            row.bank.keep(row.frame, target, segmented.confidence, segmented.object_score)
         else:
-            row.bank.give_up(room)
+            row.bank.give_up(target)
     return results
 
 

@@ -33,7 +33,7 @@ START_S = 20.0  # more, for a worker to import what it needs and to make its hea
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class FaultyCase:
     """A case that went wrong; target and seed make it again."""
 
     target: str
@@ -52,13 +52,13 @@ class Tally:
     """
 
     counts: dict[str, Counter[str]] = field(default_factory=dict)
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[FaultyCase] = field(default_factory=list)
 
     def add(self, target: str, seed: int, outcome: str, words: str) -> None:
         """Count one case."""
         self.counts.setdefault(target, Counter())[outcome] += 1
         if outcome in FAULTS:
-            self.faults.append(Fault(target, seed, outcome, words))
+            self.faults.append(FaultyCase(target, seed, outcome, words))
 
     @property
     def tried(self) -> int:

@@ -21,7 +21,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.gpu_steps import HEADLINES, ROOT, Report, Step, all_steps
+from benchmarks.gpu.gpu_steps import HEADLINES, ROOT, GpuStep, Report, all_steps
 from benchmarks.speed.devices import check_device, clocks
 from runtime.backends import BACKENDS
 from runtime.devices.machine import machine_name
@@ -59,7 +59,7 @@ Runner = Callable[[Sequence[str], float, Path], Outcome]
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class StepResult:
     """A row of the summary; `line` is the headline, or the reason why there is none."""
 
     step: str
@@ -115,9 +115,9 @@ class Check:
     ) -> None:
         self._folder, self._run, self._clock, self._facts = folder, run, clock, facts or {}
         self._end = clock() + seconds - RESERVE_S
-        self.results: list[Result] = []
+        self.results: list[StepResult] = []
 
-    def steps(self, steps: Sequence[Step]) -> list[Result]:
+    def steps(self, steps: Sequence[GpuStep]) -> list[StepResult]:
         """Run them; the summary is on disk after each."""
         for i, step in enumerate(steps):
             left = self._end - self._clock()
@@ -129,28 +129,28 @@ class Check:
             self._write()
         return self.results
 
-    def _step(self, step: Step, limit_s: float) -> Result:
+    def _step(self, step: GpuStep, limit_s: float) -> StepResult:
         if reason := _idle(step):
-            return Result(step.name, SKIPPED, 0.0, reason)
+            return StepResult(step.name, SKIPPED, 0.0, reason)
         if limit_s < step.least_s:
-            return Result(step.name, SKIPPED, 0.0, "no time left")
+            return StepResult(step.name, SKIPPED, 0.0, "no time left")
         log = self._folder / f"{step.name}.log"
         try:
             outcome = self._run(step.arguments, limit_s, log)
         except OSError as error:
-            return Result(step.name, FAILED, 0.0, str(error))
+            return StepResult(step.name, FAILED, 0.0, str(error))
         seconds = round(outcome.seconds, 1)
         text = log.read_text("utf-8", "replace") if log.is_file() else ""
         if outcome.code is None:
-            return Result(step.name, FAILED, seconds, f"stopped after {limit_s:.0f} s")
+            return StepResult(step.name, FAILED, seconds, f"stopped after {limit_s:.0f} s")
         report = self._report(step, text)
         if outcome.code == BackendUnavailable.exit_code:
-            return Result(step.name, SKIPPED, seconds, f"cannot run here: {_last_line(text)}")
+            return StepResult(step.name, SKIPPED, seconds, f"cannot run here: {_last_line(text)}")
         if outcome.code:
-            return Result(step.name, FAILED, seconds, _last_line(text), report)
-        return Result(step.name, OK, seconds, _headline(step, report, text), report)
+            return StepResult(step.name, FAILED, seconds, _last_line(text), report)
+        return StepResult(step.name, OK, seconds, _headline(step, report, text), report)
 
-    def _report(self, step: Step, text: str) -> Report | None:
+    def _report(self, step: GpuStep, text: str) -> Report | None:
         """A step's report, with percentages of the roofline where it has any, which is also written to its file."""
         report = last_json(text)
         if report is None:
@@ -170,11 +170,11 @@ class Check:
         write_text(self._folder / "summary.json", summary + "\n")
 
 
-def _is_made(step: Step) -> bool:
+def _is_made(step: GpuStep) -> bool:
     return step.makes is not None and step.makes.exists()
 
 
-def _idle(step: Step) -> str | None:
+def _idle(step: GpuStep) -> str | None:
     """Why a step has nothing to do now, or None."""
     if _is_made(step):
         return "there already"
@@ -183,7 +183,7 @@ def _idle(step: Step) -> str | None:
     return None
 
 
-def _headline(step: Step, report: Report | None, text: str) -> str:
+def _headline(step: GpuStep, report: Report | None, text: str) -> str:
     """Of a step that went well; a report that says it in another way than expected is no failure."""
     if report is None or step.kind not in HEADLINES:
         return _last_line(text)
@@ -272,14 +272,14 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def _brief(results: Sequence[Result]) -> list[dict[str, Any]]:
+def _brief(results: Sequence[StepResult]) -> list[dict[str, Any]]:
     """Rows without their reports, which are in files of their own."""
     return [
         {"step": r.step, "status": r.status, "seconds": r.seconds, "line": r.line} for r in results
     ]
 
 
-def table(results: Sequence[Result], facts: Report) -> str:
+def table(results: Sequence[StepResult], facts: Report) -> str:
     """The summary for people, in Markdown."""
     total = sum(result.seconds for result in results)
     lines = [

@@ -31,7 +31,7 @@ Report = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class GpuStep:
     """One subprocess.
 
     Attributes:
@@ -53,7 +53,7 @@ class Step:
     makes: Path | None = None
 
 
-def all_steps(folder: Path, bundles: Path, backends: Sequence[str]) -> list[Step]:
+def all_steps(folder: Path, bundles: Path, backends: Sequence[str]) -> list[GpuStep]:
     """Everything, what is cheap and telling first.
 
     Args:
@@ -65,8 +65,10 @@ def all_steps(folder: Path, bundles: Path, backends: Sequence[str]) -> list[Step
     built = [name for name in BUILT if name in known]
     return [
         _tests(),
-        Step("ceilings", ("-m", "benchmarks", "ceilings", "--device", "cuda"), "ceilings", 25, 5),
-        Step("kernels", ("-m", "benchmarks", "kernels"), "kernels", 25, 5),
+        GpuStep(
+            "ceilings", ("-m", "benchmarks", "ceilings", "--device", "cuda"), "ceilings", 25, 5
+        ),
+        GpuStep("kernels", ("-m", "benchmarks", "kernels"), "kernels", 25, 5),
         *(_export(bundles, size) for size in SIZES),
         *(_roofline(folder, bundles, size) for size in SIZES),
         *(_build(bundles, size, name) for size in SIZES for name in built),
@@ -79,7 +81,7 @@ def all_steps(folder: Path, bundles: Path, backends: Sequence[str]) -> list[Step
     ]
 
 
-def _tests() -> Step:
+def _tests() -> GpuStep:
     """Of files with tests for a GPU only: others may need what a bare machine does not have."""
     files = sorted(
         str(path.relative_to(ROOT))
@@ -87,7 +89,7 @@ def _tests() -> Step:
         if "mark.gpu" in path.read_text("utf-8")
     )
     options = ("-q", "-m", "gpu", "-rs", "--continue-on-collection-errors")
-    return Step("gpu-tests", ("-m", "pytest", *options, *files), "tests", 60, 10)
+    return GpuStep("gpu-tests", ("-m", "pytest", *options, *files), "tests", 60, 10)
 
 
 def _bundle(bundles: Path, size: int) -> Path:
@@ -98,63 +100,63 @@ def _manifest(bundles: Path, size: int) -> Path:
     return _bundle(bundles, size) / "manifest.json"
 
 
-def _export(bundles: Path, size: int) -> Step:
+def _export(bundles: Path, size: int) -> GpuStep:
     weights = ("--random-weights", SEED, "--model", MODEL, "--image-size", str(size))
     target = ("-o", str(_bundle(bundles, size)))
     arguments = ("-m", "export", *weights, *target)
-    return Step(f"export-{size}", arguments, "export", 30, 10, makes=_manifest(bundles, size))
+    return GpuStep(f"export-{size}", arguments, "export", 30, 10, makes=_manifest(bundles, size))
 
 
-def _roofline(folder: Path, bundles: Path, size: int) -> Step:
+def _roofline(folder: Path, bundles: Path, size: int) -> GpuStep:
     ceilings = ("--ceilings", str(folder / "ceilings.json"))
     arguments = ("-m", "benchmarks", "roofline", str(_bundle(bundles, size)), *ceilings)
     needs = _manifest(bundles, size)
-    return Step(f"roofline-{size}", arguments, "roofline", 10, 5, needs=needs)
+    return GpuStep(f"roofline-{size}", arguments, "roofline", 10, 5, needs=needs)
 
 
-def _build(bundles: Path, size: int, backend: str) -> Step:
+def _build(bundles: Path, size: int, backend: str) -> GpuStep:
     of = ("--bundle", str(_bundle(bundles, size)), "--backend", backend)
     arguments = ("-m", "runtime.build", *of, "--slices", FEWEST_SLICES)
     needs = _manifest(bundles, size)
-    return Step(f"build-{backend}-{size}", arguments, "build", 25, 10, needs=needs)
+    return GpuStep(f"build-{backend}-{size}", arguments, "build", 25, 10, needs=needs)
 
 
-def _certify(bundles: Path, backend: str) -> Step:
+def _certify(bundles: Path, backend: str) -> GpuStep:
     size = SIZES[0]
     of = ("--bundle", str(_bundle(bundles, size)), "--backend", backend, "--slices", "6")
     arguments = ("-m", "runtime.certify", *of)
     needs = _manifest(bundles, size)
-    return Step(f"certify-{backend}-{size}", arguments, "certify", 20, 10, needs=needs)
+    return GpuStep(f"certify-{backend}-{size}", arguments, "certify", 20, 10, needs=needs)
 
 
-def _bench(bundles: Path, size: int, backend: str) -> Step:
+def _bench(bundles: Path, size: int, backend: str) -> GpuStep:
     of = ("--bundle", str(_bundle(bundles, size)), "--backend", backend)
     needs = _manifest(bundles, size)
-    return Step(
+    return GpuStep(
         f"bench-{backend}-{size}", ("-m", "runtime.bench", *of), "bench", 12, 8, needs=needs
     )
 
 
-def _bench_of_exact_lengths(bundles: Path, backend: str) -> Step:
+def _bench_of_exact_lengths(bundles: Path, backend: str) -> GpuStep:
     """The same volume without padding: does one shape for all steps pay?"""
     size = SIZES[0]
     of = ("--bundle", str(_bundle(bundles, size)), "--backend", backend, "--lengths", "exact")
     name = f"bench-{backend}-exact-{size}"
     needs = _manifest(bundles, size)
-    return Step(name, ("-m", "runtime.bench", *of), "bench", 12, 8, needs=needs)
+    return GpuStep(name, ("-m", "runtime.bench", *of), "bench", 12, 8, needs=needs)
 
 
-def _rivals(bundles: Path, size: int, backends: Sequence[str]) -> Step:
+def _rivals(bundles: Path, size: int, backends: Sequence[str]) -> GpuStep:
     contenders = [*(name for name in OWN_RIVALS if name in backends), *RIVALS]
     arguments = _race(_bundle(bundles, size), contenders)
-    return Step(f"rivals-{size}", arguments, "rivals", 80, 40, needs=_manifest(bundles, size))
+    return GpuStep(f"rivals-{size}", arguments, "rivals", 80, 40, needs=_manifest(bundles, size))
 
 
-def _compiled_rival(bundles: Path) -> Step:
+def _compiled_rival(bundles: Path) -> GpuStep:
     """Compiling takes minutes, so this comes last and only if they are there."""
     arguments = _race(_bundle(bundles, SIZES[0]), ["official-bf16", "official-vos"])
     needs = _manifest(bundles, SIZES[0])
-    return Step(f"rivals-vos-{SIZES[0]}", arguments, "rivals", 240, 150, needs=needs)
+    return GpuStep(f"rivals-vos-{SIZES[0]}", arguments, "rivals", 240, 150, needs=needs)
 
 
 def _race(bundle: Path, contenders: Sequence[str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from runtime import Model, load
 from runtime.backends import BACKENDS
 from runtime.bundle.bundle import Bundle
 from runtime.errors import BackendUnavailable
-from runtime.measure.latency import Run, time_propagation, time_volume
+from runtime.measure.latency import TimedRun, time_propagation, time_volume
 from runtime.measure.phantom import Phantom
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Contender(Protocol):
 
     description: str
 
-    def run(self, phantom: Phantom, num_objects: int) -> Run:
+    def run(self, phantom: Phantom, num_objects: int) -> TimedRun:
         """One propagation from the middle slice to the last, measured."""
 
     def volume_ms(self, phantom: Phantom, num_objects: int) -> float:
@@ -42,7 +42,7 @@ class Runtime:
     def description(self) -> str:
         return self.model.backend.description
 
-    def run(self, phantom: Phantom, num_objects: int) -> Run:
+    def run(self, phantom: Phantom, num_objects: int) -> TimedRun:
         return time_propagation(self.model, phantom, num_objects)
 
     def volume_ms(self, phantom: Phantom, num_objects: int) -> float:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from kernels.catalogue import KERNELS
 from kernels.device import Device, NoDevice
-from kernels.kernel import Case, Kernel
+from kernels.kernel import Kernel, KernelCase
 from runtime.errors import BackendUnavailable, Mismatch
 from runtime.process.streams import print_result
 
@@ -90,7 +90,7 @@ def measure(device: Device, kernel: Kernel, repeat: int, copy: float) -> dict[st
     }
 
 
-def worst_error(kernel: Kernel, case: Case, found: dict[str, Any]) -> float:
+def worst_error(kernel: Kernel, case: KernelCase, found: dict[str, Any]) -> float:
     """Largest difference from the reference over all outputs, relative to the largest magnitude of each."""
     errors = []
     for name, truth in kernel.reference(**case.arrays, **case.numbers).items():

@@ -20,7 +20,7 @@ from export.model.sam2 import Sam2
 from export.variants import VARIANTS, Variant
 from kernels.preprocess import preprocess
 from runtime.bundle.contract import PIXEL_MEAN, PIXEL_STD
-from runtime.measure.latency import Run
+from runtime.measure.latency import TimedRun
 from runtime.measure.phantom import NUM_OBJECTS, Phantom
 
 EIGHT_CONNECTED = np.ones((3, 3), int)
@@ -99,7 +99,7 @@ class OfficialContender:
         precision = "fp32" if autocast is None else str(autocast).removeprefix("torch.")
         self.description = f"sam2 1.1.0 {kind}, PyTorch {torch.__version__}, {device}, {precision}"
 
-    def run(self, phantom: Phantom, num_objects: int) -> Run:
+    def run(self, phantom: Phantom, num_objects: int) -> TimedRun:
         """Box each object on the middle slice and follow it to the last, taking the time."""
         with torch.inference_mode(), self._mixed(), self._filled():
             state = self._state(phantom, self._frames(phantom))
@@ -115,7 +115,7 @@ class OfficialContender:
                     steps.append({"total": total_ms})
                 for object_id in range(1, num_objects + 1):
                     logits[index, object_id] = _low_res(state, index, object_id)
-        return Run(steps, first_mask_ms, logits)
+        return TimedRun(steps, first_mask_ms, logits)
 
     def volume_ms(self, phantom: Phantom, num_objects: int) -> float:
         """From normalised frames on the host to the masks of all slices there, forwards and then backwards.

@@ -35,7 +35,7 @@ Record = Callable[[Callable[[], Any]], Graph]
 """Makes a graph of a call without arguments."""
 
 
-class CudaGraph:
+class TorchGraph:
     """A call recorded by the CUDA device.
 
     All graphs share one pool of memory, so outputs have to be copied before any other graph is replayed.
@@ -44,8 +44,8 @@ class CudaGraph:
     _pool: Any = None
 
     def __init__(self, call: Callable[[], Any]) -> None:
-        if CudaGraph._pool is None:
-            CudaGraph._pool = torch.cuda.graph_pool_handle()
+        if TorchGraph._pool is None:
+            TorchGraph._pool = torch.cuda.graph_pool_handle()
             # Autocast frees its copies of the weights at the end of a region; graphs read them after that.
             torch.autocast_increment_nesting()
         side, main = torch.cuda.Stream(), torch.cuda.current_stream()
@@ -55,7 +55,7 @@ class CudaGraph:
                 call()
         main.wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=CudaGraph._pool):
+        with torch.cuda.graph(self._graph, pool=TorchGraph._pool):
             self.outputs = call()
 
     def replay(self) -> None:
@@ -80,7 +80,7 @@ class Replayed:
         record: makes graphs.
     """
 
-    def __init__(self, forward: Callable[..., Any], record: Record = CudaGraph) -> None:
+    def __init__(self, forward: Callable[..., Any], record: Record = TorchGraph) -> None:
         self._forward, self._record = forward, record
         self._known: dict[Hashable, Recorded] = {}
 
@@ -112,7 +112,7 @@ def replay_modules(
     calls = {}
     for name in MODULES:
         module = getattr(predictor, name)
-        calls[name] = module.forward = Replayed(module.forward, record or CudaGraph)
+        calls[name] = module.forward = Replayed(module.forward, record or TorchGraph)
     return calls
 
 

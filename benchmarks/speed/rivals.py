@@ -32,7 +32,7 @@ from export.verify import reference_for
 from runtime.bundle.bundle import open_bundle
 from runtime.devices.machine import machine_name
 from runtime.errors import BackendUnavailable, InputError
-from runtime.measure.latency import Run, bench_phantom, check_sizes, summarise
+from runtime.measure.latency import TimedRun, bench_phantom, check_sizes, summarise
 from runtime.measure.phantom import Phantom, make_phantom
 from runtime.process.streams import print_result
 
@@ -65,7 +65,7 @@ class Entry:
     """
 
     contender: Contender
-    first: Run
+    first: TimedRun
     memory_mib: Mapping[str, float]
 
 
@@ -257,7 +257,7 @@ def _add_ratios(entries: dict[str, Any]) -> None:
         entry["times_first"] = round(totals[name] / totals[base], 2)
 
 
-def match(run: Run, truth: Run) -> dict[str, float]:
+def match(run: TimedRun, truth: TimedRun) -> dict[str, float]:
     """Worst relative error of logits, Dice of all masks together, and of the worst slice."""
     errors, dices, both, total = [], [], 0, 0
     for key, right in truth.logits.items():

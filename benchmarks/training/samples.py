@@ -21,7 +21,7 @@ from runtime.bundle.contract import LABEL_BOX_START, LABEL_BOX_STOP
 Shape = tuple[int, int]  # slices of a sequence, sequences of a batch
 
 
-class Batch(NamedTuple):
+class TrainingBatch(NamedTuple):
     """B sequences of T slices with R objects in all.
 
     images uint8 (B, T, S, S); sequence int64 (R,), the sequence of each object; truth float (R, T, S, S); boxes
@@ -39,7 +39,7 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Sequences(Dataset[Batch]):
+class Sequences(Dataset[TrainingBatch]):
     """Batches by number: each is a function of the seed, its number and the pool, so that runs resume exactly.
 
     Attributes:
@@ -56,7 +56,7 @@ class Sequences(Dataset[Batch]):
     num_objects: int
     seed: int
 
-    def __getitem__(self, number: int) -> Batch:
+    def __getitem__(self, number: int) -> TrainingBatch:
         rng = np.random.default_rng([self.seed, number])
         num_slices, num_sequences = self.shapes[int(rng.integers(len(self.shapes)))]
         drawn = [self._sequence(rng, num_slices) for _ in range(num_sequences)]
@@ -64,7 +64,7 @@ class Sequences(Dataset[Batch]):
         counts = torch.tensor([len(mask) for mask in masks])
         truth = torch.cat(masks)
         prompts = [draw_prompts(rng, mask[0].numpy() > 0) for mask in truth]
-        return Batch(
+        return TrainingBatch(
             torch.stack(images),
             torch.arange(len(counts)).repeat_interleave(counts),
             truth,

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.training.samples import Batch
+from benchmarks.training.samples import TrainingBatch
 from export.model.sam2 import Sam2
 from runtime.bundle.contract import LABEL_PAD, NO_OBJ_SCORE, PIXEL_MEAN, PIXEL_STD, ModelNumbers
 
@@ -52,7 +52,7 @@ class Memory:
 
 
 def sequence_loss(
-    model: Sam2, batch: Batch, kind: str, teacher: float
+    model: Sam2, batch: TrainingBatch, kind: str, teacher: float
 ) -> tuple[Tensor, dict[str, float]]:
     """Mean loss over a batch of sequences, and figures of its first and last slices."""
     num_slices = batch.images.shape[1]
@@ -95,7 +95,7 @@ def _heads(
     model: Sam2,
     features: Tensor,
     high: tuple[Tensor, Tensor],
-    batch: Batch,
+    batch: TrainingBatch,
     kind: str,
     step: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from benchmarks.training.pool import Pool
-from benchmarks.training.samples import Batch, Sequences, Shape
+from benchmarks.training.samples import Sequences, Shape, TrainingBatch
 from benchmarks.training.sequence_loss import sequence_loss
 from export.checkpoints.checkpoint import read_checkpoint
 from export.model.sam2 import Sam2
@@ -168,7 +168,7 @@ def between(ends: tuple[float, float], along: float) -> float:
 
 def batches_of(
     stage: Stage, pool: Pool, seed: int, scale: int, workers: int, first: int
-) -> DataLoader[Batch]:
+) -> DataLoader[TrainingBatch]:
     """Batches from a number on, made by so many processes; none makes them in this one."""
     shapes = tuple((slices, sequences * scale) for slices, sequences in stage.shapes)
     return DataLoader(
@@ -202,7 +202,7 @@ def train(
             batches = iter(batches_of(stage, pool, seed, scale, workers, trainer.step))
         torch.manual_seed(seed + trainer.step)
         kind = str(np.random.default_rng([seed, trainer.step, 1]).choice(KINDS, p=KIND_SHARES))
-        batch = Batch(*(part.to(device) for part in next(batches)))
+        batch = TrainingBatch(*(part.to(device) for part in next(batches)))
         with device:  # what the loss makes on its way lies there too
             loss, figures = sequence_loss(model, batch, kind, between(stage.teacher, along))
         trainer.update(loss, between(stage.lr, along) * min(1.0, (trainer.step + 1) / WARM_UP))

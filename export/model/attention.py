@@ -1,6 +1,6 @@
 """Scaled dot-product attention, and the layers built on it.
 
-Run eagerly, `attention` is PyTorch's own. The tracer meets one opaque operator instead, which the exporter spells for
+Run eagerly, `attention` is PyTorch's own. The tracer meets one opaque operator instead, which the exporter lowers for
 each kind of engine (see `export.to_onnx`).
 """
 

@@ -23,7 +23,7 @@ __all__ = ["BACKENDS", "HINTS", "Backend", "Buffer", "Engine", "open_backend"]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class BackendRow:
     """Where a back end is, what it is opened with, and what to install for it."""
 
     module: str
@@ -58,24 +58,28 @@ class Row:
         return f"{machine_name()}, {device_name()}" if self.is_cuda else machine_name()
 
 
-def _trt(precision: str, attention: str = "fused") -> Row:
+def _trt(precision: str, attention: str = "fused") -> BackendRow:
     options = {"precision": precision, "attention": attention}
     packages = ("tensorrt", "tensorrt-rtx", "tensorrt-rtx-cu13-bindings")
-    return Row("runtime.backends.tensorrt.trt", "TrtBackend", packages, options, is_cuda=True)
+    return BackendRow(
+        "runtime.backends.tensorrt.trt", "TrtBackend", packages, options, is_cuda=True
+    )
 
 
-def _ort_cuda(provider: str) -> Row:
+def _ort_cuda(provider: str) -> BackendRow:
     options = {"provider": provider}
     packages = ("onnxruntime-gpu",)
-    return Row("runtime.backends.ort_cuda", "OrtCudaBackend", packages, options, is_cuda=True)
+    return BackendRow(
+        "runtime.backends.ort_cuda", "OrtCudaBackend", packages, options, is_cuda=True
+    )
 
 
 OPENVINO = ("runtime.backends.openvino", "OpenVinoBackend", ("openvino",))
 BACKENDS = {
-    "ort": Row("runtime.backends.ort", "OrtBackend", ("onnxruntime", "onnxruntime-gpu")),
-    "openvino": Row(*OPENVINO),
-    "openvino-bf16": Row(*OPENVINO, {"precision": "bf16"}),
-    "openvino-fp16": Row(*OPENVINO, {"precision": "fp16"}),
+    "ort": BackendRow("runtime.backends.ort", "OrtBackend", ("onnxruntime", "onnxruntime-gpu")),
+    "openvino": BackendRow(*OPENVINO),
+    "openvino-bf16": BackendRow(*OPENVINO, {"precision": "bf16"}),
+    "openvino-fp16": BackendRow(*OPENVINO, {"precision": "fp16"}),
     "ort-cuda": _ort_cuda("cuda"),
     "ort-tensorrt": _ort_cuda("tensorrt"),
     # Not mixed: queries, keys and values are bfloat16 for the kernel, and what float16 is more exact by would be lost.

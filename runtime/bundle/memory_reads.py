@@ -6,8 +6,8 @@ value m_j, which `kernels.pack_values` makes of the graph's inputs:
     result = sum_j w_j e^s_j m_j / sum_j w_j e^s_j  with  s_j = query . key_j / sqrt(C)
 
 `ModelProto.metadata_props` holds under `PROPERTY` a JSON list with one object a read, in the order of the layers, which
-names a tensor of the graph for each attribute of `MemoryRead`. After a read the graph goes on from its result and its
-residual alone.
+names a tensor of the graph for each attribute of `MemoryReadNames`. After a read the graph goes on from its result and
+its residual alone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_READS = 64  # one a layer; SAM 2 has four
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryRead:
+class MemoryReadNames:
     """Names of the float32 tensors of one read, with T, C, M as in `ModelNumbers`.
 
     Attributes:
@@ -44,7 +44,7 @@ class MemoryRead:
 
 
 def read_specs(model: ModelNumbers) -> dict[str, TensorSpec]:
-    """Shapes of a read's tensors by the attribute of `MemoryRead`; "N" is the axis of keys."""
+    """Shapes of a read's tensors by the attribute of `MemoryReadNames`; "N" is the axis of keys."""
     tokens = TensorSpec(("b", model.num_tokens, model.d_model))
     return {
         "residual": tokens,
@@ -54,19 +54,21 @@ def read_specs(model: ModelNumbers) -> dict[str, TensorSpec]:
     }
 
 
-RULES = Numbers(Object(required={field.name: Text() for field in fields(MemoryRead)}), 1, MAX_READS)
+RULES = Numbers(
+    Object(required={field.name: Text() for field in fields(MemoryReadNames)}), 1, MAX_READS
+)
 
 
-def reads_to_json(reads: Iterable[MemoryRead]) -> str:
+def reads_to_json(reads: Iterable[MemoryReadNames]) -> str:
     """What the exporter writes."""
     return json.dumps([asdict(read) for read in reads])
 
 
-def reads_from_json(text: str) -> tuple[MemoryRead, ...]:
+def reads_from_json(text: str) -> tuple[MemoryReadNames, ...]:
     """What back ends read. Raises Fault for anything else than `reads_to_json` gives."""
     found = parse(text.encode())
     RULES.check(found, "")
     results = [entry["result"] for entry in found]
     if len(set(results)) < len(results):
         raise Fault(f"two reads have one result: {', '.join(results)}")
-    return tuple(MemoryRead(**entry) for entry in found)
+    return tuple(MemoryReadNames(**entry) for entry in found)

@@ -22,7 +22,7 @@ from runtime.measure.cuda_latency import summarise_device, time_on_device
 from runtime.measure.latency import (
     PERCENTILE,
     STAGES,
-    Run,
+    TimedRun,
     bench_phantom,
     check_sizes,
     percent_of_roofline,
@@ -154,7 +154,7 @@ def _floors(path: str | None) -> dict[str, Any] | None:
 
 def _on_host(
     model: Model, phantom: Phantom, args: argparse.Namespace, passes: Iterable[int]
-) -> tuple[list[Run], dict[str, Any]]:
+) -> tuple[list[TimedRun], dict[str, Any]]:
     runs = [
         time_propagation(model, phantom, args.objects, args.max_memory, args.prompted)
         for _ in passes
@@ -164,7 +164,7 @@ def _on_host(
 
 def _on_device(
     model: Model, phantom: Phantom, args: argparse.Namespace, passes: Iterable[int]
-) -> tuple[list[Run], dict[str, Any]]:
+) -> tuple[list[TimedRun], dict[str, Any]]:
     measured = [
         time_on_device(model, phantom, args.objects, args.max_memory, args.prompted) for _ in passes
     ]

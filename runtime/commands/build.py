@@ -24,7 +24,7 @@ from runtime.errors import BundleError, Mismatch
 from runtime.model import load
 from runtime.process.streams import print_result
 
-LADDER = [
+FALLBACKS = [
     name
     for precision in ("bf16", "mixed", "fp32")
     for attention in ("-kernel", "", "-unfused")
@@ -71,11 +71,11 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser().parse_args(arguments)
     check_slices(args.slices)
     bundle = open_bundle(args.bundle)
-    names = ladder(args.backend, bundle.model)
+    names = fallbacks(args.backend, bundle.model)
     if args.check:
         print_result({"bundle": bundle.path.name, "graphs": check(bundle, names[0])})
         return
-    tried = climb(bundle, names, args.slices)
+    tried = build_until_certified(bundle, names, args.slices)
     choice = choose(bundle)
     print(f"auto takes {choice.backend}: {choice.reason}", file=sys.stderr)
     print_result({"auto": choice.backend, "certificates": tried})
@@ -86,19 +86,21 @@ def main(arguments: list[str] | None = None) -> None:
         )
 
 
-def ladder(first: str | None, model: ModelNumbers) -> list[str]:
+def fallbacks(first: str | None, model: ModelNumbers) -> list[str]:
     """Back ends to try, from one on, or all: each precision first with whatever is fused, then without.
 
     The kernel that reads memory is passed over for a model that it does not read, unless it was asked for.
     """
     reads = kernel_reads(model)
-    rungs = [name for name in LADDER if reads or name == first or not name.endswith("-kernel")]
+    names = [name for name in FALLBACKS if reads or name == first or not name.endswith("-kernel")]
     if first is None:
-        return rungs
-    return rungs[rungs.index(first) :] if first in rungs else [first, *rungs[-2:]]
+        return names
+    return names[names.index(first) :] if first in names else [first, *names[-2:]]
 
 
-def climb(bundle: Bundle, names: Sequence[str], num_slices: int) -> list[Certificate]:
+def build_until_certified(
+    bundle: Bundle, names: Sequence[str], num_slices: int
+) -> list[Certificate]:
     """Build and certify one back end after the other until one passes; all certificates are kept.
 
     Raises BundleError if TensorRT takes the bundle in none of these ways.

@@ -18,7 +18,7 @@ from runtime.bundle.bundle import Bundle, open_bundle
 from runtime.errors import BackendUnavailable, InputError, Mismatch, NotFinite
 from runtime.measure.latency import bench_phantom, summarise, time_propagation
 from runtime.measure.lockstep import error_of
-from runtime.measure.parity import DEFAULT_SLICES, bar_of, compare_models, num_steps
+from runtime.measure.parity import DEFAULT_SLICES, compare_models, criteria_of, num_steps
 from runtime.model import Model, load
 from runtime.process.streams import print_result
 
@@ -47,9 +47,9 @@ def compare(
     bundle: Bundle, backend: str, reference: Model, candidate: Model, num_slices: int
 ) -> Certificate:
     """Hold a bundle on a back end, the candidate, against a reference of the same weights."""
-    bar = bar_of(bundle, backend)
+    criteria = criteria_of(bundle, backend)
     with tqdm(total=num_steps(num_slices), desc=backend, unit="slice", file=sys.stderr) as progress:
-        found = compare_models(reference, candidate, bar, num_slices, progress.update)
+        found = compare_models(reference, candidate, criteria, num_slices, progress.update)
     return {
         **stamp(bundle, backend),
         "bundle": bundle.path.name,

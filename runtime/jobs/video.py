@@ -42,7 +42,7 @@ def segment_video(job: Job) -> dict[str, Any]:
         asked = _check_frames(job, total)
     with clock("load"):
         bundle, model = open_bundle(job.bundle), job.load()
-    run = Run(job, VideoPredictor(model, job.memory), clock, min(asked))
+    run = VideoRun(job, VideoPredictor(model, job.memory), clock, min(asked))
     with tqdm(total=total, desc="segment", unit="frame", file=sys.stderr) as bar:
         while True:
             with clock("read"):
@@ -95,7 +95,7 @@ def _review(objects: Sequence[ObjectReport]) -> list[tuple[int, int, float]]:
     ]
 
 
-class Run:
+class VideoRun:
     """A video on its way: what is known so far, without any frame but those for the preview.
 
     Args:

@@ -15,8 +15,8 @@ from runtime.devices.cuda.memory import CudaMemory
 from runtime.measure.latency import (
     PERCENTILE,
     STAGES,
-    Run,
     Stopwatch,
+    TimedRun,
     first_masks,
     prompt_all,
     time_volume,
@@ -39,7 +39,7 @@ class DeviceRun:
         device_memory_mib: in use on the device at the end, by whomever.
     """
 
-    run: Run
+    run: TimedRun
     stages_ms: dict[str, float]
     volume_ms: float
     launches_per_step: int | None
@@ -89,7 +89,7 @@ def _replayed(
     num_objects: int,
     max_feature_bytes: int | None,
     prompted: int,
-) -> Run:
+) -> TimedRun:
     """Steps of one direction; every object's mask of a step has come to the host when the step counts as done."""
     predictor = _predictor(model, phantom, max_feature_bytes)
     firsts = first_masks(predictor, phantom, num_objects)
@@ -113,7 +113,7 @@ def _replayed(
                 started = time.perf_counter()
     finally:
         cuda.step_marks = None
-    return Run(steps, firsts[0], logits, firsts[1])
+    return TimedRun(steps, firsts[0], logits, firsts[1])
 
 
 def _step(cuda: CudaSteps, memory: CudaMemory, total_ms: float) -> dict[str, float]:

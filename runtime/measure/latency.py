@@ -42,7 +42,7 @@ class Stopwatch:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class TimedRun:
     """One propagation, measured.
 
     Attributes:
@@ -69,7 +69,7 @@ def time_propagation(
     num_objects: int,
     max_feature_bytes: int | None = None,
     num_prompted: int = 1,
-) -> Run:
+) -> TimedRun:
     """Box each object on the middle slice and follow it to the last, taking the time.
 
     A step brings every object's mask to the slice's size, since that is what a user waits for.
@@ -102,7 +102,7 @@ def time_propagation(
             now = time.perf_counter()
             steps.append(_account(watch.lap(), 1e3 * (now - started)))
             started = now
-    return Run(steps, first_mask_ms, logits, second_prompt_ms)
+    return TimedRun(steps, first_mask_ms, logits, second_prompt_ms)
 
 
 def first_masks(
@@ -159,13 +159,13 @@ def _account(spent_ms: dict[str, float], total_ms: float) -> dict[str, float]:
     return {**spent_ms, "host": host_ms, "total": total_ms}
 
 
-def steady(runs: Sequence[Run], num_maskmem: int) -> list[Mapping[str, float]]:
+def steady(runs: Sequence[TimedRun], num_maskmem: int) -> list[Mapping[str, float]]:
     """The steps of all runs with a full memory; of short runs, all."""
     full = [step for run in runs for step in run.steps_ms[num_maskmem - 1 :]]
     return full or [step for run in runs for step in run.steps_ms]
 
 
-def summarise(runs: Sequence[Run], num_maskmem: int) -> dict[str, dict[str, float]]:
+def summarise(runs: Sequence[TimedRun], num_maskmem: int) -> dict[str, dict[str, float]]:
     """Median and 95th percentile of each of `COLUMNS`, in milliseconds."""
     steps = steady(runs, num_maskmem)
     table = {}

@@ -42,7 +42,7 @@ LOWEST_DICE, LOWEST_DICE_REDUCED = 0.999, 0.99
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
+class Criteria:
     """What a candidate has to reach.
 
     Attributes:
@@ -57,7 +57,7 @@ class Bar:
     decides_alike: bool
 
 
-def bar_of(bundle: Bundle, backend: str) -> Bar:
+def criteria_of(bundle: Bundle, backend: str) -> Criteria:
     """What a back end has to reach with a bundle."""
     precision = BACKENDS[backend].precision
     tolerances = dict.fromkeys(GRAPHS, TOLERANCES[precision])
@@ -66,22 +66,22 @@ def bar_of(bundle: Bundle, backend: str) -> Bar:
         tolerances["image_encoder"] = encoder
     is_exact = precision == bundle.precision == "fp32"
     if is_exact:
-        return Bar(tolerances, LOWEST_DICE, decides_alike=True)
+        return Criteria(tolerances, LOWEST_DICE, decides_alike=True)
     is_random = bundle.weights["kind"] == "random"
-    return Bar(tolerances, None if is_random else LOWEST_DICE_REDUCED, decides_alike=False)
+    return Criteria(tolerances, None if is_random else LOWEST_DICE_REDUCED, decides_alike=False)
 
 
 Progress = Callable[[], object]
 
 
 def compare_tracks(
-    found: Track, truth: Track, bar: Bar, reason: str | None = None
+    found: Track, truth: Track, criteria: Criteria, reason: str | None = None
 ) -> dict[str, Any]:
     """Logits, scores and masks of a whole propagation, slice by slice.
 
     Args:
         found, truth: the candidate's and the reference's.
-        bar: what the candidate has to reach.
+        criteria: what the candidate has to reach.
         reason: why a propagation was not finished, if it was not; then it has failed.
     """
     error: float = 0.0
@@ -114,11 +114,11 @@ def compare_tracks(
         "worst_relative_error": error if math.isfinite(error) else None,
         "lowest_slice_dice": lowest,
         "lowest_dice": dice,
-        "lowest_dice_wanted": bar.lowest_dice,
+        "lowest_dice_wanted": criteria.lowest_dice,
         "first_different_decision": first,
         "passed": reason is None
-        and dice >= (bar.lowest_dice or 0)
-        and (first is None or not bar.decides_alike),
+        and dice >= (criteria.lowest_dice or 0)
+        and (first is None or not criteria.decides_alike),
         **({} if reason is None else {"reason": reason}),
     }
 
@@ -154,7 +154,7 @@ def _decision(score: float, true_score: float, logits: Buffer, true_logits: Buff
 def compare_models(
     reference: Model,
     candidate: Model,
-    bar: Bar,
+    criteria: Criteria,
     num_slices: int,
     progress: Progress = lambda: None,
 ) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def compare_models(
 
     Args:
         reference, candidate: of the same numbers.
-        bar: what the candidate has to reach.
+        criteria: what the candidate has to reach.
         num_slices: of each propagation.
         progress: called `num_steps(num_slices)` times.
 
@@ -173,7 +173,7 @@ def compare_models(
     phantom = make_phantom((num_slices, size, size))
     strict = StrictBackend(candidate.backend, candidate.engine)
     held = candidate.on(strict)
-    lockstep = Lockstep(reference, held, bar.tolerances)
+    lockstep = Lockstep(reference, held, criteria.tolerances)
     free = candidate
     if (
         candidate.steps.unreplayed() is candidate.steps
@@ -188,7 +188,7 @@ def compare_models(
         (truth, reference_reason), (found, reason) = (of[name] for of in tracks)
         if reference_reason:
             reason = f"the reference's {reference_reason}"
-        propagation[name] = compare_tracks(found, truth, bar, reason)
+        propagation[name] = compare_tracks(found, truth, criteria, reason)
     is_same = lockstep.has_passed() and all(task["passed"] for task in propagation.values())
     faults = list(dict.fromkeys(strict.faults))
     return {

@@ -1,7 +1,7 @@
 """The host-side memory bank: records, policies, and what each step reads."""
 
-from runtime.memory.bank import MemoryBank, Templates
+from runtime.memory.bank import ConditioningFrames, MemoryBank
 from runtime.memory.records import MemoryRead, Record
 from runtime.memory.rules import MemoryRules
 
-__all__ = ["MemoryBank", "MemoryRead", "MemoryRules", "Record", "Templates"]
+__all__ = ["ConditioningFrames", "MemoryBank", "MemoryRead", "MemoryRules", "Record"]

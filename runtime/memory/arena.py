@@ -15,7 +15,7 @@ from runtime.errors import OutOfMemory
 from runtime.memory.batch import Batch, pack
 
 if TYPE_CHECKING:
-    from runtime.memory.records import MemoryRead, Record, Room
+    from runtime.memory.records import MemoryRead, Record, TargetSlots
 
 
 class Slots:
@@ -118,7 +118,7 @@ class Arena:
         """Hold the tensors of these records and no others.
 
         Args:
-            memories, pointers: records of every bank and of all templates.
+            memories, pointers: records of every bank and of all conditioning frames.
             reserved: memories, pointers and embeddings that their owners may hold.
         """
         kept = list(memories)
@@ -146,21 +146,25 @@ class Arena:
     def store(
         self, batch: Batch, memories: Buffer, pointers: Buffer, vision_features: Buffer
     ) -> None:
-        """Write a batch's results to its rooms; memories (b, T, M) are rounded to bfloat16, as upstream stores them."""
-        self._memory.store(self.memories.values, batch.memory_rooms, memories, True)
-        self._memory.store(self.pointers.values, batch.pointer_rooms, pointers, False)
-        if len(batch.embedding_rooms):
-            embeddings = batch.embedding_rooms
+        """Write a batch's results to its targets; memories (b, T, M) are rounded to bfloat16, as upstream has it."""
+        self._memory.store(self.memories.values, batch.memory_targets, memories, True)
+        self._memory.store(self.pointers.values, batch.pointer_targets, pointers, False)
+        if len(batch.embedding_targets):
+            embeddings = batch.embedding_targets
             self._memory.store(self.embeddings.values, embeddings, vision_features, False)
 
     def store_one(
-        self, room: Room, memory: Buffer | None, obj_ptr: Buffer, vision_features: Buffer | None
+        self,
+        target: TargetSlots,
+        memory: Buffer | None,
+        obj_ptr: Buffer,
+        vision_features: Buffer | None,
     ) -> None:
-        """Write one frame's memory (T, M), pointer (C,) and embedding (C, G, G) to its room, as far as it has them."""
+        """Write a frame's memory (T, M), pointer (C,) and embedding (C, G, G) to its targets, as far as it has them."""
         parts = (
-            (self.memories, room.memory, memory, True),
-            (self.pointers, room.pointer, obj_ptr, False),
-            (self.embeddings, room.embedding, vision_features, False),
+            (self.memories, target.memory, memory, True),
+            (self.pointers, target.pointer, obj_ptr, False),
+            (self.embeddings, target.embedding, vision_features, False),
         )
         for slots, slot, value, is_rounded in parts:
             if slot is not None and value is not None:

@@ -1,4 +1,4 @@
-"""The memory of one object: templates shared by both directions, and one chain of tracked frames each way.
+"""The memory of one object: conditioning frames shared by both directions, and one chain of tracked frames each way.
 
 It owns which records exist and gives evicted slots back to the arena; which to keep and what to read is decided by
 the pure functions beside it.
@@ -17,13 +17,13 @@ from runtime.bundle.contract import ModelNumbers
 from runtime.memory.arena import Arena
 from runtime.memory.pick_up import PICK_UPS
 from runtime.memory.read import Clock, read
-from runtime.memory.records import MemoryRead, Record, Room
+from runtime.memory.records import MemoryRead, Record, TargetSlots
 from runtime.memory.rules import MemoryRules
 
 NOTHING = Record(-1, -1, 0.0, 0.0)
 
 
-class Templates:
+class ConditioningFrames:
     """The prompted frames of one object.
 
     Args:
@@ -50,15 +50,15 @@ class Templates:
         pointer (C,).
         """
         self._arena.reserve(*self._each)
-        room = make_room(self._arena, self._rules)
+        target = take_targets(self._arena, self._rules)
         try:
-            self._arena.store_one(room, memory, obj_ptr, vision_features)
+            self._arena.store_one(target, memory, obj_ptr, vision_features)
         except BaseException:
-            memory_record, pointer_record = records_of(room, NOTHING)
+            memory_record, pointer_record = records_of(target, NOTHING)
             give_back(self._arena, [memory_record], [], [pointer_record], [])
             self._arena.release(*self._each)
             raise
-        new, new_ptr = records_of(room, Record(frame, -1, confidence, object_score, True))
+        new, new_ptr = records_of(target, Record(frame, -1, confidence, object_score, True))
         had, had_ptrs = self.memories, self.pointers
         self.memories, self.pointers = _with(had, new), _with(had_ptrs, new_ptr)
         give_back(self._arena, had, self.memories, had_ptrs, self.pointers)
@@ -99,7 +99,7 @@ class MemoryBank:
 
     Args:
         arena: where tensors live; what the chain may need is reserved until `close`.
-        templates: the object's prompted frames.
+        conditioning: the object's prompted frames.
         direction: +1 forward, -1 backward.
         num_frames: frames of the whole volume, infinite for a stream.
         model: capacities.
@@ -110,14 +110,14 @@ class MemoryBank:
     def __init__(
         self,
         arena: Arena,
-        templates: Templates,
+        conditioning: ConditioningFrames,
         direction: int,
         num_frames: float,
         model: ModelNumbers,
         rules: MemoryRules,
         is_ordered: bool = True,
     ) -> None:
-        self._arena, self._templates, self._model = arena, templates, model
+        self._arena, self._conditioning, self._model = arena, conditioning, model
         self._rules, self._limits = rules, rules.limits(model)
         self.direction, self._num_frames = direction, num_frames
         ordered: Clock = "exact" if rules.row.is_recency else "clipped"
@@ -142,8 +142,8 @@ class MemoryBank:
     def read(self, frame: int, vision_features: Buffer | None) -> MemoryRead:
         """What a step on `frame` with features (C, G, G) reads."""
         found = read(
-            self._templates.memories,
-            self._templates.pointers,
+            self._conditioning.memories,
+            self._conditioning.pointers,
             self.memories,
             self.pointers,
             frame,
@@ -156,25 +156,25 @@ class MemoryBank:
         if not self.looks_at_images:
             return found
         assert vision_features is not None
-        embeddings = {r.slot: r.embedding for r in (*self._templates.memories, *self.memories)}
+        embeddings = {r.slot: r.embedding for r in (*self._conditioning.memories, *self.memories)}
         slots = [e for slot in found.slots if (e := embeddings[slot]) is not None]
         similarity = self._arena.similarity("image", slots, vision_features)
         # Seeded by the frame, so that a slice's draw does not depend on what was computed before it.
         rng = np.random.default_rng([self._rules.seed, frame])
         return replace(found, weights=PICK_UPS[self._rules.pick_up](similarity, rng))
 
-    def make_room(self) -> Room:
+    def take_targets(self) -> TargetSlots:
         """Slots for the next frame to be offered; to be handed to `keep` or `give_up`."""
-        return make_room(self._arena, self._rules)
+        return take_targets(self._arena, self._rules)
 
-    def give_up(self, room: Room) -> None:
+    def give_up(self, target: TargetSlots) -> None:
         """Give back slots that nothing came of."""
-        self._keep(self.memories, self.pointers, *([r] for r in records_of(room, NOTHING)))
+        self._keep(self.memories, self.pointers, *([r] for r in records_of(target, NOTHING)))
 
-    def keep(self, frame: int, room: Room, confidence: float, object_score: float) -> None:
-        """Offer a tracked frame whose tensors are in their room; the policy decides what stays."""
-        new, new_ptr = records_of(room, Record(frame, -1, confidence, object_score))
-        records = [*self._templates.memories, *self.memories, new]
+    def keep(self, frame: int, target: TargetSlots, confidence: float, object_score: float) -> None:
+        """Offer a tracked frame whose tensors are in their slots; the policy decides what stays."""
+        new, new_ptr = records_of(target, Record(frame, -1, confidence, object_score))
+        records = [*self._conditioning.memories, *self.memories, new]
         memories = self._rules.row.keep(records, self._similarity(records), self._limits)
         if self._rules.row.is_recency:  # SAM 2 reads more pointers than memories
             pointers = [*self.pointers, new_ptr][-(self._model.max_obj_ptrs - 1) :]
@@ -187,12 +187,13 @@ class MemoryBank:
         self, frame: int, vision_features: Buffer, memory: Buffer | None, obj_ptr: Buffer
     ) -> None:
         """Put back a tracked frame whatever the policy says; without its memory only its pointer."""
-        room = make_room(self._arena, self._rules, has_memory=memory is not None)
-        new, new_ptr = records_of(room, replace(NOTHING, frame=frame))
+        target = take_targets(self._arena, self._rules, has_memory=memory is not None)
+        new, new_ptr = records_of(target, replace(NOTHING, frame=frame))
         if memory is not None:
             self.memories = [*self.memories, new]
         self.pointers = [*self.pointers, new_ptr]
-        self._arena.store_one(room, memory, obj_ptr, vision_features)  # close gives it back if not
+        # Whatever fails here, close gives the slots back.
+        self._arena.store_one(target, memory, obj_ptr, vision_features)
 
     def drop(self, frame: int) -> None:
         """Forget one tracked frame, if it is there: it has been prompted since."""
@@ -249,19 +250,21 @@ def slot_of(record: Record, compares: str) -> int:
     return record.embedding
 
 
-def make_room(arena: Arena, rules: MemoryRules, has_memory: bool = True) -> Room:
+def take_targets(arena: Arena, rules: MemoryRules, has_memory: bool = True) -> TargetSlots:
     """Slots for one frame."""
     memory = arena.memories.take() if has_memory else None
     keeps_image = has_memory and rules.compares_images
-    return Room(memory, arena.pointers.take(), arena.embeddings.take() if keeps_image else None)
+    return TargetSlots(
+        memory, arena.pointers.take(), arena.embeddings.take() if keeps_image else None
+    )
 
 
-def records_of(room: Room, record: Record) -> tuple[Record, Record]:
-    """The record of a room's memory, and the twin for its pointer."""
-    memory = -1 if room.memory is None else room.memory
+def records_of(target: TargetSlots, record: Record) -> tuple[Record, Record]:
+    """The record of a memory that was written, and the twin for its pointer."""
+    memory = -1 if target.memory is None else target.memory
     return (
-        replace(record, slot=memory, embedding=room.embedding),
-        replace(record, slot=room.pointer),
+        replace(record, slot=memory, embedding=target.embedding),
+        replace(record, slot=target.pointer),
     )
 
 

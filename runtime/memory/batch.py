@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from runtime.memory.records import MemoryRead, Room
+    from runtime.memory.records import MemoryRead, TargetSlots
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +21,8 @@ class Batch:
         slices: (b,) where each row's encoding lies in the cache of features.
         slots, times, weights: (b, k) memory slots, rows of the temporal code, weights.
         ptr_slots, ptr_positions, ptr_weights: (b, p) the same for pointers.
-        memory_rooms, pointer_rooms: (b,) slots that the results are written to.
-        embedding_rooms: (b,), or (0,) where no image embeddings are kept.
+        memory_targets, pointer_targets: (b,) slots that the results are written to.
+        embedding_targets: (b,), or (0,) where no image embeddings are kept.
     """
 
     slices: NDArray[Any]
@@ -32,20 +32,20 @@ class Batch:
     ptr_slots: NDArray[Any]
     ptr_positions: NDArray[Any]
     ptr_weights: NDArray[Any]
-    memory_rooms: NDArray[Any]
-    pointer_rooms: NDArray[Any]
-    embedding_rooms: NDArray[Any]
+    memory_targets: NDArray[Any]
+    pointer_targets: NDArray[Any]
+    embedding_targets: NDArray[Any]
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Rows, memories, pointers, and rows whose image embedding is kept."""
-        return (*self.slots.shape, self.ptr_slots.shape[1], len(self.embedding_rooms))
+        return (*self.slots.shape, self.ptr_slots.shape[1], len(self.embedding_targets))
 
 
 def pack(
     reads: Sequence[MemoryRead],
     slices: Sequence[int] = (),
-    rooms: Sequence[Room] = (),
+    targets: Sequence[TargetSlots] = (),
     lengths: tuple[int, int] = (0, 0),
 ) -> Batch:
     """Several rows' reads side by side.
@@ -55,7 +55,7 @@ def pack(
     loses nothing.
     """
     k, p = lengths
-    kept = [room.embedding for room in rooms if room.embedding is not None]
+    kept = [target.embedding for target in targets if target.embedding is not None]
     return Batch(
         slices=np.array(slices, np.int64),
         slots=_padded([r.slots for r in reads], np.int64, k),
@@ -64,9 +64,9 @@ def pack(
         ptr_slots=_padded([r.ptr_slots for r in reads], np.int64, p),
         ptr_positions=_padded([r.ptr_positions for r in reads], np.float32, p),
         ptr_weights=_padded([r.ptr_weights for r in reads], np.float32, p, fill=0.0),
-        memory_rooms=np.array([room.memory for room in rooms], np.int64),
-        pointer_rooms=np.array([room.pointer for room in rooms], np.int64),
-        embedding_rooms=np.array(kept, np.int64),
+        memory_targets=np.array([target.memory for target in targets], np.int64),
+        pointer_targets=np.array([target.pointer for target in targets], np.int64),
+        embedding_targets=np.array(kept, np.int64),
     )
 
 

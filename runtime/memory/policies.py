@@ -1,7 +1,7 @@
 """Which tracked frames a bank keeps: four policies, each a pure function of records and their similarities.
 
-Prompted frames (templates) are seen by every policy and evicted by none. A policy is asked each time a frame has
-been tracked; it answers with the tracked records to keep, oldest first.
+Prompted frames (conditioning frames) are seen by every policy and evicted by none. A policy is asked each time a frame
+has been tracked; it answers with the tracked records to keep, oldest first.
 
 Where the papers are silent the choice is a named constant here. Defects of the released code that are not
 reproduced: prompted frames could be evicted; similarities were taken between vectors of different layout (tokens by
@@ -36,7 +36,7 @@ class Limits:
     """What a policy goes by.
 
     Attributes:
-        capacity: tracked records kept, templates not counted.
+        capacity: tracked records kept, conditioning frames not counted.
         min_confidence: a frame below it does not enter.
         max_similarity: a frame more alike than this takes the other's place.
     """
@@ -78,7 +78,7 @@ def keep_dissimilar(
 ) -> list[Record]:
     """`self_sorting` (MedSAM-2 v2): of bank and confident newcomer, the records of largest total dissimilarity.
 
-    D_i is the sum over all others, templates included, of 1 - similarity. Of equals the older one goes.
+    D_i is the sum over all others, conditioning frames included, of 1 - similarity. Of equals the older one goes.
     """
     tracked = _tracked(records)
     if not records[-1].confidence >= limits.min_confidence:

@@ -18,8 +18,8 @@ the farthest ones as far as the code goes. `none`: no code, as images of a set h
 
 
 def read(
-    templates: Sequence[Record],
-    template_ptrs: Sequence[Record],
+    conditioning: Sequence[Record],
+    conditioning_ptrs: Sequence[Record],
     tracked: Sequence[Record],
     tracked_ptrs: Sequence[Record],
     frame: int,
@@ -31,13 +31,13 @@ def read(
 ) -> MemoryRead:
     """What a step on `frame` reads; every weight is 1.
 
-    All templates are read, past and future, with the last row of the temporal code; a tracked frame at distance d
-    up to num_maskmem - 1 with row d - 1, oldest first. A prompted frame among the last six takes its distance with
-    it: nothing older moves up. Pointers: templates that are not ahead, then tracked frames up to
-    min(num_frames, max_obj_ptrs) - 1 away; short volumes therefore change the code of every pointer.
+    All conditioning frames are read, past and future, with the last row of the temporal code; a tracked frame at
+    distance d up to num_maskmem - 1 with row d - 1, oldest first. A prompted frame among the last six takes its
+    distance with it: nothing older moves up. Pointers: conditioning frames that are not ahead, then tracked frames up
+    to min(num_frames, max_obj_ptrs) - 1 away; short volumes therefore change the code of every pointer.
 
     Args:
-        templates, template_ptrs: memories and pointers of the prompted frames.
+        conditioning, conditioning_ptrs: memories and pointers of the prompted frames.
         tracked, tracked_ptrs: memories and pointers of this chain's tracked frames.
         frame: the frame to be segmented.
         direction: +1 forward, -1 backward.
@@ -53,8 +53,8 @@ def read(
     span = model.num_maskmem - 1
     reach = int(min(num_frames, model.max_obj_ptrs)) - 1
     if clock == "none":
-        recent, near, past = list(tracked), list(tracked_ptrs), list(template_ptrs)
-        times = (model.no_time,) * (len(templates) + len(recent))
+        recent, near, past = list(tracked), list(tracked_ptrs), list(conditioning_ptrs)
+        times = (model.no_time,) * (len(conditioning) + len(recent))
         positions = (0.0,) * (len(past) + len(near))
     else:
         is_exact = clock == "exact"
@@ -62,16 +62,16 @@ def read(
         recent.sort(key=distance, reverse=True)
         near = [r for r in tracked_ptrs if 1 <= distance(r) <= reach or not is_exact]
         near.sort(key=distance)
-        past = [r for r in template_ptrs if distance(r) >= 0]
-        times = (span,) * len(templates) + tuple(min(distance(r), span) - 1 for r in recent)
+        past = [r for r in conditioning_ptrs if distance(r) >= 0]
+        times = (span,) * len(conditioning) + tuple(min(distance(r), span) - 1 for r in recent)
         far = max(reach, 1)
         positions = (
             *(distance(r) / far for r in past),
             *(min(distance(r) / far, 1.0) for r in near),
         )
-    memories, pointers = [*templates, *recent], [*past, *near]
-    if not pointers:  # all templates lie ahead; the graph wants at least one
-        pointers, positions, reads_pointers = list(template_ptrs[:1]), (0.0,), False
+    memories, pointers = [*conditioning, *recent], [*past, *near]
+    if not pointers:  # all conditioning frames lie ahead; the graph wants at least one
+        pointers, positions, reads_pointers = list(conditioning_ptrs[:1]), (0.0,), False
     return MemoryRead(
         slots=tuple(r.slot for r in memories),
         times=times,

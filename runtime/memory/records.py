@@ -14,7 +14,7 @@ class Record:
         slot: where its tensor lies in the arena.
         confidence: predicted iou, 0 where the object is absent.
         object_score: logit that the object is present.
-        is_prompted: a template, which no policy evicts.
+        is_prompted: a conditioning frame, which no policy evicts.
         embedding: slot of its image embedding, where the bank's rules compare those.
     """
 
@@ -27,7 +27,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class TargetSlots:
     """Slots set aside for one frame: its memory, its object pointer, its image embedding; None where it has none."""
 
     memory: int | None

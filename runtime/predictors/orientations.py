@@ -127,7 +127,7 @@ def _courses(axial: Probabilities, result: Result, object_id: int) -> list[Cours
 
 
 @dataclass(frozen=True, slots=True)
-class Plane:
+class SquarePlane:
     """How planes across an axis are stretched to square pixels and padded to a square.
 
     Attributes:
@@ -141,7 +141,7 @@ class Plane:
     side: int
 
     @classmethod
-    def of(cls, shape: tuple[int, int], spacing_mm: tuple[float, float]) -> Plane:
+    def of(cls, shape: tuple[int, int], spacing_mm: tuple[float, float]) -> SquarePlane:
         """For planes of a shape (rows, columns) and pixel spacing."""
         finest = min(spacing_mm)
         rows, columns = (
@@ -187,7 +187,7 @@ def _follow(
     first, last = min(c.start for c in courses.values()), max(c.stop for c in courses.values())
     planes = np.moveaxis(predictor.pixels_on_host(), axis, 0)[first:last]
     others = [i for i in range(3) if i != axis]
-    plane = Plane.of(planes.shape[1:], (spacing_mm[others[0]], spacing_mm[others[1]]))
+    plane = SquarePlane.of(planes.shape[1:], (spacing_mm[others[0]], spacing_mm[others[1]]))
     view = predictor.another_view(plane.fill(planes))
     for object_id, course in courses.items():
         view.add(plane.box(course.inside, course.key - first), object_id=object_id)

@@ -1,4 +1,4 @@
-"""One object as it is followed: its prompts, its templates, a chain in each direction, and how to go back."""
+"""One object as it is followed: its prompts, its conditioning frames, a chain in each direction, and how to go back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
-from runtime.memory import MemoryBank, Templates
+from runtime.memory import ConditioningFrames, MemoryBank
 from runtime.predictors.prompted import PromptedSlice
 from runtime.track import Segmented
 
@@ -18,7 +18,7 @@ Prompted = Mapping[int, PromptedSlice]
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TrackedSlice:
     """What tracking found on a slice, and the prompted slices that it read for it."""
 
     segmented: Segmented
@@ -38,7 +38,7 @@ class Chain:
 
     direction: int
     bank: MemoryBank | None = None
-    steps: dict[int, Step] = field(default_factory=dict)
+    steps: dict[int, TrackedSlice] = field(default_factory=dict)
     num_remembered: int = 0
 
     @property
@@ -73,7 +73,7 @@ class State:
 
     prompted: Prompted
     read: Prompted
-    chains: tuple[tuple[Chain, dict[int, Step]], ...]
+    chains: tuple[tuple[Chain, dict[int, TrackedSlice]], ...]
 
 
 @dataclass(slots=True)
@@ -81,19 +81,19 @@ class TrackedObject:
     """What is known about one object.
 
     Attributes:
-        templates: memories of prompted slices, and `memorised`, which results they were made of.
+        conditioning: memories of prompted slices, and `memorised`, which results they were made of.
         prompted: slice to its prompts and result.
         read: the prompted slices that the chains' memories agree with: their own memories of these are dropped.
         chains: by direction.
     """
 
-    templates: Templates
+    conditioning: ConditioningFrames
     memorised: dict[int, PromptedSlice] = field(default_factory=dict)
     prompted: Prompted = field(default_factory=dict)
     read: Prompted = field(default_factory=dict)
     chains: dict[int, Chain] = field(default_factory=dict)
 
-    def step(self, index: int) -> tuple[Chain, Step] | None:
+    def step(self, index: int) -> tuple[Chain, TrackedSlice] | None:
         """What tracking found on a slice, and on which way, if it came there."""
         steps = ((chain, chain.steps.get(index)) for chain in self.chains.values())
         return next(((chain, step) for chain, step in steps if step), None)
@@ -125,7 +125,7 @@ class TrackedObject:
     def forget(self) -> None:
         """Give back everything."""
         self.start_anew()
-        self.templates.clear()
+        self.conditioning.clear()
         self.memorised = {}
 
     def state(self) -> State:

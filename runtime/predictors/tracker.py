@@ -17,7 +17,7 @@ from threading import RLock
 
 from runtime.backends import Buffer
 from runtime.errors import InputError, PromptError
-from runtime.memory import MemoryBank, MemoryRules, Templates
+from runtime.memory import ConditioningFrames, MemoryBank, MemoryRules
 from runtime.model import Model
 from runtime.predictors.prompted import Tracked, prompt_slice
 from runtime.predictors.result import SliceMask
@@ -27,14 +27,14 @@ from runtime.predictors.tracked_object import (
     Plan,
     Prompted,
     State,
-    Step,
     TrackedObject,
+    TrackedSlice,
     Way,
     in_turn,
 )
 from runtime.prompts.prompts import Prompt, check_object_id, is_whole, shown
 from runtime.steps.features import Cache
-from runtime.track import Row, Segmented, memorise_prompted, memorise_tracked, track_step
+from runtime.track import BatchRow, Segmented, memorise_prompted, memorise_tracked, track_step
 
 MAX_ROWS = 8  # larger batches cost memory and win nothing
 FORWARD, BACKWARD = 1, -1
@@ -203,12 +203,12 @@ class Tracker:
             if prompted := known.prompted.get(frame):  # since this run began
                 masks.append(self._slice_mask(object_id, frame, prompted.segmented))
             else:
-                batch.append((object_id, known, chain, Row(chain.bank, frame)))
+                batch.append((object_id, known, chain, BatchRow(chain.bank, frame)))
         if batch:
             rows = [row for *_, row in batch]
             found = track_step(self._model, self._arena, self._features, rows, self._confidence)
             for (object_id, known, chain, row), segmented in zip(batch, found, strict=True):
-                chain.steps[row.frame] = Step(segmented, known.prompted)
+                chain.steps[row.frame] = TrackedSlice(segmented, known.prompted)
                 chain.num_remembered += 1
                 masks.append(self._slice_mask(object_id, row.frame, segmented))
         for *_, frames in ways:
@@ -228,18 +228,21 @@ class Tracker:
         except BaseException:
             self._arena = self._model.arena()
             for known in self.objects.values():
-                known.templates, known.memorised = Templates(self._arena, self._rules), {}
+                known.conditioning, known.memorised = (
+                    ConditioningFrames(self._arena, self._rules),
+                    {},
+                )
                 for chain in known.chains.values():
                     chain.lose_memory()
             raise
 
     def _new_object(self) -> TrackedObject:
-        return TrackedObject(Templates(self._arena, self._rules))
+        return TrackedObject(ConditioningFrames(self._arena, self._rules))
 
     def _bank(self, known: TrackedObject, direction: int) -> MemoryBank:
         return MemoryBank(
             self._arena,
-            known.templates,
+            known.conditioning,
             direction,
             self.num_slices,
             self._model.numbers,
@@ -283,17 +286,19 @@ class Tracker:
             bank.close()
 
     def _memorise(self, known: TrackedObject, wanted: Prompted) -> None:
-        """Make templates those of some prompted slices; only what has changed is encoded."""
+        """Make conditioning frames those of some prompted slices; only what has changed is encoded."""
         for index in [*known.memorised]:
             if known.memorised[index] is not wanted.get(index):
-                known.templates.drop(index)
+                known.conditioning.drop(index)
                 del known.memorised[index]
         for index, prompted in sorted(wanted.items()):
             if index not in known.memorised:
                 features, found = self._features[index], prompted.segmented
                 memory = memorise_prompted(self._model, features, found)
                 scores = found.confidence, found.object_score
-                known.templates.add(index, features.vision_features, memory, found.obj_ptr, *scores)
+                known.conditioning.add(
+                    index, features.vision_features, memory, found.obj_ptr, *scores
+                )
                 known.memorised[index] = prompted
 
     def _slice_mask(self, object_id: int, index: int, segmented: Segmented) -> SliceMask:

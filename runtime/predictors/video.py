@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from runtime.backends import Buffer
 from runtime.errors import InputError, PromptError
-from runtime.memory import MemoryBank, MemoryRules, Templates
+from runtime.memory import ConditioningFrames, MemoryBank, MemoryRules
 from runtime.model import Model
 from runtime.predictors.image import check_image
 from runtime.predictors.prompted import PromptedSlice, Tracked, check_prompts, prompt_slice
@@ -21,14 +21,14 @@ from runtime.predictors.result import SliceMask
 from runtime.predictors.runs import alone
 from runtime.predictors.tracker import FORWARD, MAX_ROWS
 from runtime.prompts.prompts import Prompt, check_kind, check_object_id
-from runtime.track import Row, Segmented, memorise_prompted, track_step
+from runtime.track import BatchRow, Segmented, memorise_prompted, track_step
 
 
 @dataclass(slots=True)
 class FollowedObject:
     """One object: its memory, and what is known of it on the current frame."""
 
-    templates: Templates
+    conditioning: ConditioningFrames
     bank: MemoryBank
     prompted: PromptedSlice | None = None
     tracked: Tracked | None = None
@@ -90,7 +90,7 @@ class VideoPredictor:
         masks = {}
         for start in range(0, len(followed), MAX_ROWS):
             batch = followed[start : start + MAX_ROWS]
-            rows = [Row(known.bank, self.index) for _, known in batch]
+            rows = [BatchRow(known.bank, self.index) for _, known in batch]
             with self._sound_memory():
                 again = [self._condition_again(known) for _, known in batch]
                 found = track_step(self._model, self._arena, self._features, rows, self._confidence)
@@ -131,7 +131,7 @@ class VideoPredictor:
         scores = found.confidence, found.object_score
         with self._sound_memory():
             known = known or self._new_object()
-            known.templates.add(
+            known.conditioning.add(
                 self.index, features.vision_features, memory, found.obj_ptr, *scores
             )
             known.bank.drop(self.index)
@@ -148,12 +148,12 @@ class VideoPredictor:
             with self._sound_memory():
                 known = self._objects.pop(chosen)
                 known.bank.close()
-                known.templates.clear()
+                known.conditioning.clear()
 
     def _new_object(self) -> FollowedObject:
-        templates = Templates(self._arena, self._rules)
-        bank = MemoryBank(self._arena, templates, FORWARD, inf, self._model.numbers, self._rules)
-        return FollowedObject(templates, bank)
+        conditioning = ConditioningFrames(self._arena, self._rules)
+        bank = MemoryBank(self._arena, conditioning, FORWARD, inf, self._model.numbers, self._rules)
+        return FollowedObject(conditioning, bank)
 
     @contextmanager
     def _sound_memory(self) -> Iterator[None]:
@@ -164,13 +164,13 @@ class VideoPredictor:
         try:
             yield
         except BaseException:
-            owners = [(known.templates, known.bank) for known in self._objects.values()]
+            owners = [(known.conditioning, known.bank) for known in self._objects.values()]
             both = [each for pair in owners for each in pair]
             needed = [
                 counts
-                for templates, bank in owners
+                for conditioning, bank in owners
                 for counts in (
-                    templates.slots_held,
+                    conditioning.slots_held,
                     bank.slots_needed(self._model.numbers, self._rules),
                 )
             ]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.backends.lowering.typed_attention import SPELLINGS
+from runtime.backends.lowering.typed_attention import FORMS
 from runtime.backends.lowering.typed_graph import PRECISIONS, typed_graph
 from runtime.backends.tensorrt import build as trt_build
 from runtime.backends.tensorrt.build import (
@@ -95,10 +95,10 @@ def engine_size(data: bytes, numbers: ModelNumbers, graph: str) -> int:
     return len(build_engine(data, profiles(numbers, graph), graph))
 
 
-# Types and spellings do not depend on each other, so each is built once, and not every pair.
+# Types and forms do not depend on each other, so each is built once, and not every pair.
 KINDS = [
-    *((precision, SPELLINGS[0]) for precision in PRECISIONS),
-    *(("fp32", spelling) for spelling in SPELLINGS[1:]),
+    *((precision, FORMS[0]) for precision in PRECISIONS),
+    *(("fp32", form) for form in FORMS[1:]),
 ]
 
 

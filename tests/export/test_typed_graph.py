@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from runtime.backends.lowering.typed_attention import SCORES, SPELLINGS
+from runtime.backends.lowering.typed_attention import FORMS, SCORES
 from runtime.backends.lowering.typed_graph import PRECISIONS, typed_graph
 from runtime.backends.lowering.typed_rules import LOWERED
 from runtime.bundle.contract import GRAPHS, graph_specs
@@ -43,7 +43,7 @@ def typed(toy_bundle: Any) -> Typed:
     return of
 
 
-@pytest.mark.parametrize("attention", SPELLINGS)
+@pytest.mark.parametrize("attention", FORMS)
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_in_fp32_it_is_the_bundles_graph(
     graph: str, attention: str, graphs: Any, typed: Typed
@@ -54,7 +54,7 @@ def test_in_fp32_it_is_the_bundles_graph(
         assert worst(found, graphs.run(graph, inputs)) < 1e-5
 
 
-@pytest.mark.parametrize("attention", SPELLINGS)
+@pytest.mark.parametrize("attention", FORMS)
 @pytest.mark.parametrize(("precision", "graph"), LOWERINGS)
 def test_in_half_it_is_the_bundles_graph_but_for_rounding(
     precision: str, graph: str, attention: str, graphs: Any, typed: Typed
@@ -67,7 +67,7 @@ def test_in_half_it_is_the_bundles_graph_but_for_rounding(
     assert TOLERANCES[half] / 100 < error < TOLERANCES[half]  # it is rounded indeed
 
 
-@pytest.mark.parametrize("attention", SPELLINGS)
+@pytest.mark.parametrize("attention", FORMS)
 @pytest.mark.parametrize("graph", PRECISIONS["fp16"].graphs)
 def test_float16_runs_as_it_is(graph: str, attention: str, graphs: Any, typed: Typed) -> None:
     inputs = graph_inputs(graphs.model.numbers, graph, AXES)
@@ -75,7 +75,7 @@ def test_float16_runs_as_it_is(graph: str, attention: str, graphs: Any, typed: T
     assert worst(found, graphs.run(graph, inputs)) < TOLERANCES["float16"]
 
 
-@pytest.mark.parametrize("attention", SPELLINGS)
+@pytest.mark.parametrize("attention", FORMS)
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_a_slot_of_weight_zero_is_not_read_in_half(
     precision: str, attention: str, graphs: Any, typed: Typed
@@ -90,7 +90,7 @@ def test_a_slot_of_weight_zero_is_not_read_in_half(
     assert worst(found, wanted) < TOLERANCES[half]
 
 
-@pytest.mark.parametrize("attention", SPELLINGS)
+@pytest.mark.parametrize("attention", FORMS)
 def test_sums_over_many_heavy_keys_do_not_overflow_float16(
     attention: str, graphs: Any, typed: Typed
 ) -> None:
@@ -103,7 +103,7 @@ def test_sums_over_many_heavy_keys_do_not_overflow_float16(
     assert worst(found, graphs.run("memory_attention", inputs)) < TOLERANCES["float16"]
 
 
-@pytest.mark.parametrize("attention", SPELLINGS)
+@pytest.mark.parametrize("attention", FORMS)
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_inputs_and_outputs_are_the_contracts(
@@ -130,7 +130,7 @@ def test_the_two_spellings_of_attention_differ_in_their_softmax(
         assert [kinds["Softmax"], kinds["Exp"]] == wanted
 
 
-@pytest.mark.parametrize("attention", SPELLINGS)
+@pytest.mark.parametrize("attention", FORMS)
 @pytest.mark.parametrize(("precision", "graph"), LOWERINGS)
 def test_products_are_half_and_what_is_delicate_is_float32(
     precision: str, graph: str, attention: str, typed: Typed
@@ -153,7 +153,7 @@ def test_a_graph_that_is_not_lowered_is_the_one_in_fp32(graph: str, typed: Typed
         assert is_lowered == (graph in precision.graphs)
 
 
-@pytest.mark.parametrize("attention", SPELLINGS)
+@pytest.mark.parametrize("attention", FORMS)
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_nothing_is_cast_twice_and_no_constant_is_cast_at_all(

@@ -151,7 +151,7 @@ class HostDevice:
         self._streams[made.handle] = made
         return made
 
-    def foreign_stream(self, handle: int) -> HostStream:
+    def external_stream(self, handle: int) -> HostStream:
         return self._streams[handle]
 
     def empty(self, shape: tuple[int, ...], dtype: str, *, stream: HostStream) -> DeviceArray:

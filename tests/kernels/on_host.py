@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.kernel import FOLDER, Case, Kernel, Launch
+from kernels.kernel import FOLDER, Kernel, KernelCase, Launch
 
 HEADER = Path(__file__).with_name("cuda_on_host.h")
 ENTRY = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\w+\) )?(\w+)')
@@ -57,7 +57,7 @@ def run(source: Path, launches: Sequence[Launch], tensors: Mapping[str, np.ndarr
         getattr(library, f"host_{launch.entry}")(*sizes, pointers)
 
 
-def outputs(kernel: Kernel, case: Case) -> dict[str, np.ndarray]:
+def outputs(kernel: Kernel, case: KernelCase) -> dict[str, np.ndarray]:
     """What a kernel's launches write for a case; what they do not write stays at a mark."""
     tensors = {name: np.ascontiguousarray(array) for name, array in case.arrays.items()}
     tensors |= kernel.tables(case.shapes, case.numbers)

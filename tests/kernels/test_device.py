@@ -200,7 +200,7 @@ def test_what_is_uploaded_comes_back(core: Core) -> None:
     uploaded = device.upload(array.T, stream=stream)
     assert (uploaded.shape, uploaded.dtype) == ((4, 3), np.float32)
     np.testing.assert_array_equal(device.download(uploaded, stream=stream), array.T)
-    assert device.foreign_stream(41) == ("stream", 41)
+    assert device.external_stream(41) == ("stream", 41)
 
 
 def test_a_call_that_fails_is_an_error(core: Core) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from export.model.attention import attention
 from kernels import memory_read
 from kernels.bfloat16 import from_bits, to_bits
-from kernels.kernel import FOLDER, Case
+from kernels.kernel import FOLDER, KernelCase
 from kernels.memory_read import KERNEL, KEYS, QUERIES, TOLERANCE, tiles_a_split
 from tests.kernels import on_host
 
@@ -24,21 +24,21 @@ def uniform(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     return rng.uniform(0, 1, shape)
 
 
-def read(case: Case) -> np.ndarray:
+def read(case: KernelCase) -> np.ndarray:
     """By the kernels."""
     return on_host.outputs(KERNEL, case)["out"]
 
 
-def truth(case: Case) -> np.ndarray:
+def truth(case: KernelCase) -> np.ndarray:
     """By the reference."""
     return KERNEL.reference(**case.arrays)["out"]
 
 
-def changed(case: Case, **arrays: np.ndarray) -> Case:
+def changed(case: KernelCase, **arrays: np.ndarray) -> KernelCase:
     return replace(case, arrays={**case.arrays, **arrays})
 
 
-def of_keys(case: Case, chosen: np.ndarray) -> Case:
+def of_keys(case: KernelCase, chosen: np.ndarray) -> KernelCase:
     """The case with these of its keys, in this order."""
     named = {name: case.arrays[name][:, chosen] for name in ("key", "value", "weight")}
     return changed(case, **named)

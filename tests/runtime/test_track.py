@@ -10,13 +10,13 @@ import pytest
 
 from runtime.backends.fake import Call, FakeBackend
 from runtime.bundle.contract import LABEL_PAD, MASK_PROMPT_LOGIT, PREVIOUS_LOGIT_LIMIT
-from runtime.memory import MemoryBank, MemoryRules, Templates
+from runtime.memory import ConditioningFrames, MemoryBank, MemoryRules
 from runtime.memory.arena import Arena
 from runtime.model import Model
 from runtime.prompts.prompts import Box, Point, to_mask, to_points
 from runtime.steps.features import FeatureCache
 from runtime.track import (
-    Row,
+    BatchRow,
     Segmented,
     memorise_prompted,
     segment_mask,
@@ -84,7 +84,7 @@ class Stage:
     backend: FakeBackend
     arena: Arena
     features: FeatureCache
-    rows: list[Row] = field(default_factory=list)
+    rows: list[BatchRow] = field(default_factory=list)
 
     def step(self) -> tuple[list[Segmented], dict[str, Call]]:
         """The results, and the call of each graph apart from the encoder."""
@@ -103,14 +103,14 @@ def make_stage(rules: MemoryRules) -> Stage:
     numbers = model.numbers
     arena = model.arena()
     features = FeatureCache(model, lambda index: np.full((30, 30), 40 * index, np.uint8))
-    templates = Templates(arena, rules)
+    conditioning = ConditioningFrames(arena, rules)
     memory = np.full((numbers.num_tokens, numbers.mem_dim), 3.0, np.float32)
     pointer = np.full(numbers.d_model, 4.0, np.float32)
-    templates.add(2, features[2].vision_features, memory, pointer, 0.9, 5.0)
+    conditioning.add(2, features[2].vision_features, memory, pointer, 0.9, 5.0)
     stage = Stage(model, backend, arena, features)
     for direction, frame in ((1, 3), (-1, 1)):
-        bank = MemoryBank(arena, templates, direction, 5, numbers, rules)
-        stage.rows.append(Row(bank, frame))
+        bank = MemoryBank(arena, conditioning, direction, 5, numbers, rules)
+        stage.rows.append(BatchRow(bank, frame))
     return stage
 
 

@@ -28,7 +28,7 @@ ELEMENTS = {FLOAT: 1, "float16": 10, "bfloat16": 16}  # TensorProto.DataType
 ATTENTION = ("com.microsoft", "MultiHeadAttention")
 
 
-class Foreign(ValueError):
+class UnsupportedGraph(ValueError):
     """Something that no bundle in fp32 has, or that is not done to one."""
 
 
@@ -51,9 +51,9 @@ class Known:
         return self.elements.get(name) == ELEMENTS[FLOAT]
 
     def spec(self, name: str) -> TensorSpec:
-        """What is known of a float32 tensor. Raises Foreign for any other."""
+        """What is known of a float32 tensor. Raises UnsupportedGraph for any other."""
         if not self.is_float(name):
-            raise Foreign(f"{name} is no float32 tensor")
+            raise UnsupportedGraph(f"{name} is no float32 tensor")
         return TensorSpec(self.shapes.get(name, ()))
 
 
@@ -73,7 +73,7 @@ def rewriting(graph: str) -> Iterator[None]:
         ) from error
     damages = (
         DecodeError,
-        Foreign,
+        UnsupportedGraph,
         onnx.checker.ValidationError,
         onnx.shape_inference.InferenceError,
     )
@@ -91,7 +91,7 @@ def is_attention(node: onnx.NodeProto) -> bool:
 def read_graph(data: bytes) -> tuple[onnx.ModelProto, Known, list[onnx.NodeProto]]:
     """A graph, what is known of its tensors, and its nodes that depend on an input.
 
-    What the other nodes compute is among the constants that are known. Raises Foreign and onnx's own errors.
+    What the other nodes compute is among the constants that are known. Raises UnsupportedGraph and onnx's own errors.
     """
     import onnx
 
@@ -104,12 +104,12 @@ def read_graph(data: bytes) -> tuple[onnx.ModelProto, Known, list[onnx.NodeProto
 def _check(source: onnx.ModelProto) -> None:
     versions = {opset.domain: opset.version for opset in source.opset_import}
     if not OLDEST_OPSET <= versions.get("", 0) <= OPSET:
-        raise Foreign(f"it has opset {versions.get('')}")
+        raise UnsupportedGraph(f"it has opset {versions.get('')}")
     for node in source.graph.node:
         if node.domain and not is_attention(node):
-            raise Foreign(f"{node.name} is {node.domain} {node.op_type}")
+            raise UnsupportedGraph(f"{node.name} is {node.domain} {node.op_type}")
         if any(attribute.HasField("g") for attribute in node.attribute):
-            raise Foreign(f"{node.name} ({node.op_type}) has a graph of its own")
+            raise UnsupportedGraph(f"{node.name} ({node.op_type}) has a graph of its own")
 
 
 def _known_of(source: onnx.ModelProto) -> Known:

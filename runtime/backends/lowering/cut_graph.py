@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from runtime.backends.lowering.bundle_graph import (
     ELEMENTS,
-    Foreign,
+    UnsupportedGraph,
     is_attention,
     read_graph,
     rewriting,
@@ -26,7 +26,7 @@ from runtime.bundle.contract import ModelNumbers, TensorSpec, graph_specs
 from runtime.bundle.memory_reads import (
     GRAPH,
     PROPERTY,
-    MemoryRead,
+    MemoryReadNames,
     read_specs,
     reads_from_json,
 )
@@ -45,7 +45,7 @@ class Segment:
 
     Attributes:
         name: unique within the bundle.
-        data: ONNX in fp32, attention spelled as in bundles.
+        data: ONNX in fp32, attention as in bundles.
         inputs, outputs: tensors of the contract by their names there, and those that segments and reads hand on; axes
             as in the contract, and for keys, which are outputs alone, "N" (`ModelNumbers.num_keys`).
     """
@@ -66,7 +66,7 @@ class CutGraph:
     """
 
     segments: tuple[Segment, ...]
-    reads: tuple[MemoryRead, ...]
+    reads: tuple[MemoryReadNames, ...]
 
 
 def cut_graph(data: bytes, model: ModelNumbers, is_rounded: bool = True) -> CutGraph:
@@ -112,32 +112,34 @@ class _Cutting:
         reads = (replace(x, query=_as_read(x.query), key=_as_read(x.key)) for x in self._reads)
         return CutGraph(tuple(segments), tuple(reads))
 
-    def _check(self, read: MemoryRead, roles: Mapping[str, TensorSpec]) -> None:
-        """Raise Foreign unless a read's tensors are there and are what they are said to be."""
+    def _check(self, read: MemoryReadNames, roles: Mapping[str, TensorSpec]) -> None:
+        """Raise UnsupportedGraph unless a read's tensors are there and are what they are said to be."""
         for role, name in asdict(read).items():
             if name not in self._makers and name not in self._contract.inputs:
-                raise Foreign(f"{name}, the {role} of a read of memory, is none of its tensors")
+                raise UnsupportedGraph(
+                    f"{name}, the {role} of a read of memory, is none of its tensors"
+                )
             found, wanted = self._known.spec(name), roles[role]
             # What follows attention has lengths that onnx does not know; the kernel gives results those wanted.
             fits = _may_be if role == "result" else TensorSpec.fits
             if not fits(wanted, found):
-                raise Foreign(
+                raise UnsupportedGraph(
                     f"{name}, the {role} of a read of memory, is {found}; wanted {wanted}"
                 )
         self._check_attention(read)
 
-    def _check_attention(self, read: MemoryRead) -> None:
-        """Raise Foreign unless a read's result comes of its query and key by an attention that the kernel computes."""
+    def _check_attention(self, read: MemoryReadNames) -> None:
+        """Raise UnsupportedGraph unless a read's result is attention over its query and key as the kernel has it."""
         needed = self._needed([read.result], {*self._contract.inputs, read.query, read.key})
         found = [attention_of(node, self._known) for node in needed if is_attention(node)]
         pairs = [(attention.query, attention.key) for attention in found]
         if pairs != [(read.query, read.key)]:
-            raise Foreign(
+            raise UnsupportedGraph(
                 f"{read.result} is read by attention of {pairs}, wanted {read.query} and {read.key} alone"
             )
         (attention,), scale = found, self._model.d_model**-0.5
         if attention.num_heads != 1 or not math.isclose(attention.scale, scale, rel_tol=1e-6):
-            raise Foreign(
+            raise UnsupportedGraph(
                 f"{read.result} is read with {attention.num_heads} heads and scale {attention.scale:g}; "
                 f"wanted one head and {scale:g}"
             )
@@ -163,7 +165,7 @@ class _Cutting:
         nodes = self._needed((self._given.get(name, name) for name in outputs), available)
         made = {name for node in nodes for name in node.output}
         if again := sorted(made & {read.result for read in self._reads}):
-            raise Foreign(
+            raise UnsupportedGraph(
                 f"what follows read {number} of memory needs another read's {', '.join(again)}"
             )
         nodes += [self._giving(name) for name in outputs if name in self._given]
@@ -215,17 +217,17 @@ class _Cutting:
         return bytes(model.SerializeToString())
 
 
-def _declared(source: onnx.ModelProto) -> tuple[MemoryRead, ...]:
-    """Reads of memory as the metadata has them. Raises Foreign."""
+def _declared(source: onnx.ModelProto) -> tuple[MemoryReadNames, ...]:
+    """Reads of memory as the metadata has them. Raises UnsupportedGraph."""
     texts = [entry.value for entry in source.metadata_props if entry.key == PROPERTY]
     if len(texts) != 1:
-        raise Foreign(
+        raise UnsupportedGraph(
             f"its metadata has {PROPERTY} {len(texts)} times, wanted once; export it again"
         )
     try:
         return reads_from_json(texts[0])
     except Fault as fault:
-        raise Foreign(f"{PROPERTY} in its metadata: {fault}; export it again") from fault
+        raise UnsupportedGraph(f"{PROPERTY} in its metadata: {fault}; export it again") from fault
 
 
 def _may_be(wanted: TensorSpec, found: TensorSpec) -> bool:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-SPELLINGS = ("fused", "unfused")
+FORMS = ("fused", "unfused")
 SCORES = "/scores"  # what the names of scores end in
 # Weights that are not normalised yet are at most 1, so that 32768 keys may sum up to 32768 times their values, which
 # float16 holds (65504) only if values are made smaller. Not the weights: those of keys that count may be small beside
@@ -37,7 +37,7 @@ class Op:
 
 
 @dataclass(frozen=True, slots=True)
-class Attention:
+class AttentionNode:
     """Tensors of one attention, and how many heads it has.
 
     Attributes:
@@ -57,7 +57,7 @@ class Attention:
 
 
 @dataclass(slots=True)
-class Spelling:
+class Lowered:
     """Operators and constants that replace one attention, in order."""
 
     prefix: str
@@ -77,17 +77,17 @@ class Spelling:
         return output
 
 
-def spell(attention: Attention, spelling: str) -> Spelling:
+def lower(attention: AttentionNode, form: str) -> Lowered:
     """Plain operators of an attention.
 
     Args:
         attention: the tensors.
-        spelling: "fused", softmax as one operator between two products, which engines know how to fuse; or "unfused",
+        form: "fused", softmax as one operator between two products, which engines know how to fuse; or "unfused",
             exp(scores - max) against the values, divided by its sum afterwards: equal in exact arithmetic, and no
             pattern that TensorRT knows, whose fused kernels in float16 were seen to overflow where keys are very many
             (github.com/tier4/autoware-ml/pull/95).
     """
-    out = Spelling(attention.output)
+    out = Lowered(attention.output)
     split = np.array([0, 0, attention.num_heads, -1], np.int64)  # 0 keeps an axis, dynamic or not
     query, key, value = (
         out.add("Transpose", out.add("Reshape", name, split), perm=axes)
@@ -99,17 +99,17 @@ def spell(attention: Attention, spelling: str) -> Spelling:
     )
     scaled = out.add("Mul", query, np.array([attention.scale], np.float32))
     scores = out.add("MatMul", scaled, key, to=f"{attention.output}{SCORES}")
-    read = (_fused if spelling == "fused" else _unfused)(out, scores, value)
+    read = (_fused if form == "fused" else _unfused)(out, scores, value)
     joined = out.add("Transpose", read, perm=QUERY_AXES)
     out.add("Reshape", joined, np.array([0, 0, -1], np.int64), to=attention.output)
     return out
 
 
-def _fused(out: Spelling, scores: str, value: str) -> str:
+def _fused(out: Lowered, scores: str, value: str) -> str:
     return out.add("MatMul", out.add("Softmax", scores, axis=-1), value)
 
 
-def _unfused(out: Spelling, scores: str, value: str) -> str:
+def _unfused(out: Lowered, scores: str, value: str) -> str:
     last, small = np.array([-1], np.int64), np.array([VALUE_SCALE], np.float32)
     highest = out.add("ReduceMax", scores, last)
     weights = out.add("Exp", out.add("Sub", scores, highest))

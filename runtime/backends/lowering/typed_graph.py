@@ -15,13 +15,13 @@ from runtime.backends.lowering.bundle_graph import (
     ELEMENTS,
     IR_VERSION,
     OPSET,
-    Foreign,
     Known,
+    UnsupportedGraph,
     is_attention,
     read_graph,
     rewriting,
 )
-from runtime.backends.lowering.typed_attention import SCORES, Attention, spell
+from runtime.backends.lowering.typed_attention import SCORES, AttentionNode, lower
 from runtime.backends.lowering.typed_rules import FLOAT, computes_in
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Precision:
         return self.attention == KERNEL and graph == "memory_attention"
 
     @property
-    def spelling(self) -> str:
+    def form(self) -> str:
         """Of the attention that a graph holds."""
         return "fused" if self.attention == KERNEL else self.attention
 
@@ -96,23 +96,21 @@ def typed_graph(data: bytes, graph: str, precision: Precision) -> bytes:
 
         half = precision.half if precision.lowers(graph) else None
         source, known, plain = read_graph(data)
-        nodes = _spelled(plain, known, precision.spelling)
+        nodes = _lowered(plain, known, precision.form)
         model = _Typing(half, known, graph in precision.exact_scores).model(nodes, source.graph)
         checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def _spelled(
-    nodes: Iterable[onnx.NodeProto], known: Known, spelling: str
-) -> Iterator[onnx.NodeProto]:
-    """Nodes with each attention spelled out."""
+def _lowered(nodes: Iterable[onnx.NodeProto], known: Known, form: str) -> Iterator[onnx.NodeProto]:
+    """Nodes with each attention lowered."""
     from onnx import helper
 
     for node in nodes:
         if not is_attention(node):
             yield node
             continue
-        plain = spell(attention_of(node, known), spelling)
+        plain = lower(attention_of(node, known), form)
         for name, value in plain.constants.items():
             known.constants[name] = value
             known.elements[name] = helper.np_dtype_to_tensor_dtype(value.dtype)
@@ -121,22 +119,25 @@ def _spelled(
             yield helper.make_node(op.kind, op.inputs, [op.output], name=op.output, **op.attributes)
 
 
-def attention_of(node: onnx.NodeProto, known: Known) -> Attention:
-    """ONNX Runtime's operator as it is used in bundles: no bias, mask or past. Raises Foreign for any other."""
+def attention_of(node: onnx.NodeProto, known: Known) -> AttentionNode:
+    """ONNX Runtime's operator as it is used in bundles: no bias, mask or past.
+
+    Raises UnsupportedGraph for any other.
+    """
     from onnx import helper
 
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     if len(node.input) != 3 or not attributes.keys() <= {"num_heads", "scale"}:
-        raise Foreign(f"{node.name} ({node.op_type}) has more than query, key and value")
+        raise UnsupportedGraph(f"{node.name} ({node.op_type}) has more than query, key and value")
     query, key, value = node.input
     channels = (known.spec(query).shape or ("?",))[-1]
     if isinstance(channels, str):
-        raise Foreign(f"the channels of {query}, the query of {node.name}, are not known")
+        raise UnsupportedGraph(f"the channels of {query}, the query of {node.name}, are not known")
     heads = attributes.get("num_heads")
     if type(heads) is not int or heads < 1:
-        raise Foreign(f"{node.name} ({node.op_type}) has {heads} heads")
+        raise UnsupportedGraph(f"{node.name} ({node.op_type}) has {heads} heads")
     scale = attributes.get("scale") or (channels / heads) ** -0.5
-    return Attention(query, key, value, node.output[0], heads, scale)
+    return AttentionNode(query, key, value, node.output[0], heads, scale)
 
 
 class _Typing:
@@ -183,21 +184,21 @@ class _Typing:
         for name in node.output:
             if self._known.is_float(name):
                 self._types[name] = chosen
-        node.output[:] = [self._spelled(name, chosen) for name in node.output]
+        node.output[:] = [self._name_as(name, chosen) for name in node.output]
         self._nodes.append(node)
 
-    def _spelled(self, name: str, dtype: str) -> str:
+    def _name_as(self, name: str, dtype: str) -> str:
         return f"{name}.{dtype}" if dtype != FLOAT and self._known.is_float(name) else name
 
     def _read(self, name: str, dtype: str) -> str:
         """Name of a tensor in a type, where it is floating; cast or stored if this is the first to read it so."""
         if name in self._known.constants:
             return self._stored_as(name, dtype)
-        wanted = self._spelled(name, dtype)
+        wanted = self._name_as(name, dtype)
         if self._types.get(name, dtype) != dtype and wanted not in self._cast:
             from onnx import helper
 
-            given = self._spelled(name, self._types[name])
+            given = self._name_as(name, self._types[name])
             self._cast.add(wanted)
             self._nodes.append(
                 helper.make_node("Cast", [given], [wanted], f"{wanted}/Cast", to=ELEMENTS[dtype])
@@ -207,7 +208,7 @@ class _Typing:
     def _stored_as(self, name: str, dtype: str) -> str:
         from onnx import helper, numpy_helper
 
-        wanted = self._spelled(name, dtype)
+        wanted = self._name_as(name, dtype)
         if (name, wanted) not in self._weights:
             values = self._known.constants[name]
             if wanted != name:

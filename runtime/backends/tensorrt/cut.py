@@ -11,7 +11,7 @@ from kernels.memory_read import KERNEL as READ
 from kernels.pack_values import KERNEL as PACK
 from runtime.backends.lowering.cut_graph import CutGraph
 from runtime.bundle.contract import ModelNumbers, graph_specs
-from runtime.bundle.memory_reads import GRAPH, PACKED, MemoryRead
+from runtime.bundle.memory_reads import GRAPH, PACKED, MemoryReadNames
 from runtime.devices.cuda.memory import CudaMemory
 from runtime.devices.engine import Engine
 
@@ -84,7 +84,7 @@ class CutEngine:
             if i < len(self._cut.reads):
                 self._read(self._cut.reads[i], between)
 
-    def _read(self, names: MemoryRead, between: Between) -> None:
+    def _read(self, names: MemoryReadNames, between: Between) -> None:
         query, key, out = (between.handed[x] for x in (names.query, names.key, names.result))
         own = {"query": query, "key": key, "out": out}
         tensors = {**own, **between.packed, **between.scratch}

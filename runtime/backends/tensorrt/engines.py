@@ -14,7 +14,7 @@ from runtime.backends.tensorrt.build import (
     build_engine,
     import_tensorrt,
 )
-from runtime.backends.tensorrt.parts import Part
+from runtime.backends.tensorrt.parts import EnginePart
 from runtime.files.cache import cache_folder, keep, kept
 
 
@@ -24,7 +24,7 @@ class EngineKey:
 
     Attributes:
         graph: name in the contract, or of a segment.
-        typed_sha256: of the typed graph: weights, operators, types, spelling of attention.
+        typed_sha256: of the typed graph: weights, operators, types, form of attention.
         profiles_sha256: of the shapes that it was made for.
         tensorrt: module and version.
         device: name of the card.
@@ -89,7 +89,7 @@ class EngineCache:
         """In the user's cache folder (`runtime.files.cache`)."""
         return cls(device, architecture, cache_folder("engines"))
 
-    def engine(self, part: Part, progress: Progress | None = None) -> bytes:
+    def engine(self, part: EnginePart, progress: Progress | None = None) -> bytes:
         """A serialised engine: the one kept, or a new one, which is kept.
 
         Raises BackendUnavailable without TensorRT, BundleError for a graph that it refuses.
@@ -104,7 +104,7 @@ class EngineCache:
             keep(path, plan)
         return plan
 
-    def _path(self, part: Part, version: str) -> Path | None:
+    def _path(self, part: EnginePart, version: str) -> Path | None:
         if self._folder is None:
             return None
         device = self._device, self._architecture

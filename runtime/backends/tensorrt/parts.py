@@ -15,7 +15,7 @@ from runtime.errors import BackendUnavailable
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class EnginePart:
     """What one engine is built of.
 
     Attributes:
@@ -31,7 +31,9 @@ class Part:
     uses_tf32: bool
 
 
-def parts(bundle: Bundle, graph: str, precision: Precision) -> tuple[list[Part], CutGraph | None]:
+def parts(
+    bundle: Bundle, graph: str, precision: Precision
+) -> tuple[list[EnginePart], CutGraph | None]:
     """Everything that a graph's engines are built of, in the order in which they run, and how it was cut, if it was.
 
     Raises BackendUnavailable without onnx or for a model that the kernel does not read, BundleError for a graph that no
@@ -40,11 +42,11 @@ def parts(bundle: Bundle, graph: str, precision: Precision) -> tuple[list[Part],
     uses_tf32, data = precision.lowers(graph), read_whole_graph(bundle, graph)
     if not precision.cuts(graph):
         typed = typed_graph(data, graph, precision)
-        return [Part(graph, typed, profiles(bundle.model, graph), uses_tf32)], None
+        return [EnginePart(graph, typed, profiles(bundle.model, graph), uses_tf32)], None
     check_kernel_reads(bundle.model)
     cut = cut_graph(data, bundle.model)
     found = [
-        Part(
+        EnginePart(
             segment.name,
             typed_graph(segment.data, graph, precision),
             profiles(bundle.model, graph, segment.inputs),

@@ -13,7 +13,7 @@ from runtime.backends.lowering.typed_graph import KERNEL, PRECISIONS
 from runtime.backends.tensorrt.build import Log, Profile, choose_profile, import_tensorrt
 from runtime.backends.tensorrt.cut import CutEngine
 from runtime.backends.tensorrt.engines import EngineCache
-from runtime.backends.tensorrt.parts import Part, check_kernel_reads, parts
+from runtime.backends.tensorrt.parts import EnginePart, check_kernel_reads, parts
 from runtime.bundle.bundle import Bundle
 from runtime.devices.cuda.memory import CudaMemory, open_memory
 from runtime.devices.engine import Engine
@@ -157,9 +157,9 @@ class TrtBackend:
         self._engines = EngineCache.of_this_user(device.name, device.architecture)
         self._log = Log(self._trt)
         self._runtime = self._trt.Runtime(self._log.logger)
-        spelling = "" if attention == "fused" else f", attention {attention}"
+        form = "" if attention == "fused" else f", attention {attention}"
         self.description = (
-            f"{self._trt.__name__} {self._trt.__version__}, {device.name}, {precision}{spelling}"
+            f"{self._trt.__name__} {self._trt.__version__}, {device.name}, {precision}{form}"
         )
 
     def load(self, graph: str) -> Engine:
@@ -170,7 +170,7 @@ class TrtBackend:
             return engines[0]
         return CutEngine(cut, engines, self.device_memory, self._bundle.model)
 
-    def _engine(self, part: Part) -> TrtEngine:
+    def _engine(self, part: EnginePart) -> TrtEngine:
         with BuildBar(part.name) as bar:
             plan = self._engines.engine(part, bar.update)
         engine = self._runtime.deserialize_cuda_engine(plan)

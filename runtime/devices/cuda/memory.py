@@ -93,7 +93,7 @@ class CudaMemory:
         except (TypeError, ValueError, BufferError) as error:
             raise InputError(f"an array on the device cannot be read: {error}") from error
         if taken.stream is not None:  # its owner has only enqueued what is to be there
-            step.wait(self.device.foreign_stream(taken.stream))
+            step.wait(self.device.external_stream(taken.stream))
         if not is_kept:
             return taken
         kept = self.allocate(taken.shape, taken.dtype.name)

@@ -12,7 +12,7 @@ from kernels.device_array import DeviceArray
 FLOAT_BYTES = 4
 
 
-class Lease:
+class SlotLease:
     """Keeps a block out of the pool for as long as anybody has a view of it."""
 
 
@@ -37,7 +37,7 @@ class SlotPool:
             if waiting
             else self.made(lambda: self._device.empty((key[1],), "uint8", stream=stream))
         )
-        lease = Lease()
+        lease = SlotLease()
         weakref.finalize(lease, waiting.append, block)
         return DeviceArray(block.address, shape, "float32", lease, device=block.device)
 

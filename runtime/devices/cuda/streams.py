@@ -28,7 +28,7 @@ class Streams:
                 f"found stream {step}, a default one, on which no step can be captured; wanted one that was made"
             )
         self._device = device
-        self.step = device.stream(STEP_PRIORITY) if step is None else device.foreign_stream(step)
+        self.step = device.stream(STEP_PRIORITY) if step is None else device.external_stream(step)
         self.encode = device.stream(ENCODE_PRIORITY)
         self._entered = [self.step]
 

@@ -28,7 +28,7 @@ from runtime.io.dicom.header import (
     THICKNESS,
     Header,
 )
-from runtime.io.volumes.stack import Plane
+from runtime.io.volumes.stack import ImagePlane
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -59,7 +59,7 @@ class Frames:
         thickness_mm: of a slice; None where it is not said.
     """
 
-    planes: tuple[Plane, ...]
+    planes: tuple[ImagePlane, ...]
     spacing_yx_mm: tuple[float, float]
     thickness_mm: float | None
 
@@ -155,7 +155,7 @@ class _Groups:
         return found
 
 
-def _planes(header: Header, groups: _Groups, count: int) -> list[Plane]:
+def _planes(header: Header, groups: _Groups, count: int) -> list[ImagePlane]:
     own = [groups.own(POSITION, frame) for frame in range(count)]
     if count > 1 and not all(own):
         shared = any(groups.value(POSITION, frame) for frame in range(count))
@@ -170,11 +170,11 @@ def _planes(header: Header, groups: _Groups, count: int) -> list[Plane]:
         for tag, found in ((POSITION, position_mm), (ORIENTATION, orientation)):
             if not found:
                 raise _unplaced(header, tag, found)
-        planes.append(Plane(_name(header, frame, count), position_mm, orientation))
+        planes.append(ImagePlane(_name(header, frame, count), position_mm, orientation))
     return planes
 
 
-def _nuclear_planes(header: Header, count: int) -> list[Plane]:
+def _nuclear_planes(header: Header, count: int) -> list[ImagePlane]:
     """Planes of a reconstructed nuclear medicine object, which gives one position and a signed spacing; else []."""
     kinds = text(header.dataset, IMAGE_TYPE).split("\\")
     if header.sop_class != _NUCLEAR or "RECON TOMO" not in kinds:
@@ -189,7 +189,7 @@ def _nuclear_planes(header: Header, count: int) -> list[Plane]:
         return []
     normal = np.cross(orientation[:3], orientation[3:])
     return [
-        Plane(
+        ImagePlane(
             _name(header, frame, count),
             tuple((np.array(position_mm) + (number - 1) * spacing_mm[0] * normal).tolist()),
             orientation,

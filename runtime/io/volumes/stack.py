@@ -27,7 +27,7 @@ LARGEST_MM = 1e6  # a kilometre; farther away nothing lies that was scanned
 
 
 @dataclass(frozen=True, slots=True)
-class Plane:
+class ImagePlane:
     """Where one slice lies: DICOM's Image Position and Image Orientation (Patient), PS3.3 C.7.6.2.
 
     Attributes:
@@ -58,7 +58,7 @@ class Stack:
     direction: tuple[float, ...]
 
 
-def stack_planes(planes: Sequence[Plane]) -> Stack:
+def stack_planes(planes: Sequence[ImagePlane]) -> Stack:
     """The grid that `planes` (at least one, in any order) form.
 
     Raises SeriesError for mixed orientations and two slices in one place; and unless all lie within
@@ -84,7 +84,7 @@ def stack_planes(planes: Sequence[Plane]) -> Stack:
     )
 
 
-def _axes(plane: Plane) -> NDArray[Any]:
+def _axes(plane: ImagePlane) -> NDArray[Any]:
     """Columns: row direction, column direction, normal; made exactly orthonormal."""
     along_row, along_column = np.array(plane.orientation, np.float64).reshape(2, 3)
     lengths = np.array([np.linalg.norm(along_row), np.linalg.norm(along_column)])
@@ -100,7 +100,7 @@ def _axes(plane: Plane) -> NDArray[Any]:
     return np.stack([along_row, np.cross(normal, along_row), normal], axis=1)
 
 
-def _check_numbers(planes: Sequence[Plane]) -> None:
+def _check_numbers(planes: Sequence[ImagePlane]) -> None:
     for plane in planes:
         numbers = np.array([*plane.position_mm, *plane.orientation], np.float64)
         if not (np.abs(numbers) <= LARGEST_MM).all():
@@ -110,7 +110,7 @@ def _check_numbers(planes: Sequence[Plane]) -> None:
             )
 
 
-def _check_orientations(planes: Sequence[Plane]) -> None:
+def _check_orientations(planes: Sequence[ImagePlane]) -> None:
     first = planes[0]
     for plane in planes[1:]:
         difference = float(np.abs(np.subtract(plane.orientation, first.orientation)).max())
@@ -131,7 +131,7 @@ def _is_even(offsets_mm: NDArray[Any]) -> bool:
     return spacing_mm >= DUPLICATE_MM and worst_mm <= min(ROUNDED_MM, ROUNDED_SHARE * spacing_mm)
 
 
-def _check_gaps(planes: Sequence[Plane], gaps_mm: NDArray[Any]) -> None:
+def _check_gaps(planes: Sequence[ImagePlane], gaps_mm: NDArray[Any]) -> None:
     nearest = int(np.argmin(gaps_mm))
     if not gaps_mm[nearest] >= DUPLICATE_MM:
         raise SeriesError(
@@ -149,7 +149,7 @@ def _check_gaps(planes: Sequence[Plane], gaps_mm: NDArray[Any]) -> None:
         )
 
 
-def _check_tilt(planes: Sequence[Plane], steps_mm: NDArray[Any]) -> None:
+def _check_tilt(planes: Sequence[ImagePlane], steps_mm: NDArray[Any]) -> None:
     """steps_mm: one row per gap, in the coordinates of the slices (along row, column, normal)."""
     overall_mm = steps_mm.sum(axis=0)
     for step_mm, pair in [

@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks.gpu import gpu_check
 from benchmarks.gpu.gpu_check import FAILED, OK, RESERVE_S, SKIPPED, Check, Outcome, run_process
-from benchmarks.gpu.gpu_steps import CUDA_BACKENDS, ROOT, Step, all_steps
+from benchmarks.gpu.gpu_steps import CUDA_BACKENDS, ROOT, GpuStep, all_steps
 from benchmarks.speed import ceilings, kernels, rivals, roofline
 from export import __main__ as export
 from runtime.backends import BACKENDS
@@ -62,11 +62,13 @@ class Machine:
         return Outcome(self._codes.get(name, 0), taken)
 
 
-def step(name: str, share: float = 10, least_s: float = 1, kind: str = "", **files: Path) -> Step:
-    return Step(name, ("-c", "pass"), kind, share, least_s, **files)
+def step(
+    name: str, share: float = 10, least_s: float = 1, kind: str = "", **files: Path
+) -> GpuStep:
+    return GpuStep(name, ("-c", "pass"), kind, share, least_s, **files)
 
 
-def check(folder: Path, machine: Machine, seconds: float, *steps: Step) -> dict[str, Any]:
+def check(folder: Path, machine: Machine, seconds: float, *steps: GpuStep) -> dict[str, Any]:
     """Status and line by step."""
     run = Check(folder, seconds + RESERVE_S, machine.run, machine.clock)
     return {result.step: (result.status, result.line) for result in run.steps(steps)}

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.speed import kernels as bench
 from kernels.catalogue import KERNELS
 from kernels.device import NoDevice
-from kernels.kernel import Case, Kernel
+from kernels.kernel import Kernel, KernelCase
 from runtime.errors import BackendUnavailable, Mismatch
 
 LARGEST_GRID, LARGEST_BLOCK = (2**31 - 1, 65535, 65535), 1024  # CUDA's limits
@@ -31,7 +31,7 @@ class Device:
 
     def copy(self, source: Any, target: Any, *, stream: str) -> None: ...
 
-    def buffers(self, kernel: Kernel, case: Case, *, stream: str) -> dict[str, Any]:
+    def buffers(self, kernel: Kernel, case: KernelCase, *, stream: str) -> dict[str, Any]:
         return {}
 
     def enqueue(self, kernel: Kernel, *rest: Any, stream: str) -> None: ...
@@ -40,7 +40,7 @@ class Device:
         enqueue()
         return MS
 
-    def run(self, kernel: Kernel, case: Case, *, stream: str) -> dict[str, Any]:
+    def run(self, kernel: Kernel, case: KernelCase, *, stream: str) -> dict[str, Any]:
         found = kernel.reference(**case.arrays, **case.numbers)
         return {name: array + array.dtype.type(self.off_by) for name, array in found.items()}
 

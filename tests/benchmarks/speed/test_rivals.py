@@ -16,7 +16,7 @@ from export.model.sam2 import Sam2
 from export.variants import VARIANTS
 from runtime.bundle.bundle import Bundle
 from runtime.errors import BackendUnavailable, InputError
-from runtime.measure.latency import COLUMNS, Run
+from runtime.measure.latency import COLUMNS, TimedRun
 from runtime.measure.phantom import Phantom, make_phantom
 from tests.variants import TOY
 
@@ -176,7 +176,7 @@ def test_an_unknown_contender_is_refused_with_those_there_are(toy_bundle: Bundle
 def test_a_match_is_of_the_worst_slice() -> None:
     truth = {(0, 1): np.array([[4.0, -4.0]]), (1, 1): np.array([[2.0, -2.0]])}
     found = {(0, 1): np.array([[4.0, -4.0]]), (1, 1): np.array([[2.0, 1.0]])}
-    match = rivals.match(Run([], 0.0, found), Run([], 0.0, truth))
+    match = rivals.match(TimedRun([], 0.0, found), TimedRun([], 0.0, truth))
     assert match["worst_relative_error"] == pytest.approx(1.5)
     assert match["lowest_dice"] == pytest.approx(2 / 3)
     assert match["dice"] == pytest.approx(4 / 5)

@@ -13,7 +13,7 @@ from benchmarks.training import pool as pools
 from benchmarks.training import train_nano
 from benchmarks.training import trainer as training
 from benchmarks.training.pool import Pool
-from benchmarks.training.samples import Batch, Sequences
+from benchmarks.training.samples import Sequences, TrainingBatch
 from benchmarks.training.sequence_loss import sequence_loss
 from benchmarks.training.trainer import Stage, Trainer, between, shared, stage_at
 from export.checkpoints import checkpoint as checkpoints
@@ -55,7 +55,7 @@ def pool(tmp_path: Path) -> Pool:
 
 
 @pytest.fixture
-def batch(pool: Pool) -> Batch:
+def batch(pool: Pool) -> TrainingBatch:
     return Sequences(pool, ((4, 3),), 64, 2, seed=0)[0]
 
 
@@ -66,7 +66,7 @@ def start(toy, tmp_path: Path) -> Path:
     return path
 
 
-def test_a_batch_is_what_it_says(batch: Batch) -> None:
+def test_a_batch_is_what_it_says(batch: TrainingBatch) -> None:
     rows = len(batch.truth)
     assert batch.images.shape == (3, 4, 64, 64) and batch.images.dtype == torch.uint8
     assert 3 <= rows <= 6 and batch.truth.shape == (rows, 4, 64, 64)
@@ -84,7 +84,7 @@ def test_a_batch_is_what_it_says(batch: Batch) -> None:
             assert label == wanted
 
 
-def test_a_batch_is_a_function_of_its_number(pool: Pool, batch: Batch) -> None:
+def test_a_batch_is_a_function_of_its_number(pool: Pool, batch: TrainingBatch) -> None:
     again, other = (Sequences(pool, ((4, 3),), 64, 2, seed=0)[number] for number in (0, 1))
     for one, same in zip(batch, again, strict=True):
         assert torch.equal(one, same)
@@ -98,7 +98,7 @@ def test_batches_have_all_the_shapes(pool: Pool) -> None:
 
 
 @pytest.mark.parametrize("kind", training.KINDS)
-def test_every_parameter_that_matters_gets_a_gradient(toy, batch: Batch, kind: str) -> None:
+def test_every_parameter_that_matters_gets_a_gradient(toy, batch: TrainingBatch, kind: str) -> None:
     model = type(toy)(TOY)
     model.load_state_dict(toy.state_dict())
     model.requires_grad_(True)
@@ -122,7 +122,7 @@ def test_every_parameter_that_matters_gets_a_gradient(toy, batch: Batch, kind: s
     assert figures["first_count"] == len(batch.truth)
 
 
-def test_each_object_is_segmented_in_its_own_sequence(toy, batch: Batch) -> None:
+def test_each_object_is_segmented_in_its_own_sequence(toy, batch: TrainingBatch) -> None:
     """The loss of a batch is that of its sequences one by one."""
     model = shared(deepcopy(toy), 64)  # a twin asks for gradients of what it shares
     with torch.no_grad():
@@ -132,7 +132,7 @@ def test_each_object_is_segmented_in_its_own_sequence(toy, batch: Batch) -> None
             mine = batch.sequence == number
             images = batch.images[number : number + 1]
             rows = (part[mine] for part in batch[2:])
-            alone = Batch(images, torch.zeros(int(mine.sum()), dtype=torch.long), *rows)
+            alone = TrainingBatch(images, torch.zeros(int(mine.sum()), dtype=torch.long), *rows)
             apart.append(sequence_loss(model, alone, "box", teacher=1.0)[0] * mine.sum())
     wanted = torch.stack(apart).sum() / len(batch.truth)
     assert float(together) == pytest.approx(float(wanted), abs=1e-4)

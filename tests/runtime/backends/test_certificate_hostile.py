@@ -11,14 +11,14 @@ import pytest
 from runtime.bundle.contract import GRAPHS
 from runtime.devices.engine import Engine
 from runtime.measure.lockstep import RMS_SHARE, compare_tensors, error_of
-from runtime.measure.parity import LOWEST_DICE, LOWEST_DICE_REDUCED, Bar, compare_models
+from runtime.measure.parity import LOWEST_DICE, LOWEST_DICE_REDUCED, Criteria, compare_models
 from runtime.model import Model
 from tests.fakes import FAKE_NUMBERS, fake_model
 from tests.runtime.backends.test_certificate_mutations import TELLING as MANY_NUMBERS
 
 SLICES = 20  # enough for three prompted slices and six tracked ones
-BAR = Bar(dict.fromkeys(GRAPHS, 1e-4), LOWEST_DICE, decides_alike=True)
-NO_MASKS = Bar(dict.fromkeys(GRAPHS, 1e-2), None, decides_alike=False)
+BAR = Criteria(dict.fromkeys(GRAPHS, 1e-4), LOWEST_DICE, decides_alike=True)
+NO_MASKS = Criteria(dict.fromkeys(GRAPHS, 1e-2), None, decides_alike=False)
 Arrays = dict[str, np.ndarray]
 NO_TIME, TEMPLATE = FAKE_NUMBERS.no_time, FAKE_NUMBERS.num_maskmem - 1
 
@@ -70,7 +70,7 @@ class Somebody:
 
 
 def certified(
-    graph: str, run: Callable[[Engine, Arrays, Arrays], None], bar: Bar = BAR
+    graph: str, run: Callable[[Engine, Arrays, Arrays], None], bar: Criteria = BAR
 ) -> dict[str, Any]:
     reference, _ = fake_model(TELLING)
     return compare_models(reference, reference.on(Hostile(graph, run)), bar, SLICES)

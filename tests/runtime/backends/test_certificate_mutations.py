@@ -11,13 +11,13 @@ import pytest
 
 from runtime.bundle.contract import GRAPHS, graph_specs
 from runtime.devices.engine import Engine
-from runtime.measure.parity import LOWEST_DICE, Bar, compare_models
+from runtime.measure.parity import LOWEST_DICE, Criteria, compare_models
 from runtime.model import Model
 from tests.fakes import FAKE_NUMBERS, fake_model
 
 SLICES = 3
 SPECS = graph_specs(FAKE_NUMBERS)
-BAR = Bar(dict.fromkeys(GRAPHS, 1e-4), LOWEST_DICE, decides_alike=True)
+BAR = Criteria(dict.fromkeys(GRAPHS, 1e-4), LOWEST_DICE, decides_alike=True)
 OUTPUTS = [(graph, name) for graph in GRAPHS for name in SPECS[graph].outputs]
 Arrays = dict[str, np.ndarray]
 

@@ -18,7 +18,7 @@ from runtime.bundle.bundle import Bundle, open_bundle
 from runtime.bundle.contract import GRAPHS, ModelNumbers, graph_specs
 from runtime.errors import BackendUnavailable, BundleError, OutOfMemory
 from runtime.files.cache import VARIABLE
-from runtime.measure.parity import bar_of, compare_models
+from runtime.measure.parity import compare_models, criteria_of
 from runtime.measure.phantom import make_phantom
 
 SIZES = {"n": 2, "b": 3, "k": 5, "p": 4, "q": 3}
@@ -81,7 +81,7 @@ def test_every_graph_equals_onnx_runtime(
     worst = max(difference(found[output], values) for output, values in truth.items())
     if not worst < tolerance and name == "openvino-bf16":
         # Without instructions for bf16, and where `ONEDNN_MAX_CPU_ISA` keeps them back, it may be far off.
-        assert not compare_models(ort, model, bar_of(embedded, name), 3)["passed"]
+        assert not compare_models(ort, model, criteria_of(embedded, name), 3)["passed"]
         pytest.skip(f"{graph} is off by {worst:.2g} in bf16 here, and its certificate fails")
     assert worst < tolerance
 

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from runtime.bundle.memory_reads import MAX_READS, MemoryRead, reads_from_json, reads_to_json
+from runtime.bundle.memory_reads import MAX_READS, MemoryReadNames, reads_from_json, reads_to_json
 from runtime.files.strict_json import Fault
 
-READS = tuple(MemoryRead(f"x{i}", f"q{i}", f"k{i}", f"out{i}") for i in range(3))
+READS = tuple(MemoryReadNames(f"x{i}", f"q{i}", f"k{i}", f"out{i}") for i in range(3))
 FIRST = json.loads(reads_to_json(READS))[0]
 
 

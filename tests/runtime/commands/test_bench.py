@@ -20,8 +20,8 @@ from runtime.errors import InputError
 from runtime.files.cache import VARIABLE
 from runtime.measure.latency import (
     COLUMNS,
-    Run,
     Stopwatch,
+    TimedRun,
     bench_phantom,
     percent_of_roofline,
     steady,
@@ -77,8 +77,8 @@ def test_a_volume_is_followed_both_ways_as_one_batch() -> None:
 
 def test_only_steps_with_a_full_memory_are_counted_if_there_are_any() -> None:
     steps = [{"total": float(i)} for i in range(10)]
-    assert [s["total"] for s in steady([Run(steps, 0.0, {})], num_maskmem=7)] == [6, 7, 8, 9]
-    assert len(steady([Run(steps[:4], 0.0, {})], num_maskmem=7)) == 4
+    assert [s["total"] for s in steady([TimedRun(steps, 0.0, {})], num_maskmem=7)] == [6, 7, 8, 9]
+    assert len(steady([TimedRun(steps[:4], 0.0, {})], num_maskmem=7)) == 4
 
 
 def test_a_lap_starts_anew() -> None:
@@ -177,7 +177,7 @@ def test_the_first_pass_warms_up_and_each_prompt_has_its_own_time(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     step = dict.fromkeys(COLUMNS, 3.0)
-    passes = iter([Run([step], 900.0, {}, 800.0), Run([step], 9.0, {}, 2.0)])
+    passes = iter([TimedRun([step], 900.0, {}, 800.0), TimedRun([step], 9.0, {}, 2.0)])
     monkeypatch.setattr(bench, "time_propagation", lambda *_: next(passes))
     bench.main(SMALL)
     table, last = capsys.readouterr().out.rstrip().rsplit("\n", 1)

@@ -103,16 +103,16 @@ def test_where_nothing_passes_that_is_an_error(
 
 
 def test_a_precision_beside_the_ladder_falls_to_its_end() -> None:
-    assert build.ladder("trt-fp16", RELEASED) == ["trt-fp16", "trt-fp32", "trt-fp32-unfused"]
-    assert build.ladder("trt-bf16", RELEASED)[-2:] == ["trt-fp32", "trt-fp32-unfused"]
+    assert build.fallbacks("trt-fp16", RELEASED) == ["trt-fp16", "trt-fp32", "trt-fp32-unfused"]
+    assert build.fallbacks("trt-bf16", RELEASED)[-2:] == ["trt-fp32", "trt-fp32-unfused"]
 
 
 def test_our_own_kernel_is_tried_first_where_it_reads_such_memories() -> None:
     embedded = open_bundle().model
-    first, *rest = build.ladder(None, RELEASED)
-    assert first == "trt-bf16-kernel" and rest == build.ladder("trt-bf16", RELEASED)
-    assert build.ladder(None, embedded) == rest
-    assert build.ladder(first, embedded) == [first, *rest], "what was asked for is tried"
+    first, *rest = build.fallbacks(None, RELEASED)
+    assert first == "trt-bf16-kernel" and rest == build.fallbacks("trt-bf16", RELEASED)
+    assert build.fallbacks(None, embedded) == rest
+    assert build.fallbacks(first, embedded) == [first, *rest], "what was asked for is tried"
 
 
 def test_too_few_slices_are_refused(card: Card) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.backends import BACKENDS, Row, openvino
+from runtime.backends import BACKENDS, BackendRow, openvino
 from runtime.backends.certificate import choose
 from runtime.bundle.bundle import Bundle, open_bundle
 from runtime.bundle.contract import GRAPHS, graph_specs
@@ -87,7 +87,9 @@ def test_what_is_not_here_is_passed_over_unless_it_was_asked_for(
         raise BackendUnavailable("this needs beads; pip install abacus")
 
     monkeypatch.setitem(sys.modules, "runtime.backends.abacus", SimpleNamespace(Abacus=absent))
-    monkeypatch.setitem(BACKENDS, "abacus", Row("runtime.backends.abacus", "Abacus", ("abacus",)))
+    monkeypatch.setitem(
+        BACKENDS, "abacus", BackendRow("runtime.backends.abacus", "Abacus", ("abacus",))
+    )
     certify.main(SHORT)
     captured = capsys.readouterr()
     assert [c["backend"] for c in json.loads(captured.out)["certificates"]] == ["openvino"]

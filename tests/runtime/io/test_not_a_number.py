@@ -9,13 +9,13 @@ import pytest
 
 from runtime import Volume
 from runtime.errors import SeriesError, VolumeError
-from runtime.io.volumes.stack import Plane, stack_planes
+from runtime.io.volumes.stack import ImagePlane, stack_planes
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
-def planes() -> list[Plane]:
-    return [Plane(f"{i}.dcm", (0.0, 0.0, 2.0 * i), AXIAL) for i in range(4)]
+def planes() -> list[ImagePlane]:
+    return [ImagePlane(f"{i}.dcm", (0.0, 0.0, 2.0 * i), AXIAL) for i in range(4)]
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, 1e200])
@@ -25,7 +25,7 @@ def test_a_position_that_is_none(wrong: float, which: int, axis: int) -> None:
     found = planes()
     position = list(found[which].position_mm)
     position[axis] = wrong
-    found[which] = Plane("wrong.dcm", tuple(position), AXIAL)
+    found[which] = ImagePlane("wrong.dcm", tuple(position), AXIAL)
     with pytest.raises(SeriesError):
         stack_planes(found)
 
@@ -37,7 +37,7 @@ def test_an_orientation_that_is_none(wrong: float, which: int, number: int) -> N
     found = planes()
     orientation = list(AXIAL)
     orientation[number] = wrong
-    found[which] = Plane("wrong.dcm", found[which].position_mm, tuple(orientation))
+    found[which] = ImagePlane("wrong.dcm", found[which].position_mm, tuple(orientation))
     for series in (found, [found[which]]):
         with pytest.raises(SeriesError):
             stack_planes(series)

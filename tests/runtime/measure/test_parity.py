@@ -17,9 +17,9 @@ from runtime.measure.parity import (
     LOWEST_DICE,
     LOWEST_DICE_REDUCED,
     TOLERANCES,
-    Bar,
-    bar_of,
+    Criteria,
     compare_models,
+    criteria_of,
     num_steps,
     tasks,
 )
@@ -31,8 +31,8 @@ from runtime.track import Segmented
 from tests.fakes import FAKE_NUMBERS, TELLING, fake_model
 
 BARS = {
-    "fp32": Bar(dict.fromkeys(GRAPHS, 1e-4), LOWEST_DICE, decides_alike=True),
-    "bf16": Bar(dict.fromkeys(GRAPHS, 6e-2), LOWEST_DICE_REDUCED, decides_alike=False),
+    "fp32": Criteria(dict.fromkeys(GRAPHS, 1e-4), LOWEST_DICE, decides_alike=True),
+    "bf16": Criteria(dict.fromkeys(GRAPHS, 6e-2), LOWEST_DICE_REDUCED, decides_alike=False),
 }
 
 
@@ -66,7 +66,7 @@ def test_another_shape_is_never_near_enough() -> None:
 
 @pytest.mark.parametrize("broken", ["logits", "score", "iou"])
 def test_a_track_with_nan_fails_whoever_found_it(broken: str) -> None:
-    lenient = Bar(dict.fromkeys(GRAPHS, 1.0), None, decides_alike=False)
+    lenient = Criteria(dict.fromkeys(GRAPHS, 1.0), None, decides_alike=False)
     sound, spoiled = track(1.0, 2.0), track(1.0, 2.0)
     (key, mask), changed = spoiled.popitem(), {}
     if broken == "logits":
@@ -80,7 +80,7 @@ def test_a_track_with_nan_fails_whoever_found_it(broken: str) -> None:
 
 
 def test_a_track_that_was_not_finished_fails() -> None:
-    lenient = Bar(dict.fromkeys(GRAPHS, 1.0), None, decides_alike=False)
+    lenient = Criteria(dict.fromkeys(GRAPHS, 1.0), None, decides_alike=False)
     for found, truth in (({}, track(1.0, 2.0)), ({}, {}), (track(1.0, 2.0), {})):
         result = compare(found, truth, lenient)
         assert not result["passed"] and result["lowest_dice"] == 0 and result["reason"]
@@ -178,31 +178,38 @@ def bundle(precision: str = "fp32", kind: str = "checkpoint") -> Bundle:
 
 def test_fp32_is_held_to_fp32_whatever_the_weights() -> None:
     for kind in ("checkpoint", "random"):
-        bar = bar_of(bundle(kind=kind), "openvino")
-        assert bar == Bar(dict.fromkeys(GRAPHS, TOLERANCES["fp32"]), LOWEST_DICE, True)
+        criteria = criteria_of(bundle(kind=kind), "openvino")
+        assert criteria == Criteria(dict.fromkeys(GRAPHS, TOLERANCES["fp32"]), LOWEST_DICE, True)
 
 
 def test_bf16_is_held_to_bf16_and_random_weights_show_no_masks() -> None:
-    bar = bar_of(bundle(), "openvino-bf16")
-    assert bar == Bar(dict.fromkeys(GRAPHS, TOLERANCES["bf16"]), LOWEST_DICE_REDUCED, False)
-    assert bar_of(bundle(kind="random"), "openvino-bf16") == replace(bar, lowest_dice=None)
+    criteria = criteria_of(bundle(), "openvino-bf16")
+    assert criteria == Criteria(
+        dict.fromkeys(GRAPHS, TOLERANCES["bf16"]), LOWEST_DICE_REDUCED, False
+    )
+    assert criteria_of(bundle(kind="random"), "openvino-bf16") == replace(
+        criteria, lowest_dice=None
+    )
 
 
 def test_an_encoder_in_eight_bits_is_given_way_and_nothing_else_is() -> None:
-    bar = bar_of(bundle("int8"), "ort")
-    assert bar.tolerances == {**dict.fromkeys(GRAPHS, 1e-4), "image_encoder": TOLERANCES["int8"]}
-    assert bar.lowest_dice == LOWEST_DICE_REDUCED and not bar.decides_alike
+    criteria = criteria_of(bundle("int8"), "ort")
+    assert criteria.tolerances == {
+        **dict.fromkeys(GRAPHS, 1e-4),
+        "image_encoder": TOLERANCES["int8"],
+    }
+    assert criteria.lowest_dice == LOWEST_DICE_REDUCED and not criteria.decides_alike
 
 
 def test_of_two_reductions_the_coarser_one_counts_in_the_encoder() -> None:
-    bar = bar_of(bundle("int8"), "openvino-bf16")
-    assert bar.tolerances["image_encoder"] == TOLERANCES["int8"] > TOLERANCES["bf16"]
-    assert {bar.tolerances[graph] for graph in GRAPHS[1:]} == {TOLERANCES["bf16"]}
-    assert bar_of(bundle("int8", "random"), "ort").lowest_dice is None
+    criteria = criteria_of(bundle("int8"), "openvino-bf16")
+    assert criteria.tolerances["image_encoder"] == TOLERANCES["int8"] > TOLERANCES["bf16"]
+    assert {criteria.tolerances[graph] for graph in GRAPHS[1:]} == {TOLERANCES["bf16"]}
+    assert criteria_of(bundle("int8", "random"), "ort").lowest_dice is None
 
 
 def test_masks_that_show_nothing_are_not_judged() -> None:
-    lenient = Bar(dict.fromkeys(GRAPHS, 1.0), None, decides_alike=False)
+    lenient = Criteria(dict.fromkeys(GRAPHS, 1.0), None, decides_alike=False)
     assert compare(track(-5.0, -2.0), track(5.0, 2.0), lenient)["passed"]
 
 
@@ -258,9 +265,9 @@ def test_masks_that_differ_fail_graphs_that_are_near_enough() -> None:
         found = TELLING["mask_decoder"](inputs)
         return {**found, "low_res_masks": found["low_res_masks"] - np.float32(8)}
 
-    bar = Bar(dict.fromkeys(GRAPHS, 1e3), LOWEST_DICE_REDUCED, decides_alike=False)
+    criteria = Criteria(dict.fromkeys(GRAPHS, 1e3), LOWEST_DICE_REDUCED, decides_alike=False)
     other, _ = fake_model({**TELLING, "mask_decoder": low})
-    found = compare_models(fake_model(TELLING)[0], other, bar, 4)
+    found = compare_models(fake_model(TELLING)[0], other, criteria, 4)
     outputs = [output for graph in found["graphs"].values() for output in graph.values()]
     assert all(output["passed"] for output in outputs)
     assert not any(task["passed"] for task in found["propagation"].values())

@@ -13,7 +13,7 @@ from kernels.bfloat16 import round_to_bfloat16
 from kernels.slot_similarity import slot_similarity
 from runtime.devices.memory import HOST_MEMORY, HostMemory
 from runtime.errors import OutOfMemory
-from runtime.memory import MemoryBank, MemoryRules, Record, Templates
+from runtime.memory import ConditioningFrames, MemoryBank, MemoryRules, Record
 from runtime.memory.arena import Arena, Slots
 from runtime.memory.pick_up import PICK_UPS
 from runtime.memory.policies import POLICIES
@@ -28,8 +28,8 @@ def make_arena() -> Arena:
     return Arena(FAKE_NUMBERS)
 
 
-def make_bank(arena: Arena, templates: Templates, direction: int = 1) -> MemoryBank:
-    return MemoryBank(arena, templates, direction, 100, FAKE_NUMBERS, MemoryRules())
+def make_bank(arena: Arena, conditioning: ConditioningFrames, direction: int = 1) -> MemoryBank:
+    return MemoryBank(arena, conditioning, direction, 100, FAKE_NUMBERS, MemoryRules())
 
 
 def offer(
@@ -43,9 +43,9 @@ def offer(
     object_score: float,
 ) -> None:
     """What a step does with a tracked frame."""
-    room = bank.make_room()
-    arena.store_one(room, memory, pointer, vision_features)
-    bank.keep(frame, room, confidence, object_score)
+    target = bank.take_targets()
+    arena.store_one(target, memory, pointer, vision_features)
+    bank.keep(frame, target, confidence, object_score)
 
 
 @given(lengths=st.lists(st.integers(0, 40), min_size=1, max_size=4), prompted=st.integers(1, 3))
@@ -53,10 +53,10 @@ def test_chains_live_within_the_slots_reserved_and_give_all_back(
     lengths: list[int], prompted: int
 ) -> None:
     arena = make_arena()
-    templates = Templates(arena, MemoryRules())
+    conditioning = ConditioningFrames(arena, MemoryRules())
     for frame in range(prompted):
-        templates.add(frame, FEATURES, MEMORY, POINTER, 0.9, 5.0)
-    banks = [make_bank(arena, templates) for _ in lengths]
+        conditioning.add(frame, FEATURES, MEMORY, POINTER, 0.9, 5.0)
+    banks = [make_bank(arena, conditioning) for _ in lengths]
     places = arena.memories.values, arena.pointers.values
     for step in range(max(lengths)):
         for bank, length in zip(banks, lengths, strict=True):
@@ -67,14 +67,14 @@ def test_chains_live_within_the_slots_reserved_and_give_all_back(
         for capacity in (FAKE_NUMBERS.num_maskmem - 1, FAKE_NUMBERS.max_obj_ptrs - 1)
     ]
     assert [arena.memories.in_use, arena.pointers.in_use] == kept
-    used = [record.slot for owner in (*banks, templates) for record in owner.memories]
+    used = [record.slot for owner in (*banks, conditioning) for record in owner.memories]
     assert len(set(used)) == len(used), "no two records may share a slot"
     assert arena.memories.values is places[0], "nothing may move in a run"
     assert arena.pointers.values is places[1]
     for bank in banks:
         bank.close()
-    templates.clear()
-    templates.clear()
+    conditioning.clear()
+    conditioning.clear()
     assert arena.memories.in_use == arena.pointers.in_use == 0
 
 
@@ -86,9 +86,9 @@ def test_memories_are_rounded_to_bfloat16_and_pointers_are_not() -> None:
     round_to_bfloat16(memory, rounded)
     assert (rounded != memory).any()
     arena = make_arena()
-    templates = Templates(arena, MemoryRules())
-    templates.add(0, FEATURES, memory, pointer, 0.9, 5.0)
-    bank = make_bank(arena, templates)
+    conditioning = ConditioningFrames(arena, MemoryRules())
+    conditioning.add(0, FEATURES, memory, pointer, 0.9, 5.0)
+    bank = make_bank(arena, conditioning)
     offer(arena, bank, 1, FEATURES, memory, pointer, 0.9, 5.0)
     read = bank.read(2, FEATURES)
     assert len(read.slots) == len(read.ptr_slots) == 2
@@ -99,9 +99,9 @@ def test_memories_are_rounded_to_bfloat16_and_pointers_are_not() -> None:
 
 def test_deciding_what_to_read_touches_no_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
     arena = make_arena()
-    templates = Templates(arena, MemoryRules())
-    templates.add(0, FEATURES, MEMORY, POINTER, 0.9, 5.0)
-    bank = make_bank(arena, templates)
+    conditioning = ConditioningFrames(arena, MemoryRules())
+    conditioning.add(0, FEATURES, MEMORY, POINTER, 0.9, 5.0)
+    bank = make_bank(arena, conditioning)
     offer(arena, bank, 1, FEATURES, MEMORY, POINTER, 0.9, 5.0)
     for slots in (arena.memories, arena.pointers):
         monkeypatch.setattr(slots, "values", None)
@@ -110,11 +110,11 @@ def test_deciding_what_to_read_touches_no_tensor(monkeypatch: pytest.MonkeyPatch
 
 def test_records_tell_confidence_score_and_whether_they_were_prompted() -> None:
     arena = make_arena()
-    templates = Templates(arena, MemoryRules())
-    templates.add(4, FEATURES, MEMORY, POINTER, 0.25, -3.0)
-    bank = make_bank(arena, templates, direction=-1)
+    conditioning = ConditioningFrames(arena, MemoryRules())
+    conditioning.add(4, FEATURES, MEMORY, POINTER, 0.25, -3.0)
+    bank = make_bank(arena, conditioning, direction=-1)
     offer(arena, bank, 3, FEATURES, MEMORY, POINTER, 0.75, 2.0)
-    for owner, known in ((templates, (4, 0.25, -3.0, True)), (bank, (3, 0.75, 2.0, False))):
+    for owner, known in ((conditioning, (4, 0.25, -3.0, True)), (bank, (3, 0.75, 2.0, False))):
         for record in (*owner.memories, *owner.pointers):
             found = (record.frame, record.confidence, record.object_score, record.is_prompted)
             assert found == known
@@ -178,15 +178,15 @@ def tensors(frame: int, version: int = 0) -> Tensors:
 
 @dataclass
 class Chain:
-    """An arena, templates and one bank under the same rules."""
+    """An arena, conditioning frames and one bank under the same rules."""
 
     arena: Arena
-    templates: Templates
+    conditioning: ConditioningFrames
     bank: MemoryBank
 
     def prompt(self, frame: int, version: int = 0) -> None:
         new = tensors(frame, version)
-        self.templates.add(frame, new.features, new.memory, new.pointer, 0.9, 5.0)
+        self.conditioning.add(frame, new.features, new.memory, new.pointer, 0.9, 5.0)
 
     def offer(self, *frames: int, confidence: float = 0.9) -> None:
         for frame in frames:
@@ -207,9 +207,9 @@ class Chain:
 
 def make_chain(rules: MemoryRules, is_ordered: bool = True) -> Chain:
     arena = make_arena()
-    templates = Templates(arena, rules)
-    bank = MemoryBank(arena, templates, 1, 100, FAKE_NUMBERS, rules, is_ordered)
-    return Chain(arena, templates, bank)
+    conditioning = ConditioningFrames(arena, rules)
+    bank = MemoryBank(arena, conditioning, 1, 100, FAKE_NUMBERS, rules, is_ordered)
+    return Chain(arena, conditioning, bank)
 
 
 def with_embeddings_elsewhere(chain: Chain) -> Chain:
@@ -247,7 +247,7 @@ def test_under_any_rules_chains_live_within_the_slots_reserved_and_give_all_back
     chain = make_chain(rules)
     for frame in range(prompted):
         chain.prompt(frame)
-    backward = MemoryBank(chain.arena, chain.templates, -1, 100, FAKE_NUMBERS, rules)
+    backward = MemoryBank(chain.arena, chain.conditioning, -1, 100, FAKE_NUMBERS, rules)
     chains = [chain, replace(chain, bank=backward)]
     kinds = [chain.arena.memories, chain.arena.pointers, chain.arena.embeddings]
     places = [slots.values for slots in kinds]
@@ -256,7 +256,7 @@ def test_under_any_rules_chains_live_within_the_slots_reserved_and_give_all_back
             chains[which].bank.drop(step - 2)
         else:
             chains[which].offer(step, confidence=0.9 if event == "offer" else 0.1)
-    owners = [chain.templates, chain.bank, backward]
+    owners = [chain.conditioning, chain.bank, backward]
     memories = [record for owner in owners for record in owner.memories]
     pointers = [record for owner in owners for record in owner.pointers]
     embeddings = [r.embedding for r in memories if r.embedding is not None]
@@ -267,16 +267,16 @@ def test_under_any_rules_chains_live_within_the_slots_reserved_and_give_all_back
     assert chain.in_use == [
         sum(len(records) for records in owned)
         for owned in (
-            [backward.memories, chain.templates.memories],
-            [backward.pointers, chain.templates.pointers],
-            [backward.memories, chain.templates.memories] if rules.compares_images else [],
+            [backward.memories, chain.conditioning.memories],
+            [backward.pointers, chain.conditioning.pointers],
+            [backward.memories, chain.conditioning.memories] if rules.compares_images else [],
         )
     ]
     backward.close()
-    chain.templates.clear()
+    chain.conditioning.clear()
     assert chain.in_use == [0, 0, 0]
     for direction in (1, -1):  # in the room of the first two
-        MemoryBank(chain.arena, chain.templates, direction, 100, FAKE_NUMBERS, rules)
+        MemoryBank(chain.arena, chain.conditioning, direction, 100, FAKE_NUMBERS, rules)
     for frame in range(prompted):
         chain.prompt(frame)
     for slots, place in zip(kinds, places, strict=True):
@@ -290,7 +290,7 @@ def test_image_embeddings_are_kept_only_where_they_are_compared(policy: str, pic
     chain = make_chain(rules)
     chain.prompt(0)
     chain.offer(1, 2, 3)
-    records = [*chain.templates.memories, *chain.bank.memories]
+    records = [*chain.conditioning.memories, *chain.bank.memories]
     assert [record.frame for record in records] == [0, 1, 2, 3]
     if not rules.compares_images:
         assert len(chain.arena.embeddings.values) == 0
@@ -359,7 +359,7 @@ def test_a_dropped_frame_is_gone_and_an_unknown_one_is_not_missed(policy: str) -
     assert chain.frames == [record.frame for record in chain.bank.pointers] == [1, 3]
     assert chain.in_use == [3, 3, 3]
     chain.bank.drop(2)
-    chain.bank.drop(0)  # a template, which is not the bank's
+    chain.bank.drop(0)  # a conditioning frame, which is not the bank's
     assert chain.in_use == [3, 3, 3]
     assert chain.bank.read(4, FEATURES).frames == (0, 1, 3)
     chain.offer(4)
@@ -397,7 +397,7 @@ def test_what_a_step_read_can_be_recalled_and_read_again(policy: str) -> None:
     chain.offer(*range(1, 9))
     read = chain.bank.read(9, tensors(9).features)
     rules = MemoryRules(policy=policy, pick_up="resample", capacity=3)
-    bank = MemoryBank(chain.arena, chain.templates, 1, 100, FAKE_NUMBERS, rules)
+    bank = MemoryBank(chain.arena, chain.conditioning, 1, 100, FAKE_NUMBERS, rules)
     for record in chain.bank.pointers:
         old = tensors(record.frame)
         memory = old.memory if record.frame in read.frames else None
@@ -448,9 +448,9 @@ def test_similarities_are_those_of_the_tensors_at_every_step(
     chain = with_embeddings_elsewhere(make_chain(rules))
     chain.prompt(5)
     chain.offer(6, 7, 8)
-    chain.prompt(2)  # goes before the other template
+    chain.prompt(2)  # goes before the other conditioning frame
     chain.offer(9, 10)
-    chain.templates.drop(5)
+    chain.conditioning.drop(5)
     chain.prompt(5, version=1)  # in the slot of the one before, with another content
     chain.offer(11, 12)
     versions = [0] * 5 + [1] * 2
@@ -493,7 +493,9 @@ def test_each_pair_is_compared_once(policy: str, monkeypatch: pytest.MonkeyPatch
     chain.prompt(0)
     chain.prompt(1)
     chain.offer(2)
-    assert sum(pairs) == 1 + 2, "the templates with each other, and the new frame with both"
+    assert sum(pairs) == 1 + 2, (
+        "the conditioning frames with each other, and the new frame with both"
+    )
     for frame in range(3, 12):
         pairs.clear()
         known = 2 + len(chain.bank.memories)
@@ -502,7 +504,9 @@ def test_each_pair_is_compared_once(policy: str, monkeypatch: pytest.MonkeyPatch
     chain.prompt(20)
     pairs.clear()
     chain.offer(12)
-    assert sum(pairs) == (2 + 3) + (2 + 3 + 1), "the new template and the new frame with all others"
+    assert sum(pairs) == (2 + 3) + (2 + 3 + 1), (
+        "the new conditioning frame and the new frame with all others"
+    )
 
 
 @pytest.mark.parametrize("policy", ["confidence", "self_sorting", "self_sorting_released"])
@@ -511,7 +515,9 @@ def test_what_is_known_of_pairs_does_not_grow_with_the_frames_seen(policy: str) 
     chain.prompt(0)
     for frame in range(1, 40):
         chain.offer(frame)
-        assert len(chain.bank._known) <= 5 * 4 / 2, "the template, three frames and the new one"
+        assert len(chain.bank._known) <= 5 * 4 / 2, (
+            "the conditioning frame, three frames and the new one"
+        )
 
 
 def expected_weights(rules: MemoryRules, frames: Iterable[int], frame: int) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ from kernels.bfloat16 import round_to_bfloat16
 from runtime.bundle.contract import graph_specs
 from runtime.memory.arena import Arena
 from runtime.memory.batch import pack
-from runtime.memory.records import MemoryRead, Room
+from runtime.memory.records import MemoryRead, TargetSlots
 from tests.fakes import FAKE_NUMBERS
 
 
@@ -77,7 +77,7 @@ def test_what_was_gathered_does_not_change_when_a_slot_is_used_again(arena: Aren
 
 def test_results_of_a_step_go_to_their_rooms_and_memories_alone_are_rounded(arena: Arena) -> None:
     arena.reserve(0, 0, 8)
-    numbers, rooms = FAKE_NUMBERS, [Room(3, 6, 1), Room(5, 0, 7)]
+    numbers, targets = FAKE_NUMBERS, [TargetSlots(3, 6, 1), TargetSlots(5, 0, 7)]
     shapes = (
         (2, numbers.num_tokens, numbers.mem_dim),
         (2, numbers.d_model),
@@ -85,11 +85,13 @@ def test_results_of_a_step_go_to_their_rooms_and_memories_alone_are_rounded(aren
     )
     rng = np.random.default_rng(0)
     memories, pointers, images = (rng.random(shape, np.float32) for shape in shapes)
-    arena.store(pack([LONG, SHORT], [0, 0], rooms), memories, pointers, images)
-    for row, room in enumerate(rooms):
+    arena.store(pack([LONG, SHORT], [0, 0], targets), memories, pointers, images)
+    for row, target in enumerate(targets):
         rounded = np.empty(shapes[0][1:], np.float32)
         round_to_bfloat16(memories[row], rounded)
         assert (rounded != memories[row]).any()
-        np.testing.assert_array_equal(arena.memories.values[room.memory], rounded)
-        np.testing.assert_array_equal(arena.pointers.values[room.pointer], pointers[row])
-        np.testing.assert_array_equal(arena.embeddings.values[room.embedding], images[row].ravel())
+        np.testing.assert_array_equal(arena.memories.values[target.memory], rounded)
+        np.testing.assert_array_equal(arena.pointers.values[target.pointer], pointers[row])
+        np.testing.assert_array_equal(
+            arena.embeddings.values[target.embedding], images[row].ravel()
+        )

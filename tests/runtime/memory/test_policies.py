@@ -27,9 +27,9 @@ def cosines(vectors: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Stream:
-    """What a chain meets: templates, and frames to be tracked; a record's slot is its row of `vectors`."""
+    """What a chain meets: conditioning frames, and frames to be tracked; a record's slot is its row of `vectors`."""
 
-    templates: list[Record]
+    conditioning: list[Record]
     frames: list[Record]
     vectors: np.ndarray
     limits: Limits
@@ -39,7 +39,7 @@ class Stream:
 class Decision:
     """One question to a policy and its answer."""
 
-    templates: list[Record]
+    conditioning: list[Record]
     tracked: list[Record]
     new: Record
     similarity: np.ndarray
@@ -48,7 +48,7 @@ class Decision:
 
     @property
     def records(self) -> list[Record]:
-        return [*self.templates, *self.tracked, self.new]
+        return [*self.conditioning, *self.tracked, self.new]
 
     @property
     def is_confident(self) -> bool:
@@ -88,10 +88,10 @@ def decisions(policy: str, stream: Stream) -> Iterator[Decision]:
     """The questions a bank asks on its way, each about what the answer before left."""
     tracked: list[Record] = []
     for new in stream.frames:
-        records = [*stream.templates, *tracked, new]
+        records = [*stream.conditioning, *tracked, new]
         similarity = cosines(stream.vectors[[record.slot for record in records]])
         kept = POLICIES[policy].keep(records, similarity, stream.limits)
-        yield Decision(stream.templates, tracked, new, similarity, stream.limits, kept)
+        yield Decision(stream.conditioning, tracked, new, similarity, stream.limits, kept)
         tracked = kept
 
 
@@ -115,7 +115,7 @@ def test_the_answer_is_some_of_the_tracked_and_the_new_one_in_their_order(
 @unhurried
 @any_stream
 def test_a_bank_never_outgrows_its_capacity_nor_shrinks(policy: str, stream: Stream) -> None:
-    """Whatever the number of templates: those take nobody's place."""
+    """Whatever the number of conditioning frames: those take nobody's place."""
     for decision in decisions(policy, stream):
         assert len(decision.tracked) <= len(decision.kept) <= stream.limits.capacity
         assert len(decision.kept) <= len(decision.tracked) + 1
@@ -128,7 +128,7 @@ def test_a_bank_that_is_not_full_takes_in_whom_it_admits_and_lets_nobody_go(
     policy: str, stream: Stream
 ) -> None:
     for decision in decisions(policy, stream):
-        alike = decision.similarity[len(stream.templates) : -1, -1]
+        alike = decision.similarity[len(stream.conditioning) : -1, -1]
         replaces = policy == "confidence" and (alike > stream.limits.max_similarity).any()
         refused = policy in GATED and not decision.is_confident
         if len(decision.tracked) < stream.limits.capacity and not refused and not replaces:
@@ -180,7 +180,7 @@ def test_fifo_keeps_the_latest_and_looks_at_no_similarity(stream: Stream) -> Non
 def test_fifo_and_confidence_decide_as_if_there_were_no_templates(
     policy: str, stream: Stream
 ) -> None:
-    first = len(stream.templates)
+    first = len(stream.conditioning)
     for decision in decisions(policy, stream):
         without = reordered(decision, range(first, len(decision.records)))
         assert POLICIES[policy].keep(*without, stream.limits) == decision.kept
@@ -192,7 +192,7 @@ def test_confidence_lets_go_of_the_most_alike_or_else_of_the_oldest(stream: Stre
     for decision in decisions("confidence", stream):
         if not decision.is_confident or not decision.tracked:
             continue
-        alike = decision.similarity[len(stream.templates) : -1, -1]
+        alike = decision.similarity[len(stream.conditioning) : -1, -1]
         is_repeat = alike.max() > stream.limits.max_similarity
         is_full = len(decision.tracked) == stream.limits.capacity
         gone = set(decision.tracked) - set(decision.kept)
@@ -205,7 +205,7 @@ def test_confidence_lets_go_of_the_most_alike_or_else_of_the_oldest(stream: Stre
 @unhurried
 @any_stream
 def test_self_sorting_lets_go_of_the_least_dissimilar(stream: Stream) -> None:
-    first = len(stream.templates)
+    first = len(stream.conditioning)
     for decision in decisions("self_sorting", stream):
         if decision.is_confident and len(decision.tracked) == stream.limits.capacity:
             others = ~np.eye(len(decision.records), dtype=bool)
@@ -244,7 +244,7 @@ def symmetric(*rows: Sequence[float]) -> np.ndarray:
 def kept_frames(
     policy: str, similarity: np.ndarray, confidence: Sequence[float], limits: Limits
 ) -> list[int]:
-    """Of frame 0, a template, and frames 1, 2, ... of which the last is new."""
+    """Of frame 0, a conditioning frame, and frames 1, 2, ... of which the last is new."""
     records = [Record(i, i, value, 5.0, i == 0) for i, value in enumerate(confidence)]
     return [record.frame for record in POLICIES[policy].keep(records, similarity, limits)]
 
@@ -265,7 +265,7 @@ def test_fifo_by_hand() -> None:
         ([0.25, 0.875, 0.9375], 2, [1, 3]),  # of two, the more alike
         ([0.25, 0.9375, 0.875], 2, [2, 3]),
         ([0.25, 0.5, 0.75], 3, [1, 2, 3]),  # as alike as may be
-        ([1.0, 0.5, 0.5], 3, [1, 2, 3]),  # a repeat of the template has nobody to replace
+        ([1.0, 0.5, 0.5], 3, [1, 2, 3]),  # a repeat of the conditioning frame has nobody to replace
     ],
 )
 def test_confidence_by_hand(alike: list[float], capacity: int, kept: list[int]) -> None:
@@ -308,7 +308,7 @@ def test_of_equally_dissimilar_frames_self_sorting_lets_the_older_go() -> None:
 def test_self_sorting_as_released_by_hand(
     capacity: int, alike: list[float], confidence: float, kept: list[int]
 ) -> None:
-    # Frame 2 is more like the template than like 3, but templates are not replaced.
+    # Frame 2 is more like the conditioning frame than like 3, but conditioning frames are not replaced.
     new_0, new_1, new_2, new_3 = alike
     similarity = symmetric([0.0, 0.875, 0.0, new_0], [0.25, 0.0, new_1], [0.75, new_2], [new_3])
     limits = Limits(capacity, min_confidence=1.0, max_similarity=-1.0)
@@ -328,7 +328,7 @@ def unit(vector: np.ndarray) -> np.ndarray:
 
 
 def published(bank: list[Entry], new: Entry, capacity: int) -> list[Entry]:
-    """Medical-SAM2 for images: one list, no templates."""
+    """Medical-SAM2 for images: one list, no conditioning frames."""
     if len(bank) < capacity:
         return [*bank, new]
     vectors = np.array([unit(entry.vector) for entry in bank])
@@ -381,7 +381,7 @@ def test_the_margin_is_the_published_one() -> None:
 
 @pytest.mark.parametrize("policy", GATED)
 def test_a_confidence_that_is_no_number_does_not_pass_a_gate(policy: str) -> None:
-    template = Record(0, 0, 0.9, 5.0, is_prompted=True)
+    prompted = Record(0, 0, 0.9, 5.0, is_prompted=True)
     new = Record(1, 1, np.nan, 5.0)
     limits = Limits(capacity=6, min_confidence=0.0, max_similarity=0.98)
-    assert POLICIES[policy].keep([template, new], np.eye(2, dtype=np.float32), limits) == []
+    assert POLICIES[policy].keep([prompted, new], np.eye(2, dtype=np.float32), limits) == []

@@ -96,7 +96,7 @@ def test_every_step_of_a_chain_reads_what_upstream_reads(
     volume: tuple[int, list[int]], direction: int, model: ModelNumbers
 ) -> None:
     num_frames, prompted = volume
-    templates, template_ptrs = records(prompted), records(prompted, POINTER)
+    conditioning, conditioning_ptrs = records(prompted), records(prompted, POINTER)
     cond, non_cond = dict.fromkeys(prompted, "output"), {}
     tracked: list[Record] = []
     tracked_ptrs: list[Record] = []
@@ -105,7 +105,14 @@ def test_every_step_of_a_chain_reads_what_upstream_reads(
         if frame in cond:
             continue
         read = read_bank(
-            templates, template_ptrs, tracked, tracked_ptrs, frame, direction, num_frames, model
+            conditioning,
+            conditioning_ptrs,
+            tracked,
+            tracked_ptrs,
+            frame,
+            direction,
+            num_frames,
+            model,
         )
         assert codes(read) == upstream(cond, non_cond, frame, direction < 0, num_frames, model)
         non_cond[frame] = "output"

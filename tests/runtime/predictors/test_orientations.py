@@ -14,7 +14,7 @@ from runtime.measure.phantom import make_phantom
 from runtime.memory import MemoryRules
 from runtime.model import Model, load
 from runtime.predictors import VolumePredictor
-from runtime.predictors.orientations import FUSIONS, Plane, fuse_orientations, sigmoid
+from runtime.predictors.orientations import FUSIONS, SquarePlane, fuse_orientations, sigmoid
 from runtime.predictors.result import Result, SliceMask
 from runtime.prompts.prompts import Box, Mask, check_prompt
 from runtime.track import Segmented
@@ -30,7 +30,7 @@ def smooth(count: int, rows: int, columns: int) -> np.ndarray:
 
 @pytest.mark.parametrize("spacing_mm", SPACINGS)
 def test_a_smooth_plane_comes_back_nearly_unchanged(spacing_mm: tuple[float, float]) -> None:
-    plane = Plane.of((24, 40), spacing_mm)
+    plane = SquarePlane.of((24, 40), spacing_mm)
     pixels = smooth(3, 24, 40).astype(np.uint8)
     squares = plane.fill(pixels)
     assert squares.dtype == np.uint8
@@ -42,22 +42,22 @@ def test_a_smooth_plane_comes_back_nearly_unchanged(spacing_mm: tuple[float, flo
 
 
 def test_fine_detail_is_averaged_where_planes_shrink() -> None:
-    plane = Plane.of((4, 40), (5.0, 1.0))
+    plane = SquarePlane.of((4, 40), (5.0, 1.0))
     stripes = np.zeros((1, plane.side, plane.side), np.float32)
     stripes[:, ::2] = 1
     np.testing.assert_allclose(plane.take(stripes), 0.5, atol=0.06)
 
 
 def test_pixels_become_square_by_the_finer_spacing() -> None:
-    assert Plane.of((24, 40), (5.0, 1.0)) == Plane((24, 40), (120, 40), 120)
-    assert Plane.of((24, 40), (1.0, 2.0)) == Plane((24, 40), (24, 80), 80)
-    assert Plane.of((24, 40), (0.8, 0.8)) == Plane((24, 40), (24, 40), 40)
-    assert Plane.of((3, 5), (2.5, 1.0)).stretched == (round(7.5), 5)
+    assert SquarePlane.of((24, 40), (5.0, 1.0)) == SquarePlane((24, 40), (120, 40), 120)
+    assert SquarePlane.of((24, 40), (1.0, 2.0)) == SquarePlane((24, 40), (24, 80), 80)
+    assert SquarePlane.of((24, 40), (0.8, 0.8)) == SquarePlane((24, 40), (24, 40), 40)
+    assert SquarePlane.of((3, 5), (2.5, 1.0)).stretched == (round(7.5), 5)
 
 
 @pytest.mark.parametrize("spacing_mm", SPACINGS)
 def test_what_is_padded_is_black_and_never_comes_back(spacing_mm: tuple[float, float]) -> None:
-    plane = Plane.of((24, 40), spacing_mm)
+    plane = SquarePlane.of((24, 40), spacing_mm)
     squares = plane.fill(np.full((2, 24, 40), 200, np.uint8))
     rows, columns = plane.stretched
     assert (squares[:, :rows, :columns] == 200).all()
@@ -70,7 +70,7 @@ def test_what_is_padded_is_black_and_never_comes_back(spacing_mm: tuple[float, f
 
 def test_planes_of_square_pixels_stay_as_they_are() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 9, 14), dtype=np.uint8)
-    plane = Plane.of((9, 14), (0.7, 0.7))
+    plane = SquarePlane.of((9, 14), (0.7, 0.7))
     np.testing.assert_array_equal(plane.fill(pixels)[:, :9], pixels)
     np.testing.assert_array_equal(plane.take(plane.fill(pixels).astype(np.float32)), pixels)
 
@@ -79,7 +79,7 @@ def test_planes_of_square_pixels_stay_as_they_are() -> None:
 def test_a_box_covers_the_mask_in_the_square_and_no_more(
     spacing_mm: tuple[float, float],
 ) -> None:
-    plane = Plane.of((24, 40), spacing_mm)
+    plane = SquarePlane.of((24, 40), spacing_mm)
     mask = np.zeros((24, 40), bool)
     mask[5:12, 30] = mask[9, 22:31] = True
     box = plane.box(mask, 6)
@@ -97,7 +97,7 @@ def test_a_box_covers_the_mask_in_the_square_and_no_more(
 def test_a_box_up_to_the_border_fits(ratio: float) -> None:
     for side in range(1, 200):
         for shape, spacing_mm in (((side, 1), (ratio, 1.0)), ((1, side), (1.0, ratio))):
-            plane = Plane.of(shape, spacing_mm)
+            plane = SquarePlane.of(shape, spacing_mm)
             box = plane.box(np.ones(shape, bool), 0)
             check_prompt(box, (1, plane.side, plane.side))
 

@@ -58,7 +58,7 @@ def slots(video: VideoPredictor) -> tuple[int, int, int]:
     return arena.memories.in_use, arena.pointers.in_use, arena.embeddings.in_use
 
 
-def room(video: VideoPredictor) -> tuple[int, int, int]:
+def target(video: VideoPredictor) -> tuple[int, int, int]:
     arena = video._arena
     return tuple(len(s.values) for s in (arena.memories, arena.pointers, arena.embeddings))
 
@@ -144,10 +144,10 @@ def test_memory_is_bounded_over_two_thousand_frames() -> None:
         masks = video.push(frame)
         backend.calls.clear()
         if index == 100:
-            before = slots(video), room(video), num_segmented()
+            before = slots(video), target(video), num_segmented()
     assert masks[1].slice == 2000
     assert masks[1].memory_frames == (0, 1994, 1995, 1996, 1997, 1998, 1999)
-    assert (slots(video), room(video)) == before[:2]
+    assert (slots(video), target(video)) == before[:2]
     assert 0 < num_segmented() <= before[2]
     assert slots(video) == (7, 16, 0)
     video.reset()
@@ -166,8 +166,8 @@ def test_every_policy_bounds_memory(policy: str, pick_up: str) -> None:
         video.push(np.full((SIDE, SIDE), rng.integers(0, 255), np.uint8))
         backend.calls.clear()
         if index == 60:
-            before = slots(video), room(video)
-    assert (slots(video), room(video)) == before
+            before = slots(video), target(video)
+    assert (slots(video), target(video)) == before
     tracked = rules.limits(FAKE_NUMBERS).capacity
     assert slots(video)[0] == 1 + tracked
 
@@ -183,7 +183,7 @@ def test_objects_and_prompts_that_come_and_go_leave_nothing_behind(video: VideoP
         video.push(FRAMES[index])
         video.reset()
         assert slots(video) == (0, 0, 0)
-        sizes.append(room(video))
+        sizes.append(target(video))
     assert len(set(sizes)) == 1
 
 
@@ -272,7 +272,7 @@ def test_a_corrected_frame_becomes_a_template_and_the_past_is_not_computed_again
     (memorised,) = asked(backend, "memory_encoder")
     assert memorised["binarize"].all()
     np.testing.assert_array_equal(memorised["low_res_masks"][0, 0], found.segmented.logits)
-    assert slots(video) == before, "the template takes the place of what had been tracked"
+    assert slots(video) == before, "the conditioning frame takes the place of what had been tracked"
     masks = pushed(video, 8)
     assert [each[1].memory_frames for each in masks] == [(0, 5, 1, 2, 3, 4), (0, 5, 1, 2, 3, 4, 6)]
     step = asked(backend, "memory_attention")[1]

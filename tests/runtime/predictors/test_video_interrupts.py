@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import runtime
-from runtime.memory import MemoryRules, Templates
+from runtime.memory import ConditioningFrames, MemoryRules
 from runtime.predictors.video import VideoPredictor
 from runtime.prompts.prompts import Box, Point
 from tests.fakes import TELLING, fake_model
@@ -73,7 +73,9 @@ class Moment:
 
 
 def check_slots(video: VideoPredictor) -> None:
-    owners = [each for known in video._objects.values() for each in (known.templates, known.bank)]
+    owners = [
+        each for known in video._objects.values() for each in (known.conditioning, known.bank)
+    ]
     memories = [record for each in owners for record in each.memories]
     pointers = [record for each in owners for record in each.pointers]
     arena = video._arena
@@ -113,7 +115,7 @@ def test_an_object_whose_memory_has_no_room_is_not_followed(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(Templates, "add", full)
+        patch.setattr(ConditioningFrames, "add", full)
         with pytest.raises(error):
             video.add(CLICK, object_id=3)
     assert set(video.push(FRAMES[5])) == {1, 2}

@@ -84,7 +84,7 @@ def slots(predictor: VolumePredictor) -> tuple[int, int, int]:
     return arena.memories.in_use, arena.pointers.in_use, arena.embeddings.in_use
 
 
-def room(predictor: VolumePredictor) -> tuple[int, int]:
+def target(predictor: VolumePredictor) -> tuple[int, int]:
     """Memories and pointers that there is room for."""
     arena = predictor._tracker._arena
     return len(arena.memories.values), len(arena.pointers.values)
@@ -419,12 +419,12 @@ def test_after_a_run_slots_are_bounded_by_the_number_of_chains_and_not_by_the_de
         predictor.add(Point(slice=depth // 2, y=3, x=3), object_id=object_id)
         predictor.add(Point(slice=depth // 2 + 1, y=3, x=3), object_id=object_id)
     predictor.propagate()
-    chains, templates = 4, 4
+    chains, conditioning = 4, 4
     is_compared = each_chain[2] > 0
     assert slots(predictor) == (
-        chains * each_chain[0] + templates,
-        chains * each_chain[1] + templates,
-        chains * each_chain[2] + templates * is_compared,
+        chains * each_chain[0] + conditioning,
+        chains * each_chain[1] + conditioning,
+        chains * each_chain[2] + conditioning * is_compared,
     )
     predictor.reset()
     assert slots(predictor) == (0, 0, 0)
@@ -433,19 +433,19 @@ def test_after_a_run_slots_are_bounded_by_the_number_of_chains_and_not_by_the_de
 def test_neither_slots_nor_room_grow_from_run_to_run(predictor: VolumePredictor) -> None:
     predictor.add(box(4))
     predictor.propagate()
-    before = slots(predictor), room(predictor)
+    before = slots(predictor), target(predictor)
     for index in range(4):
         predictor.propagate()
         predictor.add(box(4), click(4, y=index))
         predictor.propagate()
-        assert (slots(predictor), room(predictor)) == before
+        assert (slots(predictor), target(predictor)) == before
 
 
 def test_room_given_back_by_reset_and_undo_is_used_again(predictor: VolumePredictor) -> None:
     predictor.add(box(4))
     predictor.add(box(5))
     predictor.propagate()
-    before = room(predictor)
+    before = target(predictor)
     for _ in range(3):
         predictor.undo()
         predictor.add(box(6))
@@ -454,7 +454,7 @@ def test_room_given_back_by_reset_and_undo_is_used_again(predictor: VolumePredic
         predictor.add(box(2))
         predictor.add(box(3))
         predictor.propagate()
-        assert room(predictor) == before
+        assert target(predictor) == before
     predictor.reset(1)
     assert slots(predictor) == (0, 0, 0)
 

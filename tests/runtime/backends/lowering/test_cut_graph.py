@@ -25,7 +25,13 @@ from runtime.backends.tensorrt.build import build_engine, profiles, spans
 from runtime.backends.tensorrt.parts import parts
 from runtime.bundle.bundle import Bundle, open_bundle
 from runtime.bundle.contract import graph_specs
-from runtime.bundle.memory_reads import GRAPH, PACKED, MemoryRead, reads_from_json, reads_to_json
+from runtime.bundle.memory_reads import (
+    GRAPH,
+    PACKED,
+    MemoryReadNames,
+    reads_from_json,
+    reads_to_json,
+)
 from runtime.errors import BackendUnavailable, BundleError
 from tests.export.test_trt_build import needs_tensorrt
 from tests.graph_inputs import Arrays, graph_inputs
@@ -214,7 +220,7 @@ def test_what_is_named_a_read_is_what_the_kernel_computes(
         assert worst({"read": found}, {"read": tensors[read.result]}) < TRAINED
 
 
-def reads_of(model: onnx.ModelProto) -> tuple[MemoryRead, ...]:
+def reads_of(model: onnx.ModelProto) -> tuple[MemoryReadNames, ...]:
     (entry,) = model.metadata_props
     return reads_from_json(entry.value)
 
@@ -247,7 +253,7 @@ def in_another_order(model: onnx.ModelProto) -> None:
     name_reads(model, reads_of(model)[::-1])
 
 
-def name_reads(model: onnx.ModelProto, reads: tuple[MemoryRead, ...]) -> None:
+def name_reads(model: onnx.ModelProto, reads: tuple[MemoryReadNames, ...]) -> None:
     model.metadata_props[0].value = reads_to_json(reads)
 
 

@@ -13,7 +13,7 @@ from runtime.backends.lowering.typed_graph import PRECISIONS, Precision
 from runtime.backends.tensorrt import engines
 from runtime.backends.tensorrt.build import profiles
 from runtime.backends.tensorrt.engines import EngineCache, EngineKey, key_of
-from runtime.backends.tensorrt.parts import Part, parts
+from runtime.backends.tensorrt.parts import EnginePart, parts
 from runtime.bundle.bundle import open_bundle
 from runtime.files.cache import VARIABLE
 from tests.fakes import FAKE_NUMBERS
@@ -46,7 +46,7 @@ def builder(monkeypatch: pytest.MonkeyPatch) -> Builder:
 
 
 @cache
-def part(precision: Precision) -> Part:
+def part(precision: Precision) -> EnginePart:
     """Of the embedded model's memory encoder."""
     (found,), _ = parts(open_bundle(), GRAPH, precision)
     return found

@@ -93,7 +93,7 @@ class Context:
                 target = DeviceArray(addresses[output.name], array.shape, array.dtype)
                 device.view(target)[...] = array
 
-        device.foreign_stream(stream_handle).enqueue(work)
+        device.external_stream(stream_handle).enqueue(work)
         return True
 
 

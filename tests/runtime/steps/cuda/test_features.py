@@ -183,7 +183,9 @@ def test_pinned_memory_outlives_the_copies_to_and_from_it(monkeypatch: pytest.Mo
     for index in (0, 1, 2, 3, 4, 5, 3):
         spill.cache.locate([index])
         live = [each for each in spill.device.pinned_memory if each() is not None]
-        assert len(live) <= 5 * 4 + 1, "one more encoding than may be spilled, and a lane"
+        assert len(live) <= 5 * 4 + 1, (
+            "one more encoding than may be spilled, and buffers to encode in"
+        )
     spill.cache.clear()
     for index in (0, 1, 2, 3):
         spill.cache.locate([index])

@@ -13,7 +13,7 @@ from runtime.bundle.tensors import Decoded
 from runtime.devices.cuda.recorder import BufferRecorder
 from runtime.memory import MemoryRead
 from runtime.memory.batch import Batch, pack
-from runtime.memory.records import Room
+from runtime.memory.records import TargetSlots
 from runtime.model import Model
 from runtime.predictors.result import SliceMask
 from runtime.steps.cuda import replay
@@ -104,7 +104,11 @@ def test_runs_that_take_turns_do_not_mix(model: Model) -> None:
 
 def test_a_batch_is_not_overwritten_on_its_way(model: Model) -> None:
     first, second = (
-        pack([MemoryRead((i,), (i,), (1.0,), (0,), (i,), (0.5,), (1.0,))], [i], [Room(i, i, None)])
+        pack(
+            [MemoryRead((i,), (i,), (1.0,), (0,), (i,), (0.5,), (1.0,))],
+            [i],
+            [TargetSlots(i, i, None)],
+        )
         for i in (3, 5)
     )
     memory, steps = cuda_of(model)
@@ -163,7 +167,7 @@ def test_a_second_pass_is_the_first_or_refused() -> None:
 def test_wherever_something_has_moved_it_is_another_step(model: Model) -> None:
     memory, steps = cuda_of(model)
     read = MemoryRead((0,), (0,), (1.0,), (0,), (0.0,), (1.0,), (0,))
-    batch = steps.send(pack([read], [0], [Room(0, 0, None)]))
+    batch = steps.send(pack([read], [0], [TargetSlots(0, 0, None)]))
 
     def compute() -> Decoded:
         return Decoded(
