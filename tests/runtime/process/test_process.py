@@ -202,10 +202,15 @@ def test_a_door_is_ready_for_interrupts_before_it_imports_anything(path: Path) -
     assert isinstance(docstring, ast.Expr) and ast.unparse(future) == (
         "from __future__ import annotations"
     )
-    assert ast.unparse(first) == (
-        "if __name__ == '__main__':\n"
-        "    from runtime.process.run import run_command\n"
-        f"    run_command('{module_of(path)}')"
+    before, _, command = ast.unparse(first).rpartition("run_command")
+    assert (
+        before
+        == "if __name__ == '__main__':\n    from runtime.process.run import run_command\n    "
+    )
+    assert f"run_command{command}" in (
+        f"run_command('{module_of(path)}')",
+        f"run_command('runtime.commands.{path.stem}')",
+        f"run_command('benchmarks.training.{path.stem}')",
     )
 
 
