@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from runtime.model import Model, load
     from runtime.predictors import FlowPredictor, ImagePredictor, VideoPredictor, VolumePredictor
     from runtime.predictors.result import Result, SliceMask
+    from runtime.predictors.stop import StopRule
     from runtime.prompts.prompts import Box, Mask, Point
     from runtime.version import __version__
 
@@ -34,6 +35,7 @@ HOMES = {
     "Result": "runtime.predictors.result",
     "Sam2Error": "runtime.errors",
     "SliceMask": "runtime.predictors.result",
+    "StopRule": "runtime.predictors.stop",
     "VideoPredictor": "runtime.predictors",
     "Volume": "runtime.io",
     "VolumePredictor": "runtime.predictors",
@@ -56,6 +58,7 @@ __all__ = [
     "Result",
     "Sam2Error",
     "SliceMask",
+    "StopRule",
     "VideoPredictor",
     "Volume",
     "VolumePredictor",

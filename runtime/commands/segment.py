@@ -13,7 +13,12 @@ from runtime.io.window import CT_PRESETS
 from runtime.jobs import KINDS, Job, kind_of, segment_images, segment_video, segment_volume
 from runtime.memory import MemoryRules
 from runtime.memory.pick_up import PICK_UPS
-from runtime.memory.policies import MAX_SIMILARITY, MIN_CONFIDENCE, POLICIES
+from runtime.memory.policies import (
+    MAX_SIMILARITY,
+    MIN_CONFIDENCE,
+    MIN_SIMILARITY,
+    POLICIES,
+)
 from runtime.predictors.flow import ORDERS
 from runtime.predictors.orientations import FUSIONS
 from runtime.predictors.presets import PRESETS
@@ -33,7 +38,8 @@ EXAMPLES = f"""examples:
 coordinates are voxel indices, z first; boxes and ranges are half-open: 200,260 holds 200 to 259. of a set of images
 or a video, z is the number of the image (in the order of names) or frame, from 0; masks are label images in a folder.
 windows: auto, none (8-bit already), percentile (MR), {", ".join(CT_PRESETS)}, or LEVEL/WIDTH such as 40/400.
-memory: fifo is SAM 2's own; confidence and self_sorting keep doubtful slices out (MedSAM-2).
+memory: fifo is SAM 2's own; confidence and self_sorting keep doubtful slices out (MedSAM-2); with _and_latest the slice
+before stays whatever it is worth, unless it looks like none of the others.
 prompts.json:
   {{"objects": [{{"id": 1, "prompts": [
     {{"slice": 57, "box": {{"y": [200, 260], "x": [180, 250]}}}},
@@ -113,6 +119,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="S",
         help="of two (%(default)s)",
     )
+    memory(
+        "--min-similarity",
+        type=float,
+        default=MIN_SIMILARITY,
+        metavar="S",
+        help="of an unsure one to any, to enter (%(default)s); -1 lets all in",
+    )
     memory("--confidence", default="iou", choices=list(MEASURES), help="what it is (%(default)s)")
     memory("--seed", type=int, default=0, help="of --pick-up resample (%(default)s)")
     volumes = p.add_argument_group("volumes").add_argument
@@ -169,6 +182,7 @@ def _rules(args: argparse.Namespace) -> MemoryRules:
         capacity=args.capacity,
         min_confidence=args.min_confidence,
         max_similarity=args.max_similarity,
+        min_similarity=args.min_similarity,
         confidence=args.confidence,
         seed=args.seed,
     )

@@ -1,4 +1,4 @@
-"""Which tracked frames a bank keeps: four policies, each a pure function of records and their similarities.
+"""Which tracked frames a bank keeps: six policies, each a pure function of records and their similarities.
 
 Prompted frames (conditioning frames) are seen by every policy and evicted by none. A policy is asked each time a frame
 has been tracked; it answers with the tracked records to keep, oldest first.
@@ -27,6 +27,10 @@ Similarity = NDArray[np.float32]
 MIN_CONFIDENCE = 0.5
 # v1 asks for diversity and gives no number; neighbouring slices of phantoms lie at 0.94, one in twenty above 0.98.
 MAX_SIMILARITY = 0.98
+# Of image embeddings. Neighbouring slices of phantoms lie above 0.81, those three apart above 0.62 with few below 0.68;
+# slices of noise, black ones and those of another volume reach 0.58 (one of a hundred 0.64).
+MIN_SIMILARITY = 0.65
+MAX_SKIPPED = 3  # frames in a row: what stays unlike for longer is how things look now
 RELEASED_CAPACITY = 16  # Medical-SAM2 cfg.py memory_bank_size
 RELEASED_MARGIN = 0.1  # how much less confident a newcomer may be, func_2d/function.py
 
@@ -39,11 +43,13 @@ class Limits:
         capacity: tracked records kept, conditioning frames not counted.
         min_confidence: a frame below it does not enter.
         max_similarity: a frame more alike than this takes the other's place.
+        min_similarity: an unsure frame that is less alike than this to all others is an outlier.
     """
 
     capacity: int
     min_confidence: float
     max_similarity: float
+    min_similarity: float = MIN_SIMILARITY
 
 
 Keep = Callable[[Sequence[Record], Similarity, Limits], list[Record]]
@@ -116,6 +122,55 @@ def keep_as_released(
     return [record for record in tracked if record is not dropped]
 
 
+def keep_confident_and_latest(
+    records: Sequence[Record], similarity: Similarity, limits: Limits
+) -> list[Record]:
+    """`confident_and_latest`: the latest confident frames, and the latest of all whatever it is worth.
+
+    Of confident frames alone the network only learns where the object is, and goes on drawing it where it has ended;
+    the frame before, unsure as it may be, tells it how things go on. Unless that one is an outlier: unsure, and its
+    image unlike all that are remembered, as noise, a lost slice or another scene is. It is left out then.
+    """
+    bank, confident, new = _parted(records, limits)
+    if _is_outlier(records, similarity, limits):
+        return bank
+    return [*confident[max(len(confident) - limits.capacity + 1, 0) :], new]
+
+
+def keep_dissimilar_and_latest(
+    records: Sequence[Record], similarity: Similarity, limits: Limits
+) -> list[Record]:
+    """`self_sorting_and_latest`: the same, but of the confident frames those of largest total dissimilarity.
+
+    D_i is the sum over templates, confident frames and the latest one of 1 - similarity. Of equals the older one goes.
+    """
+    bank, confident, new = _parted(records, limits)
+    if _is_outlier(records, similarity, limits):
+        return bank
+    index = {record: i for i, record in enumerate(records)}
+    compared = [i for record, i in index.items() if record.is_prompted or record is new]
+    compared += [index[record] for record in confident]
+    apart = 1.0 - similarity[:, compared]
+    by_value = sorted(confident, key=lambda r: (float(apart[index[r]].sum()), index[r]))
+    best = set(by_value[max(len(by_value) - limits.capacity + 1, 0) :])
+    return [*(record for record in confident if record in best), new]
+
+
+def _parted(records: Sequence[Record], limits: Limits) -> tuple[list[Record], list[Record], Record]:
+    """The bank, its confident frames, and the newcomer."""
+    *bank, new = _tracked(records)
+    return bank, [r for r in bank if r.confidence >= limits.min_confidence], new
+
+
+def _is_outlier(records: Sequence[Record], similarity: Similarity, limits: Limits) -> bool:
+    """Whether the newcomer is unsure and unlike all others, for a few frames at the most."""
+    *others, new = records
+    if new.confidence >= limits.min_confidence or not others:
+        return False
+    is_near = min(abs(new.frame - record.frame) for record in others) <= MAX_SKIPPED
+    return is_near and not float(similarity[:-1, -1].max()) >= limits.min_similarity
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """A row of the table.
@@ -143,6 +198,8 @@ POLICIES = {
     "self_sorting_released": Policy(
         keep_as_released, "memory", reads_pointers=False, capacity=RELEASED_CAPACITY
     ),
+    "confident_and_latest": Policy(keep_confident_and_latest, "image"),
+    "self_sorting_and_latest": Policy(keep_dissimilar_and_latest, "image"),
 }
 
 

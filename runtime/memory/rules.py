@@ -8,7 +8,14 @@ from runtime.bundle.confidence import MEASURES
 from runtime.bundle.contract import ModelNumbers
 from runtime.errors import InputError
 from runtime.memory.pick_up import PICK_UPS
-from runtime.memory.policies import MAX_SIMILARITY, MIN_CONFIDENCE, POLICIES, Limits, Policy
+from runtime.memory.policies import (
+    MAX_SIMILARITY,
+    MIN_CONFIDENCE,
+    MIN_SIMILARITY,
+    POLICIES,
+    Limits,
+    Policy,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,8 +27,11 @@ class MemoryRules:
         pick_up: a key of `PICK_UPS`; "all" is SAM 2.
         capacity: tracked frames kept, prompted ones not counted; None is the policy's own default. More than
             SAM 2's six is only for policies that do not go by recency.
-        min_confidence: 0 to 1; a less confident frame does not enter ("confidence" and "self_sorting").
+        min_confidence: 0 to 1; a less confident frame does not enter ("confidence" and "self_sorting"), or stays
+            until the next one comes ("confident_and_latest" and "self_sorting_and_latest").
         max_similarity: -1 to 1; a frame more alike replaces the one it is most alike to ("confidence").
+        min_similarity: -1 to 1; an unsure frame whose image is less alike to all that are remembered does not enter
+            (the two of "_and_latest"); -1 lets every one in.
         confidence: a key of `MEASURES`, what confidence is.
         seed: of "resample"; the same seed draws the same, slice by slice.
 
@@ -33,6 +43,7 @@ class MemoryRules:
     capacity: int | None = None
     min_confidence: float = MIN_CONFIDENCE
     max_similarity: float = MAX_SIMILARITY
+    min_similarity: float = MIN_SIMILARITY
     confidence: str = "iou"
     seed: int = 0
 
@@ -53,8 +64,9 @@ class MemoryRules:
             )
         if not 0 <= self.min_confidence <= 1:
             raise InputError(f"min_confidence {self.min_confidence:g} is not within 0 to 1")
-        if not -1 <= self.max_similarity <= 1:
-            raise InputError(f"max_similarity {self.max_similarity:g} is no cosine, -1 to 1")
+        for what, cosine in (("max", self.max_similarity), ("min", self.min_similarity)):
+            if not -1 <= cosine <= 1:
+                raise InputError(f"{what}_similarity {cosine:g} is no cosine, -1 to 1")
         if self.seed < 0:
             raise InputError(f"seed {self.seed} is below zero; wanted 0 or more")
 
@@ -77,4 +89,4 @@ class MemoryRules:
                 f"{self.policy} has temporal codes for {span} tracked frames, found capacity {capacity}; "
                 "choose a smaller capacity or another policy"
             )
-        return Limits(capacity, self.min_confidence, self.max_similarity)
+        return Limits(capacity, self.min_confidence, self.max_similarity, self.min_similarity)

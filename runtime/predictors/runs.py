@@ -9,6 +9,8 @@ from functools import wraps
 from threading import Lock
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
+from runtime.predictors.stop import StopRule
+
 
 @dataclass(slots=True, eq=False)
 class Run:
@@ -16,12 +18,14 @@ class Run:
 
     Attributes:
         number: of this run; later ones have larger numbers.
+        stop: when it follows an object no further; None follows each through all that is planned.
         is_complete: everything that was planned has been handed out.
         has_gaps: slices were left out, because their object was reset or its prompts were taken back meanwhile.
     """
 
     number: int
     _runs: Runs
+    stop: StopRule | None = None
     is_complete: bool = False
     has_gaps: bool = False
 
@@ -42,11 +46,11 @@ class Runs:
     cancelled: int = 0
     _lock: Lock = field(default_factory=Lock)
 
-    def make(self) -> Run:
+    def make(self, stop: StopRule | None = None) -> Run:
         """A new run, which only a later `cancel` ends."""
         with self._lock:
             self.latest += 1
-            return Run(self.latest, self)
+            return Run(self.latest, self, stop)
 
     def cancel(self) -> None:
         """End all runs made so far; those that have ended already are as they were."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
 from runtime.memory import ConditioningFrames, MemoryBank
 from runtime.predictors.prompted import PromptedSlice
+from runtime.predictors.stop import StopRule
 from runtime.track import Segmented
 
 Plan = Mapping[int, Sequence[int]]
@@ -45,6 +46,20 @@ class Chain:
     def behind(self) -> list[int]:
         """Slices of the steps that the memory has not been through."""
         return list(self.steps)[self.num_remembered :]
+
+    def ends(self, rule: StopRule | None, prompted: Prompted) -> bool:
+        """Whether the latest step is the last one under a rule."""
+        latest = ((index, step.segmented) for index, step in reversed(self.steps.items()))
+        return rule is not None and rule.is_over(latest, self.direction, prompted)
+
+    def up_to_end(
+        self, frames: Sequence[int], rule: StopRule | None, prompted: Prompted
+    ) -> list[int]:
+        """Planned slices up to where the chain is known to end under a rule."""
+        if rule is None:
+            return list(frames)
+        found = {index: step.segmented for index, step in self.steps.items()}
+        return rule.cut(frames, found, self.direction, prompted)
 
     def close(self) -> None:
         """Give the memory back; steps stay."""
@@ -115,6 +130,26 @@ class TrackedObject:
             for index in self.prompted:
                 if chain.bank is not None:
                     chain.bank.drop(index)
+
+    def set_out(
+        self, plan: Plan, stop: StopRule | None, bank: Callable[[int], MemoryBank]
+    ) -> list[tuple[Chain, list[int]]]:
+        """Chains and the slices that are planned for each; those that cannot go on begin anew.
+
+        Args:
+            plan: of a run.
+            stop: its rule.
+            bank: makes an empty memory for a direction.
+        """
+        if not self.can_go_on(plan):
+            self.start_anew()
+        self.agree()
+        ways = []
+        for direction, frames in plan.items():
+            chain = self.chains.setdefault(direction, Chain(direction))
+            chain.bank = chain.bank or bank(direction)
+            ways.append((chain, chain.up_to_end(frames, stop, self.prompted)))
+        return ways
 
     def start_anew(self) -> None:
         """Forget what the chains hold and found; prompted slices stay memorised."""

@@ -129,7 +129,7 @@ class Tracker:
         if run.is_cancelled:
             return
         plans, self._run = plan(), run
-        to_come = [each for i, plan in plans.items() for each in self._set_out(i, plan)]
+        to_come = [each for i, plan in plans.items() for each in self._set_out(i, plan, run)]
         behind = [(i, c, c.behind) for i, c, frames in to_come if not c.steps.keys() >= {*frames}]
         for _ in self._advance(behind, run):
             pass
@@ -152,16 +152,11 @@ class Tracker:
             yield from masks
         run.is_complete = not (run.has_gaps or any(frames for *_, frames in to_come))
 
-    def _set_out(self, object_id: int, plan: Plan) -> list[Way]:
-        """An object's chains and what is planned for them; those that cannot go on begin anew."""
+    def _set_out(self, object_id: int, plan: Plan, run: Run) -> list[Way]:
+        """An object's chains and what is planned for them."""
         known = self.objects[object_id]
-        if not known.can_go_on(plan):
-            known.start_anew()
-        known.agree()
-        for direction in plan:
-            chain = known.chains.setdefault(direction, Chain(direction))
-            chain.bank = chain.bank or self._bank(known, direction)
-        return [(object_id, known.chains[way], list(frames)) for way, frames in plan.items()]
+        ways = known.set_out(plan, run.stop, lambda direction: self._bank(known, direction))
+        return [(object_id, chain, frames) for chain, frames in ways]
 
     def _is_followed(self, object_id: int, chain: Chain) -> bool:
         """Whether a chain is still its object's: that was not reset, nor what the chain has read taken back."""
@@ -179,7 +174,9 @@ class Tracker:
                 with self._sound_memory():
                     masks = self._step(active[start : start + MAX_ROWS], run)
                 yield masks
-            active = [each for each in active if each[2]]
+            if len(going := [each for each in active if each[2]]) < len(active):
+                self._features.expect(in_turn(going))  # what lies beyond an end is not needed
+            active = going
 
     def _is_over(self, run: Run) -> bool:
         """Whether a run was cancelled. Raises InputError if another one has begun since."""
@@ -203,13 +200,15 @@ class Tracker:
             if prompted := known.prompted.get(frame):  # since this run began
                 masks.append(self._slice_mask(object_id, frame, prompted.segmented))
             else:
-                batch.append((object_id, known, chain, BatchRow(chain.bank, frame)))
+                batch.append((object_id, known, chain, frames, BatchRow(chain.bank, frame)))
         if batch:
             rows = [row for *_, row in batch]
             found = track_step(self._model, self._arena, self._features, rows, self._confidence)
-            for (object_id, known, chain, row), segmented in zip(batch, found, strict=True):
+            for (object_id, known, chain, frames, row), segmented in zip(batch, found, strict=True):
                 chain.steps[row.frame] = TrackedSlice(segmented, known.prompted)
                 chain.num_remembered += 1
+                if chain.ends(run.stop, known.prompted):
+                    frames.clear()
                 masks.append(self._slice_mask(object_id, row.frame, segmented))
         for *_, frames in ways:
             del frames[:1]

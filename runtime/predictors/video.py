@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf
 from threading import RLock
 
@@ -19,6 +19,7 @@ from runtime.predictors.image import check_image
 from runtime.predictors.prompted import PromptedSlice, Tracked, check_prompts, prompt_slice
 from runtime.predictors.result import SliceMask
 from runtime.predictors.runs import alone
+from runtime.predictors.stop import End, StopRule, reason_of
 from runtime.predictors.tracker import FORWARD, MAX_ROWS
 from runtime.prompts.prompts import Prompt, check_kind, check_object_id
 from runtime.track import BatchRow, Segmented, memorise_prompted, track_step
@@ -26,12 +27,33 @@ from runtime.track import BatchRow, Segmented, memorise_prompted, track_step
 
 @dataclass(slots=True)
 class FollowedObject:
-    """One object: its memory, and what is known of it on the current frame."""
+    """One object: its memory, and what is known of it on the current frame.
+
+    Attributes:
+        templates, bank: its memory.
+        prompted, tracked: on the current frame.
+        latest: frames that it was followed to since it was prompted last, as many as a stop rule looks at.
+        end: where it ended by the rule.
+    """
 
     conditioning: ConditioningFrames
     bank: MemoryBank
     prompted: PromptedSlice | None = None
     tracked: Tracked | None = None
+    latest: list[tuple[int, Segmented]] = field(default_factory=list)
+    end: End | None = None
+
+    def come_to(self, index: int, found: Segmented, rule: StopRule | None) -> None:
+        """Take note of what was found on a frame."""
+        if rule is None:
+            return
+        self.latest = [(index, found), *self.latest][: rule.after]
+        if rule.is_over(self.latest, FORWARD, prompted=[-1]):  # all of these are later
+            self.end = End(FORWARD, index, reason_of([each for _, each in self.latest]))
+
+    def begin_again(self, prompted: PromptedSlice) -> None:
+        """Follow it on from a prompt."""
+        self.prompted, self.latest, self.end = prompted, [], None
 
 
 class VideoPredictor:
@@ -50,12 +72,16 @@ class VideoPredictor:
     Args:
         model: what `load` gives.
         memory: policy and pick-up; None is SAM 2's own memory.
+        stop: when an object is followed no further; None follows each until it is reset. A prompt takes one that has
+            ended up again.
 
     Raises InputError if the rules of memory do not fit the model.
     """
 
-    def __init__(self, model: Model, memory: MemoryRules | None = None) -> None:
-        self._model = model
+    def __init__(
+        self, model: Model, memory: MemoryRules | None = None, stop: StopRule | None = None
+    ) -> None:
+        self._model, self._stop = model, stop
         self._rules = memory or MemoryRules()
         self._rules.limits(model.numbers)
         self._confidence = model.confidence(self._rules.confidence)
@@ -69,7 +95,7 @@ class VideoPredictor:
 
     @alone
     def push(self, frame: NDArray[np.uint8]) -> dict[int, SliceMask]:
-        """Take the next frame, uint8 (y, x) or (y, x, 3), and find every object on it.
+        """Take the next frame, uint8 (y, x) or (y, x, 3), and find every object on it that has not ended.
 
         Raises InputError for a frame of another kind or size than the one before; the frame is not taken then. After
         any other error it is: objects that were not found on it have nothing there to be corrected.
@@ -86,7 +112,7 @@ class VideoPredictor:
             known.prompted = known.tracked = None
         self._features.clear()
         self._frame, self.index = kept, self.index + 1
-        followed = list(self._objects.items())
+        followed = [(i, known) for i, known in self._objects.items() if known.end is None]
         masks = {}
         for start in range(0, len(followed), MAX_ROWS):
             batch = followed[start : start + MAX_ROWS]
@@ -96,6 +122,7 @@ class VideoPredictor:
                 found = track_step(self._model, self._arena, self._features, rows, self._confidence)
             for (object_id, known), segmented, condition in zip(batch, found, again, strict=True):
                 known.tracked = Tracked(segmented, condition)
+                known.come_to(self.index, segmented, self._stop)
                 masks[object_id] = self._slice_mask(object_id, segmented)
         return masks
 
@@ -135,9 +162,14 @@ class VideoPredictor:
                 self.index, features.vision_features, memory, found.obj_ptr, *scores
             )
             known.bank.drop(self.index)
-            known.prompted = prompted
+            known.begin_again(prompted)
             self._objects[object_id] = known
         return self._slice_mask(object_id, found)
+
+    @property
+    def ends(self) -> dict[int, End]:
+        """Objects that have ended by the stop rule, and where."""
+        return {i: known.end for i, known in self._objects.items() if known.end is not None}
 
     @alone
     def reset(self, object_id: int | None = None) -> None:

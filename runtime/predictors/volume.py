@@ -16,6 +16,7 @@ from runtime.model import Model
 from runtime.predictors.prompted import check_prompts
 from runtime.predictors.result import Result, SliceMask
 from runtime.predictors.runs import Run, Runs
+from runtime.predictors.stop import StopRule
 from runtime.predictors.tracked_object import Plan
 from runtime.predictors.tracker import BACKWARD, FORWARD, Tracker
 from runtime.prompts.prompts import Prompt, is_whole, shown
@@ -155,7 +156,7 @@ class VolumePredictor:
         z_range: tuple[int, int] | None = None,
         directions: Sequence[int] = (FORWARD, BACKWARD),
     ) -> int:
-        """How many slice masks `stream` will give, for progress bars."""
+        """How many slice masks `stream` will give if nothing stops it, for progress bars."""
         if (tracker := self._tracker) is None or not tracker.objects:
             return 0
         plans = _plans(tracker, z_range, directions)
@@ -166,26 +167,30 @@ class VolumePredictor:
         self,
         z_range: tuple[int, int] | None = None,
         directions: Sequence[int] = (FORWARD, BACKWARD),
+        stop: StopRule | None = None,
     ) -> Iterator[SliceMask]:
         """Masks as they are made: prompted slices first, then outwards from them.
 
         Args:
             z_range: half-open range of slices to stay within; None is the whole volume.
             directions: +1 towards higher slices, -1 towards lower ones.
+            stop: when an object is followed no further in a direction; None follows it through all. A later run
+                with another rule goes on from there.
 
         Raises PromptError without prompts or with one outside `z_range`, InputError for arguments that do not fit.
         """
         tracker = self._need_volume()
         _plans(tracker, z_range, directions)  # says at once what does not fit
-        return self._stream(tracker, self._runs.make(), z_range, directions)
+        return self._stream(tracker, self._runs.make(stop), z_range, directions)
 
     def propagate(
         self,
         z_range: tuple[int, int] | None = None,
         directions: Sequence[int] = (FORWARD, BACKWARD),
+        stop: StopRule | None = None,
     ) -> Result:
         """Follow every object through the volume; arguments and errors as for `stream`."""
-        tracker, run = self._need_volume(), self._runs.make()
+        tracker, run = self._need_volume(), self._runs.make(stop)
         shapes = (self._shape[1:],) * self._shape[0]
         slices: dict[int, dict[int, SliceMask]] = {object_id: {} for object_id in tracker.objects}
         for slice_mask in self._stream(tracker, run, z_range, directions):

@@ -96,6 +96,8 @@ RULES: list[tuple[tuple[str, ...], MemoryRules]] = [
     (("--capacity", "2"), MemoryRules(capacity=2)),
     (("--min-confidence", "0.8"), MemoryRules(min_confidence=0.8)),
     (("--max-similarity", "-0.25"), MemoryRules(max_similarity=-0.25)),
+    (("--min-similarity", "-1"), MemoryRules(min_similarity=-1.0)),
+    (("--min-similarity", "0.75"), MemoryRules(min_similarity=0.75)),
     (("--confidence", "foreground"), MemoryRules(confidence="foreground")),
 ]
 
@@ -181,6 +183,7 @@ def test_the_report_tells_what_to_look_at_first(run: Run) -> None:
         (("--min-confidence", "1.5"), r"min_confidence 1\.5 is not within 0 to 1"),
         (("--min-confidence", "nan"), "min_confidence nan is not within 0 to 1"),
         (("--max-similarity", "2"), "max_similarity 2 is no cosine"),
+        (("--min-similarity", "-2"), "min_similarity -2 is no cosine"),
         (("--seed", "-1"), "seed -1 is below zero"),
     ],
 )

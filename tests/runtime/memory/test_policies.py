@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.memory.policies import POLICIES, RELEASED_MARGIN, Limits
+from runtime.memory.policies import MAX_SKIPPED, POLICIES, RELEASED_MARGIN, Limits
 from runtime.memory.records import Record
 
 GATED = ("confidence", "self_sorting")
+WITH_LATEST = ("confident_and_latest", "self_sorting_and_latest")
 BLIND_TO_TEMPLATES = ("fifo", "confidence")
 every_policy = pytest.mark.parametrize("policy", POLICIES)
 
@@ -78,6 +79,7 @@ streams = st.builds(
         capacity=st.integers(1, 6),
         min_confidence=st.floats(0, 1),
         max_similarity=st.floats(-1, 1),
+        min_similarity=st.floats(-1, 1),
     ),
 )
 any_stream = given(stream=streams)
@@ -121,7 +123,7 @@ def test_a_bank_never_outgrows_its_capacity_nor_shrinks(policy: str, stream: Str
         assert len(decision.kept) <= len(decision.tracked) + 1
 
 
-@every_policy
+@pytest.mark.parametrize("policy", [p for p in POLICIES if p not in WITH_LATEST])
 @unhurried
 @any_stream
 def test_a_bank_that_is_not_full_takes_in_whom_it_admits_and_lets_nobody_go(
@@ -231,6 +233,75 @@ def test_what_self_sorting_keeps_does_not_depend_on_the_order_of_the_records(
         kept = POLICIES["self_sorting"].keep(*shuffled, stream.limits)
         assert set(kept) == set(decision.kept)
         assert kept == [record for record in shuffled[0] if record in set(kept)]
+
+
+@pytest.mark.parametrize("policy", WITH_LATEST)
+@unhurried
+@any_stream
+def test_the_latest_is_kept_with_confident_ones_alone_unless_it_is_an_outlier(
+    policy: str, stream: Stream
+) -> None:
+    limits = stream.limits
+    for decision in decisions(policy, stream):
+        before = [r.frame for r in (*decision.templates, *decision.tracked)]
+        is_outlier = (
+            not decision.is_confident
+            and bool(before)
+            and decision.similarity[:-1, -1].max() < limits.min_similarity
+            and min(decision.new.frame - frame for frame in before) <= MAX_SKIPPED
+        )
+        if is_outlier:
+            assert decision.kept == decision.tracked
+            continue
+        *confident, latest = decision.kept
+        assert latest is decision.new
+        assert all(r.confidence >= limits.min_confidence for r in confident)
+        known = [r for r in decision.tracked if r.confidence >= limits.min_confidence]
+        assert len(confident) == min(len(known), limits.capacity - 1)
+        if policy == "confident_and_latest":
+            assert confident == known[len(known) - len(confident) :]
+
+
+@unhurried
+@any_stream
+def test_self_sorting_with_the_latest_lets_go_of_the_least_dissimilar_confident_one(
+    stream: Stream,
+) -> None:
+    for decision in decisions("self_sorting_and_latest", stream):
+        known = [r for r in decision.tracked if r.confidence >= stream.limits.min_confidence]
+        gone = [r for r in known if r not in decision.kept]
+        if decision.new not in decision.kept or len(gone) != 1:
+            continue
+        compared = [*decision.templates, *known, decision.new]
+        at = [decision.records.index(r) for r in compared]
+        totals = (1 - decision.similarity[np.ix_(at, at)]).sum(1)
+        first = len(decision.templates)
+        assert gone == [known[int(np.argmin(totals[first:-1]))]]
+
+
+@pytest.mark.parametrize("policy", WITH_LATEST)
+def test_what_stays_unlike_for_long_is_how_things_look_now(policy: str) -> None:
+    template = Record(0, 0, 0.9, 5.0, is_prompted=True)
+    limits = Limits(capacity=6, min_confidence=0.5, max_similarity=1.0, min_similarity=0.65)
+    unlike = np.eye(2, dtype=np.float32)
+    for frame in range(1, MAX_SKIPPED + 3):
+        new = Record(frame, 1, 0.2, 5.0)
+        kept = POLICIES[policy].keep([template, new], unlike, limits)
+        assert kept == ([] if frame <= MAX_SKIPPED else [new])
+
+
+@pytest.mark.parametrize("policy", WITH_LATEST)
+def test_outliers_by_hand(policy: str) -> None:
+    limits = Limits(3, min_confidence=0.5, max_similarity=1.0, min_similarity=0.65)
+    # Frame 1 is unsure, 2 sure, 3 new.
+    similarity = symmetric([0.9, 0.8, 0.6], [0.9, 0.5], [0.64])
+    assert kept_frames(policy, similarity, [0.9, 0.2, 0.9, 0.2], limits) == [1, 2]
+    assert kept_frames(policy, similarity, [0.9, 0.2, 0.9, 0.6], limits) == [2, 3], "it is sure"
+    similarity = symmetric([0.9, 0.8, 0.6], [0.9, 0.5], [0.66])
+    assert kept_frames(policy, similarity, [0.9, 0.2, 0.9, 0.2], limits) == [2, 3], "it is like 2"
+    everybody = Limits(3, 0.5, 1.0, min_similarity=-1.0)
+    similarity = symmetric([0.9, 0.8, -1.0], [0.9, -1.0], [-1.0])
+    assert kept_frames(policy, similarity, [0.9, 0.2, 0.9, 0.2], everybody) == [2, 3]
 
 
 def symmetric(*rows: Sequence[float]) -> np.ndarray:

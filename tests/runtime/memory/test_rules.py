@@ -39,6 +39,8 @@ def test_without_a_word_memory_is_that_of_sam_2() -> None:
         ({"max_similarity": 1.5}, r"max_similarity 1\.5 is no cosine, -1 to 1"),
         ({"max_similarity": -1.25}, r"max_similarity -1\.25 is no cosine, -1 to 1"),
         ({"max_similarity": nan}, r"max_similarity nan is no cosine, -1 to 1"),
+        ({"min_similarity": 1.5}, r"min_similarity 1\.5 is no cosine, -1 to 1"),
+        ({"min_similarity": nan}, r"min_similarity nan is no cosine, -1 to 1"),
         ({"seed": -1}, r"seed -1 is below zero; wanted 0 or more"),
     ],
 )
@@ -69,6 +71,8 @@ def test_an_unknown_name_is_answered_with_all_there_are(what: str, table: dict[s
         {"min_confidence": 1.0},
         {"max_similarity": -1.0},
         {"max_similarity": 1.0},
+        {"min_similarity": -1.0},
+        {"min_similarity": 1.0},
         {"seed": 0},
     ],
 )
@@ -100,12 +104,21 @@ def test_images_are_compared_by_confidence_and_by_whoever_picks_up(
 
 @pytest.mark.parametrize(
     ("policy", "capacity"),
-    [("fifo", 6), ("confidence", 6), ("self_sorting", 6), ("self_sorting_released", 16)],
+    [
+        ("fifo", 6),
+        ("confidence", 6),
+        ("self_sorting", 6),
+        ("self_sorting_released", 16),
+        ("confident_and_latest", 6),
+        ("self_sorting_and_latest", 6),
+    ],
 )
 def test_each_policy_has_its_own_capacity_unless_one_is_given(policy: str, capacity: int) -> None:
     assert MemoryRules(policy=policy).limits(FAKE_NUMBERS).capacity == capacity
-    rules = MemoryRules(policy=policy, capacity=2, min_confidence=0.25, max_similarity=0.5)
-    assert rules.limits(FAKE_NUMBERS) == Limits(2, 0.25, 0.5)
+    rules = MemoryRules(
+        policy=policy, capacity=2, min_confidence=0.25, max_similarity=0.5, min_similarity=0.25
+    )
+    assert rules.limits(FAKE_NUMBERS) == Limits(2, 0.25, 0.5, 0.25)
 
 
 def test_capacity_follows_the_model() -> None:

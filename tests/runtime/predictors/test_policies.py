@@ -99,7 +99,7 @@ def test_a_slice_of_noise_stays_out_of_a_gated_memory_and_of_no_other(
 ) -> None:
     result = propagated(MemoryRules(policy=policy), prompted)
     assert result.confidence_of(1)[NOISE] == pytest.approx(0.1)
-    without = {NOISE} if policy in ("confidence", "self_sorting") else set()
+    without = set() if policy in ("fifo", "self_sorting_released") else {NOISE}
     assert frames_in_memory(result) == all_before(prompted, without)
     assert any(NOISE in frames for frames in frames_in_memory(result).values()) != bool(without)
 
