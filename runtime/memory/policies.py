@@ -142,7 +142,8 @@ def keep_dissimilar_and_latest(
 ) -> list[Record]:
     """`self_sorting_and_latest`: the same, but of the confident frames those of largest total dissimilarity.
 
-    D_i is the sum over templates, confident frames and the latest one of 1 - similarity. Of equals the older one goes.
+    D_i is the sum over conditioning frames, confident ones and the latest of 1 - similarity. Of equals the older one
+    goes.
     """
     bank, confident, new = _parted(records, limits)
     if _is_outlier(records, similarity, limits):

@@ -243,7 +243,7 @@ def test_the_latest_is_kept_with_confident_ones_alone_unless_it_is_an_outlier(
 ) -> None:
     limits = stream.limits
     for decision in decisions(policy, stream):
-        before = [r.frame for r in (*decision.templates, *decision.tracked)]
+        before = [r.frame for r in (*decision.conditioning, *decision.tracked)]
         is_outlier = (
             not decision.is_confident
             and bool(before)
@@ -272,10 +272,10 @@ def test_self_sorting_with_the_latest_lets_go_of_the_least_dissimilar_confident_
         gone = [r for r in known if r not in decision.kept]
         if decision.new not in decision.kept or len(gone) != 1:
             continue
-        compared = [*decision.templates, *known, decision.new]
+        compared = [*decision.conditioning, *known, decision.new]
         at = [decision.records.index(r) for r in compared]
         totals = (1 - decision.similarity[np.ix_(at, at)]).sum(1)
-        first = len(decision.templates)
+        first = len(decision.conditioning)
         assert gone == [known[int(np.argmin(totals[first:-1]))]]
 
 
