@@ -132,14 +132,17 @@ class TrackedObject:
                     chain.bank.drop(index)
 
     def set_out(
-        self, plan: Plan, stop: StopRule | None, bank: Callable[[int], MemoryBank]
+        self,
+        plan: Plan,
+        stop: StopRule | None,
+        bank: Callable[[TrackedObject, int], MemoryBank],
     ) -> list[tuple[Chain, list[int]]]:
         """Chains and the slices that are planned for each; those that cannot go on begin anew.
 
         Args:
             plan: of a run.
             stop: its rule.
-            bank: makes an empty memory for a direction.
+            bank: makes an empty memory for an object and a direction.
         """
         if not self.can_go_on(plan):
             self.start_anew()
@@ -147,7 +150,7 @@ class TrackedObject:
         ways = []
         for direction, frames in plan.items():
             chain = self.chains.setdefault(direction, Chain(direction))
-            chain.bank = chain.bank or bank(direction)
+            chain.bank = chain.bank or bank(self, direction)
             ways.append((chain, chain.up_to_end(frames, stop, self.prompted)))
         return ways
 

@@ -129,7 +129,8 @@ class Tracker:
         if run.is_cancelled:
             return
         plans, self._run = plan(), run
-        to_come = [each for i, plan in plans.items() for each in self._set_out(i, plan, run)]
+        ways = {i: self.objects[i].set_out(plans[i], run.stop, self._bank) for i in plans}
+        to_come = [(i, *way) for i, of in ways.items() for way in of]
         behind = [(i, c, c.behind) for i, c, frames in to_come if not c.steps.keys() >= {*frames}]
         for _ in self._advance(behind, run):
             pass
@@ -151,12 +152,6 @@ class Tracker:
         for masks in self._advance(to_come, run):
             yield from masks
         run.is_complete = not (run.has_gaps or any(frames for *_, frames in to_come))
-
-    def _set_out(self, object_id: int, plan: Plan, run: Run) -> list[Way]:
-        """An object's chains and what is planned for them."""
-        known = self.objects[object_id]
-        ways = known.set_out(plan, run.stop, lambda direction: self._bank(known, direction))
-        return [(object_id, chain, frames) for chain, frames in ways]
 
     def _is_followed(self, object_id: int, chain: Chain) -> bool:
         """Whether a chain is still its object's: that was not reset, nor what the chain has read taken back."""
