@@ -5,7 +5,9 @@
     │   ├── MissingInput             a file or folder is not there
     │   ├── VolumeError              a file that is no 3-D scalar volume (4-D, RGB, unreadable)
     │   ├── SeriesError              a DICOM folder that is no single regular series
-    │   └── PromptError              a point, box or mask that does not fit the volume
+    │   ├── PromptError              a point, box or mask that does not fit the volume
+    │   ├── NoImage                  a session was asked for something before it had an image
+    │   └── NoObject                 a session has no such object
     ├── CheckpointError          3   a .pt file that is not what it was said to be
     ├── BundleError              4   a bundle that is missing, foreign or too new
     │   ├── BundleIncomplete         files missing or cut short
@@ -15,6 +17,8 @@
     │   └── MissingPackage           a package that what was asked for needs is not installed
     ├── Mismatch                 1   a back end or bundle that does not compute what its reference does
     ├── Closed                   1   a model that was used after it had been closed
+    ├── SessionClosed            1   a session that was used after it had been closed
+    ├── SessionBusy              1   a session's prompt for which the network had no time
     ├── ExportError              1   a traced graph that does not fit the contract (`export.to_onnx`)
     └── OutOfMemory              6   the work does not fit
 
@@ -54,6 +58,14 @@ class SeriesError(InputError):
 
 class PromptError(InputError):
     """A prompt that does not fit the volume it was given for."""
+
+
+class NoImage(InputError):
+    """A session was asked for what it can only do with an image."""
+
+
+class NoObject(InputError):
+    """A session has no object of the number that was given."""
 
 
 class CheckpointError(Sam2Error):
@@ -123,3 +135,11 @@ class Closed(Sam2Error):
 
     def __init__(self, graph: str) -> None:
         super().__init__(f"{graph} was asked for after its model had been closed; load it again")
+
+
+class SessionClosed(Sam2Error):
+    """A session, or its worker, that was used after it had been closed."""
+
+
+class SessionBusy(Sam2Error):
+    """A prompt that was not taken, because the network had no time for it; it may be sent again."""

@@ -22,7 +22,8 @@ from runtime.jobs.report import Source, make_report
 from runtime.predictors.orientations import fuse_orientations
 from runtime.predictors.presets import PRESETS, add_prompts, finish
 from runtime.predictors.result import Result, SliceMask
-from runtime.predictors.volume import VolumePredictor, check_z_range
+from runtime.predictors.volume import VolumePredictor
+from runtime.predictors.volume_plan import check_z_range
 from runtime.preview.preview import SEPARATOR, draw_preview, write_preview
 from runtime.preview.view import has_spacing, view_of
 from runtime.prompts.prompts import check_prompt

@@ -100,7 +100,11 @@ class FlowPredictor:
 
     def undo(self) -> None:
         """Take back the last `add` or `reset`; what it means, and errors, as for volumes."""
-        self._need_images().undo()
+        self._need_images().history.undo()
+
+    def redo(self) -> None:
+        """Bring back what the last `undo` took; errors as for volumes."""
+        self._need_images().history.redo()
 
     def reset(self, object_id: int | None = None) -> None:
         """Forget one object, or all; images stay encoded. Raises PromptError for an object that is not there."""
@@ -136,7 +140,8 @@ class FlowPredictor:
         return Result(shapes, slices, run.is_complete, is_ordered=False)
 
     def _stream(self, tracker: Tracker, run: Run, order: Order) -> Iterator[SliceMask]:
-        yield from tracker.run(run, lambda: self._plans(tracker, run, order))
+        found = tracker.run(run, lambda: self._plans(tracker, run, order))
+        yield from (mask for mask in found if mask is not None)
 
     def _plans(self, tracker: Tracker, run: Run, order: Order) -> dict[int, Plan]:
         _check(tracker, order)

@@ -113,6 +113,13 @@ class TrackedObject:
         steps = ((chain, chain.steps.get(index)) for chain in self.chains.values())
         return next(((chain, step) for chain, step in steps if step), None)
 
+    def found(self) -> dict[int, Segmented]:
+        """What is known by slice: of prompted ones what their prompts gave, of others what tracking found."""
+        steps = (step for chain in self.chains.values() for step in chain.steps.items())
+        found = {index: step.segmented for index, step in steps}
+        found |= {index: prompted.segmented for index, prompted in self.prompted.items()}
+        return dict(sorted(found.items()))
+
     def can_go_on(self, plan: Plan) -> bool:
         """Whether what the chains have found is what this plan would find, as far as it goes."""
         return all(
@@ -132,17 +139,14 @@ class TrackedObject:
                     chain.bank.drop(index)
 
     def set_out(
-        self,
-        plan: Plan,
-        stop: StopRule | None,
-        bank: Callable[[TrackedObject, int], MemoryBank],
+        self, plan: Plan, stop: StopRule | None, bank: Callable[[int], MemoryBank]
     ) -> list[tuple[Chain, list[int]]]:
         """Chains and the slices that are planned for each; those that cannot go on begin anew.
 
         Args:
             plan: of a run.
             stop: its rule.
-            bank: makes an empty memory for an object and a direction.
+            bank: makes an empty memory for a direction.
         """
         if not self.can_go_on(plan):
             self.start_anew()
@@ -150,7 +154,7 @@ class TrackedObject:
         ways = []
         for direction, frames in plan.items():
             chain = self.chains.setdefault(direction, Chain(direction))
-            chain.bank = chain.bank or bank(self, direction)
+            chain.bank = chain.bank or bank(direction)
             ways.append((chain, chain.up_to_end(frames, stop, self.prompted)))
         return ways
 
@@ -176,10 +180,9 @@ class TrackedObject:
 
         A chain that has moved has read what is taken back, and its memory with it.
         """
-        has_moved = self.read != state.read or [*self.chains.values()] != [
-            c for c, _ in state.chains
-        ]
-        if has_moved:
+        chains = [(chain, len(chain.steps)) for chain in self.chains.values()]
+        had = [(chain, len(steps)) for chain, steps in state.chains]
+        if self.read != state.read or chains != had:
             self.start_anew()
             self.chains = {
                 chain.direction: Chain(chain.direction, steps=steps)

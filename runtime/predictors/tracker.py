@@ -19,6 +19,7 @@ from runtime.backends import Buffer
 from runtime.errors import InputError, PromptError
 from runtime.memory import ConditioningFrames, MemoryBank, MemoryRules
 from runtime.model import Model
+from runtime.predictors.history import History
 from runtime.predictors.prompted import Tracked, prompt_slice
 from runtime.predictors.result import SliceMask
 from runtime.predictors.runs import Run, alone, each_alone
@@ -26,7 +27,6 @@ from runtime.predictors.tracked_object import (
     Chain,
     Plan,
     Prompted,
-    State,
     TrackedObject,
     TrackedSlice,
     Way,
@@ -36,6 +36,7 @@ from runtime.prompts.prompts import Prompt, check_object_id, is_whole, shown
 from runtime.steps.features import Cache
 from runtime.track import BatchRow, Segmented, memorise_prompted, memorise_tracked, track_step
 
+Planner = Callable[[], Mapping[int, Plan]]
 MAX_ROWS = 8  # larger batches cost memory and win nothing
 FORWARD, BACKWARD = 1, -1
 
@@ -66,9 +67,9 @@ class Tracker:
         self.lock: AbstractContextManager[object] = RLock()
         self._arena = model.arena()
         self._confidence = model.confidence(rules.confidence)
-        self._past: list[dict[int, State | None]] = []
         self._run: Run | None = None
         self.objects: dict[int, TrackedObject] = {}
+        self.history = History(self.lock, self.objects, self._new_object)
 
     def embedding(self, index: int) -> Buffer:
         """What a slice looks like to the network: features (C, G, G)."""
@@ -91,21 +92,10 @@ class Tracker:
                 self._tracked(known, index),
                 self._confidence,
             )
-        self._past.append({object_id: known.state() if object_id in self.objects else None})
+        self.history.note([object_id])
         self.objects[object_id] = known
         known.prompted = {**known.prompted, index: prompted}
         return self._slice_mask(object_id, index, prompted.segmented)
-
-    @alone
-    def undo(self) -> None:
-        """Be as before the last `add` or `reset`. Raises PromptError if there is none."""
-        if not self._past:
-            raise PromptError("nothing to undo: no prompt has been added")
-        for object_id, before in self._past.pop().items():
-            if before is not None:
-                self.objects.setdefault(object_id, self._new_object()).go_back(before)
-            elif new := self.objects.pop(object_id, None):
-                new.forget()
 
     @alone
     def reset(self, object_id: int | None) -> None:
@@ -113,11 +103,11 @@ class Tracker:
         if object_id is not None and (not is_whole(object_id) or object_id not in self.objects):
             raise PromptError(f"no object {shown(object_id)}; there are: {sorted(self.objects)}")
         chosen = list(self.objects) if object_id is None else [int(object_id)]
-        self._past.append({i: self.objects[i].state() for i in chosen})
+        self.history.note(chosen)
         for i in chosen:
             self.objects.pop(i).forget()
 
-    def run(self, run: Run, plan: Callable[[], Mapping[int, Plan]]) -> Iterator[SliceMask]:
+    def run(self, run: Run, plan: Planner) -> Iterator[SliceMask | None]:
         """Masks of each object's prompted slices, then of what is known along its plan, then new ones as they come.
 
         Prompts that are added meanwhile are read from the next step on; what was found before them is found again
@@ -125,15 +115,14 @@ class Tracker:
         """
         return each_alone(self, self._masks(run, plan))
 
-    def _masks(self, run: Run, plan: Callable[[], Mapping[int, Plan]]) -> Iterator[SliceMask]:
+    def _masks(self, run: Run, plan: Planner) -> Iterator[SliceMask | None]:
         if run.is_cancelled:
             return
         plans, self._run = plan(), run
-        ways = {i: self.objects[i].set_out(plans[i], run.stop, self._bank) for i in plans}
-        to_come = [(i, *way) for i, of in ways.items() for way in of]
+        to_come = [each for i, plan in plans.items() for each in self._set_out(i, plan, run)]
         behind = [(i, c, c.behind) for i, c, frames in to_come if not c.steps.keys() >= {*frames}]
         for _ in self._advance(behind, run):
-            pass
+            yield None
         if self._is_over(run):
             return
         for object_id in plans:
@@ -152,6 +141,12 @@ class Tracker:
         for masks in self._advance(to_come, run):
             yield from masks
         run.is_complete = not (run.has_gaps or any(frames for *_, frames in to_come))
+
+    def _set_out(self, object_id: int, plan: Plan, run: Run) -> list[Way]:
+        """An object's chains and what is planned for them."""
+        known = self.objects[object_id]
+        ways = known.set_out(plan, run.stop, lambda direction: self._bank(known, direction))
+        return [(object_id, chain, frames) for chain, frames in ways]
 
     def _is_followed(self, object_id: int, chain: Chain) -> bool:
         """Whether a chain is still its object's: that was not reset, nor what the chain has read taken back."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,10 @@ from runtime.predictors.prompted import check_prompts
 from runtime.predictors.result import Result, SliceMask
 from runtime.predictors.runs import Run, Runs
 from runtime.predictors.stop import StopRule
-from runtime.predictors.tracked_object import Plan
 from runtime.predictors.tracker import BACKWARD, FORWARD, Tracker
-from runtime.prompts.prompts import Prompt, is_whole, shown
+from runtime.predictors.volume_plan import plans, slices_ahead
+from runtime.prompts.prompts import Prompt, shown
+from runtime.steps.encodings import Encodings
 
 
 class VolumePredictor:
@@ -48,8 +49,10 @@ class VolumePredictor:
         memory: policy and pick-up; None is SAM 2's own memory.
         max_feature_bytes: of encoded slices to hold; None is a third of the machine's memory. A slice beyond them is
             encoded again when it is needed.
+        encodings: of the same model, to be shared with other predictors, also of other volumes; they have a bound of
+            their own. None keeps this predictor's apart.
 
-    Raises InputError if the rules of memory do not fit the model.
+    Raises InputError if the rules of memory, or the encodings, do not fit the model.
     """
 
     def __init__(
@@ -57,8 +60,14 @@ class VolumePredictor:
         model: Model,
         memory: MemoryRules | None = None,
         max_feature_bytes: int | None = None,
+        encodings: Encodings | None = None,
     ) -> None:
         self._model, self._max_feature_bytes = model, max_feature_bytes
+        self._encodings = encodings
+        if encodings is not None and encodings.model is not model:
+            raise InputError(
+                "the encodings are of another model; make them with the one that is used"
+            )
         self._rules = memory or MemoryRules()
         self._rules.limits(model.numbers)
         self._tracker: Tracker | None = None
@@ -84,7 +93,8 @@ class VolumePredictor:
         depth, height, width = self._shape = pixels.shape
         self.pixels = pixels
         self._tracker = None  # what it holds is taken over
-        features = self._model.features(lambda index: pixels[index], self._max_feature_bytes)
+        source = self._model if self._encodings is None else self._encodings
+        features = source.features(lambda index: pixels[index], self._max_feature_bytes)
         self._tracker = Tracker(
             self._model, self._rules, features, lambda index: (height, width), depth
         )
@@ -132,7 +142,63 @@ class VolumePredictor:
         Its object is as it was: its prompts, and what runs had found by then, which is kept for that and costs as much
         as another result for each `add` that was followed by a run. Nothing that is left has seen what is taken back.
         """
-        self._need_volume().undo()
+        self._need_volume().history.undo()
+
+    def redo(self) -> None:
+        """Bring back what the last `undo` took, and what runs had found by then.
+
+        Raises PromptError if there is none, or if there has been another `add` or `reset` since.
+        """
+        self._need_volume().history.redo()
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is something for `undo` to take back."""
+        return self._tracker is not None and bool(self._tracker.history.past)
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is something for `redo` to bring back."""
+        return self._tracker is not None and bool(self._tracker.history.future)
+
+    @property
+    def object_ids(self) -> tuple[int, ...]:
+        """The objects that there are, lowest first."""
+        return () if self._tracker is None else tuple(sorted(self._tracker.objects))
+
+    def prompts(self, object_id: int = 1) -> dict[int, tuple[Prompt, ...]]:
+        """An object's prompts by slice, but for those that a later box or mask has replaced. Raises PromptError."""
+        known = self._need_volume().objects.get(object_id)
+        if known is None:
+            raise PromptError(f"no object {shown(object_id)}; there are: {list(self.object_ids)}")
+        return {index: known.prompted[index].prompts for index in sorted(known.prompted)}
+
+    def current(self) -> Result:
+        """What is known by now, without computing anything: also during a run, after `undo`, and after a correction.
+
+        Slices that no run has come to are missing; where prompts have changed since a run, the others are as it found
+        them, until the next one. It says that it is complete if every object has a mask on every slice.
+        """
+        tracker = self._need_volume()
+        with tracker.lock:
+            found = {i: known.found() for i, known in sorted(tracker.objects.items())}
+        slices = {
+            i: {index: SliceMask(index, i, each, self._shape[1:]) for index, each in masks.items()}
+            for i, masks in found.items()
+        }
+        is_complete = all(len(masks) == tracker.num_slices for masks in slices.values())
+        return Result((self._shape[1:],) * self._shape[0], slices, bool(slices) and is_complete)
+
+    def encode_ahead(self, order: Iterable[int] | None = None) -> Iterator[int]:
+        """Encode slices before anybody asks for them, one each time that the iterator is asked for the next.
+
+        Args:
+            order: of their numbers; None is outwards from the middle one.
+
+        Gives the number of each slice once it is encoded. Raises InputError for a slice that is not there.
+        """
+        tracker = self._need_volume()
+        return _encoded(tracker, slices_ahead(order, tracker.num_slices))
 
     def reset(self, object_id: int | None = None) -> None:
         """Forget one object, or all; slices stay encoded. Raises PromptError for an object that is not there."""
@@ -159,9 +225,9 @@ class VolumePredictor:
         """How many slice masks `stream` will give if nothing stops it, for progress bars."""
         if (tracker := self._tracker) is None or not tracker.objects:
             return 0
-        plans = _plans(tracker, z_range, directions)
-        prompted = sum(len(tracker.objects[i].prompted) for i in plans)
-        return prompted + sum(len(frames) for plan in plans.values() for frames in plan.values())
+        planned = plans(tracker, z_range, directions)
+        prompted = sum(len(tracker.objects[i].prompted) for i in planned)
+        return prompted + sum(len(frames) for plan in planned.values() for frames in plan.values())
 
     def stream(
         self,
@@ -179,9 +245,18 @@ class VolumePredictor:
 
         Raises PromptError without prompts or with one outside `z_range`, InputError for arguments that do not fit.
         """
+        return (found for found in self.steps(z_range, directions, stop) if found is not None)
+
+    def steps(
+        self,
+        z_range: tuple[int, int] | None = None,
+        directions: Sequence[int] = (FORWARD, BACKWARD),
+        stop: StopRule | None = None,
+    ) -> Iterator[SliceMask | None]:
+        """The same, for those who share a thread: None comes where an earlier slice's memory was made again."""
         tracker = self._need_volume()
-        _plans(tracker, z_range, directions)  # says at once what does not fit
-        return self._stream(tracker, self._runs.make(stop), z_range, directions)
+        plans(tracker, z_range, directions)  # says at once what does not fit
+        return self._steps(tracker, self._runs.make(stop), z_range, directions)
 
     def propagate(
         self,
@@ -193,18 +268,20 @@ class VolumePredictor:
         tracker, run = self._need_volume(), self._runs.make(stop)
         shapes = (self._shape[1:],) * self._shape[0]
         slices: dict[int, dict[int, SliceMask]] = {object_id: {} for object_id in tracker.objects}
-        for slice_mask in self._stream(tracker, run, z_range, directions):
+        for slice_mask in self._steps(tracker, run, z_range, directions):
+            if slice_mask is None:
+                continue
             slices.setdefault(slice_mask.object_id, {})[slice_mask.slice] = slice_mask
         return Result(shapes, slices, run.is_complete)
 
-    def _stream(
+    def _steps(
         self,
         tracker: Tracker,
         run: Run,
         z_range: tuple[int, int] | None,
         directions: Sequence[int],
-    ) -> Iterator[SliceMask]:
-        yield from tracker.run(run, lambda: _plans(tracker, z_range, directions))
+    ) -> Iterator[SliceMask | None]:
+        yield from tracker.run(run, lambda: plans(tracker, z_range, directions))
 
     def _need_volume(self) -> Tracker:
         if self._tracker is None:
@@ -212,38 +289,8 @@ class VolumePredictor:
         return self._tracker
 
 
-def _plans(
-    tracker: Tracker, z_range: tuple[int, int] | None, directions: Sequence[int]
-) -> dict[int, Plan]:
-    """Each object's slices to be tracked, outwards from its first prompted one; errors as for `stream`."""
-    if not tracker.objects:
-        raise PromptError("no prompt yet; call add first")
-    if z_range is not None:
-        check_z_range(z_range, tracker.num_slices)
-    start, stop = z_range or (0, tracker.num_slices)
-    if unknown := set(directions) - {FORWARD, BACKWARD}:
-        raise InputError(f"no direction {unknown.pop()}; there are: {FORWARD}, {BACKWARD}")
-    plans: dict[int, Plan] = {}
-    for object_id, known in tracker.objects.items():
-        if outside := [index for index in known.prompted if not start <= index < stop]:
-            raise PromptError(
-                f"object {object_id} is prompted on slice {outside[0]}, outside the z-range [{start}, {stop})"
-            )
-        first = min(known.prompted)
-        ways = {FORWARD: range(first + 1, stop), BACKWARD: range(first - 1, start - 1, -1)}
-        plans[object_id] = {
-            direction: [frame for frame in ways[direction] if frame not in known.prompted]
-            for direction in directions
-        }
-    return plans
-
-
-def check_z_range(z_range: tuple[int, int], num_slices: int) -> None:
-    """Raise InputError unless a half-open range holds a slice and lies within the volume."""
-    if len(z_range) != 2 or not all(is_whole(end) for end in z_range):
-        raise InputError(f"z-range {shown(z_range)} is not two whole numbers, start and stop")
-    start, stop = z_range
-    if not 0 <= start < stop <= num_slices:
-        raise InputError(
-            f"z-range [{shown(start)}, {shown(stop)}) does not fit: wanted at least one slice, within [0, {num_slices})"
-        )
+def _encoded(tracker: Tracker, order: Iterable[int]) -> Iterator[int]:
+    for index in order:
+        with tracker.lock:
+            tracker.embedding(index)
+        yield index

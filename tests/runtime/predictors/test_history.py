@@ -1,10 +1,10 @@
 """What is taken back leaves no trace: any sequence of prompts, runs, cancels and undos, and what survives of it.
 
 Two promises. An object is at any time as it would be in a predictor of its own that was asked for nothing but what has
-survived: `undo` takes the last `add` or `reset` back, and for its object everything that followed. And a run that comes
-to its end gives what the prompted slices give by themselves, however they came about. So each answer and each final
-mask is compared, bit by bit, with those of a fresh predictor that replays the survivors alone, and the masks also with
-those of a predictor that has no past at all.
+survived: `undo` takes the last `add` or `reset` back, and for its object everything that followed; `redo` brings it
+back. And a run that comes to its end gives what the prompted slices give by themselves, however they came about. So
+each answer and each final mask is compared, bit by bit, with those of a fresh predictor that replays the survivors
+alone, and the masks also with those of a predictor that has no past at all.
 """
 
 from __future__ import annotations
@@ -96,6 +96,7 @@ MASK = st.tuples(st.just("mask"), st.sampled_from([0, 5, 12]), st.just(False))
 PROMPT = st.tuples(st.just("prompt"), OBJECT, INDEX, POINT | BOX | MASK)
 CORRECT = st.tuples(st.just("correct"), INDEX, Y, st.booleans())
 UNDO = st.just(("undo",))
+REDO = st.just(("redo",))
 RESET = st.tuples(st.just("reset"), st.integers(0, 2))
 HOW = st.sampled_from(["leave", "cancel", "close", "end"])
 RUN = st.tuples(st.just("run"), st.integers(0, 7), st.just(0), st.just("end"))
@@ -103,13 +104,19 @@ PART = st.tuples(st.just("run"), st.integers(0, 7), st.integers(0, 9), HOW)
 GO_ON = st.tuples(st.just("go_on"), st.integers(0, 5), HOW)
 CANCEL = st.just(("cancel_before_it_begins",))
 LEFT = st.tuples(st.just("run"), st.just(0), st.integers(0, 5), st.just("leave"))
-ONE = st.one_of(PROMPT, CORRECT, UNDO, RUN, PART, GO_ON, CANCEL, RESET).map(lambda one: (one,))
+ONE = st.one_of(PROMPT, CORRECT, UNDO, REDO, RUN, PART, GO_ON, CANCEL, RESET).map(
+    lambda one: (one,)
+)
 BLOCK = st.one_of(
     ONE,
     ONE,
     st.tuples(RUN, PROMPT, RUN, UNDO, CORRECT),  # what an undone run found
     st.tuples(LEFT, PROMPT | CORRECT, GO_ON),  # prompts that come during a run
     st.tuples(PART, PROMPT, RUN, UNDO),  # a run that was cut short, and one too many
+    st.tuples(
+        PROMPT, PART, UNDO, PART, REDO, CORRECT
+    ),  # what was taken back, and what was found without it
+    st.tuples(UNDO, UNDO, REDO, UNDO, REDO, REDO),
 )
 CHANGES = st.tuples(PROMPT, st.lists(BLOCK, min_size=1, max_size=6)).map(
     lambda drawn: [drawn[0], *(change for block in drawn[1] for change in block)]
@@ -134,6 +141,7 @@ class History:
         self.predictor = self.fresh()
         self.events: dict[int, tuple[Add | Begin | Advance, ...]] = {}
         self.past: list[dict[int, tuple[Add | Begin | Advance, ...] | None]] = []
+        self.future: list[dict[int, tuple[Add | Begin | Advance, ...] | None]] = []
         self.stream: Iterator[SliceMask] = iter(())
 
     def fresh(self) -> Any:
@@ -165,6 +173,7 @@ class History:
         prompts = prompts_of(index, *given)
         found = self.predictor.add(*prompts, object_id=object_id)
         self.past.append({object_id: self.events.get(object_id)})
+        self.future.clear()
         event = Add(prompts, found.segmented.logits)
         self.events[object_id] = (*self.events.get(object_id, ()), event)
 
@@ -181,20 +190,29 @@ class History:
             self.prompt(*tracked[which % len(tracked)], ("point", y, is_positive))
 
     def undo(self) -> None:
-        if not self.past:
-            return
-        self.predictor.undo()
-        for object_id, before in self.past.pop().items():
-            if before is None:
+        if self.past:
+            self.predictor.undo()
+            self.step(self.past, self.future)
+
+    def redo(self) -> None:
+        if self.future:
+            self.predictor.redo()
+            self.step(self.future, self.past)
+
+    def step(self, one: list[Any], other: list[Any]) -> None:
+        other.append({object_id: self.events.get(object_id) for object_id in one[-1]})
+        for object_id, there in one.pop().items():
+            if there is None:
                 del self.events[object_id]
             else:
-                self.events[object_id] = before
+                self.events[object_id] = there
 
     def reset(self, chosen: int) -> None:
         if self.events:
             gone = [chosen] if chosen in self.events else list(self.events)
             self.predictor.reset(chosen if chosen in self.events else None)
             self.past.append({object_id: self.events.pop(object_id) for object_id in gone})
+            self.future.clear()
 
     def run(self, which: int, taken: int, how: str) -> None:
         """A run that is left open, cancelled, closed or taken to its end."""
@@ -268,6 +286,10 @@ READ_DURING_A_RUN = [
     *(BOX_0, ("run", 0, 2, "leave"), BOX_6, ("go_on", 2, "leave")),
     *(("undo",), ("correct", 2, 8, True)),
 ]
+FOUND_MEANWHILE = [
+    *(BOX_0, ("run", 0, 2, "leave"), BOX_6, ("undo",), ("go_on", 9, "end")),
+    *(("redo",), ("correct", 4, 8, True)),
+]
 READ_BY_A_RUN = [
     *(BOX_0, ("run", 0, 0, "end"), BOX_6, ("run", 0, 0, "end")),
     *(("undo",), ("correct", 4, 8, True)),
@@ -281,6 +303,7 @@ CASES = [(policy, False) for policy in RULES] + [("fifo", True), ("confidence", 
 @example(changes=REPLACED)
 @example(changes=READ_DURING_A_RUN)
 @example(changes=READ_BY_A_RUN)
+@example(changes=FOUND_MEANWHILE)
 @given(changes=CHANGES)
 def test_what_is_taken_back_leaves_no_trace(
     policy: str, is_set: bool, changes: list[Change]

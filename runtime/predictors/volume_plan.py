@@ -1,0 +1,65 @@
+"""Which slices of a volume each object visits: outwards from its first prompted one, within a range."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from runtime.errors import InputError, PromptError
+from runtime.predictors.tracked_object import Plan
+from runtime.predictors.tracker import BACKWARD, FORWARD, Tracker
+from runtime.prompts.prompts import is_whole, shown
+
+ZRange = tuple[int, int]
+"""Half-open range of slices."""
+
+
+def plans(tracker: Tracker, z_range: ZRange | None, directions: Sequence[int]) -> dict[int, Plan]:
+    """Each object's slices to be tracked, outwards from its first prompted one.
+
+    Raises PromptError without prompts or with one outside `z_range`, InputError for arguments that do not fit.
+    """
+    if not tracker.objects:
+        raise PromptError("no prompt yet; call add first")
+    if z_range is not None:
+        check_z_range(z_range, tracker.num_slices)
+    start, stop = z_range or (0, tracker.num_slices)
+    if unknown := set(directions) - {FORWARD, BACKWARD}:
+        raise InputError(f"no direction {unknown.pop()}; there are: {FORWARD}, {BACKWARD}")
+    made: dict[int, Plan] = {}
+    for object_id, known in tracker.objects.items():
+        if outside := [index for index in known.prompted if not start <= index < stop]:
+            raise PromptError(
+                f"object {object_id} is prompted on slice {outside[0]}, outside the z-range [{start}, {stop})"
+            )
+        first = min(known.prompted)
+        ways = {FORWARD: range(first + 1, stop), BACKWARD: range(first - 1, start - 1, -1)}
+        made[object_id] = {
+            direction: [frame for frame in ways[direction] if frame not in known.prompted]
+            for direction in directions
+        }
+    return made
+
+
+def check_z_range(z_range: ZRange, num_slices: int) -> None:
+    """Raise InputError unless a half-open range holds a slice and lies within the volume."""
+    if len(z_range) != 2 or not all(is_whole(end) for end in z_range):
+        raise InputError(f"z-range {shown(z_range)} is not two whole numbers, start and stop")
+    start, stop = z_range
+    if not 0 <= start < stop <= num_slices:
+        raise InputError(
+            f"z-range [{shown(start)}, {shown(stop)}) does not fit: wanted at least one slice, within [0, {num_slices})"
+        )
+
+
+def slices_ahead(order: Iterable[int] | None, num_slices: int) -> list[int]:
+    """Slices to be encoded ahead of need, in this order; None is outwards from the middle one.
+
+    Raises InputError for a slice that is not there.
+    """
+    if order is None:
+        return sorted(range(num_slices), key=lambda index: abs(index - num_slices // 2))
+    wanted = [*order]
+    for index in wanted:
+        if not is_whole(index) or not 0 <= index < num_slices:
+            raise InputError(f"there is no slice {shown(index)}: slices are 0 to {num_slices - 1}")
+    return wanted

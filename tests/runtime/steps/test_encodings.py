@@ -1,0 +1,141 @@
+"""Encodings by content: what was encoded once is not encoded again, whoever comes with it, while there is room."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from threading import Thread
+
+import numpy as np
+import pytest
+
+from runtime.bundle.contract import feature_bytes
+from runtime.errors import InputError
+from runtime.model import Model
+from runtime.predictors import VolumePredictor
+from runtime.predictors.result import Result
+from runtime.prompts.prompts import Box
+from runtime.steps import encodings as module
+from runtime.steps.encodings import Encodings, content
+from tests.fakes import FAKE_NUMBERS, TELLING, fake_model
+
+PIXELS = np.random.default_rng(0).integers(0, 255, (9, 32, 32)).astype(np.uint8)
+BOX = Box(slice=4, y=(5, 20), x=(5, 20))
+ONE = feature_bytes(FAKE_NUMBERS)
+
+
+def run(model: Model, encodings: Encodings, pixels: np.ndarray) -> Result:
+    predictor = VolumePredictor(model, encodings=encodings)
+    predictor.set_volume(pixels)
+    predictor.add(BOX)
+    return predictor.propagate()
+
+
+def test_the_same_pixels_are_encoded_once_whoever_brings_them() -> None:
+    model, backend = fake_model(TELLING)
+    encodings = Encodings(model)
+
+    def num_encoded() -> int:
+        return [call.graph for call in backend.calls].count("image_encoder")
+
+    alone = VolumePredictor(model)
+    alone.set_volume(PIXELS)
+    alone.add(BOX)
+    wanted = alone.propagate()
+    before = num_encoded()
+    for pixels in (PIXELS, PIXELS.copy(), np.asfortranarray(PIXELS)):
+        found = run(model, encodings, pixels)
+        assert num_encoded() - before == 9
+        for index in range(9):
+            np.testing.assert_array_equal(
+                found.slices[1][index].segmented.logits, wanted.slices[1][index].segmented.logits
+            )
+    changed = PIXELS.copy()
+    changed[3, 0, 0] ^= 1
+    run(model, encodings, changed)
+    assert num_encoded() - before == 10
+
+
+def test_a_slice_of_another_shape_is_another_slice() -> None:
+    flat = np.arange(24, dtype=np.uint8)
+    keys = {content(flat.reshape(shape)) for shape in ((4, 6), (6, 4), (2, 12), (2, 4, 3))}
+    assert len(keys) == 4
+    assert content(flat.reshape(4, 6)) == content(np.asfortranarray(flat.reshape(4, 6)))
+
+
+def test_all_together_hold_what_is_allowed() -> None:
+    model, backend = fake_model(TELLING)
+    encodings = Encodings(model, max_bytes=4 * ONE)
+    assert encodings.capacity == 4
+    for shift in range(3):
+        run(model, encodings, PIXELS + np.uint8(shift))
+        assert len(encodings.cache) <= 4
+    count = [call.graph for call in backend.calls].count("image_encoder")
+    run(model, encodings, PIXELS)
+    assert [call.graph for call in backend.calls].count("image_encoder") > count
+
+
+def test_those_who_encode_ahead_share_the_room() -> None:
+    encodings = Encodings(fake_model()[0], max_bytes=8 * ONE)
+    users = [object(), object()]
+    assert encodings.share == 8
+    for user in users:
+        encodings.join(user)
+    assert encodings.share == 4
+    encodings.leave(users[0])
+    assert encodings.share == 8
+
+
+def test_what_is_forgotten_holds_no_pixels_but_its_encodings_stay() -> None:
+    model, backend = fake_model(TELLING)
+    encodings = Encodings(model)
+    pixels = PIXELS.copy()
+    view = encodings.features(lambda index, held=pixels: held[index])
+    assert 3 not in view
+    view[3]
+    assert 3 in view and 4 not in view
+    alive = weakref.ref(pixels)
+    view.clear()
+    del view, pixels
+    gc.collect()
+    assert alive() is None
+    other = encodings.features(lambda index: PIXELS[index])
+    other[3]
+    assert [call.graph for call in backend.calls].count("image_encoder") == 1
+
+
+def test_what_nobody_comes_back_for_is_forgotten_in_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MOST_KNOWN", 5)
+    encodings = Encodings(fake_model()[0], max_bytes=2 * ONE)
+    for shift in range(6):
+        view = encodings.features(lambda index, by=shift: PIXELS[index] + np.uint8(by))
+        for index in range(9):
+            view[index]
+        view.clear()
+        assert len(encodings._numbers) <= 5 and not encodings._sources
+
+
+def test_encodings_of_another_model_are_refused() -> None:
+    with pytest.raises(InputError, match="of another model"):
+        VolumePredictor(fake_model()[0], encodings=Encodings(fake_model()[0]))
+
+
+def test_threads_may_share_them() -> None:
+    model, backend = fake_model(TELLING)
+    encodings, results = Encodings(model), []
+    threads = [
+        Thread(target=lambda: results.append(run(model, encodings, PIXELS.copy())))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [call.graph for call in backend.calls].count("image_encoder") == 9
+    first = results[0].slices[1]
+    for result in results:
+        for index, mask in result.slices[1].items():
+            np.testing.assert_array_equal(mask.segmented.logits, first[index].segmented.logits)
+    assert len(results) == 4
