@@ -53,18 +53,18 @@ def collect(model: Model, cases: Iterable[Case], measure: str, window: str) -> P
         predictor = VolumePredictor(model)
         predictor.set_volume(case.volume, window)
         predictor.add(draw_prompt("box", case.truth, case.key))
-        for found in predictor.stream():
-            segmented = found.segmented
-            if found.memory_frames and segmented.object_score > 0:
+        for slice_mask in predictor.stream():
+            segmented = slice_mask.segmented
+            if slice_mask.memory_frames and segmented.object_score > 0:
                 said.append(MEASURES[measure](segmented.logits, segmented.iou))
-                worth.append(iou(found.mask(), case.truth[found.slice]))
+                worth.append(iou(slice_mask.mask(), case.truth[slice_mask.slice]))
     return np.array(said), np.array(worth)
 
 
-def iou(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
+def iou(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     """Overlap of two masks; 0 where there is nothing to overlap."""
-    union = int((found | truth).sum())
-    return int((found & truth).sum()) / union if union else 0.0
+    union = int((mask | truth).sum())
+    return int((mask & truth).sum()) / union if union else 0.0
 
 
 def fit_isotonic(said: NDArray[np.float64], worth: NDArray[np.float64]) -> Calibration:
@@ -92,8 +92,8 @@ def fit_temperature(said: NDArray[np.float64], worth: NDArray[np.float64]) -> Ca
         scaled = logits / np.exp(log_temperature)
         return float((np.logaddexp(0, scaled) - worth * scaled).mean())
 
-    found = minimize_scalar(cross_entropy, bounds=tuple(np.log(TEMPERATURES)), method="bounded")
-    return Calibration(temperature=float(np.exp(found.x)))
+    optimum = minimize_scalar(cross_entropy, bounds=tuple(np.log(TEMPERATURES)), method="bounded")
+    return Calibration(temperature=float(np.exp(optimum.x)))
 
 
 FITS = {"isotonic": fit_isotonic, "temperature": fit_temperature}

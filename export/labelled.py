@@ -97,15 +97,15 @@ def _labelled(name: str, volume: Volume, labels: NDArray[Any]) -> Iterator[Case]
 
 def objects(labels: NDArray[Any]) -> list[tuple[int, NDArray[np.bool_], int]]:
     """Label, mask and middle slice of each object that is large enough there; the middle of where it is."""
-    found = []
+    chosen = []
     for label in np.unique(labels[labels > 0]):
         truth = labels == label
         areas = truth.sum((1, 2))
         present = np.flatnonzero(areas)
         key = int(present[len(present) // 2])
         if len(present) >= MIN_SLICES and areas[key] >= MIN_AREA:
-            found.append((int(label), truth, key))
-    return found
+            chosen.append((int(label), truth, key))
+    return chosen
 
 
 def draw_prompt(kind: str, truth: NDArray[np.bool_], key: int) -> Prompt:

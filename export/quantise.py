@@ -108,8 +108,8 @@ def _dice_of_objects(predictor: VolumePredictor, phantom: Phantom) -> list[float
     result = predictor.propagate()
     scores = []
     for object_id, masks in result.slices.items():
-        found = np.stack([masks[i].mask() for i in range(len(phantom.pixels))])
+        mask = np.stack([masks[i].mask() for i in range(len(phantom.pixels))])
         truth = phantom.labels == object_id
-        total = int(found.sum() + truth.sum())
-        scores.append(2 * int((found & truth).sum()) / total if total else 1.0)
+        total = int(mask.sum() + truth.sum())
+        scores.append(2 * int((mask & truth).sum()) / total if total else 1.0)
     return scores

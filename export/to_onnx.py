@@ -152,9 +152,9 @@ def _write_down_reads(model: onnx.ModelProto) -> None:
         model.graph.node.remove(mark)
     for node in model.graph.node:
         node.input[:] = [results.get(name, name) for name in node.input]
-    kept = [opset for opset in model.opset_import if opset.domain != OURS]
+    opsets = [opset for opset in model.opset_import if opset.domain != OURS]
     del model.opset_import[:]
-    model.opset_import.extend(kept)
+    model.opset_import.extend(opsets)
     helper.set_model_props(
         model, {PROPERTY: reads_to_json(MemoryReadNames(*mark.input) for mark in marks)}
     )
@@ -199,12 +199,12 @@ def _check(model: onnx.ModelProto, graph: str, spec: GraphSpec) -> None:
     except onnx.checker.ValidationError as error:
         raise ExportError(f"{graph}: onnx.checker refuses it: {error}") from error
     for values, wanted in ((model.graph.input, spec.inputs), (model.graph.output, spec.outputs)):
-        found = {value.name: _spec_of(value) for value in values}
-        if list(found) != list(wanted):
-            raise ExportError(f"{graph}: tensors {list(found)}, contract says {list(wanted)}")
+        specs = {value.name: _spec_of(value) for value in values}
+        if list(specs) != list(wanted):
+            raise ExportError(f"{graph}: tensors {list(specs)}, contract says {list(wanted)}")
         for name, tensor in wanted.items():
-            if found[name] != tensor:
-                raise ExportError(f"{graph}: '{name}' is {found[name]}, contract says {tensor}")
+            if specs[name] != tensor:
+                raise ExportError(f"{graph}: '{name}' is {specs[name]}, contract says {tensor}")
 
 
 def _spec_of(value: onnx.ValueInfoProto) -> TensorSpec:

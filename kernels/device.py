@@ -90,8 +90,8 @@ class Device:
         """Free bytes and all there are; what the pool keeps for later is free."""
         free, total = self.driver("cuMemGetInfo")
         pool = getattr(self._device.memory_resource, "attributes", None)
-        kept = 0 if pool is None else pool.reserved_mem_current - pool.used_mem_current
-        return int(free) + int(kept), int(total)
+        unused = 0 if pool is None else pool.reserved_mem_current - pool.used_mem_current
+        return int(free) + int(unused), int(total)
 
     def use(self) -> None:
         """Make the device's primary context this thread's; done by whatever allocates, copies or launches.
@@ -126,8 +126,8 @@ class Device:
             buffer = self._core.LegacyPinnedMemoryResource().allocate(max(size, 1))
         memory: Any = (ctypes.c_char * max(size, 1)).from_address(int(buffer.handle))
         memory.owner = buffer  # numpy keeps the one, which keeps the other
-        found: NDArray[Any] = np.frombuffer(memory, dtype, math.prod(shape)).reshape(shape)
-        return found
+        array: NDArray[Any] = np.frombuffer(memory, dtype, math.prod(shape)).reshape(shape)
+        return array
 
     def copy(
         self, source: DeviceArray | NDArray[Any], target: DeviceArray | NDArray[Any], *, stream: Any
@@ -143,11 +143,11 @@ class Device:
 
     def upload(self, array: NDArray[Any], *, stream: Any) -> DeviceArray:
         """A tensor with an array's contents; waits, so that the array may change afterwards."""
-        held = np.ascontiguousarray(array)
-        made = self.empty(array.shape, held.dtype.name, stream=stream)
-        self.copy(held, made, stream=stream)
+        contiguous = np.ascontiguousarray(array)
+        tensor = self.empty(array.shape, contiguous.dtype.name, stream=stream)
+        self.copy(contiguous, tensor, stream=stream)
         stream.sync()
-        return made
+        return tensor
 
     def download(self, array: DeviceArray, *, stream: Any) -> NDArray[Any]:
         """A tensor's contents, once everything enqueued before is done."""
@@ -188,20 +188,20 @@ class Device:
         """What a kernel's launches write for a case: uploaded, computed and downloaded."""
         buffers = self.buffers(kernel, case, stream=stream)
         self.enqueue(kernel, buffers, case.shapes, case.numbers, stream=stream)
-        made = kernel.outputs(case.shapes, case.numbers)
-        return {name: self.download(buffers[name], stream=stream) for name in made}
+        outputs = kernel.outputs(case.shapes, case.numbers)
+        return {name: self.download(buffers[name], stream=stream) for name in outputs}
 
     def buffers(self, kernel: Kernel, case: KernelCase, *, stream: Any) -> dict[str, Any]:
         """A case's inputs, uploaded, and room for its outputs."""
-        made = {name: self.upload(array, stream=stream) for name, array in case.arrays.items()}
+        tensors = {name: self.upload(array, stream=stream) for name, array in case.arrays.items()}
         for name, (shape, dtype) in kernel.outputs(case.shapes, case.numbers).items():
             before = kernel.starts_from.get(name)
-            made[name] = (
+            tensors[name] = (
                 self.empty(shape, dtype, stream=stream)
                 if before is None
                 else self.upload(case.arrays[before], stream=stream)
             )
-        return made
+        return tensors
 
     def time_ms(self, enqueue: Callable[[], object], repeat: int, *, stream: Any) -> float:
         """Device time of one of `repeat` calls in a row, between two events; one call before them warms up."""
@@ -246,17 +246,17 @@ class Device:
     ) -> dict[str, Any]:
         key = (kernel.name, *sorted(shapes.items()), *sorted(numbers.items()))
         if key not in self._tables:
-            made = kernel.tables(shapes, numbers).items()
-            self._tables[key] = {name: self.upload(array, stream=stream) for name, array in made}
+            tables = kernel.tables(shapes, numbers).items()
+            self._tables[key] = {name: self.upload(array, stream=stream) for name, array in tables}
         return self._tables[key]
 
     def driver(self, call: str, *arguments: Any) -> Any:
         """A driver call's results. Raises RuntimeError with its status."""
         self.use()
-        status, *found = getattr(self._bindings, call)(*arguments)
+        status, *results = getattr(self._bindings, call)(*arguments)
         if status != self._bindings.CUresult.CUDA_SUCCESS:
             raise RuntimeError(f"{call} fails on {self.name}: {status}")
-        return found[0] if len(found) == 1 else found
+        return results[0] if len(results) == 1 else results
 
     def enumeration(self, kind: str, member: str) -> Any:
         """One of the driver's named numbers."""
@@ -264,8 +264,8 @@ class Device:
 
     def _current_context(self) -> int:
         """Handle of this thread's; 0 without one."""
-        _, found = self._bindings.cuCtxGetCurrent()
-        return int(found)
+        _, handle = self._bindings.cuCtxGetCurrent()
+        return int(handle)
 
     def _timing(self) -> Any:
         """Options of an event that tells the time; they were renamed in cuda-core 1."""
@@ -286,8 +286,8 @@ class Device:
 
 def _import_core() -> Any:
     """cuda-core's module; before 0.5 it has nothing but an experimental one."""
-    found = import_module("cuda.core")
-    return found if hasattr(found, "Device") else import_module("cuda.core.experimental")
+    core = import_module("cuda.core")
+    return core if hasattr(core, "Device") else import_module("cuda.core.experimental")
 
 
 def _address(array: Any) -> int:

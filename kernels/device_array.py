@@ -74,8 +74,8 @@ class DeviceArray:
 
     def reshape(self, shape: tuple[int, ...]) -> DeviceArray:
         """The same memory in another shape; one side may be -1. ValueError if the sizes differ."""
-        known = math.prod(side for side in shape if side != -1)
-        sides = tuple(self.size // max(known, 1) if side == -1 else side for side in shape)
+        fixed = math.prod(side for side in shape if side != -1)
+        sides = tuple(self.size // max(fixed, 1) if side == -1 else side for side in shape)
         if math.prod(sides) != self.size:
             raise ValueError(f"{self.shape} is not {shape}")
         return self._view(0, sides)
@@ -140,18 +140,21 @@ def device_array(array: Any, stream: int = -1) -> DeviceArray:
         return array
     # DLPack first: with it the owner orders the streams, which torch's other interface does not.
     if hasattr(array, "__dlpack__"):
-        found, ready = external_tensor(array, stream), None
+        external, ready = external_tensor(array, stream), None
     elif (interface := getattr(array, "__cuda_array_interface__", None)) is not None:
         dtype, shape = np.dtype(interface["typestr"]), tuple(interface["shape"])
         strides = interface.get("strides")
-        found = ExternalTensor(interface["data"][0], shape, dtype, strides, (CUDA, 0), array)
+        external = ExternalTensor(interface["data"][0], shape, dtype, strides, (CUDA, 0), array)
         ready = interface.get("stream")
     else:
         raise TypeError(
             f"{type(array).__name__} has neither __cuda_array_interface__ nor __dlpack__"
         )
-    if not found.is_contiguous:
+    if not external.is_contiguous:
         raise ValueError(
-            f"an array {found.shape} with strides {found.strides}; wanted C order: make it contiguous on the device"
+            f"an array {external.shape} with strides {external.strides}; wanted C order: "
+            "make it contiguous on the device"
         )
-    return DeviceArray(found.address, found.shape, found.dtype, found.owner, ready, found.device)
+    return DeviceArray(
+        external.address, external.shape, external.dtype, external.owner, ready, external.device
+    )

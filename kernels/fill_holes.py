@@ -35,11 +35,11 @@ def fill_holes(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 def _near_blocks(background: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Background that is connected with a block of 3 x 3 within a few pixels."""
     rows = background[:-2] & background[1:-1] & background[2:]
-    found = np.zeros(tuple(side + 2 for side in background.shape), bool)
-    inside = found[1:-1, 1:-1]
+    reached = np.zeros(tuple(side + 2 for side in background.shape), bool)
+    inside = reached[1:-1, 1:-1]
     inside[1:-1, 1:-1] = rows[:, :-2] & rows[:, 1:-1] & rows[:, 2:]
     for _ in range(1 + ROUNDS):
-        rows = found[:-2] | found[1:-1] | found[2:]
+        rows = reached[:-2] | reached[1:-1] | reached[2:]
         inside[...] = (rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]) & background
     return inside
 
@@ -65,5 +65,5 @@ def _are_holes(pixels: NDArray[np.int64], open_to_all: NDArray[np.bool_]) -> NDA
         touches_other |= wide[tuple((pixels + 1 + step).T)]
     areas = np.bincount(own, minlength=count)
     is_open = np.bincount(own, weights=touches_other, minlength=count) > 0
-    found: NDArray[np.bool_] = (areas[own] <= HOLE_AREA) & ~is_open[own]
-    return found
+    are_holes: NDArray[np.bool_] = (areas[own] <= HOLE_AREA) & ~is_open[own]
+    return are_holes

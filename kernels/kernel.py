@@ -82,8 +82,8 @@ class Kernel:
     def bytes_moved(self, case: KernelCase) -> int:
         """What has to be read and written at the least: every input and output once."""
         read = sum(array.nbytes for array in case.arrays.values())
-        made = self.outputs(case.shapes, case.numbers).values()
-        return read + sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in made)
+        outputs = self.outputs(case.shapes, case.numbers).values()
+        return read + sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in outputs)
 
     @property
     def path(self) -> Path:
@@ -93,11 +93,11 @@ class Kernel:
     @property
     def entries(self) -> tuple[str, ...]:
         """Names of all functions that the cases launch."""
-        found: dict[str, None] = {}
+        names: dict[str, None] = {}
         for make in self.cases.values():
             case = make()
-            found.update(dict.fromkeys(launch.entry for launch in self.planned(case)))
-        return tuple(found)
+            names.update(dict.fromkeys(launch.entry for launch in self.planned(case)))
+        return tuple(names)
 
     def planned(self, case: KernelCase) -> Sequence[Launch]:
         """The launches for a case."""

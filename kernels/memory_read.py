@@ -64,31 +64,31 @@ def _splits(shapes: Shapes) -> int:
 
 def _outputs(shapes: Shapes, numbers: Numbers) -> dict[str, tuple[tuple[int, ...], str]]:
     b, queries, _ = shapes["query"]
-    found = (_splits(shapes), b, queries)
+    parts = (_splits(shapes), b, queries)
     return {
-        "best": (found, "float32"),
-        "sum": (found, "float32"),
-        "partial": ((*found, VALUE_CHANNELS), "float32"),
+        "best": (parts, "float32"),
+        "sum": (parts, "float32"),
+        "partial": ((*parts, VALUE_CHANNELS), "float32"),
         "out": ((b, queries, VALUE_CHANNELS), "float32"),
     }
 
 
 def _plan(shapes: Shapes, numbers: Numbers) -> list[Launch]:
     (b, queries, _), keys, splits = shapes["query"], shapes["key"][1], _splits(shapes)
-    inputs, found = ("query", "key", "value", "weight"), ("best", "sum", "partial")
+    inputs, parts = ("query", "key", "value", "weight"), ("best", "sum", "partial")
     counts = (np.int32(queries), np.int32(keys), np.int32(tiles_a_split(shapes)))
     return [
         Launch(
             "memory_read_split",
             (blocks(queries, QUERIES), splits, b),
             (THREADS, 1, 1),
-            (*inputs, *found, *counts),
+            (*inputs, *parts, *counts),
         ),
         Launch(
             "memory_read_merge",
             (blocks(b * queries * VALUE_CHANNELS, THREADS), 1, 1),
             (THREADS, 1, 1),
-            (*found, "out", np.int32(splits), np.int32(b * queries)),
+            (*parts, "out", np.int32(splits), np.int32(b * queries)),
         ),
     ]
 

@@ -46,8 +46,8 @@ def _counts(shapes: Shapes) -> tuple[int, int, int, int, int]:
 
 def _outputs(shapes: Shapes, numbers: Numbers) -> dict[str, tuple[tuple[int, ...], str]]:
     k, tokens, p, pieces, channels = _counts(shapes)
-    found = (shapes["memory"][0], k * tokens + p * pieces)
-    return {"value": ((*found, channels), "uint16"), "weight": (found, "float32")}
+    rows = (shapes["memory"][0], k * tokens + p * pieces)
+    return {"value": ((*rows, channels), "uint16"), "weight": (rows, "float32")}
 
 
 def _plan(shapes: Shapes, numbers: Numbers) -> list[Launch]:
@@ -55,7 +55,7 @@ def _plan(shapes: Shapes, numbers: Numbers) -> list[Launch]:
     b, *row = shapes["value"]
     grid = (blocks(math.prod(row) // PIECE, THREADS), 1, b)
     tensors = ("memory", "memory_weight", "obj_ptrs", "obj_ptr_weight", "value", "weight")
-    lengths = (np.int32(each) for each in (*counts, channels // PIECE))
+    lengths = (np.int32(length) for length in (*counts, channels // PIECE))
     return [Launch("pack_values", grid, (THREADS, 1, 1), (*tensors, *lengths))]
 
 

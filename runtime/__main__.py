@@ -44,8 +44,8 @@ Each is a module too, such as python -m runtime.segment, python -m export and py
 
 def main(arguments: list[str] | None = None) -> None:
     """Hand over to a command, or say which version this is."""
-    given = sys.argv[1:] if arguments is None else arguments
-    if given[:1] == ["--version"]:
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["--version"]:
         print(f"{PROGRAM.name} {__version__}")
         return
-    PROGRAM.run(given)
+    PROGRAM.run(words)

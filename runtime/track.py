@@ -152,8 +152,8 @@ def segment_points(
     is_first = conditioned is None
     slice_features = features.vision_features if conditioned is None else conditioned
     inputs = decoder_inputs(features, slice_features, prompt, mask, add_no_mem_embed=is_first)
-    (found,) = model.steps.fetch(model.decode(**inputs))
-    return _segmented(found, confidence)
+    (fetched,) = model.steps.fetch(model.decode(**inputs))
+    return _segmented(fetched, confidence)
 
 
 def segment_mask(model: Model, features: Features, prompt: MaskPrompt) -> Segmented:
@@ -197,15 +197,17 @@ def _memorise(
     return memory
 
 
-def _segmented(found: Fetched, confidence: Confidence, read: MemoryRead | None = None) -> Segmented:
+def _segmented(
+    fetched: Fetched, confidence: Confidence, read: MemoryRead | None = None
+) -> Segmented:
     return Segmented(
-        found.mask,
-        found.iou,
-        found.object_score,
-        found.obj_ptr,
+        fetched.mask,
+        fetched.iou,
+        fetched.object_score,
+        fetched.obj_ptr,
         read.frames if read else (),
         read.weights if read else (),
-        confidence(found.mask, found.iou),
+        confidence(fetched.mask, fetched.iou),
     )
 
 

@@ -67,10 +67,10 @@ def write_frames(folder: Path, syntax: str) -> None:
     from pydicom.sequence import Sequence
 
     def item(**values: object) -> Dataset:
-        made = Dataset()
+        dataset = Dataset()
         for name, value in values.items():
-            setattr(made, name, value)
-        return made
+            setattr(dataset, name, value)
+        return dataset
 
     d = image(stored(), syntax, ENHANCED_CT, 1)
     shared = item(

@@ -78,7 +78,7 @@ def _used(folder: Path) -> np.ndarray:
         predictor = VolumePredictor(model)
         predictor.set_volume(VOLUME)
         predictor.add(Box(slice=1, y=(8, 20), x=(8, 20)))
-        return np.stack([found.segmented.logits for found in predictor.stream()])
+        return np.stack([slice_mask.segmented.logits for slice_mask in predictor.stream()])
     finally:
         model.close()
 
@@ -132,12 +132,15 @@ def _judge_choice(choice: Choice, folder: Path, bundle: Bundle) -> str | None:
     """A back end may only be chosen by a certificate that is whole: its stamp, a true pass and a finite figure."""
     if choice.backend == "ort":
         return None
-    found = json.loads(_certificate(folder).read_bytes())
-    figure = found.get("times_reference")
-    is_whole = found.items() >= stamp(bundle, CERTIFIED).items() and found.get("passed") is True
+    certificate = json.loads(_certificate(folder).read_bytes())
+    figure = certificate.get("times_reference")
+    is_whole = (
+        certificate.items() >= stamp(bundle, CERTIFIED).items()
+        and certificate.get("passed") is True
+    )
     if is_whole and type(figure) in (int, float) and np.isfinite(figure):
         return None
-    return f"{choice.backend} was chosen by {json.dumps(found)[:500]}"
+    return f"{choice.backend} was chosen by {json.dumps(certificate)[:500]}"
 
 
 DOCUMENTS = {

@@ -103,14 +103,14 @@ def damage_json(data: bytes, rng: Random) -> bytes:
 
 def _places(document: Any) -> list[tuple[Any, Any]]:
     """Every (holder, key or index) of a document; long lists of numbers count with their first ten."""
-    found: list[tuple[Any, Any]] = []
+    places: list[tuple[Any, Any]] = []
     todo = [document]
     while todo:
         holder = todo.pop()
         keys = list(holder) if isinstance(holder, dict) else range(min(len(holder), 10))
-        found += [(holder, key) for key in keys]
+        places += [(holder, key) for key in keys]
         todo += [holder[key] for key in keys if isinstance(holder[key], dict | list)]
-    return found
+    return places
 
 
 def _at(data: bytes, rng: Random) -> int:

@@ -156,8 +156,8 @@ class Check:
         if report is None:
             return None
         floor = f"roofline-{step.name.rpartition('-')[2]}"
-        known = {result.step: result.report for result in self.results if result.status == OK}
-        if step.kind == "bench" and (roofline := known.get(floor)):
+        reports = {result.step: result.report for result in self.results if result.status == OK}
+        if step.kind == "bench" and (roofline := reports.get(floor)):
             report["percent_of_roofline"] = percent_of_roofline(
                 report["latency_ms"], roofline["stages"]
             )

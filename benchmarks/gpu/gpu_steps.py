@@ -61,8 +61,8 @@ def all_steps(folder: Path, bundles: Path, backends: Sequence[str]) -> list[GpuS
         bundles: where bundles are, or will be exported to.
         backends: names that the runtime knows; the CUDA ones among them are measured.
     """
-    known = [name for name in CUDA_BACKENDS if name in backends]
-    built = [name for name in BUILT if name in known]
+    available = [name for name in CUDA_BACKENDS if name in backends]
+    built = [name for name in BUILT if name in available]
     return [
         _tests(),
         GpuStep(
@@ -72,11 +72,11 @@ def all_steps(folder: Path, bundles: Path, backends: Sequence[str]) -> list[GpuS
         *(_export(bundles, size) for size in SIZES),
         *(_roofline(folder, bundles, size) for size in SIZES),
         *(_build(bundles, size, name) for size in SIZES for name in built),
-        *(_certify(bundles, name) for name in known if name not in BUILT),
-        *(_bench(bundles, SIZES[0], name) for name in known),
-        *(_bench_of_exact_lengths(bundles, name) for name in known if name == BUILT[0]),
-        *(_bench(bundles, SIZES[1], name) for name in known if name in OWN_RIVALS),
-        *(_rivals(bundles, size, known) for size in SIZES),
+        *(_certify(bundles, name) for name in available if name not in BUILT),
+        *(_bench(bundles, SIZES[0], name) for name in available),
+        *(_bench_of_exact_lengths(bundles, name) for name in available if name == BUILT[0]),
+        *(_bench(bundles, SIZES[1], name) for name in available if name in OWN_RIVALS),
+        *(_rivals(bundles, size, available) for size in SIZES),
         _compiled_rival(bundles),
     ]
 
@@ -189,10 +189,10 @@ def _roofline_line(report: Report) -> str:
 
 
 def _certify_line(report: Report) -> str:
-    (found,) = report["certificates"]
-    dice = min(task["lowest_dice"] for task in found["propagation"].values())
-    speed = f", {found['latency_ms']:.2f} ms" if "latency_ms" in found else ""
-    return f"{'passed' if found['passed'] else 'FAILED'}, lowest Dice {dice:.4f}{speed}"
+    (certificate,) = report["certificates"]
+    dice = min(task["lowest_dice"] for task in certificate["propagation"].values())
+    speed = f", {certificate['latency_ms']:.2f} ms" if "latency_ms" in certificate else ""
+    return f"{'passed' if certificate['passed'] else 'FAILED'}, lowest Dice {dice:.4f}{speed}"
 
 
 def _bench_line(report: Report) -> str:

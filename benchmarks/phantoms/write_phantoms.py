@@ -34,9 +34,9 @@ def main(arguments: list[str] | None = None) -> None:
     args = p.parse_args(arguments)
     first = HELD_OUT_SEEDS if args.held_out else TRAINING_SEEDS
     for seed in tqdm(range(first, first + args.count), unit="volume", file=sys.stderr):
-        made = make_volume(seed)
+        phantom = make_volume(seed)
         args.output.mkdir(parents=True, exist_ok=True)
-        arrays = {"imgs": made.pixels, "gts": made.labels, "spacing": np.ones(3)}
+        arrays = {"imgs": phantom.pixels, "gts": phantom.labels, "spacing": np.ones(3)}
         write_whole(
             args.output / f"phantom{seed}.npz",
             lambda part, arrays=arrays: np.savez_compressed(part, **arrays),

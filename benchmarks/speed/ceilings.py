@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError(f"found --{option} {asked[wrong[0]]}; wanted 1 or more")
     sizes = replace(USUAL[args.device], **{k: v for k, v in asked.items() if v is not None})
     before = clocks()
-    found = {
+    values = {
         figure.name: {"value": float(f"{figure.measure():.4g}"), "unit": figure.unit}
         for figure in tqdm(figures(args.device, sizes), unit="figure", file=sys.stderr)
     }
@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
         "cuda": torch.version.cuda,
         **asdict(sizes),
         "clocks": {"before": before, "after": clocks()},
-        "figures": found,
+        "figures": values,
     }
     print(table(report))
     print_result(report)

@@ -90,12 +90,12 @@ def measure(device: Device, kernel: Kernel, repeat: int, copy: float) -> dict[st
     }
 
 
-def worst_error(kernel: Kernel, case: KernelCase, found: dict[str, Any]) -> float:
+def worst_error(kernel: Kernel, case: KernelCase, outputs: dict[str, Any]) -> float:
     """Largest difference from the reference over all outputs, relative to the largest magnitude of each."""
     errors = []
     for name, truth in kernel.reference(**case.arrays, **case.numbers).items():
         largest = max(float(np.abs(truth).max()), 1e-6)
-        errors.append(float(np.abs(found[name].astype(np.float64) - truth).max()) / largest)
+        errors.append(float(np.abs(outputs[name].astype(np.float64) - truth).max()) / largest)
     return float(np.max(errors))  # NaN if any is
 
 

@@ -176,18 +176,18 @@ def _connected_components(masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     labels = torch.zeros_like(masks, dtype=torch.int32)
     areas = torch.zeros_like(labels)
     for i, mask in enumerate(masks[:, 0].cpu().numpy()):
-        found, _ = scipy.ndimage.label(mask, EIGHT_CONNECTED)
-        sizes = np.bincount(found.ravel())
+        components, _ = scipy.ndimage.label(mask, EIGHT_CONNECTED)
+        sizes = np.bincount(components.ravel())
         sizes[0] = 0
-        labels[i, 0] = torch.from_numpy(found.astype(np.int32))
-        areas[i, 0] = torch.from_numpy(sizes[found].astype(np.int32))
+        labels[i, 0] = torch.from_numpy(components.astype(np.int32))
+        areas[i, 0] = torch.from_numpy(sizes[components].astype(np.int32))
     return labels, areas
 
 
 def _low_res(state: Any, index: int, object_id: int) -> np.ndarray:
     outputs = state["output_dict_per_obj"][state["obj_id_to_idx"][object_id]]
-    found = outputs["cond_frame_outputs"].get(index) or outputs["non_cond_frame_outputs"][index]
-    return found["pred_masks"][0, 0].float().cpu().numpy()
+    output = outputs["cond_frame_outputs"].get(index) or outputs["non_cond_frame_outputs"][index]
+    return output["pred_masks"][0, 0].float().cpu().numpy()
 
 
 def _is_released(variant: Variant) -> bool:

@@ -82,18 +82,18 @@ class Replayed:
 
     def __init__(self, forward: Callable[..., Any], record: Record = TorchGraph) -> None:
         self._forward, self._record = forward, record
-        self._known: dict[Hashable, Recorded] = {}
+        self._replays: dict[Hashable, Recorded] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         call = (args, kwargs)
-        kind, given = _kind(call), list(_tensors(call))
-        if kind not in self._known:
-            self._known[kind] = self._recorded(call)
-        known = self._known[kind]
-        for static, tensor in zip(known.inputs, given, strict=True):
+        kind, tensors = _kind(call), list(_tensors(call))
+        if kind not in self._replays:
+            self._replays[kind] = self._recorded(call)
+        replay = self._replays[kind]
+        for static, tensor in zip(replay.inputs, tensors, strict=True):
             static.copy_(tensor)
-        known.graph.replay()
-        return _map(torch.clone, known.graph.outputs)
+        replay.graph.replay()
+        return _map(torch.clone, replay.graph.outputs)
 
     def _recorded(self, call: tuple[Any, Any]) -> Recorded:
         args, kwargs = own = _map(torch.clone, call)

@@ -50,8 +50,8 @@ class _Walk:
             self.types[tensor.name] = helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
             if np.prod(tensor.dims) <= MAX_VALUES:
                 self._values[tensor.name] = numpy_helper.to_array(tensor)
-        for given in model.graph.input:
-            self.types[given.name] = _bound(given, axes)
+        for value in model.graph.input:
+            self.types[value.name] = _bound(value, axes)
 
     def visit(self, node: onnx.NodeProto) -> None:
         """Learn a node's outputs."""
@@ -60,21 +60,21 @@ class _Walk:
             return
         schema = get_schema(node.op_type, self._versions[node.domain], node.domain)
         inputs = [name for name in node.input if name]
-        known = {name: self._values[name] for name in inputs if name in self._values}
+        constants = {name: self._values[name] for name in inputs if name in self._values}
         try:
-            found = infer_node_outputs(
+            types = infer_node_outputs(
                 schema,
                 node,
                 {name: self.types[name] for name in inputs},
-                {name: numpy_helper.from_array(value, name) for name, value in known.items()},
+                {name: numpy_helper.from_array(value, name) for name, value in constants.items()},
                 opset_imports=self._opsets,
             )
         except onnx.shape_inference.InferenceError as error:
             raise BundleError(
                 f"no shape for node '{node.name}' ({node.op_type}): {error}"
             ) from error
-        self.types.update(found)
-        self._evaluate(node, inputs, known)
+        self.types.update(types)
+        self._evaluate(node, inputs, constants)
 
     def _attention(self, node: onnx.NodeProto) -> None:
         """Queries (b, q, h) and values (b, k, v) give (b, q, v)."""
@@ -83,7 +83,7 @@ class _Walk:
         self.types[node.output[0]] = helper.make_tensor_type_proto(kind, (*query[:2], value[-1]))
 
     def _evaluate(
-        self, node: onnx.NodeProto, inputs: list[str], known: Mapping[str, NDArray[np.generic]]
+        self, node: onnx.NodeProto, inputs: list[str], constants: Mapping[str, NDArray[np.generic]]
     ) -> None:
         if node.op_type == "Shape":
             span = {attribute.name: attribute.i for attribute in node.attribute}
@@ -92,16 +92,16 @@ class _Walk:
                 sides[span.get("start", 0) : span.get("end", len(sides))], np.int64
             )
             return
-        if not all(name in known for name in inputs):
+        if not all(name in constants for name in inputs):
             return
         sizes = [np.prod(_sides(name, self.types[name])) for name in node.output if name]
         if max(sizes) <= MAX_VALUES:
-            results = ReferenceEvaluator(node).run(None, dict(known))
+            results = ReferenceEvaluator(node).run(None, dict(constants))
             self._values.update(zip(node.output, results, strict=True))
 
 
-def _bound(given: onnx.ValueInfoProto, axes: Mapping[str, int]) -> onnx.TypeProto:
-    tensor = given.type.tensor_type
+def _bound(value: onnx.ValueInfoProto, axes: Mapping[str, int]) -> onnx.TypeProto:
+    tensor = value.type.tensor_type
     sides = [axes[dim.dim_param] if dim.dim_param else dim.dim_value for dim in tensor.shape.dim]
     return helper.make_tensor_type_proto(tensor.elem_type, sides)
 

@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
     absent: dict[str, str] = {}
     entries = _enter(names, race, phantom, args.objects, absent)
     runs = _alternate(
-        entries, lambda known: known.run(phantom, args.objects), args.repeat, "run", absent
+        entries, lambda contender: contender.run(phantom, args.objects), args.repeat, "run", absent
     )
     if not runs:
         raise InputError(f"none of them can run here: {absent}")
@@ -214,18 +214,18 @@ def _alternate(
     absent: dict[str, str],
 ) -> dict[str, list[Measured]]:
     """Everyone's passes in turn; who fails is moved to `absent`."""
-    found: dict[str, list[Measured]] = {name: [] for name in entries}
+    measured: dict[str, list[Measured]] = {name: [] for name in entries}
     with tqdm(total=repeat * len(entries), desc=what, unit="pass", file=sys.stderr) as bar:
         for _ in range(repeat):
-            for name in list(found):
+            for name in list(measured):
                 bar.set_description(f"{what} {name}")
                 try:
-                    found[name].append(measure(entries[name].contender))
+                    measured[name].append(measure(entries[name].contender))
                 except Exception as error:  # as above
                     absent.setdefault(name, _reason(error))
-                    del found[name]
+                    del measured[name]
                 bar.update()
-    return found
+    return measured
 
 
 def _volumes(
@@ -237,7 +237,7 @@ def _volumes(
     phantom = make_phantom((args.volume, args.image_size, args.image_size))
     times = _alternate(
         entries,
-        lambda known: known.volume_ms(phantom, args.objects),
+        lambda contender: contender.volume_ms(phantom, args.objects),
         args.repeat + 1,
         "volume",
         absent,
@@ -261,9 +261,9 @@ def match(run: TimedRun, truth: TimedRun) -> dict[str, float]:
     """Worst relative error of logits, Dice of all masks together, and of the worst slice."""
     errors, dices, both, total = [], [], 0, 0
     for key, right in truth.logits.items():
-        found = run.logits[key]
-        errors.append(np.abs(found - right).max() / np.abs(right).max())
-        a, b = found > 0, right > 0
+        logits = run.logits[key]
+        errors.append(np.abs(logits - right).max() / np.abs(right).max())
+        a, b = logits > 0, right > 0
         common, either = int((a & b).sum()), int(a.sum() + b.sum())
         dices.append(2 * common / either if either else 1.0)
         both, total = both + common, total + either

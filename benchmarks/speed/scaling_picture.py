@@ -40,12 +40,12 @@ def draw(report: Mapping[str, Any], heading: str, path: Path) -> None:
         heights = [[row["latency_ms"][stage] for row in rows] for stage in stages]
         above.stackplot(values, heights, labels=stages, alpha=0.85)
         below.plot(values, [row["peak_memory_mib"] for row in rows], "o-", color="black")
-        for each in (above, below):
-            each.set_xscale("log", base=2)
-            each.set_xticks(values, [str(value) for value in values])
-            each.set_xticks([], minor=True)
-            each.set_ylim(0, HEADROOM * each.dataLim.ymax)
-            each.grid(alpha=0.3)
+        for panel in (above, below):
+            panel.set_xscale("log", base=2)
+            panel.set_xticks(values, [str(value) for value in values])
+            panel.set_xticks([], minor=True)
+            panel.set_ylim(0, HEADROOM * panel.dataLim.ymax)
+            panel.grid(alpha=0.3)
         below.set_xlabel(LABELS[name])
     axes[0, 0].set_ylabel("ms per slice (median)")
     axes[1, 0].set_ylabel("peak memory (MiB)")

@@ -52,6 +52,8 @@ class Pool:
         path = self.folder / f"{kind}{index:05d}.npy"
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            made = MAKERS[kind](TRAINING_SEEDS + index, NUM_SLICES)
-            write_whole(path, lambda part: np.save(part, np.stack([made.pixels, made.labels])))
+            phantom = MAKERS[kind](TRAINING_SEEDS + index, NUM_SLICES)
+            write_whole(
+                path, lambda part: np.save(part, np.stack([phantom.pixels, phantom.labels]))
+            )
         return cast(NDArray[np.uint8], np.load(path, mmap_mode="r"))

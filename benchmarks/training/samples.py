@@ -77,10 +77,10 @@ class Sequences(Dataset[TrainingBatch]):
             kind = str(rng.choice(list(CUTS), p=[share for *_, share in CUTS.values()]))
             cut, sources, _ = CUTS[kind]
             source = self.pool.draw(rng, sources)
-            if (found := cut(rng, source, num_slices)) is None:
+            if (sequence := cut(rng, source, num_slices)) is None:
                 continue
-            if (seen := view(rng, found, self.size, self.num_objects)) is not None:
-                return *seen, found.is_flow
+            if (seen := view(rng, sequence, self.size, self.num_objects)) is not None:
+                return *seen, sequence.is_flow
 
 
 def draw_prompts(rng: Rng, mask: NDArray[np.bool_]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -173,9 +173,9 @@ def slice_loss(masks: Tensor, ious: Tensor, score: Tensor, truth: Tensor) -> tup
     overlap = (p * target).sum((2, 3))
     dice_loss = 1 - (2 * overlap + 1) / (p.sum((2, 3)) + target.sum((2, 3)) + 1)
     with torch.no_grad():
-        found, true = logits > 0, target > 0.5
-        both = (found & true).sum((2, 3)).float()
-        sizes = found.sum((2, 3)) + true.sum((2, 3))
+        mask, true = logits > 0, target > 0.5
+        both = (mask & true).sum((2, 3)).float()
+        sizes = mask.sum((2, 3)) + true.sum((2, 3))
         true_ious = both / (sizes - both).clamp(min=1)
         dice = 2 * both / sizes.clamp(min=1)
     present = (truth.flatten(1).amax(1) > 0).float()

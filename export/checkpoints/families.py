@@ -25,8 +25,8 @@ _STARTS = tuple((re.compile(rf"(?:^|\.){re.escape(start)}"), family) for start, 
 
 def family_of(names: Iterable[str]) -> str | None:
     """Which other family the names of a checkpoint's tensors belong to, or None."""
-    known = list(names)
+    keys = list(names)
     for start, family in _STARTS:
-        if any(start.search(name) for name in known):
+        if any(start.search(name) for name in keys):
             return family
     return None

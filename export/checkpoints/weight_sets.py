@@ -44,18 +44,18 @@ def choose_set(content: object, file: Path, entry: str | None) -> WeightSet:
     it by. Raises CheckpointError for a file without tensors, one with several sets of which none was named, or one
     without that name.
     """
-    found = list(_dictionaries(content, (), set()))
-    sets = [weights for path, tensors in found for weights in _sets(path, tensors, file)]
-    if not sets and found:
-        path, largest = max(found, key=lambda each: len(each[1]))
+    dictionaries = list(_dictionaries(content, (), set()))
+    sets = [weights for path, tensors in dictionaries for weights in _sets(path, tensors, file)]
+    if not sets and dictionaries:
+        path, largest = max(dictionaries, key=lambda candidate: len(candidate[1]))
         sets = [WeightSet(".".join(path), largest)]
     if not sets:
         keys = list(content)[:6] if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(f"{file} holds no state dict; wanted tensors by name, found {keys!r}")
-    names = ", ".join(repr(each.entry) for each in sets[:MAX_LISTED])
+    names = ", ".join(repr(candidate.entry) for candidate in sets[:MAX_LISTED])
     if len(sets) > MAX_LISTED:
         names += f" and {len(sets) - MAX_LISTED} more"
-    chosen = [each for each in sets if entry is None or each.entry == entry]
+    chosen = [candidate for candidate in sets if entry is None or candidate.entry == entry]
     if len(chosen) > 1:
         raise CheckpointError(
             f"{file} holds several sets of weights: pass --entry with one of {names}"
@@ -96,9 +96,9 @@ def _sets(path: tuple[str, ...], tensors: dict[str, Tensor], file: Path) -> Iter
         prefix = name.removesuffix(ANCHOR)
         if prefix != name and (not prefix or prefix.endswith(".")):
             chosen = {
-                each.removeprefix(prefix): tensor
-                for each, tensor in plain.items()
-                if each.startswith(prefix)
+                key.removeprefix(prefix): tensor
+                for key, tensor in plain.items()
+                if key.startswith(prefix)
             }
             entry = ".".join([*path, *prefix.split(".")[:-1]])
             yield WeightSet(entry, chosen, len(plain) - len(chosen))

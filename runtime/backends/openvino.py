@@ -24,7 +24,7 @@ from runtime.devices.engine import Engine
 from runtime.devices.machine import instruction_sets, machine_name
 from runtime.devices.memory import HOST_MEMORY, DeviceMemory
 from runtime.errors import BackendUnavailable, Closed
-from runtime.files.cache import cache_folder, keep, kept
+from runtime.files.cache import cache_folder, read_cached, write_cached
 from runtime.process.shortage import is_out_of_memory
 from runtime.steps.steps import HOST_STEPS, Steps
 
@@ -177,7 +177,7 @@ class OpenVinoBackend:
         path = None
         if self._cache is not None:
             path = self._cache / f"{graph}-{cache_name(data, self._options)}.blob"
-            if (blob := kept(path)) is not None:
+            if (blob := read_cached(path)) is not None:
                 with suppress(RuntimeError):  # not of this OpenVINO after all
                     return self._core.import_model(blob, DEVICE, self._options)
         compiled = self._compile(graph, self._core.read_model(data))
@@ -185,7 +185,7 @@ class OpenVinoBackend:
             with suppress(
                 RuntimeError, ValueError, MemoryError
             ):  # no room: it is not kept, and runs
-                keep(path, compiled.export_model().getvalue())
+                write_cached(path, compiled.export_model().getvalue())
         return compiled
 
     def _compile(self, graph: str, model: Any) -> Any:

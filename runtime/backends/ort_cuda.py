@@ -175,11 +175,11 @@ class OrtCudaBackend:
             device = self.device_memory.device
             card = f"{device.name}-{device.architecture}".replace(" ", "-").replace("/", "-")
             versions = f"{onnxruntime.__version__}-{tensorrt_version()}"
-            known = f"{graph}-{hashlib.sha256(data).hexdigest()[:16]}-{versions}-{card}"
+            prefix = f"{graph}-{hashlib.sha256(data).hexdigest()[:16]}-{versions}-{card}"
             options |= {
                 "trt_engine_cache_enable": "True",
                 "trt_engine_cache_path": os.fspath(folder),
-                "trt_engine_cache_prefix": known,
+                "trt_engine_cache_prefix": prefix,
                 "trt_timing_cache_enable": "True",
                 "trt_timing_cache_path": os.fspath(folder),
             }

@@ -46,9 +46,9 @@ def read_whole_graph(bundle: Bundle, graph: str) -> bytes:
     return data
 
 
-def check_graph(bundle: Bundle, graph: str, found: GraphSpec) -> None:
+def check_graph(bundle: Bundle, graph: str, opened: GraphSpec) -> None:
     """Raise BundleError unless a graph, as the engine that has opened it describes it, is as the contract says."""
-    if why := graph_specs(bundle.model)[graph].difference(found):
+    if why := graph_specs(bundle.model)[graph].difference(opened):
         raise BundleError(
             f"{bundle.path}: {graph} is not the graph that the manifest speaks of: {why}; export the bundle again"
         )

@@ -82,19 +82,19 @@ class Bundle:
             BundleChanged: its hash differs from the manifest's.
         """
         name = graph_file(graph)
-        known = self.manifest["files"][name]
+        entry = self.manifest["files"][name]
         try:
-            data = read_plain(self.path / name, known["size_bytes"])
+            data = read_plain(self.path / name, entry["size_bytes"])
         except OSError as error:
             raise BundleIncomplete(
                 f"{self.path}: {name} cannot be read ({error.strerror}); export it again"
             ) from error
-        if len(data) < known["size_bytes"]:
+        if len(data) < entry["size_bytes"]:
             raise BundleIncomplete(
-                f"{self.path}: {name} has {len(data)} bytes, the manifest says {known['size_bytes']}; "
+                f"{self.path}: {name} has {len(data)} bytes, the manifest says {entry['size_bytes']}; "
                 "the copy was cut short: copy or export it again"
             )
-        if hashlib.sha256(data).hexdigest() != known["sha256"]:
+        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
             raise BundleChanged(
                 f"{self.path}: {name} differs from the file that the manifest was written for "
                 "(SHA-256); it was damaged or replaced: copy or export it again"

@@ -87,9 +87,9 @@ class TensorSpec:
     def __str__(self) -> str:
         return f"{self.dtype}{self.shape}"
 
-    def fits(self, found: TensorSpec) -> bool:
+    def fits(self, other: TensorSpec) -> bool:
         """Whether a tensor that an engine describes is this one, whatever it calls the axes of any length."""
-        return self._unnamed() == found._unnamed()
+        return self._unnamed() == other._unnamed()
 
     def _unnamed(self) -> tuple[str, tuple[int | None, ...]]:
         return self.dtype, tuple(None if isinstance(side, str) else side for side in self.shape)
@@ -102,9 +102,9 @@ class TensorSpec:
         """Why an array does not fit, or None; lengths of dynamic axes met are recorded in `axes`."""
         if dtype != self.dtype or len(shape) != len(self.shape):
             return f"is {dtype}{shape}, contract says {self}"
-        for found, side in zip(shape, self.shape, strict=True):
-            expected = axes.setdefault(side, found) if isinstance(side, str) else side
-            if found != expected:
+        for length, side in zip(shape, self.shape, strict=True):
+            expected = axes.setdefault(side, length) if isinstance(side, str) else side
+            if length != expected:
                 return f"is {dtype}{shape}, contract says {self} with {side} = {expected}"
         return None
 
@@ -128,13 +128,13 @@ class GraphSpec:
                 raise ValueError(f"{graph}: input '{name}' {why}")
         return axes
 
-    def difference(self, found: GraphSpec) -> str | None:
+    def difference(self, graph: GraphSpec) -> str | None:
         """The first thing in which a graph, as an engine that has opened it describes it, is not this one, or None.
 
         Args:
-            found: its tensors by name, in any order; an axis of any length is a string, whatever it is called.
+            graph: its tensors by name, in any order; an axis of any length is a string, whatever it is called.
         """
-        kinds = (("input", found.inputs, self.inputs), ("output", found.outputs, self.outputs))
+        kinds = (("input", graph.inputs, self.inputs), ("output", graph.outputs, self.outputs))
         for kind, described, wanted in kinds:
             if described.keys() != wanted.keys():
                 return f"{kind}s are {sorted(described)}, contract says {sorted(wanted)}"

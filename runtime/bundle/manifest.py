@@ -184,6 +184,6 @@ def _check_sizes(manifest: dict[str, Any]) -> None:
         raise Fault(
             f"model.mem_dim is {model.mem_dim}, wanted a divisor of d_model, which is {model.d_model}"
         )
-    found = len(manifest["constants"]["no_obj_ptr"])
-    if found != model.d_model:
-        raise Fault(f"constants.no_obj_ptr has {found} numbers, wanted d_model, {model.d_model}")
+    length = len(manifest["constants"]["no_obj_ptr"])
+    if length != model.d_model:
+        raise Fault(f"constants.no_obj_ptr has {length} numbers, wanted d_model, {model.d_model}")

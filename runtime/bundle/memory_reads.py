@@ -66,9 +66,9 @@ def reads_to_json(reads: Iterable[MemoryReadNames]) -> str:
 
 def reads_from_json(text: str) -> tuple[MemoryReadNames, ...]:
     """What back ends read. Raises Fault for anything else than `reads_to_json` gives."""
-    found = parse(text.encode())
-    RULES.check(found, "")
-    results = [entry["result"] for entry in found]
+    entries = parse(text.encode())
+    RULES.check(entries, "")
+    results = [entry["result"] for entry in entries]
     if len(set(results)) < len(results):
         raise Fault(f"two reads have one result: {', '.join(results)}")
-    return tuple(MemoryReadNames(**entry) for entry in found)
+    return tuple(MemoryReadNames(**entry) for entry in entries)

@@ -171,12 +171,12 @@ def _on_device(
     warm = measured[1:]
     figures = {
         "latency_ms": summarise_device(warm, model.numbers.num_maskmem),
-        "volume_ms": round(float(np.median([each.volume_ms for each in warm])), 3),
+        "volume_ms": round(float(np.median([timed.volume_ms for timed in warm])), 3),
         "volume_slices": len(phantom.pixels),
         "launches_per_step": warm[-1].launches_per_step,
-        "device_memory_mib": round(max(each.device_memory_mib for each in measured), 1),
+        "device_memory_mib": round(max(timed.device_memory_mib for timed in measured), 1),
     }
-    return [each.run for each in measured], figures
+    return [timed.run for timed in measured], figures
 
 
 def table(report: dict[str, Any]) -> str:

@@ -141,7 +141,7 @@ def check(bundle: Bundle, name: str) -> dict[str, Any]:
     """
     options = BACKENDS[name].options
     precision = replace(PRECISIONS[options["precision"]], attention=options["attention"])
-    found: dict[str, Any] = {}
+    engines: dict[str, Any] = {}
     for part in (part for graph in GRAPHS for part in parts(bundle, graph, precision)[0]):
         started = time.perf_counter()
         with BuildBar(part.name) as bar:
@@ -150,6 +150,6 @@ def check(bundle: Bundle, name: str) -> dict[str, Any]:
             )
         seconds = round(time.perf_counter() - started, 2)
         count = len(part.profiles)
-        found[part.name] = {"bytes": len(plan), "profiles": count, "build_s": seconds}
+        engines[part.name] = {"bytes": len(plan), "profiles": count, "build_s": seconds}
         print(f"{part.name}: {count} profiles, {len(plan)} bytes, {seconds} s", file=sys.stderr)
-    return found
+    return engines

@@ -49,7 +49,7 @@ def compare(
     """Hold a bundle on a back end, the candidate, against a reference of the same weights."""
     criteria = criteria_of(bundle, backend)
     with tqdm(total=num_steps(num_slices), desc=backend, unit="slice", file=sys.stderr) as progress:
-        found = compare_models(reference, candidate, criteria, num_slices, progress.update)
+        comparison = compare_models(reference, candidate, criteria, num_slices, progress.update)
     return {
         **stamp(bundle, backend),
         "bundle": bundle.path.name,
@@ -57,7 +57,7 @@ def compare(
         "image_size": bundle.model.image_size,
         "description": candidate.backend.description,
         "reference": reference.backend.description,
-        **found,
+        **comparison,
     }
 
 
@@ -157,14 +157,14 @@ def in_words(certificate: Certificate) -> str:
     graphs = certificate["graphs"].values()
     error = max((error_of(output) for outputs in graphs for output in outputs.values()), default=0)
     reasons = (task["reason"] for task in certificate["propagation"].values() if "reason" in task)
-    told = [
+    clauses = [
         f"{certificate['backend']}: {'passed' if certificate['passed'] else 'FAILED'}",
         *(reason for reason in [*certificate.get("faults", ()), *reasons][:1]),
         f"largest error {error:.1e}, lowest Dice {dice:.4f}",
     ]
     if "latency_ms" in certificate:
-        told.append(
+        clauses.append(
             f"{certificate['latency_ms']:.1f} ms per slice, "
             f"{certificate['times_reference']:.2f} times as fast as {DEFAULT}"
         )
-    return ", ".join(told)
+    return ", ".join(clauses)

@@ -43,9 +43,9 @@ def machine_name() -> str:
 def instruction_sets() -> tuple[str, ...]:
     """Keys of `INSTRUCTIONS` that this processor has, and `CAPS` that are set; "unknown" where no system tells."""
     names = _flags()
-    found = [name for name, flags in INSTRUCTIONS.items() if not names.isdisjoint(flags)]
+    sets = [name for name, flags in INSTRUCTIONS.items() if not names.isdisjoint(flags)]
     caps = [f"{cap}={os.environ[cap]}" for cap in CAPS if os.environ.get(cap)]
-    return (*(found or ["unknown"]), *caps)
+    return (*(sets or ["unknown"]), *caps)
 
 
 def _flags() -> set[str]:
@@ -59,12 +59,12 @@ def _flags() -> set[str]:
     if sys.platform != "darwin":
         return set()
     try:
-        told = subprocess.run(
+        sysctl = subprocess.run(
             ["/usr/sbin/sysctl", "hw.optional"], capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
         return set()
-    return {name.lower() for name in re.findall(r"^(\S+): 1$", told.stdout, re.MULTILINE)}
+    return {name.lower() for name in re.findall(r"^(\S+): 1$", sysctl.stdout, re.MULTILINE)}
 
 
 def peak_memory_mib() -> float | None:

@@ -49,29 +49,29 @@ def cache_folder(kind: str) -> Path | None:
     return folder if os.access(folder, os.W_OK) else None
 
 
-def is_this_users(found: os.stat_result) -> bool:
+def is_this_users(status: os.stat_result) -> bool:
     """Whether a file is this user's; so is every file where users have no numbers."""
-    return _whose(found) is None
+    return _whose(status) is None
 
 
-def _whose(found: os.stat_result, others_write: int = 0) -> str | None:
+def _whose(status: os.stat_result, others_write: int = 0) -> str | None:
     """What is wrong with an owner, or with permissions that are among `others_write`; None if nothing is."""
     if not hasattr(os, "geteuid"):  # Windows keeps a user's profile from others by other means
         return None
-    if found.st_uid != os.geteuid():
-        return f"belongs to user {found.st_uid}, not to {os.geteuid()}"
-    return "can be written by others" if found.st_mode & others_write else None
+    if status.st_uid != os.geteuid():
+        return f"belongs to user {status.st_uid}, not to {os.geteuid()}"
+    return "can be written by others" if status.st_mode & others_write else None
 
 
-def keep(path: Path, data: bytes) -> None:
-    """Keep bytes to be read by `kept`, with their digest before them; a log line where there is no room for them."""
+def write_cached(path: Path, data: bytes) -> None:
+    """Keep bytes for `read_cached`, with their digest before them; a log line where there is no room for them."""
     try:
         write_bytes(path, hashlib.sha256(data).digest() + data)
     except Sam2Error as error:
         log.warning("not kept: %s", error)
 
 
-def kept(path: Path) -> bytes | None:
+def read_cached(path: Path) -> bytes | None:
     """What is kept there, or None where nothing is, where it is not what was kept, or where another user put it."""
     try:
         with path.open("rb") as stream:

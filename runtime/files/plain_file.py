@@ -33,6 +33,6 @@ def read_plain(path: Path, max_bytes: int) -> bytes:
         return stream.read(max_bytes + 1)
 
 
-def _check_plain(found: os.stat_result, path: Path) -> None:
-    if not stat.S_ISREG(found.st_mode):
+def _check_plain(status: os.stat_result, path: Path) -> None:
+    if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "it is no plain file", str(path))

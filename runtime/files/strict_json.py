@@ -66,7 +66,7 @@ class Number:
 class Numbers:
     """A list of so many numbers, or of lists of them."""
 
-    each: Rule
+    item: Rule
     shortest: int
     longest: int
 
@@ -79,7 +79,7 @@ class Numbers:
             )
             _refuse(value, where, f"a list of {count}")
         for number, item in enumerate(value):
-            self.each.check(item, f"{where}[{number}]")
+            self.item.check(item, f"{where}[{number}]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +135,9 @@ class Object:
             if rule is not None:
                 rule.check(item, f"{where}.{name}" if where else name)
             elif not self.others:
-                known = ", ".join([*self.required, *self.optional])
+                keys = ", ".join([*self.required, *self.optional])
                 raise Fault(
-                    f"{where or 'it'} has an unknown {reprlib.repr(name)}; known are {known}"
+                    f"{where or 'it'} has an unknown {reprlib.repr(name)}; known are {keys}"
                 )
 
 

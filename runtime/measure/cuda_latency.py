@@ -65,8 +65,8 @@ def summarise_device(runs: list[DeviceRun], num_maskmem: int) -> dict[str, dict[
         stage: {"mean": round(float(np.median([run.stages_ms[stage] for run in runs])), 4)}
         for stage in STAGES.values()
     }
-    full = [step for each in runs for step in each.run.steps_ms[num_maskmem - 1 :]]
-    steps = full or [step for each in runs for step in each.run.steps_ms]
+    full = [step for timed in runs for step in timed.run.steps_ms[num_maskmem - 1 :]]
+    steps = full or [step for timed in runs for step in timed.run.steps_ms]
     for column in ("device", "host", "total"):
         values = [step[column] for step in steps]
         table[column] = {
@@ -101,9 +101,9 @@ def _replayed(
     cuda.step_marks = []
     started, tracked = time.perf_counter(), 0
     try:
-        for found in predictor.stream(directions=(1,)):
-            logits[found.slice, found.object_id] = found.segmented.logits
-            if found.slice <= middle:
+        for slice_mask in predictor.stream(directions=(1,)):
+            logits[slice_mask.slice, slice_mask.object_id] = slice_mask.segmented.logits
+            if slice_mask.slice <= middle:
                 started = time.perf_counter()
                 continue
             tracked += 1
@@ -137,10 +137,10 @@ def _stages_ms(
     middle = prompt_all(predictor, phantom, num_objects, prompted)
     encode_ms = watch.lap().get("encode", 0.0)
     steps = 0
-    for found in predictor.stream(directions=(1,)):
-        if found.slice == middle and found.object_id == num_objects:
+    for slice_mask in predictor.stream(directions=(1,)):
+        if slice_mask.slice == middle and slice_mask.object_id == num_objects:
             encode_ms += watch.lap().get("encode", 0.0)
-        steps += found.slice > middle and found.object_id == num_objects
+        steps += slice_mask.slice > middle and slice_mask.object_id == num_objects
     spent = watch.lap()
     found_ms = {stage: spent.get(stage, 0.0) / max(steps, 1) for stage in STAGES.values()}
     found_ms["encode"] = (encode_ms + spent.get("encode", 0.0)) / max(slices[0], 1)

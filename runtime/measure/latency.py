@@ -90,10 +90,10 @@ def time_propagation(
     logits = {}
     tracked = 0
     started = time.perf_counter()
-    for found in predictor.stream(directions=(1,)):
-        found.mask()
-        logits[found.slice, found.object_id] = found.segmented.logits
-        if found.slice <= middle:
+    for slice_mask in predictor.stream(directions=(1,)):
+        slice_mask.mask()
+        logits[slice_mask.slice, slice_mask.object_id] = slice_mask.segmented.logits
+        if slice_mask.slice <= middle:
             watch.lap()
             started = time.perf_counter()
             continue
@@ -141,8 +141,8 @@ def time_volume(
     def segment() -> None:
         predictor.set_volume(phantom.pixels, "none")
         prompt_all(predictor, phantom, num_objects, 1)
-        for found in predictor.stream():
-            found.mask()
+        for slice_mask in predictor.stream():
+            slice_mask.mask()
 
     return _timed(segment)
 

@@ -19,7 +19,7 @@ which a processor adds up, and twice as large on one as on another; their mean s
 ERRORS = ("max_abs_error", "largest_magnitude", "relative_error", "relative_rms_error")
 
 
-def compare_tensors(found: Buffer, truth: Buffer, tolerance: float) -> dict[str, Any]:
+def compare_tensors(tensor: Buffer, truth: Buffer, tolerance: float) -> dict[str, Any]:
     """Errors of a tensor, and whether the tolerance given passes them: the largest, relative to the largest magnitude,
     and the root of the mean square, relative to the tensor's own, since beside one large number anything is small. That
     one may be `RMS_SHARE` of the tolerance.
@@ -27,14 +27,14 @@ def compare_tensors(found: Buffer, truth: Buffer, tolerance: float) -> dict[str,
     Where there is no error to speak of, because shapes differ or something is not finite, it is None and `reason`
     says why.
     """
-    if reason := _incomparable(found, truth):
+    if reason := _incomparable(tensor, truth):
         none = dict.fromkeys(ERRORS)
         return {**none, "tolerance": tolerance, "passed": False, "reason": reason}
     magnitude = float(np.abs(truth).max(initial=0))
     size = _root_mean_square(truth)
     if truth.ndim == 1:  # scores: where all are near zero, that is nothing to be relative to
         magnitude, size = max(magnitude, 1.0), max(size, 1.0)
-    difference = found.astype(np.float64) - truth.astype(np.float64)
+    difference = tensor.astype(np.float64) - truth.astype(np.float64)
     error, spread = float(np.abs(difference).max(initial=0)), _root_mean_square(difference)
     relative = error / magnitude if magnitude else error
     relative_rms = spread / size if size else spread
@@ -53,10 +53,10 @@ def _root_mean_square(tensor: Buffer) -> float:
     return math.sqrt(squares.mean()) if tensor.size else 0.0
 
 
-def _incomparable(found: Buffer, truth: Buffer) -> str | None:
-    if found.shape != truth.shape:
-        return f"found {found.shape}, the reference has {truth.shape}"
-    for whose, tensor in (("the reference's", truth), ("the candidate's", found)):
+def _incomparable(candidate: Buffer, truth: Buffer) -> str | None:
+    if candidate.shape != truth.shape:
+        return f"found {candidate.shape}, the reference has {truth.shape}"
+    for whose, tensor in (("the reference's", truth), ("the candidate's", candidate)):
         count = int(tensor.size - np.isfinite(tensor).sum())
         if count:
             return f"{count} of {whose} {tensor.size} numbers are NaN or infinite"
@@ -92,14 +92,14 @@ class Lockstep:
         self._compare(graph, outputs, self._reference.compute(graph, dict(inputs)))
 
     def _compare(
-        self, graph: str, found: Mapping[str, Buffer], truth: Mapping[str, Buffer]
+        self, graph: str, candidate: Mapping[str, Buffer], truth: Mapping[str, Buffer]
     ) -> None:
         worst = self.graphs[graph]
         for name, right in truth.items():
-            result = compare_tensors(found[name], right, self._tolerances[graph])
-            kept = worst.get(name)
-            runs = kept["runs"] + 1 if kept else 1
-            if kept is None or error_of(result) > error_of(kept):
+            result = compare_tensors(candidate[name], right, self._tolerances[graph])
+            before = worst.get(name)
+            runs = before["runs"] + 1 if before else 1
+            if before is None or error_of(result) > error_of(before):
                 worst[name] = result
             worst[name]["runs"] = runs
 

@@ -75,7 +75,7 @@ Progress = Callable[[], object]
 
 
 def compare_tracks(
-    found: Track, truth: Track, criteria: Criteria, reason: str | None = None
+    candidate: Track, truth: Track, criteria: Criteria, reason: str | None = None
 ) -> dict[str, Any]:
     """Logits, scores and masks of a whole propagation, slice by slice.
 
@@ -87,8 +87,8 @@ def compare_tracks(
     error: float = 0.0
     lowest, first = 1.0, None
     overlap: dict[int, list[int]] = {}
-    for key in [key for key in truth if key in found]:
-        a, b = found[key].segmented, truth[key].segmented
+    for key in [key for key in truth if key in candidate]:
+        a, b = candidate[key].segmented, truth[key].segmented
         result = compare_tensors(a.logits, b.logits, LOGIT_TOLERANCE)
         error = max(error, math.inf if "reason" in result else result["relative_error"])
         called = np.where(_is_clear(b.logits), a.logits > 0, b.logits > 0)
@@ -103,8 +103,8 @@ def compare_tracks(
             what := _decision(a.object_score, b.object_score, a.logits, b.logits)
         ):
             first = {"object": key[0], "slice": key[1], "what": what}
-    if reason is None and (not truth or found.keys() != truth.keys()):
-        reason = f"{len(found)} slice masks, the reference has {len(truth)}"
+    if reason is None and (not truth or candidate.keys() != truth.keys()):
+        reason = f"{len(candidate)} slice masks, the reference has {len(truth)}"
     if reason is not None:
         lowest = dice = 0.0
     else:
@@ -185,10 +185,10 @@ def compare_models(
         tracks.append({name: bench.run(task, progress) for name, task in tasks(phantom).items()})
     propagation = {}
     for name in tracks[0]:
-        (truth, reference_reason), (found, reason) = (of[name] for of in tracks)
+        (truth, reference_reason), (candidate_track, reason) = (of[name] for of in tracks)
         if reference_reason:
             reason = f"the reference's {reference_reason}"
-        propagation[name] = compare_tracks(found, truth, criteria, reason)
+        propagation[name] = compare_tracks(candidate_track, truth, criteria, reason)
     is_same = lockstep.has_passed() and all(task["passed"] for task in propagation.values())
     faults = list(dict.fromkeys(strict.faults))
     return {

@@ -123,8 +123,8 @@ class Bench:
         """A task's masks, as far as graphs gave numbers, and why it stopped if they did not."""
         track: Track = {}
         try:
-            for found in self._masks(task):
-                track[found.object_id, found.slice] = found
+            for slice_mask in self._masks(task):
+                track[slice_mask.object_id, slice_mask.slice] = slice_mask
                 progress()
         except NotFinite as error:
             return track, f"{error.graph} gave NaN or infinity in {error.output}"

@@ -121,12 +121,12 @@ class Arena:
             memories, pointers: records of every bank and of all conditioning frames.
             reserved: memories, pointers and embeddings that their owners may hold.
         """
-        kept = list(memories)
-        embeddings = {r.embedding for r in kept if r.embedding is not None}
-        used = {r.slot for r in kept}, {r.slot for r in pointers}, embeddings
+        staying = list(memories)
+        embeddings = {r.embedding for r in staying if r.embedding is not None}
+        used = {r.slot for r in staying}, {r.slot for r in pointers}, embeddings
         slots = self.memories, self.pointers, self.embeddings
-        for each, taken, count in zip(slots, used, reserved, strict=True):
-            each.keep_only(taken, count)
+        for pool, taken, count in zip(slots, used, reserved, strict=True):
+            pool.keep_only(taken, count)
 
     def gather(self, batch: Batch) -> dict[str, Buffer]:
         """`memory`, `memory_time`, `memory_weight`, `obj_ptrs`, `obj_ptr_pos`, `obj_ptr_weight` of a batch."""

@@ -76,16 +76,16 @@ class ConditioningFrames:
     @property
     def slots_held(self) -> tuple[int, int, int]:
         """Memory, pointer and embedding slots."""
-        memories, pointers, embeddings = (each * len(self.memories) for each in self._each)
+        memories, pointers, embeddings = (count * len(self.memories) for count in self._each)
         return memories, pointers, embeddings
 
-    def _keep(self, kept: list[Record]) -> None:
-        frames = {r.frame for r in kept}
+    def _keep(self, staying: list[Record]) -> None:
+        frames = {r.frame for r in staying}
         pointers = [r for r in self.pointers if r.frame in frames]
-        give_back(self._arena, self.memories, kept, self.pointers, pointers)
-        for _ in range(len(self.memories) - len(kept)):
+        give_back(self._arena, self.memories, staying, self.pointers, pointers)
+        for _ in range(len(self.memories) - len(staying)):
             self._arena.release(*self._each)
-        self.memories, self.pointers = kept, pointers
+        self.memories, self.pointers = staying, pointers
 
 
 def _with(records: list[Record], new: Record) -> list[Record]:
@@ -124,7 +124,7 @@ class MemoryBank:
         self._clock: Clock = ordered if is_ordered else "none"
         self.memories: list[Record] = []
         self.pointers: list[Record] = []
-        self._known: dict[tuple[Record, Record], float] = {}
+        self._cosines: dict[tuple[Record, Record], float] = {}
         arena.reserve(*self.slots_needed(model, rules))
 
     @staticmethod
@@ -141,7 +141,7 @@ class MemoryBank:
 
     def read(self, frame: int, vision_features: Buffer | None) -> MemoryRead:
         """What a step on `frame` with features (C, G, G) reads."""
-        found = read(
+        memory_read = read(
             self._conditioning.memories,
             self._conditioning.pointers,
             self.memories,
@@ -154,14 +154,14 @@ class MemoryBank:
             self._rules.row.reads_pointers,
         )
         if not self.looks_at_images:
-            return found
+            return memory_read
         assert vision_features is not None
         embeddings = {r.slot: r.embedding for r in (*self._conditioning.memories, *self.memories)}
-        slots = [e for slot in found.slots if (e := embeddings[slot]) is not None]
+        slots = [e for slot in memory_read.slots if (e := embeddings[slot]) is not None]
         similarity = self._arena.similarity("image", slots, vision_features)
         # Seeded by the frame, so that a slice's draw does not depend on what was computed before it.
         rng = np.random.default_rng([self._rules.seed, frame])
-        return replace(found, weights=PICK_UPS[self._rules.pick_up](similarity, rng))
+        return replace(memory_read, weights=PICK_UPS[self._rules.pick_up](similarity, rng))
 
     def take_targets(self) -> TargetSlots:
         """Slots for the next frame to be offered; to be handed to `keep` or `give_up`."""
@@ -226,19 +226,19 @@ class MemoryBank:
             return np.empty((0, 0), np.float32)
         values = self._arena.memories if compares == "memory" else self._arena.embeddings
         matrix = np.eye(len(records), dtype=np.float32)
-        known: dict[tuple[Record, Record], float] = {}
+        current: dict[tuple[Record, Record], float] = {}
         for i, later in enumerate(records):
-            missing = [j for j in range(i) if (records[j], later) not in self._known]
+            missing = [j for j in range(i) if (records[j], later) not in self._cosines]
             if missing:
                 slots = [slot_of(records[j], compares) for j in missing]
                 probe = values.values[slot_of(later, compares)]
                 cosines = self._arena.similarity(compares, slots, probe)
                 for j, cosine in zip(missing, cosines, strict=True):
-                    self._known[records[j], later] = float(cosine)
+                    self._cosines[records[j], later] = float(cosine)
             for j in range(i):
                 pair = records[j], later
-                matrix[i, j] = matrix[j, i] = known[pair] = self._known[pair]
-        self._known = known
+                matrix[i, j] = matrix[j, i] = current[pair] = self._cosines[pair]
+        self._cosines = current
         return matrix
 
 
@@ -270,18 +270,18 @@ def records_of(target: TargetSlots, record: Record) -> tuple[Record, Record]:
 
 def give_back(
     arena: Arena,
-    had: Iterable[Record],
-    kept: Iterable[Record],
-    had_ptrs: Iterable[Record],
-    kept_ptrs: Iterable[Record],
+    before: Iterable[Record],
+    after: Iterable[Record],
+    ptrs_before: Iterable[Record],
+    ptrs_after: Iterable[Record],
 ) -> None:
     """Free the slots of the records that are not kept."""
-    staying = {*kept, *kept_ptrs}
-    for record in had:
+    staying = {*after, *ptrs_after}
+    for record in before:
         if record not in staying:
             arena.memories.give_back(record.slot)
             if record.embedding is not None:
                 arena.embeddings.give_back(record.embedding)
-    for record in had_ptrs:
+    for record in ptrs_before:
         if record not in staying:
             arena.pointers.give_back(record.slot)

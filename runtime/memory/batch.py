@@ -55,7 +55,7 @@ def pack(
     loses nothing.
     """
     k, p = lengths
-    kept = [target.embedding for target in targets if target.embedding is not None]
+    embeddings = [target.embedding for target in targets if target.embedding is not None]
     return Batch(
         slices=np.array(slices, np.int64),
         slots=_padded([r.slots for r in reads], np.int64, k),
@@ -66,7 +66,7 @@ def pack(
         ptr_weights=_padded([r.ptr_weights for r in reads], np.float32, p, fill=0.0),
         memory_targets=np.array([target.memory for target in targets], np.int64),
         pointer_targets=np.array([target.pointer for target in targets], np.int64),
-        embedding_targets=np.array(kept, np.int64),
+        embedding_targets=np.array(embeddings, np.int64),
     )
 
 

@@ -57,11 +57,11 @@ def draw_preview(
         view: which way up (`runtime.preview.view`); letters at the edges say so where it is known.
     """
     labels = {object_id: result.mask(object_id) for object_id in result.object_ids}
-    given = [p for each in prompts.values() for p in each]
-    prompted = [p.slice for p in given]
+    all_prompts = [p for own in prompts.values() for p in own]
+    prompted = [p.slice for p in all_prompts]
     segmented = sorted({index for masks in result.slices.values() for index in masks})
     indices = choose_slices(labels, prompted or [result.shape[0] // 2], segmented)
-    rows, columns = _crop(labels, given, result.shape[1:], view)
+    rows, columns = _crop(labels, all_prompts, result.shape[1:], view)
     spacing_mm = view.in_order(spacing_yx_mm or (1.0, 1.0))
     scale = _scale(rows, columns, spacing_mm)
     frame = Frame(result.shape[1:], view, rows, columns, scale)
@@ -72,8 +72,8 @@ def draw_preview(
         for (object_id, mask), colour in zip(labels.items(), _colours(labels), strict=True):
             tile = draw_outline(tile, mask[index], frame, colour)
             draw_prompts(tile, prompts.get(object_id, ()), index, frame)
-            if found := result.slices[object_id].get(index):
-                scores.append((found.confidence, colour))
+            if slice_mask := result.slices[object_id].get(index):
+                scores.append((slice_mask.confidence, colour))
         draw_caption(tile, f"z = {index}", scores, index in prompted)
         if view.edges:
             draw_edges(tile, view.edges)
@@ -99,7 +99,7 @@ def draw_gallery(
         names: of the images.
         title: a line above them.
     """
-    prompted = sorted({p.slice for each in prompts.values() for p in each})
+    prompted = sorted({p.slice for own in prompts.values() for p in own})
     tiles = []
     for index in _some(len(images), prompted):
         image = images[index]
@@ -108,11 +108,11 @@ def draw_gallery(
         frame = Frame(image.shape[:2], AS_STORED, *whole, (per_pixel, per_pixel))
         tile, scores = draw_slice(image, frame), []
         for object_id, colour in zip(result.object_ids, _colours(result.object_ids), strict=True):
-            if (found := result.slices[object_id].get(index)) is None:
+            if (slice_mask := result.slices[object_id].get(index)) is None:
                 continue
-            tile = draw_outline(tile, found.mask(), frame, colour)
+            tile = draw_outline(tile, slice_mask.mask(), frame, colour)
             draw_prompts(tile, prompts.get(object_id, ()), index, frame)
-            scores.append((found.confidence, colour))
+            scores.append((slice_mask.confidence, colour))
         draw_caption(
             tile, shortened(names[index], FONT, tile.width - 16), scores, index in prompted
         )
@@ -156,7 +156,7 @@ def choose_slices(
 
 def _crop(
     masks: Mapping[int, NDArray[np.bool_]],
-    given: Sequence[Prompt],
+    prompts: Sequence[Prompt],
     shape: tuple[int, ...],
     view: View,
 ) -> tuple[slice, slice]:
@@ -164,7 +164,7 @@ def _crop(
     area = np.zeros(shape, bool)
     for mask in masks.values():
         area |= mask.any(0)
-    for prompt in given:
+    for prompt in prompts:
         if isinstance(prompt, Box):
             area[int(prompt.y[0]) : int(prompt.y[1]), int(prompt.x[0]) : int(prompt.x[1])] = True
         elif isinstance(prompt, Point):

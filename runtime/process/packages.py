@@ -52,20 +52,21 @@ def how_to_install(module: str) -> str:
 
 def installed(names: Sequence[str]) -> dict[str, str]:
     """Those of some distributions that are installed, with their versions."""
-    found = {}
+    versions = {}
     for name in names:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def check_one_onnxruntime() -> None:
     """Raise BackendUnavailable where distributions of ONNX Runtime lie on top of each other."""
-    if len(found := installed(ONNXRUNTIMES)) > 1:
-        names = [f"{name} {number}" for name, number in found.items()]
+    if len(versions := installed(ONNXRUNTIMES)) > 1:
+        names = [f"{name} {number}" for name, number in versions.items()]
         raise BackendUnavailable(
             f"{' and '.join(names)} are installed over each other, and nobody can tell which one runs; "
-            f"pip uninstall -y {' '.join(found)}, then pip install '{DISTRIBUTION}[cpu]' or, on a CUDA machine, [gpu]"
+            f"pip uninstall -y {' '.join(versions)}, then "
+            f"pip install '{DISTRIBUTION}[cpu]' or, on a CUDA machine, [gpu]"
         )

@@ -46,7 +46,7 @@ class Program:
     def help(self) -> str:
         """Usage, and a line for each command."""
         width = max(map(len, self.commands))
-        rows = [f"  {name:{width}}  {each.summary}" for name, each in self.commands.items()]
+        rows = [f"  {name:{width}}  {command.summary}" for name, command in self.commands.items()]
         usage = f"usage: {self.name} COMMAND [--help] ..."
         lines = [usage, "", self.summary, "", "commands:", *rows, "", self.epilog]
         return "\n".join(lines).rstrip()

@@ -64,8 +64,8 @@ def read_prompts(path: str | Path) -> Calls:
     calls: dict[int, Calls] = {}
     for i, entry in enumerate(objects):
         where = f"{file}: objects[{i}]"
-        given = entry.get("prompts") if isinstance(entry, dict) else None
-        if not isinstance(given, list) or not given or not set(entry) <= {"id", "prompts"}:
+        listed = entry.get("prompts") if isinstance(entry, dict) else None
+        if not isinstance(listed, list) or not listed or not set(entry) <= {"id", "prompts"}:
             raise PromptError(
                 f'{where}: found {shown(entry)}; wanted {{"id": 1, "prompts": [...]}} with at least one prompt'
             )
@@ -79,10 +79,10 @@ def read_prompts(path: str | Path) -> Calls:
                 f"{where}: id {object_id} is taken; list an object's prompts together"
             )
         prompts = [
-            _prompt(each, f"{where}.prompts[{j}]", file.parent) for j, each in enumerate(given)
+            _prompt(item, f"{where}.prompts[{j}]", file.parent) for j, item in enumerate(listed)
         ]
         calls[object_id] = group(prompts, object_id)
-    return [call for each in calls.values() for call in each]
+    return [call for of_object in calls.values() for call in of_object]
 
 
 def _read_json(file: Path) -> Any:
@@ -123,34 +123,34 @@ def _whole(value: float) -> int:
     return int(value)
 
 
-def _prompt(given: Any, where: str, folder: Path) -> Prompt:
-    if not isinstance(given, dict) or set(given) not in KEYS:
+def _prompt(entry: Any, where: str, folder: Path) -> Prompt:
+    if not isinstance(entry, dict) or set(entry) not in KEYS:
         raise PromptError(
-            f"{where}: found {shown(given)}; wanted a slice and one of box, point, mask; "
+            f"{where}: found {shown(entry)}; wanted a slice and one of box, point, mask; "
             "a point may have positive"
         )
     try:
-        index, positive = given["slice"], given.get("positive", True)
+        index, positive = entry["slice"], entry.get("positive", True)
         if not is_whole(index):
             raise TypeError(f"slice {shown(index)} is not a whole number")
         if not isinstance(positive, bool):
             raise TypeError(f"positive {shown(positive)} is neither true nor false")
         for name in ("box", "point"):
-            if name in given and (extra := set(given[name]) - {"y", "x"}):
+            if name in entry and (extra := set(entry[name]) - {"y", "x"}):
                 raise TypeError(f"{shown(min(extra))} is not known")
-        if "box" in given:
-            (y0, y1), (x0, x1) = given["box"]["y"], given["box"]["x"]
+        if "box" in entry:
+            (y0, y1), (x0, x1) = entry["box"]["y"], entry["box"]["x"]
             return Box(slice=index, y=(_number(y0), _number(y1)), x=(_number(x0), _number(x1)))
-        if "point" in given:
-            y, x = _number(given["point"]["y"]), _number(given["point"]["x"])
+        if "point" in entry:
+            y, x = _number(entry["point"]["y"]), _number(entry["point"]["x"])
             return Point(slice=index, y=y, x=x, positive=positive)
-        return Mask(slice=index, mask=_read_mask(folder / given["mask"]))
+        return Mask(slice=index, mask=_read_mask(folder / entry["mask"]))
     except MissingInput as error:
         raise MissingInput(f"{where}: {error}") from error
     except KeyError as error:
-        raise PromptError(f"{where}: {error} is missing in {shown(given)}") from error
+        raise PromptError(f"{where}: {error} is missing in {shown(entry)}") from error
     except (TypeError, ValueError, OverflowError) as error:
-        raise PromptError(f"{where}: {error} in {shown(given)}") from error
+        raise PromptError(f"{where}: {error} in {shown(entry)}") from error
 
 
 def _number(value: Any) -> float:

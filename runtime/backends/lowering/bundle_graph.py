@@ -33,7 +33,7 @@ class UnsupportedGraph(ValueError):
 
 
 @dataclass(slots=True)
-class Known:
+class TensorFacts:
     """What is known of tensors, by name.
 
     Attributes:
@@ -88,7 +88,7 @@ def is_attention(node: onnx.NodeProto) -> bool:
     return (node.domain, node.op_type) == ATTENTION
 
 
-def read_graph(data: bytes) -> tuple[onnx.ModelProto, Known, list[onnx.NodeProto]]:
+def read_graph(data: bytes) -> tuple[onnx.ModelProto, TensorFacts, list[onnx.NodeProto]]:
     """A graph, what is known of its tensors, and its nodes that depend on an input.
 
     What the other nodes compute is among the constants that are known. Raises UnsupportedGraph and onnx's own errors.
@@ -97,8 +97,8 @@ def read_graph(data: bytes) -> tuple[onnx.ModelProto, Known, list[onnx.NodeProto
 
     source = onnx.load_from_string(data)
     _check(source)
-    known = _known_of(source)
-    return source, known, _folded(source, known)
+    facts = _facts_of(source)
+    return source, facts, _folded(source, facts)
 
 
 def _check(source: onnx.ModelProto) -> None:
@@ -112,7 +112,7 @@ def _check(source: onnx.ModelProto) -> None:
             raise UnsupportedGraph(f"{node.name} ({node.op_type}) has a graph of its own")
 
 
-def _known_of(source: onnx.ModelProto) -> Known:
+def _facts_of(source: onnx.ModelProto) -> TensorFacts:
     """Types of all tensors; onnx is told those of attention, which it does not know."""
     from onnx import helper, shape_inference
 
@@ -122,35 +122,35 @@ def _known_of(source: onnx.ModelProto) -> Known:
         if is_attention(node)
     )
     graph = shape_inference.infer_shapes(source, data_prop=True).graph
-    known = Known({weight.name: weight.data_type for weight in source.graph.initializer}, {})
+    facts = TensorFacts({weight.name: weight.data_type for weight in source.graph.initializer}, {})
     for value in (*graph.input, *graph.value_info, *graph.output):
-        known.elements[value.name] = value.type.tensor_type.elem_type
+        facts.elements[value.name] = value.type.tensor_type.elem_type
         sides = value.type.tensor_type.shape.dim
-        known.shapes[value.name] = tuple(side.dim_value or "?" for side in sides)
-    return known
+        facts.shapes[value.name] = tuple(side.dim_value or "?" for side in sides)
+    return facts
 
 
-def _folded(source: onnx.ModelProto, known: Known) -> list[onnx.NodeProto]:
+def _folded(source: onnx.ModelProto, facts: TensorFacts) -> list[onnx.NodeProto]:
     """Nodes that depend on an input; what the others compute is added to what is known."""
     from onnx import helper, numpy_helper
     from onnx.reference import ReferenceEvaluator
 
     initializers = {weight.name: weight for weight in source.graph.initializer}
-    fixed, constant, kept = set(initializers), [], []
+    fixed, constant, remaining = set(initializers), [], []
     for node in source.graph.node:
         if all(name in fixed for name in node.input if name):
             fixed.update(node.output)
             constant.append(node)
         else:
-            kept.append(node)
-    read = dict.fromkeys(name for node in kept for name in node.input if name in fixed)
-    made = [name for name in read if name not in initializers]
-    outputs = [helper.make_tensor_value_info(name, known.elements[name], None) for name in made]
+            remaining.append(node)
+    read = dict.fromkeys(name for node in remaining for name in node.input if name in fixed)
+    computed = [name for name in read if name not in initializers]
+    outputs = [helper.make_tensor_value_info(name, facts.elements[name], None) for name in computed]
     part = helper.make_graph(constant, "constants", [], outputs, source.graph.initializer)
     model = helper.make_model(part, opset_imports=source.opset_import)
-    values = dict(zip(made, ReferenceEvaluator(model).run(None, {}), strict=True))
+    values = dict(zip(computed, ReferenceEvaluator(model).run(None, {}), strict=True))
     for name in read:
         value = values[name] if name in values else numpy_helper.to_array(initializers[name])
-        dtype = helper.tensor_dtype_to_np_dtype(known.elements[name])
-        known.constants[name] = np.asarray(value, dtype)
-    return kept
+        dtype = helper.tensor_dtype_to_np_dtype(facts.elements[name])
+        facts.constants[name] = np.asarray(value, dtype)
+    return remaining

@@ -92,18 +92,20 @@ class _Cutting:
     """
 
     def __init__(self, data: bytes, model: ModelNumbers, dtype: str) -> None:
-        self._source, self._known, self._nodes = read_graph(data)
+        self._source, self._facts, self._nodes = read_graph(data)
         self._makers = {name: node for node in self._nodes for name in node.output}
         self._model, self._contract = model, graph_specs(model)[GRAPH]
         self._reads = _declared(self._source)
         roles = read_specs(model)
         self._specs: dict[str, TensorSpec] = {**self._contract.inputs, **self._contract.outputs}
-        self._given: dict[str, str] = {}  # queries and keys by the names under which they are given
+        self._sources: dict[
+            str, str
+        ] = {}  # queries and keys by the names under which they are given
         for read in self._reads:
             self._check(read, roles)
             self._specs |= {read.residual: roles["residual"], read.result: roles["result"]}
             for name, spec in ((read.query, roles["query"]), (read.key, roles["key"])):
-                self._given[_as_read(name)] = name
+                self._sources[_as_read(name)] = name
                 self._specs[_as_read(name)] = replace(spec, dtype=dtype)
 
     def result(self) -> CutGraph:
@@ -119,59 +121,59 @@ class _Cutting:
                 raise UnsupportedGraph(
                     f"{name}, the {role} of a read of memory, is none of its tensors"
                 )
-            found, wanted = self._known.spec(name), roles[role]
+            spec, wanted = self._facts.spec(name), roles[role]
             # What follows attention has lengths that onnx does not know; the kernel gives results those wanted.
             fits = _may_be if role == "result" else TensorSpec.fits
-            if not fits(wanted, found):
+            if not fits(wanted, spec):
                 raise UnsupportedGraph(
-                    f"{name}, the {role} of a read of memory, is {found}; wanted {wanted}"
+                    f"{name}, the {role} of a read of memory, is {spec}; wanted {wanted}"
                 )
         self._check_attention(read)
 
     def _check_attention(self, read: MemoryReadNames) -> None:
         """Raise UnsupportedGraph unless a read's result is attention over its query and key as the kernel has it."""
         needed = self._needed([read.result], {*self._contract.inputs, read.query, read.key})
-        found = [attention_of(node, self._known) for node in needed if is_attention(node)]
-        pairs = [(attention.query, attention.key) for attention in found]
+        attentions = [attention_of(node, self._facts) for node in needed if is_attention(node)]
+        pairs = [(attention.query, attention.key) for attention in attentions]
         if pairs != [(read.query, read.key)]:
             raise UnsupportedGraph(
                 f"{read.result} is read by attention of {pairs}, wanted {read.query} and {read.key} alone"
             )
-        (attention,), scale = found, self._model.d_model**-0.5
+        (attention,), scale = attentions, self._model.d_model**-0.5
         if attention.num_heads != 1 or not math.isclose(attention.scale, scale, rel_tol=1e-6):
             raise UnsupportedGraph(
                 f"{read.result} is read with {attention.num_heads} heads and scale {attention.scale:g}; "
                 f"wanted one head and {scale:g}"
             )
 
-    def _needed(self, wanted: Iterable[str], given: Iterable[str]) -> list[onnx.NodeProto]:
+    def _needed(self, wanted: Iterable[str], available: Iterable[str]) -> list[onnx.NodeProto]:
         """Nodes, in order, that make some tensors of others that are given and of constants."""
-        made, found = set(given), set[str]()
-        todo = [name for name in wanted if name not in made]
+        visited, outputs = set(available), set[str]()
+        todo = [name for name in wanted if name not in visited]
         while todo:
             name = todo.pop()
-            if name in made or name not in self._makers:
+            if name in visited or name not in self._makers:
                 continue
-            made.add(name)
-            found.update(self._makers[name].output)
+            visited.add(name)
+            outputs.update(self._makers[name].output)
             todo.extend(self._makers[name].input)
-        return [node for node in self._nodes if found & set(node.output)]
+        return [node for node in self._nodes if outputs & set(node.output)]
 
     def _segment(self, number: int) -> Segment:
         outputs = self._outputs(number)
         before = self._reads[number - 1 : number]  # none before the first segment
         handed = (name for read in before for name in (read.residual, read.result))
         available = dict.fromkeys([*self._contract.inputs, *handed])
-        nodes = self._needed((self._given.get(name, name) for name in outputs), available)
-        made = {name for node in nodes for name in node.output}
-        if again := sorted(made & {read.result for read in self._reads}):
+        nodes = self._needed((self._sources.get(name, name) for name in outputs), available)
+        computed = {name for node in nodes for name in node.output}
+        if again := sorted(computed & {read.result for read in self._reads}):
             raise UnsupportedGraph(
                 f"what follows read {number} of memory needs another read's {', '.join(again)}"
             )
-        nodes += [self._giving(name) for name in outputs if name in self._given]
+        nodes += [self._giving(name) for name in outputs if name in self._sources]
         used = {name for node in nodes for name in node.input}
-        inputs = {each: self._specs[each] for each in available if each in used}
-        specs = {each: self._specs[each] for each in outputs}
+        inputs = {tensor: self._specs[tensor] for tensor in available if tensor in used}
+        specs = {tensor: self._specs[tensor] for tensor in outputs}
         name = f"{GRAPH}.{number}"
         return Segment(name, self._onnx(nodes, inputs, specs, name), inputs, specs)
 
@@ -180,7 +182,7 @@ class _Cutting:
         if number == len(self._reads):
             return list(self._contract.outputs)
         read = self._reads[number]
-        keys = [each.key for each in self._reads] if number == 0 else []
+        keys = [read.key for read in self._reads] if number == 0 else []
         residual = [] if read.residual in self._contract.inputs else [read.residual]
         return list(dict.fromkeys([*map(_as_read, [read.query, *keys]), *residual]))
 
@@ -188,7 +190,7 @@ class _Cutting:
         from onnx import helper
 
         code = CODES[self._specs[name].dtype]
-        return helper.make_node("Cast", [self._given[name]], [name], name, to=code)
+        return helper.make_node("Cast", [self._sources[name]], [name], name, to=code)
 
     def _onnx(
         self,
@@ -199,17 +201,17 @@ class _Cutting:
     ) -> bytes:
         from onnx import helper, numpy_helper
 
-        given, made = (
+        graph_inputs, graph_outputs = (
             [
-                helper.make_tensor_value_info(each, CODES[spec.dtype], spec.shape)
-                for each, spec in specs.items()
+                helper.make_tensor_value_info(tensor, CODES[spec.dtype], spec.shape)
+                for tensor, spec in specs.items()
             ]
             for specs in (inputs, outputs)
         )
-        known = self._known.constants
-        names = dict.fromkeys(name for node in nodes for name in node.input if name in known)
-        constants = [numpy_helper.from_array(known[name], name) for name in names]
-        graph = helper.make_graph(nodes, name, given, made, constants)
+        values = self._facts.constants
+        names = dict.fromkeys(name for node in nodes for name in node.input if name in values)
+        constants = [numpy_helper.from_array(values[name], name) for name in names]
+        graph = helper.make_graph(nodes, name, graph_inputs, graph_outputs, constants)
         source = self._source
         model = helper.make_model(
             graph, opset_imports=source.opset_import, ir_version=source.ir_version
@@ -230,10 +232,10 @@ def _declared(source: onnx.ModelProto) -> tuple[MemoryReadNames, ...]:
         raise UnsupportedGraph(f"{PROPERTY} in its metadata: {fault}; export it again") from fault
 
 
-def _may_be(wanted: TensorSpec, found: TensorSpec) -> bool:
+def _may_be(wanted: TensorSpec, spec: TensorSpec) -> bool:
     """Whether what is known of a tensor does not contradict what is wanted."""
-    return len(found.shape) == len(wanted.shape) and all(
-        side in ("?", other) for side, other in zip(found.shape, wanted.shape, strict=True)
+    return len(spec.shape) == len(wanted.shape) and all(
+        side in ("?", other) for side, other in zip(spec.shape, wanted.shape, strict=True)
     )
 
 

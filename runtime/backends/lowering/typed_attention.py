@@ -68,11 +68,11 @@ class Lowered:
         """Append an operator; arrays among its inputs become constants. Returns its output's name."""
         output = to or f"{self.prefix}/{len(self.ops)}_{kind}"
         names = []
-        for i, given in enumerate(inputs):
-            if not isinstance(given, str):
-                self.constants[f"{output}/{i}"] = given
-                given = f"{output}/{i}"
-            names.append(given)
+        for i, source in enumerate(inputs):
+            if not isinstance(source, str):
+                self.constants[f"{output}/{i}"] = source
+                source = f"{output}/{i}"
+            names.append(source)
         self.ops.append(Op(kind, tuple(names), output, attributes))
         return output
 

@@ -15,7 +15,7 @@ from runtime.backends.lowering.bundle_graph import (
     ELEMENTS,
     IR_VERSION,
     OPSET,
-    Known,
+    TensorFacts,
     UnsupportedGraph,
     is_attention,
     read_graph,
@@ -95,14 +95,16 @@ def typed_graph(data: bytes, graph: str, precision: Precision) -> bytes:
         from onnx import checker
 
         half = precision.half if precision.lowers(graph) else None
-        source, known, plain = read_graph(data)
-        nodes = _lowered(plain, known, precision.form)
-        model = _Typing(half, known, graph in precision.exact_scores).model(nodes, source.graph)
+        source, facts, plain = read_graph(data)
+        nodes = _lowered(plain, facts, precision.form)
+        model = _Typing(half, facts, graph in precision.exact_scores).model(nodes, source.graph)
         checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def _lowered(nodes: Iterable[onnx.NodeProto], known: Known, form: str) -> Iterator[onnx.NodeProto]:
+def _lowered(
+    nodes: Iterable[onnx.NodeProto], facts: TensorFacts, form: str
+) -> Iterator[onnx.NodeProto]:
     """Nodes with each attention lowered."""
     from onnx import helper
 
@@ -110,16 +112,16 @@ def _lowered(nodes: Iterable[onnx.NodeProto], known: Known, form: str) -> Iterat
         if not is_attention(node):
             yield node
             continue
-        plain = lower(attention_of(node, known), form)
+        plain = lower(attention_of(node, facts), form)
         for name, value in plain.constants.items():
-            known.constants[name] = value
-            known.elements[name] = helper.np_dtype_to_tensor_dtype(value.dtype)
+            facts.constants[name] = value
+            facts.elements[name] = helper.np_dtype_to_tensor_dtype(value.dtype)
         for op in plain.ops:
-            known.elements[op.output] = ELEMENTS[FLOAT]
+            facts.elements[op.output] = ELEMENTS[FLOAT]
             yield helper.make_node(op.kind, op.inputs, [op.output], name=op.output, **op.attributes)
 
 
-def attention_of(node: onnx.NodeProto, known: Known) -> AttentionNode:
+def attention_of(node: onnx.NodeProto, facts: TensorFacts) -> AttentionNode:
     """ONNX Runtime's operator as it is used in bundles: no bias, mask or past.
 
     Raises UnsupportedGraph for any other.
@@ -130,7 +132,7 @@ def attention_of(node: onnx.NodeProto, known: Known) -> AttentionNode:
     if len(node.input) != 3 or not attributes.keys() <= {"num_heads", "scale"}:
         raise UnsupportedGraph(f"{node.name} ({node.op_type}) has more than query, key and value")
     query, key, value = node.input
-    channels = (known.spec(query).shape or ("?",))[-1]
+    channels = (facts.spec(query).shape or ("?",))[-1]
     if isinstance(channels, str):
         raise UnsupportedGraph(f"the channels of {query}, the query of {node.name}, are not known")
     heads = attributes.get("num_heads")
@@ -146,8 +148,8 @@ class _Typing:
     A tensor is cast at most once, when it is first read in the other type, and never what a cast made.
     """
 
-    def __init__(self, half: str | None, known: Known, has_exact_scores: bool) -> None:
-        self._half, self._known, self._has_exact_scores = half, known, has_exact_scores
+    def __init__(self, half: str | None, facts: TensorFacts, has_exact_scores: bool) -> None:
+        self._half, self._facts, self._has_exact_scores = half, facts, has_exact_scores
         self._nodes: list[onnx.NodeProto] = []
         self._types: dict[str, str] = {}  # what each computed floating tensor was computed in
         self._cast: set[str] = set()
@@ -159,7 +161,7 @@ class _Typing:
         """The typed model of these nodes, with the inputs and outputs of `source`."""
         from onnx import helper
 
-        self._types.update({x.name: FLOAT for x in source.input if self._known.is_float(x.name)})
+        self._types.update({x.name: FLOAT for x in source.input if self._facts.is_float(x.name)})
         for node in nodes:
             self._add(node)
         for value in source.output:
@@ -171,8 +173,8 @@ class _Typing:
         return helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION)
 
     def _add(self, node: onnx.NodeProto) -> None:
-        floats = [name for name in node.input if self._known.is_float(name)]
-        constants = self._known.constants
+        floats = [name for name in node.input if self._facts.is_float(name)]
+        constants = self._facts.constants
         is_exact = self._has_exact_scores and node.output[0].endswith(SCORES)
         chosen = computes_in(
             node.op_type,
@@ -182,26 +184,28 @@ class _Typing:
         )
         node.input[:] = [self._read(name, chosen) for name in node.input]
         for name in node.output:
-            if self._known.is_float(name):
+            if self._facts.is_float(name):
                 self._types[name] = chosen
         node.output[:] = [self._name_as(name, chosen) for name in node.output]
         self._nodes.append(node)
 
     def _name_as(self, name: str, dtype: str) -> str:
-        return f"{name}.{dtype}" if dtype != FLOAT and self._known.is_float(name) else name
+        return f"{name}.{dtype}" if dtype != FLOAT and self._facts.is_float(name) else name
 
     def _read(self, name: str, dtype: str) -> str:
         """Name of a tensor in a type, where it is floating; cast or stored if this is the first to read it so."""
-        if name in self._known.constants:
+        if name in self._facts.constants:
             return self._stored_as(name, dtype)
         wanted = self._name_as(name, dtype)
         if self._types.get(name, dtype) != dtype and wanted not in self._cast:
             from onnx import helper
 
-            given = self._name_as(name, self._types[name])
+            source_name = self._name_as(name, self._types[name])
             self._cast.add(wanted)
             self._nodes.append(
-                helper.make_node("Cast", [given], [wanted], f"{wanted}/Cast", to=ELEMENTS[dtype])
+                helper.make_node(
+                    "Cast", [source_name], [wanted], f"{wanted}/Cast", to=ELEMENTS[dtype]
+                )
             )
         return wanted
 
@@ -210,7 +214,7 @@ class _Typing:
 
         wanted = self._name_as(name, dtype)
         if (name, wanted) not in self._weights:
-            values = self._known.constants[name]
+            values = self._facts.constants[name]
             if wanted != name:
                 values = values.astype(helper.tensor_dtype_to_np_dtype(ELEMENTS[dtype]))
             stored = numpy_helper.from_array(values, wanted)

@@ -14,7 +14,7 @@ from typing import Any
 
 from runtime.bundle.contract import ModelNumbers, TensorSpec, graph_specs
 from runtime.errors import BackendUnavailable, BundleError
-from runtime.files.cache import keep, kept
+from runtime.files.cache import read_cached, write_cached
 
 # In the order of preference; the last is what the one before imports all from, and may be there alone.
 MODULES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
@@ -74,12 +74,12 @@ def profiles(
     exact = [{axis: Span.exactly(rows) for axis in "nb"} | step for rows in (1, 2)]
     if inputs is None:
         inputs = graph_specs(model)[graph].inputs
-    found: list[Profile] = []
+    distinct: list[Profile] = []
     for axes in (*exact, general):
-        made = _profile(inputs, {**general, **axes})
-        if made not in found and not (graph == "image_encoder" and axes is exact[1]):
-            found.append(made)
-    return found
+        profile = _profile(inputs, {**general, **axes})
+        if profile not in distinct and not (graph == "image_encoder" and axes is exact[1]):
+            distinct.append(profile)
+    return distinct
 
 
 def choose_profile(candidates: Sequence[Profile], shapes: Mapping[str, Shape]) -> int | None:
@@ -104,7 +104,7 @@ def _profile(inputs: Mapping[str, TensorSpec], axes: Mapping[str, Span]) -> Prof
     shapes = {}
     for name, spec in inputs.items():
         if any(isinstance(side, str) for side in spec.shape):
-            smallest, usual, largest = (spec.bind(each) for each in lengths)
+            smallest, usual, largest = (spec.bind(axis_lengths) for axis_lengths in lengths)
             shapes[name] = (smallest, usual, largest)
     return shapes
 
@@ -178,7 +178,7 @@ def build_engine(
             f"{trt.__name__} {trt.__version__} builds no engine of {name}: {logger.last_error}"
         )
     if cache is not None and timings is not None:
-        keep(timings, bytes(cache.serialize()))
+        write_cached(timings, bytes(cache.serialize()))
     return bytes(plan)
 
 
@@ -186,7 +186,7 @@ def _read_timings(config: Any, path: Path | None) -> Any:
     """The cache of timings in use; one that another TensorRT wrote, or that is damaged, begins anew."""
     if path is None:
         return None
-    cache = config.create_timing_cache(kept(path) or b"")
+    cache = config.create_timing_cache(read_cached(path) or b"")
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
         cache = config.create_timing_cache(b"")
         if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):

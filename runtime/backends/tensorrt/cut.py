@@ -16,7 +16,7 @@ from runtime.devices.cuda.memory import CudaMemory
 from runtime.devices.engine import Engine
 
 Tensors = Mapping[str, Any]
-Made = Mapping[str, tuple[tuple[int, ...], str]]
+TensorShapes = Mapping[str, tuple[tuple[int, ...], str]]
 
 
 class ProfiledEngine(Engine, Protocol):
@@ -76,11 +76,11 @@ class CutEngine:
         self._enqueue(PACK, packed, PACKED)
         tensors = {**between.handed, **inputs, **outputs}
         for i, segment in enumerate(self._cut.segments):
-            given, made = (
+            segment_inputs, segment_outputs = (
                 {name: tensors[name] for name in names}
                 for names in (segment.inputs, segment.outputs)
             )
-            self._engines[i].run(given, made)
+            self._engines[i].run(segment_inputs, segment_outputs)
             if i < len(self._cut.reads):
                 self._read(self._cut.reads[i], between)
 
@@ -99,16 +99,16 @@ class CutEngine:
         axes = spec.check_inputs(GRAPH, dict(inputs))
         axes["N"] = model.num_keys(axes["k"], axes["p"])
         handed = {
-            name: (each.bind(axes), each.dtype)
+            name: (tensor.bind(axes), tensor.dtype)
             for segment in self._cut.segments
-            for name, each in {**segment.inputs, **segment.outputs}.items()
+            for name, tensor in {**segment.inputs, **segment.outputs}.items()
             if name not in spec.inputs and name not in spec.outputs
         }
         packed = PACK.outputs({name: tuple(inputs[name].shape) for name in PACKED}, {})
         first = self._cut.reads[0]
         read = READ.outputs({"query": handed[first.query][0], "key": handed[first.key][0]}, {})
-        scratch = {name: each for name, each in read.items() if name != "out"}
-        return Between(*(self._allocated(made) for made in (handed, packed, scratch)))
+        scratch = {name: spec for name, spec in read.items() if name != "out"}
+        return Between(*(self._allocated(specs) for specs in (handed, packed, scratch)))
 
-    def _allocated(self, made: Made) -> Tensors:
-        return {name: self._memory.allocate(*each) for name, each in made.items()}
+    def _allocated(self, specs: TensorShapes) -> Tensors:
+        return {name: self._memory.allocate(*spec) for name, spec in specs.items()}

@@ -15,7 +15,7 @@ from runtime.backends.tensorrt.build import (
     import_tensorrt,
 )
 from runtime.backends.tensorrt.parts import EnginePart
-from runtime.files.cache import cache_folder, keep, kept
+from runtime.files.cache import cache_folder, read_cached, write_cached
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +96,12 @@ class EngineCache:
         """
         version = tensorrt_version()
         path = self._path(part, version)
-        if path is not None and (plan := kept(path)) is not None:
+        if path is not None and (plan := read_cached(path)) is not None:
             return plan
         timings = self._timings(version)
         plan = build_engine(part.typed, part.profiles, part.name, timings, progress, part.uses_tf32)
         if path is not None:
-            keep(path, plan)
+            write_cached(path, plan)
         return plan
 
     def _path(self, part: EnginePart, version: str) -> Path | None:

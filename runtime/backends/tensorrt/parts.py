@@ -45,7 +45,7 @@ def parts(
         return [EnginePart(graph, typed, profiles(bundle.model, graph), uses_tf32)], None
     check_kernel_reads(bundle.model)
     cut = cut_graph(data, bundle.model)
-    found = [
+    segments = [
         EnginePart(
             segment.name,
             typed_graph(segment.data, graph, precision),
@@ -54,7 +54,7 @@ def parts(
         )
         for segment in cut.segments
     ]
-    return found, cut
+    return segments, cut
 
 
 def kernel_reads(model: ModelNumbers) -> bool:

@@ -49,14 +49,14 @@ class CudaMemory:
     def allocate(self, shape: tuple[int, ...], dtype: str) -> Any:
         """Allocate a tensor that no pass is asked for again. Slots that wait for another volume make room for it."""
         stream = self.current
-        return self._pool.made(lambda: self.device.empty(shape, dtype, stream=stream))
+        return self._pool.allocate(lambda: self.device.empty(shape, dtype, stream=stream))
 
     def pinned(self, shape: tuple[int, ...]) -> NDArray[Any]:
         """Allocate float32 memory of the host that the device copies to; recorded as buffers are."""
 
         def make() -> NDArray[Any]:
-            made: NDArray[Any] = self.device.pinned(shape, "float32")
-            return made
+            block: NDArray[Any] = self.device.pinned(shape, "float32")
+            return block
 
         if self.recorder is None:
             return make()
@@ -77,9 +77,9 @@ class CudaMemory:
         array = np.ascontiguousarray(array)
 
         def make() -> Any:
-            made = self.allocate(array.shape, array.dtype.name)
-            self.device.copy(array, made, stream=self.current)
-            return made
+            tensor = self.allocate(array.shape, array.dtype.name)
+            self.device.copy(array, tensor, stream=self.current)
+            return tensor
 
         return self.recorder.constant(array, make) if self.recorder else make()
 
@@ -96,10 +96,10 @@ class CudaMemory:
             step.wait(self.device.external_stream(taken.stream))
         if not is_kept:
             return taken
-        kept = self.allocate(taken.shape, taken.dtype.name)
-        self.copy(taken, kept)
+        copied = self.allocate(taken.shape, taken.dtype.name)
+        self.copy(taken, copied)
         self.current.sync()  # its owner, whose stream may be another one, writes there as soon as this returns
-        return kept
+        return copied
 
     def get(self, tensor: Any) -> NDArray[Any]:
         if isinstance(tensor, np.ndarray):
@@ -116,9 +116,9 @@ class CudaMemory:
     def gather(self, values: Any, index: Any) -> Any:
         index = self.put(index)
         shapes = {"values": values.shape, "index": index.shape}
-        made = self.empty((*index.shape, *values.shape[1:]), "float32")
-        self.run(GATHER, {"values": values, "index": index, "gathered": made}, shapes, {})
-        return made
+        gathered = self.empty((*index.shape, *values.shape[1:]), "float32")
+        self.run(GATHER, {"values": values, "index": index, "gathered": gathered}, shapes, {})
+        return gathered
 
     def store(self, values: Any, index: Any, rows: Any, is_rounded: bool) -> None:
         index, rows = self.put(index), self.put(rows)

@@ -43,8 +43,8 @@ class BufferRecorder:
 
     def _next(self, wanted: Any, make: Callable[[], Any]) -> Any:
         if not self.is_recorded:
-            kept = wanted.copy() if isinstance(wanted, np.ndarray) else wanted
-            self.entries.append((kept, make()))
+            request = wanted.copy() if isinstance(wanted, np.ndarray) else wanted
+            self.entries.append((request, make()))
             self.position += 1
             return self.entries[-1][1]
         if self.position >= len(self.entries):

@@ -35,7 +35,7 @@ class SlotPool:
         block: DeviceArray = (
             waiting.pop()
             if waiting
-            else self.made(lambda: self._device.empty((key[1],), "uint8", stream=stream))
+            else self.allocate(lambda: self._device.empty((key[1],), "uint8", stream=stream))
         )
         lease = SlotLease()
         weakref.finalize(lease, waiting.append, block)
@@ -46,7 +46,7 @@ class SlotPool:
         """Of blocks that nobody holds."""
         return sum(size * len(blocks) for (_, size), blocks in self._free.items())
 
-    def made(self, make: Callable[[], DeviceArray]) -> DeviceArray:
+    def allocate(self, make: Callable[[], DeviceArray]) -> DeviceArray:
         """What `make` allocates; blocks that wait in vain are freed where there is no room otherwise."""
         try:
             return make()

@@ -39,31 +39,32 @@ class Size(NamedTuple):
     bits: int
 
 
-def decode_codestream(frame: bytes, found: PixelFormat, syntax: Syntax) -> NDArray[Any]:
+def decode_codestream(frame: bytes, layout: PixelFormat, syntax: Syntax) -> NDArray[Any]:
     """The frame (y, x) in its own type, or uint8 (y, x, 3) in RGB. Raises VolumeError where it cannot be decoded."""
     size = _jpeg2000_size(frame) if syntax.codec == "jpeg2000" else _jpeg_size(frame)
-    if size[:3] != (found.rows, found.columns, found.samples) or size.bits > found.allocated:
+    if size[:3] != (layout.rows, layout.columns, layout.samples) or size.bits > layout.allocated:
         raise VolumeError(
             f"its codestream is of {size.rows} rows of {size.columns}, {size.samples} samples of {size.bits} bits, and "
-            f"its header says {found.rows} of {found.columns}, {found.samples} of {found.allocated}"
+            f"its header says {layout.rows} of {layout.columns}, "
+            f"{layout.samples} of {layout.allocated}"
         )
     with TemporaryDirectory(prefix="frame-") as folder:
         path = Path(folder) / "frame.dcm"
-        path.write_bytes(_minimal_file(frame, found, syntax))
+        path.write_bytes(_minimal_file(frame, layout, syntax))
         try:
             with quiet():
                 image = sitk.ReadImage(str(path), imageIO="GDCMImageIO")
         except RuntimeError as error:
             raise VolumeError(reason(error).replace(str(path), "its codestream")) from error
     array: NDArray[Any] = np.squeeze(sitk.GetArrayFromImage(image), 0)
-    shape = (found.rows, found.columns, 3)[: 2 if found.samples == 1 else 3]
+    shape = (layout.rows, layout.columns, 3)[: 2 if layout.samples == 1 else 3]
     if (
         array.shape != shape
         or array.dtype.kind not in "iu"
-        or array.dtype.itemsize != found.container.itemsize
+        or array.dtype.itemsize != layout.container.itemsize
     ):
         raise VolumeError(
-            f"its codestream came out as {array.dtype}{array.shape}; wanted {found.dtype}{shape}"
+            f"its codestream came out as {array.dtype}{array.shape}; wanted {layout.dtype}{shape}"
         )
     return array
 
@@ -95,7 +96,7 @@ def _jpeg2000_size(data: bytes) -> Size:
     return Size(bottom - top, right - left, samples, bits)
 
 
-def _minimal_file(frame: bytes, found: PixelFormat, syntax: Syntax) -> bytes:
+def _minimal_file(frame: bytes, layout: PixelFormat, syntax: Syntax) -> bytes:
     """A DICOM file of one frame: what GDCM needs to decode it, and nothing that it could do more (PS3.10)."""
     meta = b"".join(
         (
@@ -111,7 +112,7 @@ def _minimal_file(frame: bytes, found: PixelFormat, syntax: Syntax) -> bytes:
             meta,
             _element(0x0008, 0x0016, b"UI", _SECONDARY_CAPTURE),
             _element(0x0008, 0x0018, b"UI", "2.25.1"),
-            *_image_elements(found),
+            *_image_elements(layout),
             struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, 0xFFFFFFFF),
             struct.pack("<HHI", 0xFFFE, 0xE000, 0),
             struct.pack("<HHI", 0xFFFE, 0xE000, len(frame) + len(frame) % 2),
@@ -121,22 +122,22 @@ def _minimal_file(frame: bytes, found: PixelFormat, syntax: Syntax) -> bytes:
     )
 
 
-def _image_elements(found: PixelFormat) -> Iterator[bytes]:
+def _image_elements(layout: PixelFormat) -> Iterator[bytes]:
     # Grey is never inverted here: ITK would turn it over.
-    photometric = "MONOCHROME2" if found.is_grey else found.photometric
+    photometric = "MONOCHROME2" if layout.is_grey else layout.photometric
     # GDCM cannot drop unused bits of bytes, and need not.
-    stored = max(found.stored, 8)
-    yield _element(0x0028, 0x0002, b"US", struct.pack("<H", found.samples))
+    stored = max(layout.stored, 8)
+    yield _element(0x0028, 0x0002, b"US", struct.pack("<H", layout.samples))
     yield _element(0x0028, 0x0004, b"CS", photometric)
-    if found.samples > 1:
-        yield _element(0x0028, 0x0006, b"US", struct.pack("<H", found.is_planar))
+    if layout.samples > 1:
+        yield _element(0x0028, 0x0006, b"US", struct.pack("<H", layout.is_planar))
     for element, value in (
-        (0x0010, found.rows),
-        (0x0011, found.columns),
-        (0x0100, found.allocated),
+        (0x0010, layout.rows),
+        (0x0011, layout.columns),
+        (0x0100, layout.allocated),
         (0x0101, stored),
         (0x0102, stored - 1),
-        (0x0103, found.is_signed),
+        (0x0103, layout.is_signed),
     ):
         yield _element(0x0028, element, b"US", struct.pack("<H", value))
 

@@ -32,13 +32,13 @@ def text(dataset: Dataset, tag: int) -> str:
 
 def numbers(dataset: Dataset, tag: int, where: object) -> tuple[float, ...]:
     """The finite numbers of a decimal or integer string, () where there are none. Raises SeriesError."""
-    found = text(dataset, tag)
-    parts = found.split("\\") if found else []
+    value = text(dataset, tag)
+    parts = value.split("\\") if value else []
     is_right = _vr(dataset, tag) in _DECIMAL and all(
         _NUMBER.match(part) and isfinite(float(part)) for part in parts
     )
     if parts and not is_right:
-        raise SeriesError(f"{where}: found {found[:80]!r} in ({shown(tag)}); wanted numbers")
+        raise SeriesError(f"{where}: found {value[:80]!r} in ({shown(tag)}); wanted numbers")
     return tuple(float(part) for part in parts)
 
 
@@ -62,8 +62,8 @@ def items(dataset: Dataset, tag: int, most: int = 1000) -> Sequence[Dataset]:
         raise ValueError(f"({shown(tag)}) holds more than {most} items")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found: Any = dataset[tag].value if tag in dataset else ()
-    datasets = [] if isinstance(found, bytes | str) or found is None else list(found)
+        value: Any = dataset[tag].value if tag in dataset else ()
+    datasets = [] if isinstance(value, bytes | str) or value is None else list(value)
     for dataset in datasets:
         check_whole(dataset)
     return datasets

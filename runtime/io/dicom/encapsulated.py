@@ -92,7 +92,7 @@ def _ends_a_frame(stream: BinaryIO, fragment: Fragment) -> bool:
 
 def _bytes_of(stream: BinaryIO, fragment: Fragment) -> bytes:
     stream.seek(fragment[0])
-    found = stream.read(fragment[1])
-    if len(found) != fragment[1]:
+    data = stream.read(fragment[1])
+    if len(data) != fragment[1]:
         raise VolumeError("its pixel data is cut short")
-    return found
+    return data

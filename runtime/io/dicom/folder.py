@@ -29,7 +29,7 @@ def series_headers(folder: Path, series: str | None) -> list[Header]:
 
     Raises SeriesError; OSError where the folder cannot be read.
     """
-    found: dict[str, list[Header]] = {}
+    headers_of: dict[str, list[Header]] = {}
     doubtful: list[tuple[Path, str]] = []
     damaged: list[SeriesError] = []
     for path in sorted(folder.iterdir()):
@@ -43,27 +43,29 @@ def series_headers(folder: Path, series: str | None) -> list[Header]:
             if not _is_dicom(path):
                 doubtful.append((path, "no DICOM"))
             elif header := read_header(path):
-                found.setdefault(header.series, []).append(header)
+                headers_of.setdefault(header.series, []).append(header)
         except OSError as error:
             doubtful.append((path, str(error)))
         except SeriesError as error:
             damaged.append(error)
     if damaged:
         raise damaged[0]
-    _check_names(doubtful, (header.path.name for headers in found.values() for header in headers))
-    if not found:
+    _check_names(
+        doubtful, (header.path.name for headers in headers_of.values() for header in headers)
+    )
+    if not headers_of:
         raise SeriesError(
             f"{folder} holds no DICOM images; wanted the folder that directly holds the slices, "
             "or the name of a volume file"
         )
-    if series is None and len(found) > 1:
+    if series is None and len(headers_of) > 1:
         raise SeriesError(
-            f"{folder} holds {len(found)} series; wanted one; choose with series= "
-            f"(--series UID):\n{_listing(found)}"
+            f"{folder} holds {len(headers_of)} series; wanted one; choose with series= "
+            f"(--series UID):\n{_listing(headers_of)}"
         )
-    if series is not None and series not in found:
-        raise SeriesError(f"{folder} holds no series {series}; it holds:\n{_listing(found)}")
-    return _without_copies(found[next(iter(found)) if series is None else series])
+    if series is not None and series not in headers_of:
+        raise SeriesError(f"{folder} holds no series {series}; it holds:\n{_listing(headers_of)}")
+    return _without_copies(headers_of[next(iter(headers_of)) if series is None else series])
 
 
 def scan_format(header: Header) -> PixelFormat:
@@ -72,18 +74,18 @@ def scan_format(header: Header) -> PixelFormat:
         raise SeriesError(
             f"{header.path} is not an image of a patient ({header.modality}); wanted slices"
         )
-    found = read_format(header)
-    check_grey(header, found)
-    return found
+    layout = read_format(header)
+    check_grey(header, layout)
+    return layout
 
 
 def _without_copies(headers: list[Header]) -> list[Header]:
     sizes = [(text(header.dataset, POSITION), header.path.stat().st_size) for header in headers]
     count = Counter(sizes)
-    kept: dict[object, Header] = {}
+    distinct: dict[object, Header] = {}
     for header, size in zip(headers, sizes, strict=True):
-        kept.setdefault(_digest(header.path) if count[size] > 1 else header.path, header)
-    return list(kept.values())
+        distinct.setdefault(_digest(header.path) if count[size] > 1 else header.path, header)
+    return list(distinct.values())
 
 
 def _digest(path: Path) -> bytes:
@@ -112,8 +114,8 @@ def name_shape(name: str) -> str:
     return _NUMBER.sub("#", name)
 
 
-def _listing(found: dict[str, list[Header]]) -> str:
-    return "\n".join(f"  {uid}  {_summary(headers)}" for uid, headers in sorted(found.items()))
+def _listing(series: dict[str, list[Header]]) -> str:
+    return "\n".join(f"  {uid}  {_summary(headers)}" for uid, headers in sorted(series.items()))
 
 
 def _summary(headers: list[Header]) -> str:

@@ -136,27 +136,27 @@ def read_format(header: Header) -> PixelFormat:
         raise SeriesError(
             f"{path}: found {', '.join(wrong)}, which cannot be; it is damaged, or of a kind not read"
         )
-    found = PixelFormat(
+    layout = PixelFormat(
         *(int(frames[0]), rows, columns, samples, allocated, stored, high_bit),
         *(bool(is_signed), photometric, is_planar),
     )
-    _check_length(header, found)
-    return found
+    _check_length(header, layout)
+    return layout
 
 
-def check_grey(header: Header, found: PixelFormat) -> None:
+def check_grey(header: Header, layout: PixelFormat) -> None:
     """Raise VolumeError unless pixels are one value each, of which low ones are black."""
-    if not found.is_grey:
+    if not layout.is_grey:
         raise VolumeError(f"{header.path}: found colour pixels; wanted one value per pixel")
-    if found.is_inverted:
+    if layout.is_inverted:
         raise VolumeError(
             f"{header.path}: found pixels of which low ones are white (MONOCHROME1); wanted MONOCHROME2; "
             "convert the series first"
         )
 
 
-def _check_length(header: Header, found: PixelFormat) -> None:
-    wanted, size = found.total_bytes, header.pixel_bytes
+def _check_length(header: Header, layout: PixelFormat) -> None:
+    wanted, size = layout.total_bytes, header.pixel_bytes
     if header.syntax.codec:
         if size is not None:
             raise SeriesError(
@@ -169,8 +169,8 @@ def _check_length(header: Header, found: PixelFormat) -> None:
     else:
         if size < wanted or (size > wanted + 1 and not _is_padding(header, wanted, size)):
             raise SeriesError(
-                f"{header.path}: found {size} bytes of pixels; wanted {wanted}, of {found.frames} frames of "
-                f"{found.rows} rows of {found.columns}; it is cut short or damaged; copy it again"
+                f"{header.path}: found {size} bytes of pixels; wanted {wanted}, of {layout.frames} frames of "
+                f"{layout.rows} rows of {layout.columns}; it is cut short or damaged; copy it again"
             )
         is_bomb = header.syntax.is_deflated and wanted > max(
             _MOST_BYTES, _MOST_GROWTH * header.path.stat().st_size

@@ -96,7 +96,7 @@ def read_rescaling(header: Header, count: int) -> list[tuple[float, float]]:
     """Slope and intercept of each frame, (1, 0) where there are none. Raises SeriesError for a slope of 0."""
     try:
         groups = _Groups(header, count)
-        found = [
+        values = [
             (groups.value(SLOPE, frame), groups.value(INTERCEPT, frame)) for frame in range(count)
         ]
     except (SeriesError, MemoryError):
@@ -104,7 +104,7 @@ def read_rescaling(header: Header, count: int) -> list[tuple[float, float]]:
     except Exception as error:
         raise SeriesError(f"{header.path}: its header cannot be followed ({error})") from error
     pairs = []
-    for slope, intercept in found:
+    for slope, intercept in values:
         if len(slope) != len(intercept):
             raise SeriesError(
                 f"{header.path} has {'an intercept without a slope' if intercept else 'a slope without an intercept'} "
@@ -132,10 +132,10 @@ class _Groups:
 
     def value(self, tag: int, frame: int) -> tuple[float, ...]:
         """One, two, three or six numbers, or () where nothing says them."""
-        found = self.own(tag, frame)
+        values = self.own(tag, frame)
         for groups in self._shared:
-            found = found or self._in(groups, tag)
-        return found or self._checked(self._header.dataset, tag)
+            values = values or self._in(groups, tag)
+        return values or self._checked(self._header.dataset, tag)
 
     def own(self, tag: int, frame: int) -> tuple[float, ...]:
         """What the frame's own groups say."""
@@ -146,13 +146,13 @@ class _Groups:
         return self._checked(group[0], tag) if group else ()
 
     def _checked(self, dataset: Dataset, tag: int) -> tuple[float, ...]:
-        found = numbers(dataset, tag, self._header.path)
-        if len(found) not in (0, _COUNTS[tag]):
+        values = numbers(dataset, tag, self._header.path)
+        if len(values) not in (0, _COUNTS[tag]):
             raise SeriesError(
-                f"{self._header.path}: found {len(found)} numbers in ({shown(tag)}), {found[:8]}; "
+                f"{self._header.path}: found {len(values)} numbers in ({shown(tag)}), {values[:8]}; "
                 f"wanted {_COUNTS[tag]} numbers"
             )
-        return found
+        return values
 
 
 def _planes(header: Header, groups: _Groups, count: int) -> list[ImagePlane]:
@@ -167,9 +167,9 @@ def _planes(header: Header, groups: _Groups, count: int) -> list[ImagePlane]:
     for frame in range(count):
         position_mm = groups.value(POSITION, frame)
         orientation = groups.value(ORIENTATION, frame)
-        for tag, found in ((POSITION, position_mm), (ORIENTATION, orientation)):
-            if not found:
-                raise _unplaced(header, tag, found)
+        for tag, values in ((POSITION, position_mm), (ORIENTATION, orientation)):
+            if not values:
+                raise _unplaced(header, tag, values)
         planes.append(ImagePlane(_name(header, frame, count), position_mm, orientation))
     return planes
 
@@ -210,20 +210,20 @@ def _slice_numbers(header: Header, count: int) -> list[int]:
     if not isinstance(value, bytes):
         return list(range(1, count + 1))
     order = "<" if header.syntax.is_little else ">"
-    found: list[int] = np.frombuffer(value, f"{order}u2").tolist()
-    if len(found) != count:
+    slice_numbers: list[int] = np.frombuffer(value, f"{order}u2").tolist()
+    if len(slice_numbers) != count:
         raise SeriesError(
-            f"{header.path} has {count} frames and {len(found)} slice numbers; it is damaged"
+            f"{header.path} has {count} frames and {len(slice_numbers)} slice numbers; it is damaged"
         )
-    return found
+    return slice_numbers
 
 
 def _name(header: Header, frame: int, count: int) -> str:
     return f"frame {frame} of {header.path.name}" if count > 1 else header.path.name
 
 
-def _unplaced(header: Header, tag: int, found: tuple[float, ...]) -> SeriesError:
+def _unplaced(header: Header, tag: int, values: tuple[float, ...]) -> SeriesError:
     return SeriesError(
-        f"{header.path} has no usable {_WORDS[tag]} ({shown(tag)}): found {found or 'nothing'}, wanted {_COUNTS[tag]} "
+        f"{header.path} has no usable {_WORDS[tag]} ({shown(tag)}): found {values or 'nothing'}, wanted {_COUNTS[tag]} "
         "numbers; without it the slice cannot be placed"
     )

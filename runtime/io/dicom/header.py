@@ -94,10 +94,10 @@ class Header:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                found = str(self.dataset[_DESCRIPTION].value or "")
+                value = str(self.dataset[_DESCRIPTION].value or "")
         except Exception:  # a character set that means nothing, or no description
-            found = text(self.dataset, _DESCRIPTION)
-        return found.encode("utf-8", "replace").decode()
+            value = text(self.dataset, _DESCRIPTION)
+        return value.encode("utf-8", "replace").decode()
 
     @contextmanager
     def pixel_stream(self, promised: int) -> Iterator[BinaryIO]:

@@ -32,47 +32,49 @@ def read_dicom_image(path: Path) -> NDArray[Any]:
         header = read_header(path)
         if header is None:
             raise InputError(f"{path} cannot be read as a DICOM image: it holds no pixels")
-        found = read_format(header)
-        if found.frames > 1:
+        layout = read_format(header)
+        if layout.frames > 1:
             raise InputError(
-                f"{path} holds {found.frames} frames; wanted one image a file: read it as a volume"
+                f"{path} holds {layout.frames} frames; wanted one image a file: read it as a volume"
             )
-        (stored,) = read_stored(header, found)
-        return _grey(stored, header, found) if found.is_grey else _colour(stored, header, found)
+        (stored,) = read_stored(header, layout)
+        return _grey(stored, header, layout) if layout.is_grey else _colour(stored, header, layout)
     except (SeriesError, VolumeError) as error:
         raise InputError(f"{path} cannot be read as a DICOM image: {error}") from error
 
 
-def _grey(stored: NDArray[Any], header: Header, found: PixelFormat) -> NDArray[Any]:
-    (meaning,) = read_meanings(header, found)
-    if found.is_inverted:
+def _grey(stored: NDArray[Any], header: Header, layout: PixelFormat) -> NDArray[Any]:
+    (meaning,) = read_meanings(header, layout)
+    if layout.is_inverted:
         # -1 - v of signed values, and 2 ** bits - 1 - v of unsigned ones: neither can overflow.
-        stored = ~stored if found.is_signed else stored ^ found.dtype.type(found.bounds[1])
-    return meaning.apply(stored, common_type([(found, meaning)]))
+        stored = ~stored if layout.is_signed else stored ^ layout.dtype.type(layout.bounds[1])
+    return meaning.apply(stored, common_type([(layout, meaning)]))
 
 
-def _colour(stored: NDArray[Any], header: Header, found: PixelFormat) -> NDArray[Any]:
-    if found.photometric == "PALETTE COLOR":
-        return _through_palette(stored, header, found)
+def _colour(stored: NDArray[Any], header: Header, layout: PixelFormat) -> NDArray[Any]:
+    if layout.photometric == "PALETTE COLOR":
+        return _through_palette(stored, header, layout)
     if stored.dtype != np.uint8:
         raise InputError(
             f"{header.path} holds {stored.dtype}{stored.shape}; wanted uint8 (y, x, 3)"
         )
-    if header.syntax.codec in ("", "rle") and found.photometric.startswith("YBR_FULL"):
+    if header.syntax.codec in ("", "rle") and layout.photometric.startswith("YBR_FULL"):
         from pydicom.pixels.processing import convert_color_space
 
         return np.asarray(convert_color_space(stored, "YBR_FULL", "RGB"), np.uint8)
     return stored  # GDCM gives RGB
 
 
-def _through_palette(stored: NDArray[Any], header: Header, found: PixelFormat) -> NDArray[np.uint8]:
+def _through_palette(
+    stored: NDArray[Any], header: Header, layout: PixelFormat
+) -> NDArray[np.uint8]:
     if not all(tag in header.dataset for tag in PALETTE):
         raise InputError(
             f"{header.path} lacks its palette, or has one in segments, which is not read"
         )
     try:
         tables = [
-            read_table(header.dataset, tags, header, found.is_signed)
+            read_table(header.dataset, tags, header, layout.is_signed)
             for tags in zip(PALETTE[:3], PALETTE[3:], strict=True)
         ]
     except (SeriesError, MemoryError):

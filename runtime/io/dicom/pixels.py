@@ -17,37 +17,37 @@ from runtime.io.dicom.header import Header
 from runtime.io.dicom.rle import decode_rle
 
 
-def read_stored(header: Header, found: PixelFormat) -> Iterator[NDArray[Any]]:
+def read_stored(header: Header, layout: PixelFormat) -> Iterator[NDArray[Any]]:
     """Stored values of each frame, (y, x) or (y, x, 3), in the type of the format. Raises VolumeError."""
     try:
-        with header.pixel_stream(found.total_bytes) as stream:
+        with header.pixel_stream(layout.total_bytes) as stream:
             if header.syntax.codec:
-                for frame in read_encapsulated(stream, found.frames, header.syntax):
-                    yield _decode(frame, found, header)
+                for frame in read_encapsulated(stream, layout.frames, header.syntax):
+                    yield _decode(frame, layout, header)
             else:
                 check_rest(stream, header.pixel_at + (header.pixel_bytes or 0), header.syntax)
                 stream.seek(header.pixel_at)
-                yield from _read_native(stream, found, header)
+                yield from _read_native(stream, layout, header)
     except (VolumeError, SeriesError) as error:
         raise VolumeError(f"{header.path}: its pixels cannot be read: {error}") from error
 
 
-def _decode(frame: bytes, found: PixelFormat, header: Header) -> NDArray[Any]:
+def _decode(frame: bytes, layout: PixelFormat, header: Header) -> NDArray[Any]:
     if header.syntax.codec == "rle":
-        return found.take_out(decode_rle(frame, found))
-    decoded = decode_codestream(frame, found, header.syntax)
-    return found.take_out(decoded.view(found.container))
+        return layout.take_out(decode_rle(frame, layout))
+    decoded = decode_codestream(frame, layout, header.syntax)
+    return layout.take_out(decoded.view(layout.container))
 
 
-def _read_native(stream: BinaryIO, found: PixelFormat, header: Header) -> Iterator[NDArray[Any]]:
-    if found.allocated == 1 or (found.allocated == 8 and _is_swapped(header)):
+def _read_native(stream: BinaryIO, layout: PixelFormat, header: Header) -> Iterator[NDArray[Any]]:
+    if layout.allocated == 1 or (layout.allocated == 8 and _is_swapped(header)):
         # Neither bits nor swapped bytes end where frames end.
-        yield from _read_crossing(stream, found, header)
+        yield from _read_crossing(stream, layout, header)
         return
-    container = found.container if header.syntax.is_little else found.container.newbyteorder(">")
-    for _ in range(found.frames):
-        stored = np.frombuffer(_exactly(stream, found.frame_bytes), container)
-        yield found.take_out(_shaped(stored.astype(found.container, copy=False), found))
+    container = layout.container if header.syntax.is_little else layout.container.newbyteorder(">")
+    for _ in range(layout.frames):
+        stored = np.frombuffer(_exactly(stream, layout.frame_bytes), container)
+        yield layout.take_out(_shaped(stored.astype(layout.container, copy=False), layout))
 
 
 def _is_swapped(header: Header) -> bool:
@@ -55,15 +55,15 @@ def _is_swapped(header: Header) -> bool:
     return not header.syntax.is_little and header.pixel_vr == "OW"
 
 
-def _read_crossing(stream: BinaryIO, found: PixelFormat, header: Header) -> Iterator[NDArray[Any]]:
+def _read_crossing(stream: BinaryIO, layout: PixelFormat, header: Header) -> Iterator[NDArray[Any]]:
     stored = np.frombuffer(_exactly(stream, header.pixel_bytes or 0), np.uint8)
     if _is_swapped(header):
         stored = stored[: len(stored) // 2 * 2].view(np.uint16).byteswap().view(np.uint8)
-    if found.allocated == 1:
+    if layout.allocated == 1:
         stored = np.unpackbits(stored, bitorder="little")
-    count = found.samples_stored
-    for frame in range(found.frames):
-        yield found.take_out(_shaped(stored[frame * count : (frame + 1) * count], found))
+    count = layout.samples_stored
+    for frame in range(layout.frames):
+        yield layout.take_out(_shaped(stored[frame * count : (frame + 1) * count], layout))
 
 
 def _exactly(stream: BinaryIO, count: int) -> bytes:
@@ -73,12 +73,12 @@ def _exactly(stream: BinaryIO, count: int) -> bytes:
     return data
 
 
-def _shaped(stored: NDArray[Any], found: PixelFormat) -> NDArray[Any]:
-    if found.photometric == "YBR_FULL_422":
+def _shaped(stored: NDArray[Any], layout: PixelFormat) -> NDArray[Any]:
+    if layout.photometric == "YBR_FULL_422":
         # Two brightnesses and the colour that they share (PS3.3 C.7.6.3.1.2).
         groups = stored.reshape(-1, 4)
         stored = groups[:, [0, 2, 3, 1, 2, 3]].reshape(-1)
-    elif found.is_planar:
-        return stored.reshape(found.samples, found.rows, found.columns).transpose(1, 2, 0)
-    shape = (found.rows, found.columns, found.samples)
-    return stored.reshape(shape[: 2 if found.samples == 1 else 3])
+    elif layout.is_planar:
+        return stored.reshape(layout.samples, layout.rows, layout.columns).transpose(1, 2, 0)
+    shape = (layout.rows, layout.columns, layout.samples)
+    return stored.reshape(shape[: 2 if layout.samples == 1 else 3])

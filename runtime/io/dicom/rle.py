@@ -15,13 +15,13 @@ from runtime.io.dicom.format import PixelFormat
 _HEADER_BYTES, _MOST_SEGMENTS = 64, 15
 
 
-def decode_rle(frame: bytes, found: PixelFormat) -> NDArray[Any]:
+def decode_rle(frame: bytes, layout: PixelFormat) -> NDArray[Any]:
     """The frame (y, x), or (y, x, samples), in the type that holds a sample; no larger than its format says.
 
     Raises VolumeError where segments are missing, too short or too long.
     """
-    count = found.samples * found.container.itemsize
-    if len(frame) < _HEADER_BYTES or found.allocated == 1:
+    count = layout.samples * layout.container.itemsize
+    if len(frame) < _HEADER_BYTES or layout.allocated == 1:
         raise VolumeError("its run lengths have no header")
     number, *offsets = struct.unpack_from(f"<{1 + _MOST_SEGMENTS}I", frame)
     if number != count:
@@ -29,15 +29,15 @@ def decode_rle(frame: bytes, found: PixelFormat) -> NDArray[Any]:
     bounds = [*offsets[:count], len(frame)]
     if bounds[0] < _HEADER_BYTES or any(start >= end for start, end in pairwise(bounds)):
         raise VolumeError("its segments of run lengths lie outside the frame")
-    pixels = found.rows * found.columns
+    pixels = layout.rows * layout.columns
     planes = [_unpack(frame, start, end, pixels) for start, end in pairwise(bounds)]
     # Segments go from the most significant byte of the first sample to the least of the last.
-    grouped = np.stack(planes).reshape(found.samples, -1, pixels)
+    grouped = np.stack(planes).reshape(layout.samples, -1, pixels)
     samples = np.ascontiguousarray(grouped.transpose(0, 2, 1))
-    values = samples.view(found.container.newbyteorder(">"))[..., 0].astype(found.container)
-    if found.samples == 1:
-        return values.reshape(found.rows, found.columns)
-    return values.T.reshape(found.rows, found.columns, found.samples)
+    values = samples.view(layout.container.newbyteorder(">"))[..., 0].astype(layout.container)
+    if layout.samples == 1:
+        return values.reshape(layout.rows, layout.columns)
+    return values.T.reshape(layout.rows, layout.columns, layout.samples)
 
 
 def _unpack(data: bytes, at: int, end: int, wanted: int) -> NDArray[np.uint8]:

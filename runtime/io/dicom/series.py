@@ -36,13 +36,13 @@ def read_series(folder: Path, series: str | None = None) -> Volume:
     headers = series_headers(folder, series)
     scans = []
     for header in headers:
-        found = scan_format(header)
-        if found.frames > 1 and len(headers) > 1:
+        layout = scan_format(header)
+        if layout.frames > 1 and len(headers) > 1:
             raise SeriesError(
-                f"{header.path} holds {found.frames} frames beside {len(headers) - 1} other files "
+                f"{header.path} holds {layout.frames} frames beside {len(headers) - 1} other files "
                 "of its series; wanted one slice per file, or one file; name that file alone"
             )
-        scans.append((header, found, read_frames(header, found.frames)))
+        scans.append((header, layout, read_frames(header, layout.frames)))
     source = folder if len(headers) > 1 else headers[0].path
     return _read_volume(scans, str(source))
 
@@ -55,8 +55,8 @@ def read_dicom_file(path: Path) -> Volume:
     header = read_header(path)
     if header is None:
         raise SeriesError(f"{path} is not an image, or not one that can be read: it has no pixels")
-    found = scan_format(header)
-    return _read_volume([(header, found, read_frames(header, found.frames))], str(path))
+    layout = scan_format(header)
+    return _read_volume([(header, layout, read_frames(header, layout.frames))], str(path))
 
 
 def _read_volume(scans: Sequence[Scan], source: str) -> Volume:
@@ -74,11 +74,11 @@ def _read_volume(scans: Sequence[Scan], source: str) -> Volume:
 
 def _read_array(scans: Sequence[Scan], stack: Stack) -> NDArray[Any]:
     """All frames in the order of the stack, (z, y, x), each rescaled as its own header says."""
-    meanings = [read_meanings(header, found) for header, found, _ in scans]
+    meanings = [read_meanings(header, layout) for header, layout, _ in scans]
     dtype = common_type(
         [
-            (found, m)
-            for (_, found, _), of_file in zip(scans, meanings, strict=True)
+            (layout, m)
+            for (_, layout, _), of_file in zip(scans, meanings, strict=True)
             for m in of_file
         ]
     )
@@ -86,20 +86,20 @@ def _read_array(scans: Sequence[Scan], stack: Stack) -> NDArray[Any]:
     _, first, _ = scans[0]
     array = np.empty((len(slots), first.rows, first.columns), dtype)
     frame = 0
-    for (header, found, _), of_file in zip(scans, meanings, strict=True):
-        for stored, meaning in zip(read_stored(header, found), of_file, strict=True):
+    for (header, layout, _), of_file in zip(scans, meanings, strict=True):
+        for stored, meaning in zip(read_stored(header, layout), of_file, strict=True):
             array[slots[frame]] = meaning.apply(stored, dtype)
             frame += 1
     return array
 
 
 def _check_alike(scans: Sequence[Scan]) -> None:
-    first, first_format, first_frames = scans[0]
-    for header, found, frames in scans[1:]:
-        if (found.rows, found.columns) != (first_format.rows, first_format.columns):
+    first, first_layout, first_frames = scans[0]
+    for header, layout, frames in scans[1:]:
+        if (layout.rows, layout.columns) != (first_layout.rows, first_layout.columns):
             raise SeriesError(
-                f"{header.path.name} is {(found.columns, found.rows)} pixels (x, y) and {first.path.name} "
-                f"{(first_format.columns, first_format.rows)}; wanted slices of one size"
+                f"{header.path.name} is {(layout.columns, layout.rows)} pixels (x, y) and "
+                f"{first.path.name} {(first_layout.columns, first_layout.rows)}; wanted slices of one size"
             )
         pair = (frames.spacing_yx_mm, first_frames.spacing_yx_mm)
         if not np.allclose(*pair, rtol=_SPACING_TOLERANCE, atol=0):

@@ -58,21 +58,21 @@ class Meaning:
         return (stored.astype(np.int64) * int(self.slope) + int(self.intercept)).astype(dtype)
 
 
-def read_meanings(header: Header, found: PixelFormat) -> list[Meaning]:
+def read_meanings(header: Header, layout: PixelFormat) -> list[Meaning]:
     """What the values of each frame mean. Raises SeriesError for a table or numbers that make no sense."""
     try:
         tables = items(header.dataset, MODALITY_LUT)
         if tables:
             return [
-                read_table(tables[0], (LUT_DESCRIPTOR, LUT_DATA), header, found.is_signed)
-            ] * found.frames
+                read_table(tables[0], (LUT_DESCRIPTOR, LUT_DATA), header, layout.is_signed)
+            ] * layout.frames
     except (SeriesError, MemoryError):
         raise
     except Exception as error:  # pydicom raises whatever a damaged sequence makes it raise
         raise SeriesError(f"{header.path}: its table of values is damaged ({error})") from error
     meanings = []
-    for slope, intercept in read_rescaling(header, found.frames):
-        ends = sorted(slope * bound + intercept for bound in found.bounds)
+    for slope, intercept in read_rescaling(header, layout.frames):
+        ends = sorted(slope * bound + intercept for bound in layout.bounds)
         if not np.isfinite(ends).all():
             raise SeriesError(
                 f"{header.path}: found a rescale slope of {slope}, which is beyond all numbers"
@@ -106,7 +106,7 @@ def read_table(dataset: Dataset, tags: tuple[int, int], header: Header, is_signe
 
 def common_type(parts: Sequence[tuple[PixelFormat, Meaning]]) -> np.dtype[Any]:
     """The one type that holds all values exactly: their own, the smallest integer, or float64."""
-    types = {found.dtype for found, _ in parts}
+    types = {layout.dtype for layout, _ in parts}
     plain = all(m.table is None and (m.slope, m.intercept) == (1, 0) for _, m in parts)
     if plain and len(types) == 1:
         return types.pop()

@@ -221,11 +221,11 @@ def _parts(header: _Header, encoding: str) -> list[Part]:
     else:
         parts = [Part(path, max(skip, 0)) for path in _data_files(header, name)]
     size = header.whole("CompressedDataSize", -1)
-    found = parts[0].path.stat().st_size - parts[0].offset
-    if encoding == "zlib" and size != -1 and len(parts) == 1 and size != found:
+    stored = parts[0].path.stat().st_size - parts[0].offset
+    if encoding == "zlib" and size != -1 and len(parts) == 1 and size != stored:
         raise VolumeError(
             f"{header.path} is cut short or damaged: its header promises {size} compressed bytes, "
-            f"{found} are there; copy it again"
+            f"{stored} are there; copy it again"
         )
     return [Part(part.path, part.offset, skip=None) for part in parts] if skip == -1 else parts
 

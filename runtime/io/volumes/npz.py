@@ -60,13 +60,13 @@ def _read(path: Path, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
                 raise VolumeError(f"{path} is a bare array; wanted an .npz with the key imgs")
             with zipfile.ZipFile(stream) as archive:
                 arrays = _arrays(archive, keys, path)
-                found = ", ".join(name.removesuffix(".npy") for name in archive.namelist())
+                names = ", ".join(name.removesuffix(".npy") for name in archive.namelist())
     except (VolumeError, OSError, MemoryError):
         raise
     except Exception as error:  # numpy, zipfile and the tokenizer of headers raise almost anything
         raise VolumeError(f"{path} cannot be read as .npz: {error}; write it again") from error
     if keys[0] not in arrays:
-        raise VolumeError(f"{path}: found the keys {found or 'none'}; wanted {keys[0]} (z, y, x)")
+        raise VolumeError(f"{path}: found the keys {names or 'none'}; wanted {keys[0]} (z, y, x)")
     return arrays
 
 

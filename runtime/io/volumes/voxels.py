@@ -184,9 +184,9 @@ def _fill_hex(stream: Stream, out: NDArray[Any], path: Path) -> None:
         raise _cut_short(path, len(view), done)
 
 
-def _cut_short(path: Path, wanted: int, found: int) -> VolumeError:
+def _cut_short(path: Path, wanted: int, size: int) -> VolumeError:
     return VolumeError(
-        f"{path} is cut short: its header promises {wanted} bytes, {found} are there; copy it again"
+        f"{path} is cut short: its header promises {wanted} bytes, {size} are there; copy it again"
     )
 
 
@@ -197,9 +197,9 @@ def _too_long(path: Path, wanted: str) -> VolumeError:
     )
 
 
-def _no_number(path: Path, found: bytes) -> VolumeError:
+def _no_number(path: Path, text: bytes) -> VolumeError:
     return VolumeError(
-        f"{path} is damaged: found {found[:_MAX_WORD_BYTES]!r} among its written-out voxels, which "
+        f"{path} is damaged: found {text[:_MAX_WORD_BYTES]!r} among its written-out voxels, which "
         "is no number of its voxel type; copy it again"
     )
 

@@ -29,8 +29,8 @@ class BatchBuffers:
         numbers = {"size": model.image_size, "mean": PIXEL_MEAN, "std": PIXEL_STD}
         self._numbers, self._shapes = numbers, {"images": shape}
         self._buffers = {
-            name: memory.empty(made, dtype)
-            for name, (made, dtype) in PREPROCESS.outputs(self._shapes, numbers).items()
+            name: memory.empty(sides, dtype)
+            for name, (sides, dtype) in PREPROCESS.outputs(self._shapes, numbers).items()
         }
         self._buffers["images"] = memory.empty(shape, "uint8")
         outputs = graph_specs(model)["image_encoder"].outputs

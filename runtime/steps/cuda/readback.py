@@ -34,15 +34,15 @@ class Readback:
         `stream` is always the same: blocks are used again in its order.
         """
         arrival = _Arrival(self, self._block(logits.shape), logits, stream)
-        found = []
+        masks = []
         for row in range(len(logits)):
             mask = LowResMask(_Row(arrival, row))
-            found.append(mask)
+            masks.append(mask)
             self._pending.append(weakref.ref(mask))
         while len(self._pending) > MOST_PENDING:
             if (oldest := self._pending.popleft()()) is not None:
                 _ = oldest.unfilled
-        return found
+        return masks
 
     def _block(self, shape: tuple[int, ...]) -> NDArray[Any]:
         free = self._free.setdefault(shape, [])
@@ -65,10 +65,10 @@ class _Arrival:
     def row(self, index: int) -> NDArray[np.float32]:
         self._owner._device.use()  # in whatever thread somebody looks
         self._event.sync()
-        found: NDArray[np.float32] = self._block[index, 0].copy()
-        if not np.isfinite(found).all():
+        logits: NDArray[np.float32] = self._block[index, 0].copy()
+        if not np.isfinite(logits).all():
             raise NotFinite("mask_decoder", "low_res_masks")
-        return found
+        return logits
 
     def __del__(self) -> None:
         # What is still being written there is written before whatever the same stream copies there next.

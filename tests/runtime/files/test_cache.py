@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import runtime.files.cache
-from runtime.files.cache import VARIABLE, cache_folder, keep, kept
+from runtime.files.cache import VARIABLE, cache_folder, read_cached, write_cached
 
 
 @pytest.fixture(autouse=True)
@@ -47,10 +47,10 @@ def test_nothing_of_another_users_is_used(
 ) -> None:
     folder = cache_folder("engines")
     assert folder is not None
-    keep(folder / "a.blob", b"bytes")
+    write_cached(folder / "a.blob", b"bytes")
     other = os.geteuid() + 1
     monkeypatch.setattr("runtime.files.cache.os.geteuid", lambda: other)
-    assert kept(folder / "a.blob") is None
+    assert read_cached(folder / "a.blob") is None
     assert cache_folder("engines") is None
     assert f"not to {other}" in caplog.text
 
@@ -116,14 +116,14 @@ def test_homes_of_all_kinds(
 
 def test_what_is_kept_is_found_again_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "a.blob"
-    assert kept(path) is None
+    assert read_cached(path) is None
     for data in (b"", b"bytes"):
-        keep(path, data)
-        assert kept(path) == data
+        write_cached(path, data)
+        assert read_cached(path) == data
     whole = path.read_bytes()
     for damaged in (whole[:-1], b"", whole[:40] + b"x" + whole[41:]):
         path.write_bytes(damaged)
-        assert kept(path) is None
+        assert read_cached(path) is None
 
 
 def test_what_there_is_no_room_for_is_not_kept_and_no_error(
@@ -132,17 +132,17 @@ def test_what_there_is_no_room_for_is_not_kept_and_no_error(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    keep(tmp_path / "a.blob", b"old")
+    write_cached(tmp_path / "a.blob", b"old")
     monkeypatch.setattr("runtime.files.atomic.os.fsync", full)
-    keep(tmp_path / "a.blob", b"new")
-    assert kept(tmp_path / "a.blob") == b"old"
+    write_cached(tmp_path / "a.blob", b"new")
+    assert read_cached(tmp_path / "a.blob") == b"old"
     assert "No space left" in caplog.text
 
 
 def _fill(folder: str, letter: bytes) -> None:
     for number in range(20):
-        keep(Path(folder) / f"{number % 3}.blob", letter * 10_000)
-        assert kept(Path(folder) / f"{number % 3}.blob") in (b"a" * 10_000, b"b" * 10_000)
+        write_cached(Path(folder) / f"{number % 3}.blob", letter * 10_000)
+        assert read_cached(Path(folder) / f"{number % 3}.blob") in (b"a" * 10_000, b"b" * 10_000)
 
 
 def test_two_processes_fill_it_at_once(own_cache: Path) -> None:

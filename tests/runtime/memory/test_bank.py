@@ -515,7 +515,7 @@ def test_what_is_known_of_pairs_does_not_grow_with_the_frames_seen(policy: str) 
     chain.prompt(0)
     for frame in range(1, 40):
         chain.offer(frame)
-        assert len(chain.bank._known) <= 5 * 4 / 2, (
+        assert len(chain.bank._cosines) <= 5 * 4 / 2, (
             "the conditioning frame, three frames and the new one"
         )
 
