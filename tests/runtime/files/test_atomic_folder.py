@@ -121,7 +121,7 @@ def test_an_old_folder_that_was_moved_aside_is_never_taken_for_abandoned(
     path = write_whole_folder(tmp_path / "x", filled("1"), check)
     monkeypatch.setattr("runtime.files.atomic_folder._exchange_at_once", lambda *_: False)
     code = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom runtime import atomic_folder\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom runtime.files import atomic_folder\n"
         "atomic_folder._exchange_at_once = lambda *_: False\n"
         "rename = Path.rename\n"
         "def killed(self, target):\n"

@@ -95,7 +95,7 @@ def test_a_graph_that_ends_in_its_middle(
 
 
 @pytest.mark.parametrize("rules", RULES, ids=lambda rules: rules.policy)
-@pytest.mark.parametrize("owner, name", [(MemoryBank, "keep"), (MemoryBank, "make_room")])
+@pytest.mark.parametrize("owner, name", [(MemoryBank, "keep"), (MemoryBank, "take_targets")])
 @pytest.mark.parametrize("is_after", [False, True])
 def test_an_interrupt_between_a_slot_and_its_record(
     owner: type, name: str, is_after: bool, rules: MemoryRules, monkeypatch: pytest.MonkeyPatch
