@@ -47,7 +47,7 @@ def segment(model: Model, case: Case, pixels: NDArray[np.uint8], setting: Settin
         predictor = FlowPredictor(model, setting.rules)
         predictor.set_images(list(pixels))
     else:
-        predictor = VolumePredictor(model, setting.rules)
+        predictor = VolumePredictor(model.plain(), setting.rules)
         predictor.set_volume(pixels, "none")
     if setting.rules is not None:
         predictor.add(prompt)

@@ -192,7 +192,7 @@ def _follow(
     for object_id, course in courses.items():
         view.add(plane.box(course.inside, course.key - first), object_id=object_id)
         found = np.zeros((course.stop - course.start, *planes.shape[1:]), np.float32)
-        for slice_mask in view.stream((course.start - first, course.stop - first)):
+        for slice_mask in view.stream((course.start - first, course.stop - first), stop=None):
             probabilities = plane.take(sigmoid(slice_mask.logits()))
             found[first + slice_mask.slice - course.start] = probabilities
             on_slice()

@@ -13,6 +13,7 @@ from runtime.io.volumes.volume import Volume
 from runtime.io.window import Window, apply_window
 from runtime.memory import MemoryRules
 from runtime.model import Model
+from runtime.predictors.chosen import AUTO, Auto, memory_rules, stop_rule
 from runtime.predictors.prompted import check_prompts
 from runtime.predictors.result import Result, SliceMask
 from runtime.predictors.runs import Run, Runs
@@ -46,7 +47,7 @@ class VolumePredictor:
 
     Args:
         model: what `load` gives.
-        memory: policy and pick-up; None is SAM 2's own memory.
+        memory: policy and pick-up; "auto" is what the bundle has chosen (`Model.defaults`), None SAM 2's own memory.
         max_feature_bytes: of encoded slices to hold; None is a third of the machine's memory. A slice beyond them is
             encoded again when it is needed.
         encodings: of the same model, to be shared with other predictors, also of other volumes; they have a bound of
@@ -58,7 +59,7 @@ class VolumePredictor:
     def __init__(
         self,
         model: Model,
-        memory: MemoryRules | None = None,
+        memory: MemoryRules | Auto | None = AUTO,
         max_feature_bytes: int | None = None,
         encodings: Encodings | None = None,
     ) -> None:
@@ -68,8 +69,7 @@ class VolumePredictor:
             raise InputError(
                 "the encodings are of another model; make them with the one that is used"
             )
-        self._rules = memory or MemoryRules()
-        self._rules.limits(model.numbers)
+        self._rules = memory_rules(model, memory)
         self._tracker: Tracker | None = None
         self._runs = Runs()
         self._shape = (0, 0, 0)
@@ -233,15 +233,15 @@ class VolumePredictor:
         self,
         z_range: tuple[int, int] | None = None,
         directions: Sequence[int] = (FORWARD, BACKWARD),
-        stop: StopRule | None = None,
+        stop: StopRule | Auto | None = AUTO,
     ) -> Iterator[SliceMask]:
         """Masks as they are made: prompted slices first, then outwards from them.
 
         Args:
             z_range: half-open range of slices to stay within; None is the whole volume.
             directions: +1 towards higher slices, -1 towards lower ones.
-            stop: when an object is followed no further in a direction; None follows it through all. A later run
-                with another rule goes on from there.
+            stop: when an object is followed no further in a direction; "auto" is what the bundle has chosen, None
+                follows it through all. A later run with another rule goes on from there.
 
         Raises PromptError without prompts or with one outside `z_range`, InputError for arguments that do not fit.
         """
@@ -251,21 +251,22 @@ class VolumePredictor:
         self,
         z_range: tuple[int, int] | None = None,
         directions: Sequence[int] = (FORWARD, BACKWARD),
-        stop: StopRule | None = None,
+        stop: StopRule | Auto | None = AUTO,
     ) -> Iterator[SliceMask | None]:
         """The same, for those who share a thread: None comes where an earlier slice's memory was made again."""
         tracker = self._need_volume()
         plans(tracker, z_range, directions)  # says at once what does not fit
-        return self._steps(tracker, self._runs.make(stop), z_range, directions)
+        run = self._runs.make(stop_rule(self._model, stop))
+        return self._steps(tracker, run, z_range, directions)
 
     def propagate(
         self,
         z_range: tuple[int, int] | None = None,
         directions: Sequence[int] = (FORWARD, BACKWARD),
-        stop: StopRule | None = None,
+        stop: StopRule | Auto | None = AUTO,
     ) -> Result:
         """Follow every object through the volume; arguments and errors as for `stream`."""
-        tracker, run = self._need_volume(), self._runs.make(stop)
+        tracker, run = self._need_volume(), self._runs.make(stop_rule(self._model, stop))
         shapes = (self._shape[1:],) * self._shape[0]
         slices: dict[int, dict[int, SliceMask]] = {object_id: {} for object_id in tracker.objects}
         for slice_mask in self._steps(tracker, run, z_range, directions):
