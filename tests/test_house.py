@@ -26,7 +26,7 @@ TORCH_FREE = ("kernels", "runtime")
 # Rooms of the runtime, and what stands in its root, low to high.
 ROOMS = (
     *("errors", "version", "process", "files", "bundle", "io", "prompts", "devices", "memory"),
-    *("steps", "backends", "model", "track", "predictors", "preview", "measure", "jobs"),
+    *("steps", "backends", "model", "track", "predictors", "preview", "measure", "jobs", "serve"),
     *("commands", "segment", "bench", "build", "certify", "__main__"),
 )
 DOORS = ("segment", "bench", "build", "certify")
