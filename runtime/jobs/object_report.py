@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from runtime.predictors.result import SliceMask
-from runtime.predictors.stop import End
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +36,10 @@ class SliceReport:
 
 @dataclass(frozen=True, slots=True)
 class ObjectReport:
-    """One object: its id, rows in the order of slices, and where and why following it ended in each direction."""
+    """One object: its id, and rows in the order of slices."""
 
     object_id: int
     rows: tuple[SliceReport, ...]
-    ends: tuple[End, ...] = ()
 
     @property
     def voxels(self) -> int:
@@ -56,11 +54,9 @@ class ObjectReport:
 
 
 def object_reports(
-    slices: Mapping[int, Mapping[int, SliceMask]],
-    prompted: Mapping[int, Collection[int]],
-    ends: Mapping[int, Sequence[End]] | None = None,
+    slices: Mapping[int, Mapping[int, SliceMask]], prompted: Mapping[int, Collection[int]]
 ) -> list[ObjectReport]:
-    """Objects from masks by object and slice, the slices on which each was prompted, and where each ended."""
+    """Objects from masks by object and slice, and the slices on which each was prompted."""
     return [
         ObjectReport(
             object_id,
@@ -68,7 +64,6 @@ def object_reports(
                 SliceReport.of(i, mask, i in prompted[object_id])
                 for i, mask in sorted(masks.items())
             ),
-            tuple((ends or {}).get(object_id, ())),
         )
         for object_id, masks in sorted(slices.items())
     ]
@@ -84,7 +79,6 @@ def object_entries(
             "voxels": each.voxels,
             "volume_ml": None if voxel_ml is None else round(each.voxels * voxel_ml, 3),
             "extent": each.extent,
-            "ends": [asdict(end) for end in each.ends],
             "slices": [_entry(row, with_memory) for row in each.rows],
         }
         for each in objects
