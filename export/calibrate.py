@@ -50,7 +50,7 @@ def collect(model: Model, cases: Iterable[Case], measure: str, window: str) -> P
     """What a measure says of every tracked mask, and what each was worth."""
     said, worth = [], []
     for case in cases:
-        predictor = VolumePredictor(model)
+        predictor = VolumePredictor(model.plain())
         predictor.set_volume(case.volume, window)
         predictor.add(draw_prompt("box", case.truth, case.key))
         for slice_mask in predictor.stream():

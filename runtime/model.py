@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -19,9 +20,11 @@ from runtime.backends.observed import ObservedBackend, Observer
 from runtime.bundle.bundle import Bundle, open_bundle
 from runtime.bundle.confidence import MEASURES, Calibration, Confidence
 from runtime.bundle.contract import GraphSpec, ModelNumbers, graph_specs
+from runtime.bundle.defaults import Defaults
 from runtime.bundle.tensors import Decoded, Features
 from runtime.devices.memory import DeviceMemory
-from runtime.errors import NotFinite
+from runtime.errors import BundleError, InputError, NotFinite
+from runtime.memory import MemoryRules
 from runtime.memory.arena import Arena
 from runtime.steps.features import Cache, ReadSlice
 from runtime.steps.steps import Steps
@@ -38,6 +41,7 @@ class Model:
         constants: `mask_downsample_weight` (4, 4), `mask_downsample_bias` () and `no_obj_ptr` (C,), float32: the
             few weights that a mask prompt needs on the host.
         calibrations: measure of confidence to its calibration, as far as the bundle has any.
+        defaults: what predictors do unless told otherwise.
     """
 
     def __init__(
@@ -46,8 +50,10 @@ class Model:
         backend: Backend,
         constants: dict[str, NDArray[np.float32]],
         calibrations: Mapping[str, Calibration] | None = None,
+        defaults: Defaults | None = None,
     ) -> None:
         self.numbers = numbers
+        self.defaults = defaults or Defaults()
         self.backend = backend
         self.constants = constants
         self._calibrations = calibrations or {}
@@ -122,7 +128,13 @@ class Model:
 
     def on(self, backend: Backend) -> Model:
         """The same model on another back end."""
-        return Model(self.numbers, backend, self.constants, self._calibrations)
+        return Model(self.numbers, backend, self.constants, self._calibrations, self.defaults)
+
+    def plain(self) -> Model:
+        """This model, engines and all, without its bundle's defaults: what predictors do is what SAM 2 does."""
+        made = Model(self.numbers, self.backend, self.constants, self._calibrations)
+        made._engines = self._engines
+        return made
 
     def confidence(self, measure: str) -> Confidence:
         """A measure of confidence (a key of `MEASURES`), calibrated if the bundle holds a calibration of it."""
@@ -157,6 +169,7 @@ def load(
         BackendUnavailable: the back end cannot be used here.
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    _check_defaults(opened)
     if opened.caution:
         _say_once(f"{opened.model.name}: {opened.caution}")
     choice = choose(opened) if backend == "auto" else Choice(backend, "asked for")
@@ -172,7 +185,18 @@ def load(
         name: np.asarray(values, np.float32)
         for name, values in opened.manifest["constants"].items()
     }
-    return Model(opened.model, chosen, constants, opened.calibrations)
+    return Model(opened.model, chosen, constants, opened.calibrations, opened.defaults)
+
+
+def _check_defaults(bundle: Bundle) -> None:
+    """Raise BundleError for a memory that this runtime does not have; a manifest's rules know no names of policies."""
+    try:
+        replace(MemoryRules(), **bundle.defaults.memory).limits(bundle.model)
+    except InputError as error:
+        raise BundleError(
+            f"{bundle.path} has defaults that cannot be used ({error}); upgrade medsam2-runtime, or measure them anew: "
+            "medsam2 calibrate BUNDLE --defaults --folder labelled/"
+        ) from error
 
 
 @cache

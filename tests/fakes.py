@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from runtime.backends.fake import Answer, FakeBackend
-from runtime.bundle.contract import LOW_RES_STRIDE, ModelNumbers
+from runtime.bundle.contract import LOW_RES_STRIDE, PIXEL_MEAN, PIXEL_STD, ModelNumbers
 from runtime.model import Model
 
 FAKE_NUMBERS = ModelNumbers(
@@ -91,3 +91,32 @@ TELLING: Mapping[str, Answer] = {
     "memory_encoder": memorise,
 }
 """Answers in which whatever was asked leaves its mark, so that a wrong question changes the masks."""
+
+
+def encode_sight(inputs: Inputs) -> Inputs:
+    """A slice's grey tells how sure the network is of it: 0 is absent, 250 is certain."""
+    answers = dict(encode(inputs))
+    grey = 255 * (inputs["image"][:, 0, 0, 0] * PIXEL_STD[0] + PIXEL_MEAN[0])
+    features = answers["vision_features"].copy()
+    features[:, 1] = (np.rint(grey) / 250)[:, None, None]
+    tokens = features.reshape(*features.shape[:2], -1).swapaxes(1, 2)
+    return {
+        "vision_features": features,
+        "attended_features": tokens,
+        "projected_features": features,
+    }
+
+
+def decode_sight(inputs: Inputs) -> Inputs:
+    """As sure as the slice's grey says."""
+    sure = inputs["features"][:, 1, 0, 0]
+    score = np.where(sure > 0.02, 5.0, -5.0).astype(np.float32)
+    return {**decode(inputs), "ious": sure, "object_score_logits": score}
+
+
+SEEING: Mapping[str, Answer] = {
+    **TELLING,
+    "image_encoder": encode_sight,
+    "mask_decoder": decode_sight,
+}
+"""Answers that also tell where the object is, and how surely, from the greys of slices."""

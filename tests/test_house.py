@@ -26,7 +26,7 @@ TORCH_FREE = ("kernels", "runtime")
 # Rooms of the runtime, and what stands in its root, low to high.
 ROOMS = (
     *("errors", "version", "process", "files", "bundle", "io", "prompts", "devices", "memory"),
-    *("steps", "backends", "model", "track", "predictors", "preview", "measure", "jobs"),
+    *("steps", "backends", "model", "track", "predictors", "preview", "measure", "jobs", "serve"),
     *("commands", "segment", "bench", "build", "certify", "__main__"),
 )
 DOORS = ("segment", "bench", "build", "certify")
@@ -186,3 +186,19 @@ def test_commands_in_the_readme_exist() -> None:
 
 def test_every_public_name_is_there() -> None:
     assert [name for name in runtime.__all__ if not hasattr(runtime, name)] == []
+
+
+def test_the_map_names_what_is_there() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    paths = set(re.findall(r"`((?:\w+/)*\w+\.(?:py|md)|(?:\w+/)+)`", text))
+    assert len(paths) > 20
+    absent = [
+        path
+        for path in paths
+        if not any((base / path).exists() for base in (ROOT, ROOT / "runtime"))
+        and not any(ROOT.glob(f"*/**/{path}"))
+    ]
+    assert not absent
+    drawing = text.split("```")[1]
+    rooms = {room for room in ROOMS if (ROOT / "runtime" / room).is_dir()}
+    assert rooms <= set(re.findall(r"(\w+)/", drawing)), "the drawing leaves a room out"

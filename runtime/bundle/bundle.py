@@ -12,6 +12,7 @@ from typing import Any
 
 from runtime.bundle.confidence import Calibration
 from runtime.bundle.contract import GRAPHS, ModelNumbers
+from runtime.bundle.defaults import Defaults
 from runtime.bundle.manifest import graph_file, read_manifest
 from runtime.errors import BundleChanged, BundleIncomplete
 from runtime.files.plain_file import read_plain
@@ -52,6 +53,11 @@ class Bundle:
         """Measure of confidence to its calibration, as far as `export.calibrate` has been run."""
         entries = self.manifest.get("calibration", {}).items()
         return {measure: Calibration.parse(entry) for measure, entry in entries}
+
+    @property
+    def defaults(self) -> Defaults:
+        """What `export.calibrate` has chosen for these weights; nothing where it has not."""
+        return Defaults.parse(self.manifest.get("defaults", {}))
 
     @property
     def precision(self) -> str:

@@ -1,8 +1,8 @@
 """The manifest of a bundle: what it must say, and nothing read from it that has not been checked.
 
-A name that is unknown is refused where values are computed with (`model`, `constants`, `files`, `calibration`), since a
-slip of the pen would be silent there. Elsewhere it is left alone: a later exporter may tell more, and whatever changes
-the meaning of the rest raises `FORMAT_VERSION`.
+A name that is unknown is refused where values are computed with (`model`, `constants`, `files`, `calibration`,
+`defaults`), since a slip of the pen would be silent there. Elsewhere it is left alone: a later exporter may tell more,
+and whatever changes the meaning of the rest raises `FORMAT_VERSION`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from runtime.bundle.confidence import MEASURES, Calibration
 from runtime.bundle.contract import FORMAT_VERSION, GRAPHS, LOW_RES_STRIDE, SIZE_STEP, ModelNumbers
+from runtime.bundle.defaults import DEFAULTS_RULE
 from runtime.errors import BundleError, BundleIncomplete
 from runtime.files.plain_file import read_plain
 from runtime.files.strict_json import (
@@ -108,7 +109,10 @@ RULES: Rule = Object(
             }
         ),
     },
-    optional={"calibration": Object(optional=dict.fromkeys(MEASURES, CalibrationRule()))},
+    optional={
+        "calibration": Object(optional=dict.fromkeys(MEASURES, CalibrationRule())),
+        "defaults": DEFAULTS_RULE,
+    },
     others=True,
 )
 

@@ -19,14 +19,18 @@ from runtime.memory.policies import (
     MIN_SIMILARITY,
     POLICIES,
 )
+from runtime.predictors.chosen import AUTO, Auto
 from runtime.predictors.flow import ORDERS
 from runtime.predictors.orientations import FUSIONS
 from runtime.predictors.presets import PRESETS
+from runtime.predictors.stop import STOP_AFTER, StopRule
 from runtime.process.streams import print_result
 from runtime.prompts.prompt_file import Calls, group, parse_box, parse_point, read_prompts
 
 SEGMENT = {"volume": segment_volume, "images": segment_images, "video": segment_video}
 ONLY = dict.fromkeys(("z_range", "series", "affine", "preset", "fuse"), "volume")
+
+OF_BUNDLE = "default: what the bundle has measured, else"
 
 EXAMPLES = f"""examples:
   medsam2 segment -i ct.nii.gz -o lesion.nii.gz --box 57,200,260,180,250 --preview lesion.png
@@ -98,10 +102,8 @@ def parser() -> argparse.ArgumentParser:
     add("--window", default="auto", help="how intensities become 8 bits (%(default)s)")
     add_model_options(p)
     memory = p.add_argument_group("memory").add_argument
-    memory(
-        "--memory", default="fifo", choices=list(POLICIES), help="what is remembered (%(default)s)"
-    )
-    memory("--pick-up", default="all", choices=list(PICK_UPS), help="how it weighs (%(default)s)")
+    memory("--memory", choices=list(POLICIES), help=f"what is remembered ({OF_BUNDLE} fifo)")
+    memory("--pick-up", choices=list(PICK_UPS), help=f"how it weighs ({OF_BUNDLE} all)")
     memory(
         "--capacity", type=int, metavar="N", help="tracked slices kept; default: the policy's own"
     )
@@ -128,6 +130,16 @@ def parser() -> argparse.ArgumentParser:
     )
     memory("--confidence", default="iou", choices=list(MEASURES), help="what it is (%(default)s)")
     memory("--seed", type=int, default=0, help="of --pick-up resample (%(default)s)")
+    stop = p.add_argument_group("volumes and videos").add_argument
+    stop(
+        "--stop-below",
+        type=threshold,
+        default=AUTO,
+        metavar="C",
+        help="end where an object was absent, or less confident than this, on some slices in a row; none: follow it "
+        f"through all ({OF_BUNDLE} none; of videos: none)",
+    )
+    stop("--stop-after", type=int, metavar="N", help=f"how many in a row (default: {STOP_AFTER})")
     volumes = p.add_argument_group("volumes").add_argument
     volumes("--z-range", metavar="Z0,Z1", help="stay within these slices, half-open")
     volumes("--series", metavar="UID", help="which series of a DICOM folder")
@@ -152,11 +164,18 @@ def main(arguments: list[str] | None = None) -> None:
             p.error(f"--{name.replace('_', '-')} is for a {owner}; the input is taken as {kind}")
     if args.order != "given" and kind != "images":
         p.error(f"--order is for images; the input is taken as {kind}")
+    is_stop_told = args.stop_below != AUTO or args.stop_after is not None
+    if is_stop_told and kind == "images":
+        p.error("--stop-below and --stop-after are for volumes and videos: images have no order")
+    if args.stop_after is not None and not isinstance(args.stop_below, float):
+        p.error("--stop-after says how many slices of less than --stop-below: give that too")
     job = Job(
         input=source,
         output=Path(args.output),
         calls=_calls(args),
         memory=_rules(args),
+        is_memory_told=args.memory is not None or args.pick_up is not None,
+        stop=_stop(args),
         preview=args.preview,
         bundle=args.bundle,
         backend=args.backend,
@@ -177,8 +196,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _rules(args: argparse.Namespace) -> MemoryRules:
     return MemoryRules(
-        policy=args.memory,
-        pick_up=args.pick_up,
+        policy=args.memory or "fifo",
+        pick_up=args.pick_up or "all",
         capacity=args.capacity,
         min_confidence=args.min_confidence,
         max_similarity=args.max_similarity,
@@ -186,6 +205,20 @@ def _rules(args: argparse.Namespace) -> MemoryRules:
         confidence=args.confidence,
         seed=args.seed,
     )
+
+
+def threshold(text: str) -> float | Auto | None:
+    """What --stop-below says. Raises ValueError for anything but a number, none or auto."""
+    words: dict[str, Auto | None] = {"none": None, AUTO: AUTO}
+    return words[text] if text in words else float(text)
+
+
+def _stop(args: argparse.Namespace) -> StopRule | Auto | None:
+    if not isinstance(args.stop_below, float):
+        below: Auto | None = args.stop_below
+        return below
+    after = STOP_AFTER if args.stop_after is None else args.stop_after
+    return StopRule(below=args.stop_below, after=after)
 
 
 def _calls(args: argparse.Namespace) -> Calls:

@@ -35,6 +35,7 @@ def segment_images(job: Job) -> dict[str, Any]:
         found, images = _read(job, window)
     with clock("load"):
         bundle, model = open_bundle(job.bundle), job.load()
+        job = job.settled("images", model.defaults)
         predictor = FlowPredictor(model, job.memory, job.max_memory)
         predictor.set_images(images)
     with clock("prompt"):

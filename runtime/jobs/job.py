@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from runtime.bundle.defaults import Defaults
 from runtime.errors import InputError
 from runtime.files.atomic import check_destination
 from runtime.io.pictures.images import holds_dicom, holds_pictures
 from runtime.io.pictures.video import VIDEO_SUFFIXES
 from runtime.memory import MemoryRules
 from runtime.model import Model, load
+from runtime.predictors.chosen import AUTO, Auto, stop_of
 from runtime.predictors.flow import Order
+from runtime.predictors.stop import StopRule
 from runtime.preview.preview import PREVIEW_SUFFIXES
 from runtime.prompts.prompt_file import Calls
 from runtime.prompts.prompts import Prompt
 
+log = logging.getLogger("runtime")
+HOW_TO_MEASURE = (
+    "the bundle has no defaults for memory and where to stop, so both are as in SAM 2; what suits its network is "
+    "measured by: medsam2 calibrate %s --defaults --folder labelled/"
+)
 KINDS = ("volume", "images", "video")
 REVIEW = 10  # masks worth a look that a report lists
 
@@ -29,6 +39,8 @@ class Job:
         input, output, preview: paths.
         calls: prompts by object and slice, in the order in which to add them.
         memory: rules of the bank.
+        is_memory_told: whether their policy and pick-up were asked for, or are what the bundle says.
+        stop: when an object is followed no further (volumes, videos); "auto" is what the bundle says.
         bundle, backend, threads, hint: as for `load`.
         max_memory: bytes of encoded slices or images to hold (volumes, images); None is a third of the machine's.
         window, series, affine: how to read.
@@ -43,6 +55,8 @@ class Job:
     output: Path
     calls: Calls
     memory: MemoryRules
+    is_memory_told: bool = True
+    stop: StopRule | Auto | None = AUTO
     preview: Path | None = None
     bundle: str | None = None
     backend: str = "auto"
@@ -61,6 +75,22 @@ class Job:
     def load(self) -> Model:
         """The model asked for."""
         return load(self.bundle, self.backend, self.threads, self.hint)
+
+    def settled(self, kind: str, defaults: Defaults) -> Job:
+        """The same job with what it leaves to the bundle filled in, and a word about it in the log.
+
+        Defaults are measured on volumes, and hold for these; a preset does what its script does.
+        """
+        if kind != "volume" or self.preset is not None:
+            return replace(self, stop=None) if self.stop == AUTO else self
+        taken: dict[str, Any] = {}
+        if not self.is_memory_told:
+            taken["memory"] = replace(self.memory, **defaults.memory)
+        if self.stop == AUTO:
+            taken["stop"] = stop_of(defaults)
+        if defaults == Defaults():
+            log.info(HOW_TO_MEASURE, self.bundle or "BUNDLE")
+        return replace(self, **taken)
 
     @property
     def prompts(self) -> dict[int, list[Prompt]]:

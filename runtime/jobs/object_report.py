@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from runtime.predictors.result import SliceMask
+from runtime.predictors.stop import End
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +37,11 @@ class SliceReport:
 
 @dataclass(frozen=True, slots=True)
 class ObjectReport:
-    """One object: its id, and rows in the order of slices."""
+    """One object: its id, rows in the order of slices, and where and why following it ended in each direction."""
 
     object_id: int
     rows: tuple[SliceReport, ...]
+    ends: tuple[End, ...] = ()
 
     @property
     def voxels(self) -> int:
@@ -54,9 +56,11 @@ class ObjectReport:
 
 
 def object_reports(
-    slices: Mapping[int, Mapping[int, SliceMask]], prompted: Mapping[int, Collection[int]]
+    slices: Mapping[int, Mapping[int, SliceMask]],
+    prompted: Mapping[int, Collection[int]],
+    ends: Mapping[int, Sequence[End]] | None = None,
 ) -> list[ObjectReport]:
-    """Objects from masks by object and slice, and the slices on which each was prompted."""
+    """Objects from masks by object and slice, the slices on which each was prompted, and where each ended."""
     return [
         ObjectReport(
             object_id,
@@ -64,6 +68,7 @@ def object_reports(
                 SliceReport.of(i, mask, i in prompted[object_id])
                 for i, mask in sorted(masks.items())
             ),
+            tuple((ends or {}).get(object_id, ())),
         )
         for object_id, masks in sorted(slices.items())
     ]
@@ -79,6 +84,7 @@ def object_entries(
             "voxels": each.voxels,
             "volume_ml": None if voxel_ml is None else round(each.voxels * voxel_ml, 3),
             "extent": each.extent,
+            "ends": [asdict(end) for end in each.ends],
             "slices": [_entry(row, with_memory) for row in each.rows],
         }
         for each in objects

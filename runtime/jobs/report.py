@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from runtime.jobs.job import Job
 from runtime.jobs.notices import Notice, say
 from runtime.jobs.object_report import ObjectReport, object_entries
 from runtime.model import Model
+from runtime.predictors.stop import StopRule
 from runtime.process.packages import DISTRIBUTION, ONNXRUNTIMES, installed
 from runtime.version import __version__
 
@@ -98,6 +99,7 @@ def make_report(
             "memory": job.memory.policy,
             "pick_up": job.memory.pick_up,
             "confidence": job.memory.confidence,
+            "stop": asdict(job.stop) if isinstance(job.stop, StopRule) else None,
             "affine": job.affine,
             "z_range": job.z_range and list(job.z_range),
             "preset": job.preset,

@@ -26,6 +26,8 @@ from runtime.jobs.object_report import ObjectReport, SliceReport
 from runtime.jobs.report import Source, make_report
 from runtime.predictors.prompted import check_prompts
 from runtime.predictors.result import Result, SliceMask
+from runtime.predictors.stop import End, StopRule
+from runtime.predictors.tracker import FORWARD
 from runtime.predictors.video import VideoPredictor
 from runtime.preview.preview import SEPARATOR, TILES, draw_gallery, write_preview
 from runtime.prompts.prompts import Prompt
@@ -42,7 +44,9 @@ def segment_video(job: Job) -> dict[str, Any]:
         asked = _check_frames(job, total)
     with clock("load"):
         bundle, model = open_bundle(job.bundle), job.load()
-    run = VideoRun(job, VideoPredictor(model, job.memory), clock, min(asked))
+        job = job.settled("video", model.defaults)
+        rule = job.stop if isinstance(job.stop, StopRule) else None
+    run = VideoRun(job, VideoPredictor(model, job.memory, rule), clock, min(asked))
     with tqdm(total=total, desc="segment", unit="frame", file=sys.stderr) as bar:
         while True:
             with clock("read"):
@@ -156,7 +160,11 @@ class VideoRun:
 
     def objects(self) -> list[ObjectReport]:
         """What was found so far."""
-        return [ObjectReport(i, tuple(rows)) for i, rows in sorted(self._rows.items())]
+        ended, last = self._predictor.ends, End(FORWARD, self.index, "input")
+        return [
+            ObjectReport(i, tuple(rows), (ended.get(i, last),))
+            for i, rows in sorted(self._rows.items())
+        ]
 
 
 def _check_calls(job: Job, frame: NDArray[np.uint8]) -> None:

@@ -22,6 +22,7 @@ from runtime.jobs.report import Source, make_report
 from runtime.predictors.orientations import fuse_orientations
 from runtime.predictors.presets import PRESETS, add_prompts, finish
 from runtime.predictors.result import Result, SliceMask
+from runtime.predictors.stop import End, StopRule, ends
 from runtime.predictors.volume import VolumePredictor
 from runtime.predictors.volume_plan import check_z_range
 from runtime.preview.preview import SEPARATOR, draw_preview, write_preview
@@ -41,6 +42,7 @@ def segment_volume(job: Job) -> dict[str, Any]:
         volume = _read(job)
     with clock("load"):
         bundle, model = open_bundle(job.bundle), job.load()
+        job = job.settled("volume", model.defaults)
         predictor = VolumePredictor(model, job.memory, job.max_memory)
         used = predictor.set_volume(volume, asked)
         modality = volume.modality or "unknown modality"
@@ -57,7 +59,7 @@ def segment_volume(job: Job) -> dict[str, Any]:
         write_mask(job.output, result, like=volume)
         if picture and job.preview:
             write_preview(job.preview, picture)
-    objects = object_reports(result.slices, job.prompted)
+    objects = object_reports(result.slices, job.prompted, _ends(job, result))
     source = Source(
         "volume",
         volume.shape[0],
@@ -93,9 +95,10 @@ def _propagate(predictor: VolumePredictor, volume: Volume, job: Job) -> Result:
     slices: dict[int, dict[int, SliceMask]] = {object_id: {} for object_id, _ in job.calls}
     total = predictor.num_results(job.z_range)
     with tqdm(total=total, desc="segment", unit="slice", file=sys.stderr) as bar:
-        for found in predictor.stream(job.z_range):
+        for found in predictor.stream(job.z_range, stop=job.stop):
             slices[found.object_id][found.slice] = found
             bar.update()
+        bar.total = bar.n  # fewer where objects have ended
     depth, height, width = volume.shape
     result = Result(((height, width),) * depth, slices)
     if job.fuse:
@@ -104,6 +107,21 @@ def _propagate(predictor: VolumePredictor, volume: Volume, job: Job) -> Result:
                 predictor, result, volume.spacing_mm, job.fuse, on_slice=bar.update
             )
     return finish(result, PRESETS.get(job.preset or ""))
+
+
+def _ends(job: Job, result: Result) -> dict[int, list[End]]:
+    """Where and why following each object ended."""
+    rule = job.stop if isinstance(job.stop, StopRule) else None
+    return {
+        object_id: ends(
+            {i: mask.segmented for i, mask in masks.items()},
+            job.prompted[object_id],
+            rule,
+            job.z_range,
+            len(result.shapes),
+        )
+        for object_id, masks in result.slices.items()
+    }
 
 
 def _draw(

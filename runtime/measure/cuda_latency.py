@@ -78,7 +78,7 @@ def summarise_device(runs: list[DeviceRun], num_maskmem: int) -> dict[str, dict[
 
 
 def _predictor(model: Model, phantom: Phantom, max_feature_bytes: int | None) -> VolumePredictor:
-    predictor = VolumePredictor(model, max_feature_bytes=max_feature_bytes)
+    predictor = VolumePredictor(model.plain(), max_feature_bytes=max_feature_bytes)
     predictor.set_volume(phantom.pixels, "none")
     return predictor
 

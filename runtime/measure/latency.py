@@ -81,7 +81,7 @@ def time_propagation(
         num_prompted: slices to prompt: the middle one and those before it.
     """
     watch = Stopwatch()
-    predictor = VolumePredictor(model.observed(watch), max_feature_bytes=max_feature_bytes)
+    predictor = VolumePredictor(model.plain().observed(watch), max_feature_bytes=max_feature_bytes)
     predictor.set_volume(phantom.pixels, "none")
     first_mask_ms, second_prompt_ms = first_masks(predictor, phantom, num_objects)
     middle = prompt_all(predictor, phantom, num_objects, num_prompted)
@@ -136,7 +136,7 @@ def time_volume(
     Every object is boxed on the middle slice and followed in both directions, which advance as one batch; encoding of
     every slice is part of it.
     """
-    predictor = VolumePredictor(model, max_feature_bytes=max_feature_bytes)
+    predictor = VolumePredictor(model.plain(), max_feature_bytes=max_feature_bytes)
 
     def segment() -> None:
         predictor.set_volume(phantom.pixels, "none")

@@ -116,7 +116,7 @@ class Bench:
     """One model's predictors for tasks: slices stay encoded between tasks of one kind of memory."""
 
     def __init__(self, model: Model, phantom: Phantom) -> None:
-        self._model, self._phantom = model, phantom
+        self._model, self._phantom = model.plain(), phantom
         self._volumes: dict[MemoryRules, VolumePredictor] = {}
 
     def run(self, task: Task, progress: Callable[[], object]) -> tuple[Track, str | None]:

@@ -77,7 +77,7 @@ def fuse_orientations(
         fused = FUSIONS[fusion](votes).clip(EDGE, 1 - EDGE)
         logits = np.log(fused / (1 - fused))
         slices[object_id] = {
-            index: replace(m, segmented=replace(m.segmented, low_res=logits[index]), crop=None)
+            index: replace(m, segmented=replace(m.segmented, low_res=logits[index]))
             for index, m in masks.items()
         }
     return replace(result, slices=slices)
@@ -192,7 +192,7 @@ def _follow(
     for object_id, course in courses.items():
         view.add(plane.box(course.inside, course.key - first), object_id=object_id)
         found = np.zeros((course.stop - course.start, *planes.shape[1:]), np.float32)
-        for slice_mask in view.stream((course.start - first, course.stop - first)):
+        for slice_mask in view.stream((course.start - first, course.stop - first), stop=None):
             probabilities = plane.take(sigmoid(slice_mask.logits()))
             found[first + slice_mask.slice - course.start] = probabilities
             on_slice()

@@ -12,40 +12,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.bundle.contract import PIXEL_MEAN, PIXEL_STD
 from runtime.errors import InputError
 from runtime.memory import MemoryRules
 from runtime.predictors import VideoPredictor, VolumePredictor
 from runtime.predictors.result import Result
 from runtime.predictors.stop import End, StopRule, ends
 from runtime.prompts.prompts import Box, Point
-from tests.fakes import TELLING, Inputs, fake_model
+from tests.fakes import SEEING, fake_model
 
 SIDE = 16
 RULE = StopRule(below=0.5, after=2)
 SURE, UNSURE, ABSENT = 0.9, 0.3, 0.0
 
 
-def encode(inputs: Inputs) -> Inputs:
-    """A slice's grey tells how sure the network is of it: 0 is absent, 250 is certain."""
-    answers = dict(TELLING["image_encoder"](inputs))
-    grey = 255 * (inputs["image"][:, 0, 0, 0] * PIXEL_STD[0] + PIXEL_MEAN[0])
-    for name in ("vision_features", "projected_features"):
-        answers[name] = answers[name].copy()
-        answers[name][:, 1] = (np.rint(grey) / 250)[:, None, None]
-    tokens = answers["vision_features"].reshape(*answers["vision_features"].shape[:2], -1)
-    return {**answers, "attended_features": tokens.swapaxes(1, 2)}
-
-
-def decode(inputs: Inputs) -> Inputs:
-    sure = inputs["features"][:, 1, 0, 0]
-    score = np.where(sure > 0.02, 5.0, -5.0).astype(np.float32)
-    return {**TELLING["mask_decoder"](inputs), "ious": sure, "object_score_logits": score}
-
-
 def volume(worth: Sequence[float], rules: MemoryRules | None = None) -> tuple[VolumePredictor, Any]:
     """A predictor whose network is so sure of each slice, and its back end."""
-    model, backend = fake_model({**TELLING, "image_encoder": encode, "mask_decoder": decode})
+    model, backend = fake_model(SEEING)
     predictor = VolumePredictor(model, rules)
     grey = np.rint(250 * np.array(worth)).astype(np.uint8)
     predictor.set_volume(np.broadcast_to(grey[:, None, None], (len(worth), SIDE, SIDE)), "none")
@@ -212,7 +194,7 @@ def frames_of(worth: Sequence[float]) -> list[np.ndarray]:
 
 
 def video(rule: StopRule | None) -> tuple[VideoPredictor, Any]:
-    model, backend = fake_model({**TELLING, "image_encoder": encode, "mask_decoder": decode})
+    model, backend = fake_model(SEEING)
     return VideoPredictor(model, stop=rule), backend
 
 

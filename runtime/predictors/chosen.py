@@ -1,0 +1,38 @@
+"""What predictors are told to do, or what the model's bundle has them do where nobody says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from runtime.bundle.defaults import Defaults
+from runtime.memory import MemoryRules
+from runtime.model import Model
+from runtime.predictors.stop import StopRule
+
+Auto = Literal["auto"]
+AUTO: Auto = "auto"
+"""What the bundle's defaults say."""
+
+
+def memory_rules(model: Model, asked: MemoryRules | Auto | None) -> MemoryRules:
+    """Rules of memory: those asked for, the bundle's own for "auto", SAM 2's for None.
+
+    Raises InputError if they do not fit the model.
+    """
+    rules = (
+        replace(MemoryRules(), **model.defaults.memory) if asked == AUTO else asked or MemoryRules()
+    )
+    rules.limits(model.numbers)
+    return rules
+
+
+def stop_rule(model: Model, asked: StopRule | Auto | None) -> StopRule | None:
+    """When to stop: as asked for, as the bundle has it for "auto", never for None."""
+    return stop_of(model.defaults) if asked == AUTO else asked
+
+
+def stop_of(defaults: Defaults) -> StopRule | None:
+    """The rule of a bundle's defaults, if they have one."""
+    stop = defaults.stop
+    return None if stop is None else StopRule(below=stop["below"], after=int(stop["after"]))

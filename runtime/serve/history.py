@@ -1,0 +1,72 @@
+"""What an object was like, to go back to and forth from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from runtime.serve.drawing import Drawn
+from runtime.serve.planes import Position, Span, Spans
+
+Kind = Literal["point", "bbox", "scribble", "lasso", "seed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Interaction:
+    """A prompt as a viewer gave it.
+
+    Attributes:
+        kind: of nnInteractive's.
+        is_positive: it includes what it marks.
+        spans: the tight box about it, in voxels.
+        axis: across whose planes it was drawn; None for what has no plane.
+        points: of a point or scribble, what the network was given.
+    """
+
+    kind: Kind
+    is_positive: bool
+    spans: Spans
+    axis: int | None = None
+    points: tuple[Position, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """An object at one time.
+
+    Attributes:
+        axis: across whose planes it is followed; None before the first prompt.
+        z_range: half-open range of these planes to stay within; None is all.
+        interactions: in their order.
+        prompted: planes that have prompts.
+        drawn: by plane.
+        confidence: by plane.
+        is_complete: nothing is left to be computed for these prompts.
+    """
+
+    axis: int | None
+    z_range: Span | None
+    interactions: tuple[Interaction, ...]
+    prompted: frozenset[int]
+    drawn: Mapping[int, Drawn]
+    confidence: Mapping[int, float]
+    is_complete: bool
+
+
+BLANK = Moment(None, None, (), frozenset(), {}, {}, True)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One step of undo or redo.
+
+    Attributes:
+        other: the object on the far side of the step.
+        axis: of the predictor that the step used.
+        num_changes: that it made there.
+    """
+
+    other: Moment
+    axis: int
+    num_changes: int

@@ -1,0 +1,130 @@
+"""The image of a session: its pixels as the network is given them, and who segments objects in it, plane by plane."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from runtime.errors import VolumeError
+from runtime.io.volumes.volume import Volume
+from runtime.io.window import apply_window
+from runtime.model import Model
+from runtime.predictors import VolumePredictor
+from runtime.prompts.prompts import shown
+from runtime.serve.planes import Position, planes_of
+from runtime.serve.worker import Steps, Urgency
+from runtime.steps.encodings import Encodings, View
+
+
+class SessionImage:
+    """A volume in eight bits, one copy of it, and its encodings.
+
+    Args:
+        volume: as `taken` gives it; its array is not kept.
+        model: segments.
+        encodings: of its, that all images share.
+        window: how intensities become eight bits, a name of `runtime.io.window`.
+
+    Raises InputError for a window that does not fit.
+    """
+
+    def __init__(self, volume: Volume, model: Model, encodings: Encodings, window: str) -> None:
+        pixels, used = apply_window(volume, window)
+        is_same = np.may_share_memory(pixels, volume.array)
+        self.pixels = pixels.copy() if is_same else pixels
+        self.window, self.spacing_mm = used.describe, volume.spacing_mm
+        self._model, self.encodings = model, encodings
+        self.encoded = self.to_encode = 0
+        """Slices across the usual axis that are encoded ahead of need, and how many are to be."""
+        self._view: View | None = None
+        encodings.join(self)
+
+    @property
+    def shape(self) -> Position:
+        """In voxels, along the axes 0, 1 and 2."""
+        depth, height, width = self.pixels.shape
+        return depth, height, width
+
+    @property
+    def default_axis(self) -> int:
+        """Across which planes lie where a prompt does not say: the first, or that of an image of one slice."""
+        return self.shape.index(1) if 1 in self.shape else 0
+
+    def predictor(self, axis: int) -> VolumePredictor:
+        """A predictor for the planes across an axis, without objects."""
+        predictor = VolumePredictor(self._model, encodings=self.encodings)
+        predictor.set_volume(planes_of(self.pixels, axis), "none")
+        return predictor
+
+    def encode_ahead(self) -> Steps:
+        """Encode slices across the usual axis, outwards from the middle, as many as this image may hold."""
+        planes = planes_of(self.pixels, self.default_axis)
+        self._view = view = self.encodings.features(lambda index: planes[index])
+        self.to_encode = min(len(planes), self.encodings.share)
+        for index in outwards(len(planes) // 2, len(planes)):
+            if self.encoded >= min(self.to_encode, self.encodings.share):
+                return
+            view[index]
+            self.encoded += 1
+            yield Urgency.AHEAD
+
+    def close(self) -> None:
+        """Let others have the room; encodings stay for as long as nobody else needs it."""
+        if self._view is not None:
+            self._view.clear()
+        self.encodings.leave(self)
+
+
+def outwards(middle: int, count: int) -> Iterator[int]:
+    """All numbers below `count`, those near the middle first."""
+    return iter(sorted(range(count), key=lambda index: (abs(index - middle), index)))
+
+
+def taken(array: object, properties: Mapping[str, Any] | None) -> Volume:
+    """An image as viewers send it; nothing is copied.
+
+    Args:
+        array: (1, z, y, x) or (z, y, x), of bools, or of integers or floats of at most 64 bits.
+        properties: `spacing` (k, j, i) in mm, `modality` as DICOM's word; others are ignored.
+
+    Raises VolumeError for anything else.
+    """
+    if not isinstance(array, np.ndarray):
+        raise VolumeError(f"found an image that is {shown(array)}; wanted a numpy array")
+    if array.ndim == 4 and array.shape[0] != 1:
+        raise VolumeError(
+            f"found an image of shape {array.shape}, {array.shape[0]} channels; wanted one: (1, z, y, x). "
+            "Send one channel, or a colour image as grey"
+        )
+    voxels = array[0] if array.ndim == 4 else array
+    if voxels.ndim != 3:
+        raise VolumeError(
+            f"found an image of shape {array.shape}; wanted (1, z, y, x) or (z, y, x); a picture is (1, 1, y, x)"
+        )
+    if voxels.dtype.kind not in "buif" or voxels.dtype.itemsize > 8:
+        raise VolumeError(
+            f"found an image of {array.dtype}; wanted bools, or integers or floats of at most 64 bits"
+        )
+    told = properties or {}
+    modality = told.get("modality")
+    if modality is not None and not isinstance(modality, str):
+        raise VolumeError(f"found the modality {shown(modality)}; wanted DICOM's word, such as CT")
+    spacing = told.get("spacing")
+    return Volume(
+        voxels.view(np.uint8) if voxels.dtype == np.bool_ else voxels,
+        (1.0, 1.0, 1.0) if spacing is None else _three(spacing),
+        modality=modality,
+        source="image",
+    )
+
+
+def _three(spacing: Any) -> tuple[float, float, float]:
+    try:
+        k, j, i = (float(value) for value in spacing)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise VolumeError(
+            f"found the spacing {shown(spacing)}; wanted three numbers (k, j, i) in mm"
+        ) from error
+    return k, j, i

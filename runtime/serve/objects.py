@@ -1,0 +1,76 @@
+"""The objects of one image, and which of them is meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from runtime.errors import NoObject
+from runtime.prompts.prompts import shown
+from runtime.serve.image import SessionImage
+from runtime.serve.info import ObjectInfo
+from runtime.serve.object import SessionObject
+from runtime.serve.planes import Spans
+
+Report = Callable[[SessionObject, Spans], None]
+
+
+class Objects:
+    """Objects by number; one of them is always selected.
+
+    Args:
+        image: in which they are.
+        report: called with an object and the box of what was found of it while nobody waited.
+    """
+
+    def __init__(self, image: SessionImage, report: Report) -> None:
+        self._image, self._report = image, report
+        self._objects: dict[int, SessionObject] = {}
+        self._latest = 0
+        self.selected = self.add(None)
+
+    def __iter__(self) -> Iterator[SessionObject]:
+        return iter([*self._objects.values()])
+
+    def __getitem__(self, object_id: object) -> SessionObject:
+        """Raises NoObject for a number that none has."""
+        found = self._objects.get(object_id) if isinstance(object_id, int) else None
+        if found is None:
+            raise NoObject(f"no object {shown(object_id)}; there are: {sorted(self._objects)}")
+        return found
+
+    def add(self, name: str | None) -> int:
+        """A new one, which is not selected. Returns its number."""
+        self._latest += 1
+        made = SessionObject(
+            self._latest, name or f"object {self._latest}", self._image, self._report
+        )
+        self._objects[made.id] = made
+        return made.id
+
+    def remove(self, object_id: int) -> None:
+        """Forget one; if it was selected, the lowest that is left is, or a new one. Raises NoObject."""
+        del self._objects[self[object_id].id]
+        if object_id == self.selected:
+            self.selected = min(self._objects) if self._objects else self.add(None)
+
+    def infos(self) -> list[ObjectInfo]:
+        """All, lowest number first."""
+        return [_info(each) for each in self]
+
+
+def _info(each: SessionObject) -> ObjectInfo:
+    now = each.now
+    return ObjectInfo(
+        each.id,
+        each.name,
+        each.axis,
+        now.interactions,
+        sum(drawn.num_pixels for drawn in now.drawn.values()),
+        each.box,
+        bool(each.past),
+        bool(each.future),
+        each.is_running,
+        now.is_complete,
+        each.done,
+        each.planned,
+    )

@@ -1,0 +1,288 @@
+"""What the network is asked when a viewer's prompt comes: nnInteractive's meanings in terms of points, boxes and masks.
+
+An object is followed across the planes of one axis. The first prompt that was drawn in a plane chooses it; what is
+drawn across it later is given as points on the planes that it passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.prompts.prompts import Box, Mask, Point, Prompt
+from runtime.serve.drawing import NOTHING, Drawn, part_drawn
+from runtime.serve.history import Interaction, Moment
+from runtime.serve.planes import (
+    Position,
+    Span,
+    Spans,
+    at_start,
+    in_plane,
+    part_of,
+    plane_shape,
+    planes_of,
+    position_in,
+    thin_axis,
+    whole_plane,
+)
+from runtime.serve.strokes import (
+    MAX_POINTS,
+    Mask2,
+    depths,
+    farthest_first,
+    filled,
+    key_slices,
+    skeleton,
+)
+
+Signed = tuple[Position, bool]
+"""A voxel, and whether it is inside."""
+LookAt = Callable[[int, Box], Mask2]
+"""The mask (y, x) of a box across an axis, on its own plane alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A prompt as the predictor of one axis takes it.
+
+    Attributes:
+        interaction: what the viewer gave.
+        axis: across whose planes the object is followed from now on.
+        adds: prompts of one plane each, in their order; none where the prompt changes nothing.
+        exact: planes whose mask was given, which is drawn as it is.
+        z_range: as of `Moment`, from now on.
+        is_fresh: everything before is forgotten first.
+    """
+
+    interaction: Interaction
+    axis: int
+    adds: tuple[tuple[Prompt, ...], ...]
+    exact: Mapping[int, Drawn] = field(default_factory=dict)
+    z_range: Span | None = None
+    is_fresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """An object as a prompt finds it.
+
+    Attributes:
+        now: the object.
+        shape: of the image.
+        default_axis: of its planes, where neither object nor prompt says.
+    """
+
+    now: Moment
+    shape: Position
+    default_axis: int
+
+    def axis(self, drawn_across: int | None = None) -> int:
+        """Across whose planes the object is followed once a prompt has come."""
+        for axis in (self.now.axis, drawn_across):
+            if axis is not None:
+                return axis
+        return self.default_axis
+
+    def point(self, position: Position, is_positive: bool) -> Request:
+        """A click."""
+        k, j, i = ((at, at + 1) for at in position)
+        interaction = Interaction("point", is_positive, (k, j, i), None, (position,))
+        return self._as_points(interaction, self.axis(), [(position, is_positive)])
+
+    def box(self, spans: Spans, is_positive: bool, look_at: LookAt) -> Request:
+        """A box one voxel thin is one of its plane; a thicker one of its middle plane, and a range to stay within."""
+        across = thin_axis(spans, self.now.axis)
+        interaction = Interaction("bbox", is_positive, spans, across)
+        if not is_positive:
+            whole = np.ones([stop - start for start, stop in spans], bool)
+            return self._takes_away(interaction, whole)
+        if across is None:
+            axis = self.axis()
+            z_range = self._hull(spans[axis])
+            return Request(interaction, axis, ((_box(spans, axis),),), z_range=z_range)
+        if self._crosses(across):
+            mask = look_at(across, _box(spans, across))
+            return self._across(interaction, across, spans[across][0], mask)
+        return self._drawn_in(interaction, across, [(_box(spans, across),)])
+
+    def scribble(self, mask: NDArray[np.bool_], spans: Spans, is_positive: bool) -> Request:
+        """Points along the middle line, whatever the plane."""
+        across = thin_axis(spans, self.now.axis)
+        axis = self.axis(across)
+        seen_across = axis if across is None else across
+        ridge = [
+            position_in(spans, seen_across, index, y, x)
+            for index, plane in enumerate(planes_of(mask, seen_across))
+            if plane.any()
+            for y, x in skeleton(plane)
+        ]
+        chosen = farthest_first(np.array(ridge, np.intp).reshape(-1, 3))
+        positions = tuple((int(k), int(j), int(i)) for k, j, i in chosen)
+        interaction = Interaction("scribble", is_positive, spans, across, positions)
+        return self._as_points(interaction, axis, [(each, is_positive) for each in positions])
+
+    def lasso(self, mask: NDArray[np.bool_], spans: Spans, is_positive: bool) -> Request:
+        """What it encloses is the object, with what is drawn on its plane already; or is none of it."""
+        across = thin_axis(spans, self.now.axis)
+        axis = self.axis(across)
+        seen_across = axis if across is None else across
+        inside = np.zeros_like(mask)
+        for target, plane in zip(
+            planes_of(inside, seen_across), planes_of(mask, seen_across), strict=True
+        ):
+            target[...] = filled(plane)
+        interaction = Interaction("lasso", is_positive, spans, across)
+        if not is_positive:
+            return self._takes_away(interaction, inside)
+        if across is not None and self._crosses(across):
+            whole = self._whole_plane(across, spans[across][0])
+            part_of(whole, at_start(spans, across))[...] = inside
+            return self._across(
+                interaction, across, spans[across][0], planes_of(whole, across)[0], only_adds=True
+            )
+        planes, start = planes_of(inside, axis), spans[axis][0]
+        exact = {}
+        for index in key_slices(np.count_nonzero(planes, axis=(1, 2))):
+            (y0, y1), (x0, x1) = (span for i, span in enumerate(spans) if i != axis)
+            joined = self._drawn(start + index).mask(plane_shape(self.shape, axis))
+            joined[y0:y1, x0:x1] |= planes[index]
+            exact[start + index] = joined
+        return self._masks(interaction, axis, exact)
+
+    def seed(self, mask: NDArray[np.bool_]) -> Request:
+        """The object itself, in place of all that was known of it."""
+        axis = self.default_axis
+        planes = planes_of(mask, axis)
+        areas = np.array([np.count_nonzero(plane) for plane in planes])
+        k, j, i = ((0, size) for size in self.shape)
+        interaction = Interaction("seed", True, (k, j, i), axis)
+        drawn = {int(index): Drawn.of(planes[index]) for index in np.flatnonzero(areas)}
+        adds = [(_mask(index, planes[index]),) for index in key_slices(areas)]
+        return Request(interaction, axis, tuple(adds), drawn, None, True)
+
+    def _masks(self, interaction: Interaction, axis: int, masks: Mapping[int, Mask2]) -> Request:
+        exact = {index: Drawn.of(mask) for index, mask in masks.items()}
+        adds = [(_mask(index, mask),) for index, mask in masks.items()]
+        return self._drawn_in(interaction, axis, adds, exact)
+
+    def _drawn_in(
+        self,
+        interaction: Interaction,
+        axis: int,
+        adds: Sequence[tuple[Prompt, ...]],
+        exact: Mapping[int, Drawn] | None = None,
+    ) -> Request:
+        """Prompts in planes of the object; one that has had only points is moved to these planes, points and all."""
+        if self.now.axis in (axis, None):
+            z_range = self._hull_of(adds)
+            return Request(interaction, axis, tuple(adds), exact or {}, z_range)
+        earlier = [
+            (position, each.is_positive)
+            for each in self.now.interactions
+            for position in each.points
+        ]
+        held = {prompt.slice for prompts in adds for prompt in prompts}
+        again = _grouped(earlier, axis)
+        kept = [
+            prompts
+            for prompts in again
+            if prompts[0].slice in held or any(p.positive for p in prompts if isinstance(p, Point))
+        ]
+        return Request(interaction, axis, (*adds, *kept), exact or {})
+
+    def _crosses(self, across: int) -> bool:
+        """Whether planes across an axis are other ones than the object's, which has had more than points."""
+        if self.now.axis in (across, None):
+            return False
+        return any(each.kind not in ("point", "scribble") for each in self.now.interactions)
+
+    def _as_points(self, interaction: Interaction, axis: int, points: list[Signed]) -> Request:
+        """Points on the planes of an object; what is to be taken away where nothing is drawn changes nothing."""
+        adds = [
+            prompts
+            for prompts in _grouped(points, axis)
+            if any(p.positive for p in prompts) or self._drawn(prompts[0].slice).num_pixels
+        ]
+        return Request(interaction, axis, tuple(adds), {}, self._hull_of(adds))
+
+    def _takes_away(self, interaction: Interaction, marked: NDArray[np.bool_]) -> Request:
+        """Points in what is drawn within a box and marked there."""
+        axis, spans = self.axis(interaction.axis), interaction.spans
+        region = planes_of(marked & part_drawn(self.now.drawn, axis, spans), axis)
+        chosen = key_slices([int(np.count_nonzero(plane)) for plane in region])
+        points: list[Signed] = []
+        for index in chosen:
+            for y, x in farthest_first(_inner(region[index]), max(1, MAX_POINTS // len(chosen))):
+                points.append((position_in(spans, axis, index, int(y), int(x)), False))
+        return self._as_points(interaction, axis, points)
+
+    def _across(
+        self,
+        interaction: Interaction,
+        across: int,
+        index: int,
+        mask: Mask2,
+        only_adds: bool = False,
+    ) -> Request:
+        """Points where a mask on a plane across the object's own ones and what is drawn there differ."""
+        drawn = planes_of(self._whole_plane(across, index), across)[0]
+        spans = whole_plane(self.shape, across, index)
+        points: list[Signed] = []
+        wrong = (
+            [(mask & ~drawn, True)]
+            if only_adds
+            else [(mask & ~drawn, True), (drawn & ~mask, False)]
+        )
+        for region, is_positive in wrong:
+            for y, x in farthest_first(_inner(region), MAX_POINTS // len(wrong)):
+                points.append((position_in(spans, across, 0, int(y), int(x)), is_positive))
+        return self._as_points(interaction, self.axis(), points)
+
+    def _whole_plane(self, across: int, index: int) -> NDArray[np.bool_]:
+        """What is drawn on a plane of another axis, as a box one voxel thin."""
+        return part_drawn(self.now.drawn, self.axis(), whole_plane(self.shape, across, index))
+
+    def _drawn(self, index: int) -> Drawn:
+        return self.now.drawn.get(index, NOTHING)
+
+    def _hull_of(self, adds: Iterable[tuple[Prompt, ...]]) -> Span | None:
+        """The object's range, as far as these prompts reach."""
+        z_range = self.now.z_range
+        if z_range is None:
+            return None
+        held = [prompts[0].slice for prompts in adds]
+        return min([z_range[0], *held]), max([z_range[1], *(index + 1 for index in held)])
+
+    def _hull(self, span: Span) -> Span:
+        """A range that holds another one, what is prompted already, and the range there was."""
+        held = [*span, *self.now.prompted, *(index + 1 for index in self.now.prompted)]
+        held += self.now.z_range or ()
+        return min(held), max(held)
+
+
+def _box(spans: Spans, axis: int) -> Box:
+    y, x = (span for i, span in enumerate(spans) if i != axis)
+    start, stop = spans[axis]
+    return Box(slice=(start + stop - 1) // 2, y=y, x=x)
+
+
+def _mask(index: int, mask: Mask2) -> Mask:
+    return Mask(slice=int(index), mask=np.array(mask, bool))
+
+
+def _grouped(points: Iterable[Signed], axis: int) -> list[tuple[Point, ...]]:
+    """Points by plane, in the order in which planes come first."""
+    groups: dict[int, list[Point]] = {}
+    for position, is_positive in points:
+        index, y, x = in_plane(position, axis)
+        groups.setdefault(index, []).append(Point(slice=index, y=y, x=x, positive=is_positive))
+    return [tuple(group) for group in groups.values()]
+
+
+def _inner(region: Mask2) -> NDArray[np.intp]:
+    """Pixels (n, 2) that lie at least half as deep in a region as its deepest."""
+    depth = depths(region)
+    return np.argwhere(region & (2 * depth >= depth.max(initial=0)))

@@ -1,0 +1,204 @@
+"""What all verbs of a session share: whose turn it is, the image, its objects, and how a prompt is answered."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Lock, RLock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import NoImage, SessionClosed
+from runtime.io.volumes.volume import Volume
+from runtime.model import Model
+from runtime.prompts.prompts import Box
+from runtime.serve.answer import Wait
+from runtime.serve.image import SessionImage
+from runtime.serve.object import SessionObject
+from runtime.serve.objects import Objects
+from runtime.serve.planes import Box3, Position, Spans, as_lists
+from runtime.serve.request import Request, Scene
+from runtime.serve.worker import Steps, Task, Urgency, Worker
+from runtime.steps.encodings import Encodings
+
+log = logging.getLogger("runtime")
+Ask = Callable[[Scene], Request]
+"""What a prompt asks, once the object stands still."""
+Read = Callable[[Position], Ask]
+"""Reads a prompt for an image of a shape; raises PromptError for one that does not fit."""
+OnSlices = Callable[[int, Box3], None]
+
+
+class SessionState:
+    """A session but for its verbs; every method but `urge` and what only looks belongs into a `turn`.
+
+    Args:
+        model, encodings, worker, window, clock: as of the session.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        encodings: Encodings,
+        worker: Worker,
+        window: str,
+        clock: Callable[[], float],
+    ) -> None:
+        self.model, self.encodings, self.worker = model, encodings, worker
+        self.window, self.clock = window, clock
+        self.image: SessionImage | None = None
+        self.objects: Objects | None = None
+        self.on_slices: OnSlices | None = None
+        self.is_closed = self.ran_prediction = False
+        self._lock, self._count_lock, self._num_urging = RLock(), Lock(), 0
+        self._ahead: Task | None = None
+
+    @contextmanager
+    def turn(self, is_urging: bool = True) -> Iterator[None]:
+        """One call at a time. Raises SessionClosed.
+
+        Args:
+            is_urging: a call that waits for a prediction is to be answered with what there is, to make room for this.
+        """
+        if is_urging:
+            self.urge(1)
+        self._lock.acquire()
+        if is_urging:
+            self.urge(-1)
+        try:
+            if self.is_closed:
+                raise SessionClosed("the session was closed; make a new one")
+            yield
+        finally:
+            self._lock.release()
+
+    def urge(self, more: int) -> None:
+        """Count with those who want their turn."""
+        with self._count_lock:
+            self._num_urging += more
+        for each in self.objects or ():
+            with each.news:
+                each.news.notify_all()
+
+    def set_image(self, volume: Volume) -> None:
+        """Take an image, with one object in it, and begin to encode it. Raises InputError, and is without one then."""
+        self.drop_image()
+        image = SessionImage(volume, self.model, self.encodings, self.window)
+        self.image, self.objects = image, Objects(image, self._report)
+        self._ahead = self.worker.submit(self, image.encode_ahead(), Urgency.AHEAD)
+
+    def drop_image(self) -> None:
+        """Be without an image, its objects and all that goes on for them."""
+        for task in [self._ahead, *(each.task for each in self.objects or ())]:
+            if task is not None:
+                task.end()
+        if self.image is not None:
+            self.image.close()
+        self.image = self.objects = self._ahead = None
+
+    def close(self) -> None:
+        """Be without anything, for good."""
+        self.urge(1)
+        with self._lock:
+            self.urge(-1)
+            self.is_closed = True
+            self.drop_image()
+
+    def need_image(self) -> SessionImage:
+        """The image. Raises NoImage."""
+        if self.image is None:
+            raise NoImage("there is no image yet; call set_image first")
+        return self.image
+
+    def need_objects(self) -> Objects:
+        """The objects. Raises NoImage."""
+        self.need_image()
+        assert self.objects is not None
+        return self.objects
+
+    def chosen(self) -> SessionObject:
+        """The object that is selected. Raises NoImage."""
+        objects = self.need_objects()
+        return objects[objects.selected]
+
+    def prompt(
+        self,
+        read: Read,
+        deadline_s: float,
+        runs: bool,
+        is_shown: bool = False,
+    ) -> Box3 | None:
+        """Take a prompt for the selected object. Returns the box of its buffer that was written.
+
+        Args:
+            read: the prompt; one that does not fit stops nothing.
+            deadline_s: from now on.
+            runs: follow the object from there.
+            is_shown: show it even if not.
+        """
+        began = self.clock()
+        with self.turn():
+            chosen, image = self.chosen(), self.need_image()
+            ask = read(image.shape)
+            chosen.stop()
+            request = ask(Scene(chosen.now, image.shape, image.default_axis))
+            self.ran_prediction = runs
+            task = self._begin(chosen, chosen.carry_out(request, runs), Urgency.PROMPT)
+            wait = self._wait(began, deadline_s)
+            return as_lists(wait.follow(chosen, task, runs or is_shown))
+
+    def go_on(self, deadline_s: float) -> Box3 | None:
+        """Show what was found of the selected object, and wait for what is missing."""
+        began = self.clock()
+        with self.turn(is_urging=False):
+            chosen = self.chosen()
+            self.ran_prediction = bool(chosen.now.interactions)
+            task = chosen.task
+            if not chosen.is_running and not chosen.is_complete:
+                task = self._begin(chosen, chosen.follow(), Urgency.AWAITED)
+                chosen.is_prompted = True
+            if task is None or task.is_over:
+                return as_lists(chosen.show())
+            return as_lists(self._wait(began, deadline_s).follow(chosen, task))
+
+    def step_back(self, is_undo: bool) -> Box3 | None:
+        """Undo or redo for the selected object, and go on in the background with what was missing then."""
+        with self.turn():
+            chosen = self.chosen()
+            chosen.stop()
+            ways = (chosen.past, chosen.future) if is_undo else (chosen.future, chosen.past)
+            self.ran_prediction = self.worker.call(self, lambda: chosen.step_back(*ways))
+            if not self.ran_prediction:
+                return None
+            changed = as_lists(chosen.show())
+            if not chosen.is_complete:
+                self._begin(chosen, chosen.follow(), Urgency.BACKGROUND)
+                chosen.is_prompted, chosen.is_awaited = True, False
+            return changed
+
+    def look_at(self, axis: int, box: Box) -> NDArray[np.bool_]:
+        """The mask (y, x) of a box on a plane by itself, whatever is known of any object."""
+        predictor = self.need_image().predictor(axis)
+        return self.worker.call(self, lambda: predictor.add(box).mask())
+
+    def _begin(self, chosen: SessionObject, steps: Steps, urgency: Urgency) -> Task:
+        chosen.is_prompted, chosen.is_awaited = False, True
+        chosen.task = self.worker.submit(self, steps, urgency, lambda task: chosen.tell())
+        return chosen.task
+
+    def _wait(self, began: float, deadline_s: float) -> Wait:
+        return Wait(self.clock, began, deadline_s, lambda: self._num_urging > 0, self._shown)
+
+    def _shown(self, chosen: SessionObject, spans: Spans) -> None:
+        """Somebody who waits has been given something."""
+        self._report(chosen, spans)
+
+    def _report(self, chosen: SessionObject, spans: Spans) -> None:
+        if (on_slices := self.on_slices) is None:
+            return
+        try:
+            on_slices(chosen.id, as_lists(spans) or [])
+        except Exception:
+            log.exception("on_slices failed; the prediction goes on")

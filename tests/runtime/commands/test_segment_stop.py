@@ -1,0 +1,187 @@
+"""The command where objects end: what it visits, writes and reports, by its flags or by its bundle."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import runtime.jobs.volume
+from runtime.bundle.defaults import Defaults
+from runtime.commands.segment import main
+from runtime.errors import InputError
+from runtime.io import Volume, read_volume, write_mask
+from runtime.jobs import Job
+from runtime.memory import MemoryRules
+from runtime.model import Model
+from runtime.predictors.stop import StopRule
+from runtime.process.subcommands import USAGE_ERROR
+from tests.fakes import SEEING, fake_model
+from tests.reports import read_report
+
+SIDE = 16
+WORTH = [0.0] * 6 + [0.9] * 4 + [0.3] * 2 + [0.0] * 8
+GREY = np.rint(250 * np.array(WORTH)).astype(np.uint8)
+PIXELS = np.broadcast_to(GREY[:, None, None], (len(GREY), SIDE, SIDE)).copy()
+MEASURED = Defaults(
+    memory={"policy": "confident_and_latest", "pick_up": "all"}, stop={"below": 0.5, "after": 2}
+)
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command on a volume, or on its slices as frames or images, with a bundle of some defaults."""
+    write_mask(tmp_path / "study.nrrd", PIXELS, Volume.from_array(PIXELS))
+    (tmp_path / "frames").mkdir()
+    for i, plane in enumerate(PIXELS):
+        Image.fromarray(plane).save(tmp_path / "frames" / f"{i:02d}.png")
+
+    calls = count()
+
+    def call(kind: str, *words: str, defaults: Defaults | None = None) -> dict[str, Any]:
+        def load(job: Job) -> Model:
+            made, _ = fake_model(SEEING)
+            return Model(made.numbers, made.backend, made.constants, defaults=defaults)
+
+        monkeypatch.setattr(Job, "load", load)
+        source, mask = ("study.nrrd", "mask.nrrd")
+        if kind != "volume":
+            source, mask = "frames", f"masks{next(calls)}"
+        files = ["-i", str(tmp_path / source), "-o", str(tmp_path / mask), "--as", kind]
+        main([*files, "--window", "none", "--box", "7,2,12,2,12", *words])
+        return read_report(capsys.readouterr().out)
+
+    return call
+
+
+def visited(report: dict[str, Any]) -> list[int]:
+    (found,) = report["objects"]
+    return [row["slice"] for row in found["slices"]]
+
+
+def ends(report: dict[str, Any]) -> list[tuple[int, int, str]]:
+    (found,) = report["objects"]
+    return [(end["direction"], end["slice"], end["reason"]) for end in found["ends"]]
+
+
+def test_without_a_word_every_slice_is_visited(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "runtime"):
+        report = run("volume")
+    assert visited(report) == list(range(len(WORTH)))
+    assert report["options"]["stop"] is None
+    assert ends(report) == [(1, len(WORTH) - 1, "input"), (-1, 0, "input")]
+    assert sum("calibrate BUNDLE --defaults" in line for line in caplog.messages) == 1
+
+
+def test_a_volume_is_left_where_its_object_ends(run: Run, tmp_path: Path) -> None:
+    report = run("volume", "--stop-below", "0.5", "--stop-after", "2")
+    assert visited(report) == list(range(4, 12))
+    assert ends(report) == [(1, 11, "unsure"), (-1, 4, "absent")]
+    assert report["options"]["stop"] == {"below": 0.5, "after": 2}
+    held = read_volume(tmp_path / "mask.nrrd").array.any((1, 2))
+    assert held[7] and not held[12:].any() and not held[:4].any()
+    report = run("volume", "--stop-below", "0")
+    assert report["options"]["stop"] == {"below": 0.0, "after": 3}
+    assert ends(report) == [(1, 14, "absent"), (-1, 3, "absent")]
+    report = run("volume", "--stop-below", "0", "--z-range", "5,9")
+    assert ends(report) == [(1, 8, "range"), (-1, 5, "range")]
+
+
+def test_a_video_is_left_too(run: Run) -> None:
+    report = run("video", "--stop-below", "0.5", "--stop-after", "3")
+    assert visited(report) == list(range(7, 13))
+    assert ends(report) == [(1, 12, "unsure")]
+    report = run("video", defaults=MEASURED)
+    assert ends(report) == [(1, len(WORTH) - 1, "input")], "what was measured on volumes"
+    assert report["options"]["stop"] is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("images", ("--stop-below", "0.5")),
+        ("images", ("--stop-below", "none")),
+        ("volume", ("--stop-after", "2")),
+        ("volume", ("--stop-below", "none", "--stop-after", "2")),
+        ("volume", ("--stop-below", "auto", "--stop-after", "2")),
+        ("volume", ("--stop-below", "half")),
+        ("volume", ("--stop-below", "0.5", "--stop-after", "some")),
+    ],
+)
+def test_what_makes_no_sense_is_a_usage_error(kind: str, words: tuple[str, ...], run: Run) -> None:
+    with pytest.raises(SystemExit) as left:
+        run(kind, *words)
+    assert left.value.code == USAGE_ERROR
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--stop-below", "1.5"), "stop_below is 1.5"),
+        (("--stop-below", "nan"), "stop_below is nan"),
+        (("--stop-below", "0.5", "--stop-after", "0"), "stop_after is 0"),
+    ],
+)
+def test_what_is_out_of_range_is_refused(words: tuple[str, ...], why: str, run: Run) -> None:
+    with pytest.raises(InputError, match=why):
+        run("volume", *words)
+
+
+def test_a_bundle_decides_where_nobody_says(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "runtime"):
+        report = run("volume", defaults=MEASURED)
+    assert report["options"]["memory"] == "confident_and_latest"
+    assert report["options"]["stop"] == MEASURED.stop
+    assert visited(report) == list(range(4, 12))
+    assert not any("calibrate" in line for line in caplog.messages)
+    report = run("volume", "--stop-below", "none", "--memory", "fifo", defaults=MEASURED)
+    assert (report["options"]["memory"], report["options"]["stop"]) == ("fifo", None)
+    assert visited(report) == list(range(len(WORTH)))
+    report = run("volume", "--pick-up", "weighted", defaults=MEASURED)
+    assert (report["options"]["memory"], report["options"]["pick_up"]) == ("fifo", "weighted")
+
+
+@pytest.mark.parametrize("words", [("--preset", "medsam2_lesion"), ("--preset", "medsam2_recist")])
+def test_a_preset_does_what_its_script_does(words: tuple[str, ...], run: Run) -> None:
+    report = run("volume", *words, defaults=MEASURED)
+    assert (report["options"]["memory"], report["options"]["stop"]) == ("fifo", None)
+    assert visited(report) == list(range(len(WORTH)))
+    assert run("volume", *words, "--stop-below", "0.5")["options"]["stop"] is not None
+
+
+def test_other_rules_of_memory_hold_beside_a_bundles(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    class Watched(runtime.jobs.volume.VolumePredictor):
+        def __init__(self, model: Any, memory: MemoryRules, max_bytes: int | None) -> None:
+            seen.append(memory)
+            super().__init__(model, memory, max_bytes)
+
+    monkeypatch.setattr(runtime.jobs.volume, "VolumePredictor", Watched)
+    run("volume", "--min-confidence", "0.25", defaults=MEASURED)
+    assert seen == [MemoryRules(policy="confident_and_latest", min_confidence=0.25)]
+
+
+@pytest.mark.parametrize("fusion", ["mean", "vote"])
+def test_other_axes_are_followed_as_far_as_the_first_one_came(fusion: str, run: Run) -> None:
+    report = run("volume", "--fuse", fusion, "--stop-below", "0.5", "--stop-after", "2")
+    assert visited(report) == list(range(4, 12))
+
+
+def test_a_job_is_settled_once() -> None:
+    job = Job(Path("in"), Path("out"), [], MemoryRules(), is_memory_told=False)
+    settled = job.settled("volume", MEASURED)
+    assert settled.stop == StopRule(below=0.5, after=2)
+    assert settled.memory == MemoryRules(policy="confident_and_latest")
+    assert job.settled("images", MEASURED) == replace(job, stop=None)

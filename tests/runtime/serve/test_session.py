@@ -1,0 +1,439 @@
+"""A session's verbs on a model that computes nothing: what they ask, change, tell, refuse, and take back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runtime.errors import InputError, NoImage, NoObject, PromptError, SessionClosed, VolumeError
+from runtime.prompts.prompts import Box, Mask, Point, Prompt
+from runtime.serve.session import InteractiveSession
+from tests.fakes import TELLING, fake_model
+
+SHAPE = (9, 16, 12)
+IMAGE = np.random.default_rng(0).integers(-1000, 1000, SHAPE).astype(np.int16)
+
+
+@pytest.fixture
+def session() -> Iterator[InteractiveSession]:
+    made = InteractiveSession(fake_model(TELLING)[0])
+    made.set_image(IMAGE[None], {"spacing": [2.0, 1.0, 1.0]})
+    yield made
+    made.close()
+
+
+def prompts(session: InteractiveSession) -> dict[int, tuple[Prompt, ...]]:
+    """What the network was asked for the selected object, by plane."""
+    chosen = session._state.chosen()
+    predictor = chosen.predictor(chosen.axis)
+    return predictor.prompts() if predictor.object_ids else {}
+
+
+def thin(axis: int, index: int, y: tuple[int, int], x: tuple[int, int]) -> list[list[int]]:
+    box = [list(y), list(x)]
+    box.insert(axis, [index, index + 1])
+    return box
+
+
+def inside(box: list[list[int]]) -> np.ndarray:
+    return np.ones([stop - start for start, stop in box], np.uint8)
+
+
+def changes(before: np.ndarray, after: np.ndarray, told: list[list[int]] | None) -> bool:
+    """Whether all that differs lies in the box that was told."""
+    outside = before != after
+    if told is not None:
+        outside[tuple(slice(*span) for span in told)] = False
+    return not outside.any()
+
+
+def test_capabilities_are_what_the_clients_index(session: InteractiveSession) -> None:
+    told = session.capabilities
+    assert {
+        *("supported_interactions", "channel_mapping", "num_interaction_channels"),
+        *("supports_initial_label", "supports_zero_shot_label_refinement", "interaction_decay"),
+        *("preferred_scribble_thickness", "inference_session_version", "license"),
+        *("supports_undo", "do_autozoom", "patch_size"),
+    } <= told.keys()
+    assert set(told["supported_interactions"]) == {
+        "points",
+        "bbox2d",
+        "bbox3d",
+        "scribble",
+        "lasso",
+    }
+    assert len(told["preferred_scribble_thickness"]) == 3
+    assert session.original_image_shape == (1, *SHAPE)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_box_is_one_of_its_plane(session: InteractiveSession, axis: int) -> None:
+    box = thin(axis, 4, (2, 9), (3, 8))
+    told = session.add_bbox_interaction([[a + 0.3, b + 0.3] for a, b in box], True)
+    assert session.axis == axis
+    assert prompts(session) == {4: (Box(slice=4, y=(2, 9), x=(3, 8)),)}
+    assert session.is_complete and session.ran_prediction
+    assert np.isfinite(session.confidence).all() and len(session.confidence) == SHAPE[axis]
+    assert told is not None
+    assert changes(np.zeros(SHAPE, np.uint8), session.target_buffer, told)
+    held = np.argwhere(session.target_buffer)
+    assert told == [[int(a), int(b) + 1] for a, b in zip(held.min(0), held.max(0), strict=True)]
+
+
+def test_a_thick_box_is_its_middle_slice_and_a_range(session: InteractiveSession) -> None:
+    session.add_bbox_interaction([[2, 7], [2, 9], [3, 8]], True)
+    assert prompts(session) == {4: (Box(slice=4, y=(2, 9), x=(3, 8)),)}
+    assert [*np.flatnonzero(np.isfinite(session.confidence))] == [2, 3, 4, 5, 6]
+    assert [*np.flatnonzero(session.target_buffer.any((1, 2)))] == [2, 3, 4, 5, 6]
+    session.add_point_interaction((8, 5, 5), True)  # who clicks outside widens it
+    assert [*np.flatnonzero(np.isfinite(session.confidence))] == [2, 3, 4, 5, 6, 7, 8]
+    session.undo()
+    assert [*np.flatnonzero(session.target_buffer.any((1, 2)))] == [2, 3, 4, 5, 6]
+
+
+def test_points_stay_in_the_objects_planes(session: InteractiveSession) -> None:
+    session.add_point_interaction((4, 5.4, 6.6), True)
+    assert session.axis == 0
+    assert prompts(session) == {4: (Point(slice=4, y=5, x=7),)}
+    session.reset_interactions()
+    session.add_bbox_interaction(thin(2, 6, (2, 7), (3, 12)), True)
+    session.add_point_interaction((4, 5, 7), False)
+    assert session.axis == 2
+    assert prompts(session)[7] == (Point(slice=7, y=4, x=5, positive=False),)
+
+
+def test_a_box_moves_an_object_of_points_to_its_plane(session: InteractiveSession) -> None:
+    session.add_point_interaction((4, 5, 6), True)
+    session.add_point_interaction((4, 9, 9), False)
+    before = session.target_buffer.copy()
+    session.add_bbox_interaction(thin(1, 7, (1, 8), (2, 9)), True)
+    assert session.axis == 1
+    assert prompts(session) == {
+        7: (Box(slice=7, y=(1, 8), x=(2, 9)),),
+        5: (Point(slice=5, y=4, x=6),),
+    }
+    session.undo()
+    assert session.axis == 0
+    np.testing.assert_array_equal(session.target_buffer, before)
+    assert len(prompts(session)[4]) == 2
+    session.redo()
+    assert session.axis == 1 and set(prompts(session)) == {5, 7}
+
+
+def test_what_crosses_the_objects_planes_becomes_points(session: InteractiveSession) -> None:
+    session.add_bbox_interaction(thin(0, 4, (2, 9), (3, 8)), True)
+    drawn = session.target_buffer[:, 7, :].astype(bool)
+    lasso = np.ones((9, 12), np.uint8)
+    session.add_lasso_interaction(lasso[:, None], True, interaction_bbox=[[0, 9], [7, 8], [0, 12]])
+    assert session.axis == 0
+    asked = [p for of in prompts(session).values() for p in of if isinstance(p, Point)]
+    assert 1 <= len(asked) <= 16
+    assert all(p.positive and p.y == 7 and not drawn[p.slice, int(p.x)] for p in asked)
+    session.undo()
+    session.add_bbox_interaction([[0, 9], [7, 8], [0, 12]], True)
+    assert session.axis == 0
+    session.undo()
+    session.add_scribble_interaction(
+        np.ones((9, 1, 1), np.uint8), True, interaction_bbox=[[0, 9], [7, 8], [5, 6]]
+    )
+    assert session.axis == 0
+    assert {i for i, of in prompts(session).items() if isinstance(of[-1], Point)} >= {0, 8}
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_a_scribble_becomes_points_on_its_middle_line(
+    session: InteractiveSession, axis: int, is_whole: bool
+) -> None:
+    size = [n for i, n in enumerate(SHAPE) if i != axis]
+    plane = np.zeros(size, np.uint8)
+    plane[3:6, 1:-1] = 1
+    if is_whole:
+        image = np.zeros(SHAPE, np.uint8)
+        np.moveaxis(image, axis, 0)[5] = plane
+        session.add_scribble_interaction(image, True)
+    else:
+        box = thin(axis, 5, (0, size[0]), (0, size[1]))
+        session.add_scribble_interaction(np.expand_dims(plane, axis), True, interaction_bbox=box)
+    assert session.axis == axis
+    asked = prompts(session)
+    assert [*asked] == [5]
+    points = [p for p in asked[5] if isinstance(p, Point)]
+    assert 3 <= len(points) == len(asked[5]) <= 16
+    assert all(p.positive and plane[int(p.y), int(p.x)] for p in points)
+    assert all(p.y == 4 for p in points)
+    assert {p.x for p in points} >= {2, size[1] - 3}
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_lasso_is_what_it_encloses(session: InteractiveSession, axis: int) -> None:
+    box = thin(axis, 5, (1, 8), (2, 9))
+    line = inside(box)
+    np.moveaxis(line, axis, 0)[0, 1:-1, 1:-1] = 0
+    session.add_lasso_interaction(line, True, interaction_bbox=box)
+    assert session.axis == axis
+    (asked,) = prompts(session)[5]
+    assert isinstance(asked, Mask)
+    wanted = np.zeros([n for i, n in enumerate(SHAPE) if i != axis], bool)
+    wanted[1:8, 2:9] = True
+    np.testing.assert_array_equal(asked.mask, wanted)
+    np.testing.assert_array_equal(np.moveaxis(session.target_buffer, axis, 0)[5], wanted)
+    more = thin(axis, 5, (1, 3), (8, 12 if axis < 2 else 14))
+    session.add_lasso_interaction(inside(more), True, interaction_bbox=more)
+    (asked,) = prompts(session)[5]
+    wanted[1:3, 8 : more[2 if axis < 2 else 1][1]] = True
+    np.testing.assert_array_equal(asked.mask, wanted)
+
+
+def test_what_takes_away_is_points_in_what_is_drawn_there(session: InteractiveSession) -> None:
+    session.add_bbox_interaction(thin(0, 4, (2, 9), (3, 8)), True)
+    drawn = session.target_buffer[4].astype(bool)
+    box = thin(0, 4, (0, 16), (0, 6))
+    for verb in ("lasso", "bbox"):
+        if verb == "lasso":
+            session.add_lasso_interaction(inside(box), False, interaction_bbox=box)
+        else:
+            session.add_bbox_interaction(box, False)
+        points = [p for p in prompts(session)[4] if isinstance(p, Point)]
+        assert 1 <= len(points) <= 16
+        assert all(not p.positive and p.x < 6 and drawn[int(p.y), int(p.x)] for p in points)
+        session.undo()
+
+
+def test_a_negative_prompt_where_nothing_is_drawn_changes_nothing(
+    session: InteractiveSession,
+) -> None:
+    box = thin(0, 4, (0, 3), (0, 3))
+    for number, ask in enumerate(
+        [
+            lambda: session.add_point_interaction((4, 1, 1), False),
+            lambda: session.add_bbox_interaction(box, False),
+            lambda: session.add_lasso_interaction(inside(box), False, interaction_bbox=box),
+            lambda: session.add_scribble_interaction(inside(box), False, interaction_bbox=box),
+        ],
+        1,
+    ):
+        assert ask() is None
+        assert prompts(session) == {}
+        assert len(session.objects[0].interactions) == number
+    assert session.predict() is None
+    for _ in range(4):
+        assert session.can_undo
+        session.undo()
+    assert not session.can_undo
+    assert session.undo() is None and not session.ran_prediction
+
+
+def test_a_seed_is_drawn_as_it_is_and_prompts_a_few_slices(session: InteractiveSession) -> None:
+    session.add_bbox_interaction(thin(1, 4, (2, 9), (3, 8)), True)
+    before = session.target_buffer.copy()
+    seed = np.zeros(SHAPE, np.uint8)
+    seed[1:8, 3:7, 2:9] = 3
+    seed[4, 2:8] = 3
+    told = session.add_initial_seg_interaction(seed)
+    np.testing.assert_array_equal(session.target_buffer, seed > 0)
+    assert changes(before, session.target_buffer, told)
+    assert session.axis == 0 and not session.is_complete
+    assert {1, 4, 7} <= prompts(session).keys() and len(prompts(session)) <= 8
+    assert [each.kind for each in session.objects[0].interactions] == ["seed"]
+    session.predict()
+    assert session.is_complete
+    np.testing.assert_array_equal(session.target_buffer[4], seed[4] > 0)
+    after = session.target_buffer.copy()
+    session.undo()
+    np.testing.assert_array_equal(session.target_buffer, before)
+    assert session.axis == 1
+    session.redo()
+    np.testing.assert_array_equal(session.target_buffer, after)
+    session.add_initial_seg_interaction(np.zeros(SHAPE, bool), run_prediction=True)
+    assert not session.target_buffer.any() and session.is_complete
+
+
+def test_a_prompt_without_prediction_shows_with_the_next_answer(
+    session: InteractiveSession,
+) -> None:
+    assert session.add_point_interaction((4, 5, 5), True, run_prediction=False) is None
+    assert not session.ran_prediction and not session.target_buffer.any()
+    assert session.add_point_interaction((4, 9, 9), True, run_prediction=False) is None
+    assert len(prompts(session)[4]) == 2 and not session.is_complete
+    told = session.predict()
+    assert told is not None and session.ran_prediction and session.is_complete
+    assert changes(np.zeros(SHAPE, np.uint8), session.target_buffer, told)
+    assert session.predict() is None and session.ran_prediction
+    for _ in range(2):
+        session.undo()
+    assert not session.target_buffer.any() and prompts(session) == {}
+
+
+REFUSED: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
+    ("add_point_interaction", ((9, 0, 0), True), {}),
+    ("add_point_interaction", ((0, float("nan"), 0), True), {}),
+    ("add_point_interaction", ("abc", True), {}),
+    ("add_bbox_interaction", ([[0, 1], [0, 1]], True), {}),
+    ("add_bbox_interaction", ([[0, 1], [0, None], [0, 1]], True), {}),
+    ("add_scribble_interaction", (np.zeros(SHAPE, np.uint8), True), {}),
+    ("add_scribble_interaction", (np.ones((1, 3, 3), np.uint8), True), {}),
+    ("add_scribble_interaction", (np.ones((3, 3), np.uint8), True), {"interaction_bbox": None}),
+    ("add_lasso_interaction", (np.ones((1, 3, 3)), True), {"interaction_bbox": [[0, 1], [0, 3], [0, 4]]}),
+    ("add_lasso_interaction", (np.ones((1, 3, 3)), True), {"interaction_bbox": [[9, 10], [0, 3], [0, 3]]}),
+    ("add_lasso_interaction", (np.full((1, 3, 3), "a"), True), {"interaction_bbox": [[0, 1], [0, 3], [0, 3]]}),
+    ("add_lasso_interaction", (np.full((1, 3, 3), np.nan), True), {"interaction_bbox": [[0, 1], [0, 3], [0, 3]]}),
+    ("add_initial_seg_interaction", (np.ones((9, 16, 13), np.uint8),), {}),
+    ("add_initial_seg_interaction", ([1, 2],), {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("verb", "args", "more"), REFUSED)
+def test_what_does_not_fit_is_refused_and_is_no_step(
+    session: InteractiveSession, verb: str, args: tuple[Any, ...], more: dict[str, Any]
+) -> None:
+    session.add_point_interaction((4, 5, 5), True)
+    before, known = session.target_buffer.copy(), session.objects
+    with pytest.raises(PromptError):
+        getattr(session, verb)(*args, **more)
+    assert session.objects == known
+    np.testing.assert_array_equal(session.target_buffer, before)
+    assert len(session._state.chosen().past) == 1
+
+
+def test_a_crop_that_reaches_beyond_the_image_is_cut(session: InteractiveSession) -> None:
+    session.add_lasso_interaction(
+        np.ones((1, 6, 5), np.uint8), True, interaction_bbox=[[4, 5], [12.4, 18.4], [-2, 3]]
+    )
+    assert session.target_buffer[4, 12:, :3].all() and session.target_buffer[4].sum() == 12
+
+
+def test_without_an_image_there_is_nothing_to_ask() -> None:
+    with InteractiveSession(fake_model()[0]) as session:
+        for ask in (
+            lambda: session.add_point_interaction((0, 0, 0), True),
+            lambda: session.add_bbox_interaction([[0, 1]] * 3, True),
+            lambda: session.add_initial_seg_interaction(np.ones((1, 1, 1))),
+            session.predict, session.undo, session.redo, session.collect,
+            lambda: session.set_target_buffer(np.zeros((1, 1, 1), np.uint8)),
+            lambda: session.original_image_shape,
+            lambda: session.target_buffer,
+            lambda: session.progress,
+            session.add_object,
+        ):  # fmt: skip
+            with pytest.raises(NoImage):
+                ask()
+        session.reset_interactions()
+        session.cancel()
+        assert session.objects == [] and not session.can_undo and not session.can_redo
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((2, 3, 4, 5), np.int16), np.zeros((3, 4), np.int16), np.zeros((1, 1, 3, 4, 5)),
+        np.zeros((3, 4, 5), complex), np.zeros((3, 4, 5), object), np.zeros((0, 4, 5)),
+        np.zeros((3, 4, 5), "M8[s]"), [[[1]]], None,
+    ],
+)  # fmt: skip
+def test_what_is_no_image_is_refused_and_the_one_before_stays(
+    session: InteractiveSession, image: Any
+) -> None:
+    session.add_point_interaction((4, 5, 5), True)
+    before = session.target_buffer.copy()
+    with pytest.raises(VolumeError):
+        session.set_image(image)
+    np.testing.assert_array_equal(session.target_buffer, before)
+    with pytest.raises(VolumeError):
+        session.set_image(IMAGE, {"spacing": [1, 2]})
+    with pytest.raises(VolumeError):
+        session.set_image(IMAGE, {"spacing": [1, 0, 1]})
+    with pytest.raises(VolumeError):
+        session.set_image(IMAGE, {"modality": 7})
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 16, 12), (1, 16, 1, 12), (1, 16, 12, 1)])
+def test_a_picture_has_one_plane(shape: tuple[int, ...]) -> None:
+    with InteractiveSession(fake_model(TELLING)[0]) as session:
+        session.set_image(np.arange(192, dtype=np.float32).reshape(shape))
+        axis = shape[1:].index(1)
+        at = [5, 5]
+        at.insert(axis, 0)
+        assert session.add_point_interaction(at, True) is not None
+        assert session.axis == axis and session.is_complete
+        session.reset_interactions()
+        session.add_bbox_interaction(thin(axis, 0, (2, 9), (3, 8)), True)
+        assert session.axis == axis and len(session.confidence) == 1
+
+
+def test_buffers_are_taken_as_they_are(session: InteractiveSession) -> None:
+    session.add_point_interaction((4, 5, 5), True)
+    mask = session.target_buffer.copy()
+    for dtype in (bool, np.int8, np.uint16, np.int64):
+        buffer = np.zeros((*SHAPE, 2), dtype)[..., 0]
+        session.set_target_buffer(buffer)
+        assert session.target_buffer is buffer and not buffer.any()
+        told = session.collect()
+        np.testing.assert_array_equal(buffer, mask.astype(dtype))
+        assert told is not None and changes(np.zeros(SHAPE, dtype), buffer, told)
+    frozen = np.zeros(SHAPE, np.uint8)
+    frozen.flags.writeable = False
+    for wrong in (frozen, np.zeros((9, 16, 13), np.uint8), np.zeros(SHAPE, np.float32), None):
+        with pytest.raises(InputError):
+            session.set_target_buffer(wrong)  # type: ignore[arg-type]
+    assert session.target_buffer is buffer
+
+
+def test_reset_and_a_new_image_clear_history_and_keep_encodings() -> None:
+    model, backend = fake_model(TELLING)
+    with InteractiveSession(model) as session:
+        for _ in range(3):
+            session.set_image(IMAGE.copy())
+            assert not session.can_undo and session.objects[0].interactions == ()
+            buffer = np.ones(SHAPE, np.uint8)
+            session.set_target_buffer(buffer)
+            session.add_point_interaction((4, 5, 5), True)
+            session.reset_interactions()
+            assert not session.can_undo and not buffer.any()
+            session.add_point_interaction((4, 5, 5), True)
+        assert [call.graph for call in backend.calls].count("image_encoder") == SHAPE[0]
+
+
+def test_objects_are_apart(session: InteractiveSession) -> None:
+    session.add_point_interaction((4, 5, 5), True)
+    first = session.target_buffer.copy()
+    other = session.add_object("kidney")
+    assert session.selected == 1 and other == 2
+    session.select_object(other)
+    assert not session.target_buffer.any() and not session.can_undo
+    session.add_bbox_interaction(thin(1, 4, (2, 9), (3, 8)), True)
+    second = session.target_buffer.copy()
+    session.add_point_interaction((8, 9, 9), False)
+    session.select_object(1)
+    session.undo()
+    assert not session.mask_of(1).any()
+    session.select_object(2)
+    session.undo()
+    np.testing.assert_array_equal(session.mask_of(2), second)
+    session.select_object(1)
+    session.redo()
+    np.testing.assert_array_equal(session.mask_of(1), first)
+    one, two = session.objects
+    assert (one.name, two.name) == ("object 1", "kidney")
+    assert (one.axis, two.axis) == (0, 1)
+    assert one.num_voxels == first.sum() and two.num_voxels == second.sum()
+    with pytest.raises(NoObject, match=r"no object 7; there are: \[1, 2\]"):
+        session.select_object(7)
+    session.remove_object(1)
+    assert session.selected == 2
+    session.remove_object(2)
+    assert session.selected == 3 and not session.target_buffer.any()
+
+
+def test_a_closed_session_says_so() -> None:
+    session = InteractiveSession(fake_model()[0])
+    session.set_image(IMAGE)
+    session.close()
+    session.close()
+    for ask in (session.predict, session.undo, lambda: session.set_image(IMAGE)):
+        with pytest.raises(SessionClosed):
+            ask()
+    session.cancel()
