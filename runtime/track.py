@@ -74,14 +74,26 @@ class Segmented:
 
 @dataclass(frozen=True, slots=True)
 class BatchRow:
-    """One line of a batch: a chain and the slice it has come to."""
+    """One line of a batch: a chain and the slice it has come to.
+
+    Attributes:
+        bank: the chain's memory.
+        frame: number of the slice.
+        encoding: number of its encoding in the cache, where that is of a part of the slice.
+    """
 
     bank: MemoryBank
     frame: int
+    encoding: int | None = None
+
+    @property
+    def number(self) -> int:
+        """By which the cache knows what is segmented."""
+        return self.frame if self.encoding is None else self.encoding
 
     def read(self, features: Cache) -> MemoryRead:
         """What the chain reads here."""
-        seen = features[self.frame].vision_features[0] if self.bank.looks_at_images else None
+        seen = features[self.number].vision_features[0] if self.bank.looks_at_images else None
         return self.bank.read(self.frame, seen)
 
 
@@ -93,7 +105,7 @@ def track_step(
     confidence: Confidence = IOU,
 ) -> list[Segmented]:
     """Segment each row's slice from memory and remember the result: all objects and directions in one batch."""
-    places = features.locate([row.frame for row in rows])
+    places = features.locate([row.number for row in rows])
     reads = [row.read(features) for row in rows]
     targets = [row.bank.take_targets() for row in rows]
     try:

@@ -31,12 +31,14 @@ class Setting:
         prompt: a kind of prompt.
         rules: of memory; None prompts every slice anew with the same prompt, without memory.
         is_ruined: some slices of the volume are noise.
+        zoom: as for predictors.
     """
 
     name: str
     prompt: str = "box"
     rules: MemoryRules | None = PLAIN
     is_ruined: bool = False
+    zoom: float | None = None
 
 
 def segment(model: Model, case: Case, pixels: NDArray[np.uint8], setting: Setting) -> Result:
@@ -44,11 +46,11 @@ def segment(model: Model, case: Case, pixels: NDArray[np.uint8], setting: Settin
     prompt = draw_prompt(setting.prompt, case.truth, case.key)
     predictor: FlowPredictor | VolumePredictor
     if case.is_flow:
-        predictor = FlowPredictor(model, setting.rules)
+        predictor = FlowPredictor(model, setting.rules, zoom=setting.zoom)
         predictor.set_images(list(pixels))
     else:
-        predictor = VolumePredictor(model.plain(), setting.rules)
-        predictor.set_volume(pixels, "none")
+        predictor = VolumePredictor(model.plain(), setting.rules, zoom=setting.zoom)
+        predictor.set_volume(replace(case.volume, array=pixels), "none")
     if setting.rules is not None:
         predictor.add(prompt)
         return predictor.propagate()

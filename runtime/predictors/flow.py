@@ -12,12 +12,14 @@ from kernels.slot_similarity import slot_similarity
 from runtime.errors import InputError, PromptError
 from runtime.memory import MemoryRules
 from runtime.model import Model
+from runtime.predictors.encoded import Encoded
 from runtime.predictors.image import check_image
 from runtime.predictors.prompted import check_prompts
 from runtime.predictors.result import Result, SliceMask
 from runtime.predictors.runs import Run, Runs
 from runtime.predictors.tracked_object import Plan
 from runtime.predictors.tracker import FORWARD, Tracker
+from runtime.predictors.zoom import Zoom, check_zoom
 from runtime.prompts.prompts import Prompt, check_kind, is_whole, shown
 
 Order = Literal["given", "similar"]
@@ -50,8 +52,10 @@ class FlowPredictor:
         model: Model,
         memory: MemoryRules | None = None,
         max_feature_bytes: int | None = None,
+        zoom: float | None = None,
     ) -> None:
         self._model, self._max_feature_bytes = model, max_feature_bytes
+        self._zoom = Zoom(check_zoom(zoom), model.numbers.image_size)
         self._rules = memory or MemoryRules()
         self._rules.limits(model.numbers)
         self._tracker: Tracker | None = None
@@ -64,6 +68,8 @@ class FlowPredictor:
         Raises InputError for an empty set, for an image of another kind, and where grey and colour are mixed.
         """
         taken = [self._model.device_memory.take(image) for image in images]
+        if self._zoom.factor is not None:  # crops are taken on the host
+            taken = [self._model.device_memory.get(image) for image in taken]
         if not taken:
             raise InputError("found no images; wanted at least one")
         for index, image in enumerate(taken):
@@ -75,11 +81,12 @@ class FlowPredictor:
                     "kind: convert the set to grey, or repeat the grey ones over three channels"
                 )
         shapes = self._shapes = tuple(image.shape[:2] for image in taken)
-        features = self._model.features(lambda index: taken[index], self._max_feature_bytes)
+        encoded = Encoded(self._model, lambda index: taken[index], self._max_feature_bytes)
         self._tracker = Tracker(
             self._model,
             self._rules,
-            features,
+            encoded,
+            self._zoom,
             shapes.__getitem__,  # of this set, whatever is set while a stream goes on
             len(taken),
             is_ordered=False,

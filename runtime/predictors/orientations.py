@@ -77,7 +77,7 @@ def fuse_orientations(
         fused = FUSIONS[fusion](votes).clip(EDGE, 1 - EDGE)
         logits = np.log(fused / (1 - fused))
         slices[object_id] = {
-            index: replace(m, segmented=replace(m.segmented, low_res=logits[index]))
+            index: replace(m, segmented=replace(m.segmented, low_res=logits[index]), crop=None)
             for index, m in masks.items()
         }
     return replace(result, slices=slices)

@@ -76,4 +76,4 @@ def only(slice_mask: SliceMask, kept: NDArray[np.bool_]) -> SliceMask:
     if (kept == inside).all():
         return slice_mask
     logits = np.where(kept | ~inside, logits, -np.abs(logits)).astype(np.float32)
-    return replace(slice_mask, segmented=replace(slice_mask.segmented, low_res=logits))
+    return replace(slice_mask, segmented=replace(slice_mask.segmented, low_res=logits), crop=None)

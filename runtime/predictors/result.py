@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from kernels.resize import resize
 from runtime.errors import InputError
 from runtime.prompts.prompts import is_whole, shown
 from runtime.track import Segmented
+
+if TYPE_CHECKING:
+    from runtime.predictors.region import Region
 
 Labels = NDArray[np.uint8 | np.uint16]
 
@@ -28,12 +32,14 @@ class SliceMask:
         object_id: which object.
         segmented: the network's answer at low resolution, with scores and the slices that were in memory.
         shape: (y, x) of the slice in pixels.
+        crop: the part of the slice that the network was shown and its answer is of; None is all of it.
     """
 
     slice: int
     object_id: int
     segmented: Segmented
     shape: tuple[int, int]
+    crop: Region | None = None
 
     @property
     def confidence(self) -> float:
@@ -51,8 +57,10 @@ class SliceMask:
         return self.segmented.memory_weights
 
     def logits(self) -> NDArray[np.float32]:
-        """Logits (y, x) at the slice's size; above zero is inside."""
-        return resize(self.segmented.logits, self.shape)
+        """Logits (y, x) at the slice's size; above zero is inside, and what was not shown is outside."""
+        if self.crop is None:
+            return resize(self.segmented.logits, self.shape)
+        return self.crop.put_back(self.segmented.logits, self.shape)
 
     def mask(self) -> NDArray[np.bool_]:
         """Mask (y, x) at the slice's size."""

@@ -12,29 +12,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from itertools import takewhile
+from functools import partial
 from threading import RLock
 
 from runtime.backends import Buffer
 from runtime.errors import InputError, PromptError
-from runtime.memory import ConditioningFrames, MemoryBank, MemoryRules
+from runtime.memory import MemoryRules
+from runtime.memory.arena import Arena
 from runtime.model import Model
+from runtime.predictors.encoded import Encoded
 from runtime.predictors.history import History
-from runtime.predictors.prompted import Tracked, prompt_slice
+from runtime.predictors.memories import Memories
+from runtime.predictors.prompted import PromptedSlice, Tracked
+from runtime.predictors.region import Region
 from runtime.predictors.result import SliceMask
 from runtime.predictors.runs import Run, alone, each_alone
 from runtime.predictors.tracked_object import (
     Chain,
     Plan,
-    Prompted,
+    SearchRegion,
     TrackedObject,
     TrackedSlice,
     Way,
+    crops_of,
     in_turn,
 )
+from runtime.predictors.zoom import Zoom
+from runtime.predictors.zoomed import Asked, prompt_zoomed
 from runtime.prompts.prompts import Prompt, check_object_id, is_whole, shown
-from runtime.steps.features import Cache
-from runtime.track import BatchRow, Segmented, memorise_prompted, memorise_tracked, track_step
+from runtime.track import BatchRow, track_step
 
 Planner = Callable[[], Mapping[int, Plan]]
 MAX_ROWS = 8  # larger batches cost memory and win nothing
@@ -47,7 +53,8 @@ class Tracker:
     Args:
         model: runs the graphs.
         rules: of memory.
-        features: encodings by slice number.
+        encoded: encodings of slices.
+        zoom: what is seen of them.
         shape_of: slice number to its (y, x) in pixels.
         num_slices: of all.
         is_ordered: False for images of a set.
@@ -57,19 +64,25 @@ class Tracker:
         self,
         model: Model,
         rules: MemoryRules,
-        features: Cache,
+        encoded: Encoded,
+        zoom: Zoom,
         shape_of: Callable[[int], tuple[int, int]],
         num_slices: int,
         is_ordered: bool = True,
     ) -> None:
-        self._model, self._rules, self._features = model, rules, features
+        self._model, self._encoded, self._features = model, encoded, encoded.cache
         self._shape_of, self.num_slices, self._is_ordered = shape_of, num_slices, is_ordered
+        self._zoom = zoom
         self.lock: AbstractContextManager[object] = RLock()
-        self._arena = model.arena()
+        self._memories = Memories(model, rules, encoded, shape_of, num_slices, is_ordered)
         self._confidence = model.confidence(rules.confidence)
         self._run: Run | None = None
         self.objects: dict[int, TrackedObject] = {}
         self.history = History(self.lock, self.objects, self._new_object)
+
+    @property
+    def _arena(self) -> Arena:
+        return self._memories.arena
 
     def embedding(self, index: int) -> Buffer:
         """What a slice looks like to the network: features (C, G, G)."""
@@ -83,19 +96,14 @@ class Tracker:
         object_id, index = int(object_id), int(prompts[0].slice)
         known = self.objects.get(object_id) or self._new_object()
         with self._sound_memory():
-            prompted = prompt_slice(
-                self._model,
-                lambda: self._features[index],
-                self._shape_of(index),
-                prompts,
-                known.prompted.get(index),
-                self._tracked(known, index),
-                self._confidence,
+            asked = self._asked(known, object_id, index, prompts)
+            prompted = prompt_zoomed(
+                self._model, self._encoded, self._zoom, asked, self._confidence
             )
         self.history.note([object_id])
         self.objects[object_id] = known
         known.prompted = {**known.prompted, index: prompted}
-        return self._slice_mask(object_id, index, prompted.segmented)
+        return self._slice_mask(object_id, index, prompted)
 
     @alone
     def reset(self, object_id: int | None) -> None:
@@ -128,13 +136,13 @@ class Tracker:
         for object_id in plans:
             known = self.objects.get(object_id)
             for index, prompted in sorted(known.prompted.items()) if known else ():
-                yield self._slice_mask(object_id, index, prompted.segmented)
+                yield self._slice_mask(object_id, index, prompted)
                 if self._is_over(run):
                     return
         for object_id, chain, frames in to_come:
             steps = dict(chain.steps) if self._is_followed(object_id, chain) else {}
             for index in [frame for frame in frames if frame in steps]:
-                yield self._slice_mask(object_id, index, steps[index].segmented)
+                yield self._slice_mask(object_id, index, steps[index])
                 if self._is_over(run):
                     return
             frames[:] = [frame for frame in frames if frame not in steps]
@@ -145,7 +153,7 @@ class Tracker:
     def _set_out(self, object_id: int, plan: Plan, run: Run) -> list[Way]:
         """An object's chains and what is planned for them."""
         known = self.objects[object_id]
-        ways = known.set_out(plan, run.stop, lambda direction: self._bank(known, direction))
+        ways = known.set_out(plan, run.stop, partial(self._memories.bank, known))
         return [(object_id, chain, frames) for chain, frames in ways]
 
     def _is_followed(self, object_id: int, chain: Chain) -> bool:
@@ -156,7 +164,7 @@ class Tracker:
     def _advance(self, ways: list[Way], run: Run) -> Iterator[list[SliceMask]]:
         """Steps of chains side by side, each to its last slice, or until the run is over."""
         active = [each for each in ways if each[2]]
-        self._features.expect(in_turn(active))
+        expected = self._expect(active)
         while active:
             for start in range(0, len(active), MAX_ROWS):
                 if self._is_over(run):
@@ -164,9 +172,17 @@ class Tracker:
                 with self._sound_memory():
                     masks = self._step(active[start : start + MAX_ROWS], run)
                 yield masks
-            if len(going := [each for each in active if each[2]]) < len(active):
-                self._features.expect(in_turn(going))  # what lies beyond an end is not needed
-            active = going
+            active = [each for each in active if each[2]]
+            if [chain.search for _, chain, _ in active] != expected:
+                expected = self._expect(active)  # what lies beyond an end is not needed
+
+    def _expect(self, ways: list[Way]) -> list[SearchRegion]:
+        """Say which encodings these chains will ask for, by where each searches."""
+        number = self._encoded.numbering.of
+        self._features.expect(
+            in_turn([[number(i, chain.search.crop) for i in frames] for _, chain, frames in ways])
+        )
+        return [chain.search for _, chain, _ in ways]
 
     def _is_over(self, run: Run) -> bool:
         """Whether a run was cancelled. Raises InputError if another one has begun since."""
@@ -185,24 +201,39 @@ class Tracker:
                 frames.clear()
                 continue
             known, frame = self.objects[object_id], frames[0]
-            self._memorise(known, known.prompted)
+            self._memories.memorise(known, chain.search, known.prompted)
             known.agree()
             if prompted := known.prompted.get(frame):  # since this run began
-                masks.append(self._slice_mask(object_id, frame, prompted.segmented))
+                masks.append(self._slice_mask(object_id, frame, prompted))
             else:
-                batch.append((object_id, known, chain, frames, BatchRow(chain.bank, frame)))
-        if batch:
-            rows = [row for *_, row in batch]
-            found = track_step(self._model, self._arena, self._features, rows, self._confidence)
-            for (object_id, known, chain, frames, row), segmented in zip(batch, found, strict=True):
-                chain.steps[row.frame] = TrackedSlice(segmented, known.prompted)
+                batch.append((object_id, known, chain, frames, frame))
+        while batch:
+            rows = [self._row(chain, frame) for _, _, chain, _, frame in batch]
+            answers = track_step(self._model, self._arena, self._features, rows, self._confidence)
+            cut = []
+            for way, segmented in zip(batch, answers, strict=True):
+                object_id, known, chain, frames, frame = way
+                if chain.outgrows(frame, segmented, self._zoom, self._shape_of(frame)):
+                    cut.append(way)
+                    continue
+                step = TrackedSlice(segmented, known.prompted, chain.search)
+                chain.steps[frame] = step
                 chain.num_remembered += 1
                 if chain.ends(run.stop, known.prompted):
                     frames.clear()
-                masks.append(self._slice_mask(object_id, row.frame, segmented))
+                masks.append(self._slice_mask(object_id, frame, step))
+            for _, known, chain, *_ in cut:
+                known.tidy()
+                self._memories.memorise(known, chain.search, known.prompted)
+                chain.bank = self._memories.bank(known, chain.direction, chain.search)
+            batch = cut
         for *_, frames in ways:
             del frames[:1]
         return masks
+
+    def _row(self, chain: Chain, frame: int) -> BatchRow:
+        assert chain.bank is not None
+        return BatchRow(chain.bank, frame, self._encoded.numbering.of(frame, chain.search.crop))
 
     @contextmanager
     def _sound_memory(self) -> Iterator[None]:
@@ -215,80 +246,48 @@ class Tracker:
         except Exception:
             raise
         except BaseException:
-            self._arena = self._model.arena()
+            self._memories.renew()
             for known in self.objects.values():
-                known.conditioning, known.memorised = (
-                    ConditioningFrames(self._arena, self._rules),
-                    {},
-                )
+                known.memorised = {}
                 for chain in known.chains.values():
                     chain.lose_memory()
             raise
 
     def _new_object(self) -> TrackedObject:
-        return TrackedObject(ConditioningFrames(self._arena, self._rules))
+        return TrackedObject(self._is_ordered)
 
-    def _bank(self, known: TrackedObject, direction: int) -> MemoryBank:
-        return MemoryBank(
-            self._arena,
-            known.conditioning,
-            direction,
-            self.num_slices,
-            self._model.numbers,
-            self._rules,
-            self._is_ordered,
+    def _asked(
+        self, known: TrackedObject, object_id: int, index: int, prompts: Sequence[Prompt]
+    ) -> Asked:
+        """Prompts, and what is known of their object by now."""
+        others = {i: p for i, p in known.prompted.items() if i != index}
+        return Asked(
+            index,
+            self._shape_of(index),
+            prompts,
+            known.prompted.get(index),
+            self._tracked(known, index),
+            crops_of(others) if self._is_ordered else (),
+            self._crops_beside(object_id, index),
         )
+
+    def _crops_beside(self, object_id: int, index: int) -> list[Region | None]:
+        """In which other objects are seen on a slice."""
+        others = [known for i, known in self.objects.items() if i != object_id]
+        if self._is_ordered:
+            return [known.crop for known in others]
+        return [known.prompted[index].crop for known in others if index in known.prompted]
 
     def _tracked(self, known: TrackedObject, index: int) -> Tracked | None:
         """What tracking found on a slice, if it came there."""
         found = known.step(index)
         if found is None:
             return None
-        return Tracked(found[1].segmented, lambda: self._condition_again(known, found[0], index))
+        chain, step = found
+        again = self._memories.condition_again
+        return Tracked(step.segmented, lambda: again(known, chain, index), step.search.crop)
 
-    def _condition_again(self, known: TrackedObject, chain: Chain, index: int) -> Buffer:
-        """Condition a slice on what its step read: the slices that were prompted by then, and tracked ones.
-
-        Memories are not kept for all slices, so these are made anew.
-        """
-        step = chain.steps[index]
-        self._memorise(known, step.prompted)
-        bank = self._bank(known, chain.direction)
-        try:
-            in_memory = set(step.segmented.memory_frames)
-            before = list(takewhile(lambda frame: frame != index, chain.steps))
-            before = [frame for frame in before if frame not in step.prompted]
-            if self._rules.row.is_recency:
-                before = before[-(self._model.numbers.max_obj_ptrs - 1) :]
-            else:
-                before = [frame for frame in before if frame in in_memory]
-            for frame in before:
-                features, found = self._features[frame], chain.steps[frame].segmented
-                memory = None
-                if frame in in_memory:
-                    memory = memorise_tracked(self._model, features, found)
-                bank.recall(frame, features.vision_features, memory, found.obj_ptr)
-            own = self._features[index]
-            inputs = self._arena.gather_reads([bank.read(index, own.vision_features[0])])
-            return self._model.condition(attended_features=own.attended_features, **inputs)
-        finally:
-            bank.close()
-
-    def _memorise(self, known: TrackedObject, wanted: Prompted) -> None:
-        """Make conditioning frames those of some prompted slices; only what has changed is encoded."""
-        for index in [*known.memorised]:
-            if known.memorised[index] is not wanted.get(index):
-                known.conditioning.drop(index)
-                del known.memorised[index]
-        for index, prompted in sorted(wanted.items()):
-            if index not in known.memorised:
-                features, found = self._features[index], prompted.segmented
-                memory = memorise_prompted(self._model, features, found)
-                scores = found.confidence, found.object_score
-                known.conditioning.add(
-                    index, features.vision_features, memory, found.obj_ptr, *scores
-                )
-                known.memorised[index] = prompted
-
-    def _slice_mask(self, object_id: int, index: int, segmented: Segmented) -> SliceMask:
-        return SliceMask(index, object_id, segmented, self._shape_of(index))
+    def _slice_mask(
+        self, object_id: int, index: int, found: PromptedSlice | TrackedSlice
+    ) -> SliceMask:
+        return SliceMask(index, object_id, found.segmented, self._shape_of(index), found.crop)

@@ -7,19 +7,21 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.device_array import is_device_array
 from runtime.errors import InputError, PromptError
 from runtime.io.volumes.volume import Volume
-from runtime.io.window import Window, apply_window
+from runtime.io.window import Window
 from runtime.memory import MemoryRules
 from runtime.model import Model
 from runtime.predictors.chosen import AUTO, Auto, memory_rules, stop_rule
+from runtime.predictors.eight_bits import eight_bits
+from runtime.predictors.encoded import Encoded
 from runtime.predictors.prompted import check_prompts
 from runtime.predictors.result import Result, SliceMask
 from runtime.predictors.runs import Run, Runs
 from runtime.predictors.stop import StopRule
 from runtime.predictors.tracker import BACKWARD, FORWARD, Tracker
 from runtime.predictors.volume_plan import plans, slices_ahead
+from runtime.predictors.zoom import Zoom, check_zoom
 from runtime.prompts.prompts import Prompt, shown
 from runtime.steps.encodings import Encodings
 
@@ -52,8 +54,10 @@ class VolumePredictor:
             encoded again when it is needed.
         encodings: of the same model, to be shared with other predictors, also of other volumes; they have a bound of
             their own. None keeps this predictor's apart.
+        zoom: side of the crop that the network is shown, in extents of the object (`runtime.predictors.zoom`), such as
+            3.0; None shows it whole slices. A crop follows an object that grows or drifts by becoming wider.
 
-    Raises InputError if the rules of memory, or the encodings, do not fit the model.
+    Raises InputError if the rules of memory, or the encodings, do not fit the model, or the zoom is no number from 1.
     """
 
     def __init__(
@@ -62,9 +66,10 @@ class VolumePredictor:
         memory: MemoryRules | Auto | None = AUTO,
         max_feature_bytes: int | None = None,
         encodings: Encodings | None = None,
+        zoom: float | None = None,
     ) -> None:
         self._model, self._max_feature_bytes = model, max_feature_bytes
-        self._encodings = encodings
+        self._factor, self._encodings = check_zoom(zoom), encodings
         if encodings is not None and encodings.model is not model:
             raise InputError(
                 "the encodings are of another model; make them with the one that is used"
@@ -89,29 +94,20 @@ class VolumePredictor:
 
         Returns the window used. Raises VolumeError or InputError.
         """
-        pixels, used = self._windowed(volume, window)
+        pixels, used = eight_bits(
+            self._model.device_memory, volume, window, is_on_host=self._factor is not None
+        )
         depth, height, width = self._shape = pixels.shape
         self.pixels = pixels
         self._tracker = None  # what it holds is taken over
         source = self._model if self._encodings is None else self._encodings
-        features = source.features(lambda index: pixels[index], self._max_feature_bytes)
+        encoded = Encoded(source, lambda index: pixels[index], self._max_feature_bytes)
+        spacing_mm = volume.spacing_mm[1:] if isinstance(volume, Volume) else (1.0, 1.0)
+        zoom = Zoom(self._factor, self._model.numbers.image_size, spacing_mm)
         self._tracker = Tracker(
-            self._model, self._rules, features, lambda index: (height, width), depth
+            self._model, self._rules, encoded, zoom, lambda index: (height, width), depth
         )
         return used
-
-    def _windowed(
-        self, volume: Volume | NDArray[np.generic], window: str | Window
-    ) -> tuple[NDArray[np.uint8], Window]:
-        """Pixels (z, y, x) in eight bits, on the device if they were there and needed no change."""
-        if is_device_array(volume):
-            memory = self._model.device_memory
-            taken = memory.take(volume)
-            if taken.ndim == 3 and taken.dtype == np.uint8 and window in ("auto", "none"):
-                return taken, Window("none")
-            volume = memory.get(taken)
-        found = volume if isinstance(volume, Volume) else Volume.from_array(volume)
-        return apply_window(found, window)
 
     def pixels_on_host(self) -> NDArray[np.uint8]:
         """`pixels` as numpy's, wherever they are."""
@@ -119,7 +115,7 @@ class VolumePredictor:
 
     def another_view(self, pixels: NDArray[np.uint8]) -> VolumePredictor:
         """A predictor of the same model and rules for other pixels (z, y, x), such as planes along another axis."""
-        view = VolumePredictor(self._model, self._rules, self._max_feature_bytes)
+        view = VolumePredictor(self._model, self._rules, self._max_feature_bytes, zoom=self._factor)
         view.set_volume(pixels, "none")
         return view
 
@@ -182,8 +178,9 @@ class VolumePredictor:
         tracker = self._need_volume()
         with tracker.lock:
             found = {i: known.found() for i, known in sorted(tracker.objects.items())}
+        shape = self._shape[1:]
         slices = {
-            i: {index: SliceMask(index, i, each, self._shape[1:]) for index, each in masks.items()}
+            i: {z: SliceMask(z, i, each.segmented, shape, each.crop) for z, each in masks.items()}
             for i, masks in found.items()
         }
         is_complete = all(len(masks) == tracker.num_slices for masks in slices.values())

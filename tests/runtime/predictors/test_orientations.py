@@ -365,14 +365,20 @@ def test_the_other_axes_remember_by_the_same_rules(monkeypatch: pytest.MonkeyPat
     made = []
 
     class Watched(VolumePredictor):
-        def __init__(self, model: Model, memory: MemoryRules, max_feature_bytes: int) -> None:
-            made.append((memory, max_feature_bytes))
-            super().__init__(model, memory, max_feature_bytes)
+        def __init__(
+            self,
+            model: Model,
+            memory: MemoryRules,
+            max_feature_bytes: int,
+            zoom: float | None = None,
+        ) -> None:
+            made.append((memory, max_feature_bytes, zoom))
+            super().__init__(model, memory, max_feature_bytes, zoom)
 
     monkeypatch.setattr(runtime.predictors.volume, "VolumePredictor", Watched)
     rules = MemoryRules(policy="self_sorting", pick_up="weighted")
-    predictor = Watched(fake_model(TELLING)[0], rules, 10**6)
+    predictor = Watched(fake_model(TELLING)[0], rules, 10**6, 20.0)
     predictor.set_volume(PHANTOM.pixels)
     predictor.add(PHANTOM.box(KEY, 1))
     fuse_orientations(predictor, predictor.propagate(), SPACING_MM)
-    assert made == [(rules, 10**6)] * 3
+    assert made == [(rules, 10**6, 20.0)] * 3

@@ -1,0 +1,119 @@
+"""Prompting with zoom: in which crop a slice is seen, and the look at the whole slice that points need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from runtime.bundle.confidence import Confidence
+from runtime.model import Model
+from runtime.predictors.encoded import Encoded
+from runtime.predictors.prompted import PromptedSlice, Tracked, prompt_slice
+from runtime.predictors.region import Region, Shape, widest
+from runtime.predictors.zoom import NEAR, Zoom, extent_of
+from runtime.prompts.prompts import Box, Mask, Prompt
+
+Crop = Region | None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Prompts of one call, and what is known of their object.
+
+    Attributes:
+        index: of the slice.
+        shape: (y, x) of it.
+        prompts: checked, all on this slice.
+        before, tracked: as for `prompt_slice`.
+        others: crops in which the object is prompted on other slices.
+        shared: crops of other objects, which may serve this one too.
+    """
+
+    index: int
+    shape: Shape
+    prompts: Sequence[Prompt]
+    before: PromptedSlice | None = None
+    tracked: Tracked | None = None
+    others: Sequence[Crop] = ()
+    shared: Sequence[Crop] = ()
+
+
+def prompt_zoomed(
+    model: Model, encoded: Encoded, zoom: Zoom, asked: Asked, confidence: Confidence
+) -> PromptedSlice:
+    """Segment a slice from its prompts, in a crop about their object.
+
+    A box or a mask tells where it is. Points alone tell nothing of its extent: they are answered on the whole slice
+    first, then again in a crop about the mask that this gave, which they correct. A crop that the object has already
+    stays, or becomes a wider one where prompts lie outside it or at its edge.
+    """
+    if zoom.factor is None:
+        return _segment(model, encoded, asked, confidence, None, asked.before)
+    is_anew = any(isinstance(p, Box | Mask) for p in asked.prompts)
+    here = None if is_anew else asked.before or asked.tracked
+    crops = [*asked.others, *([here.crop] if here else [])]
+    extent = Region.of_prompts(asked.prompts)
+    is_unseen = not asked.others and (here is None or (here is asked.before and here.crop is None))
+    if not is_unseen:
+        crop = _holding(zoom, crops, extent, asked.shape, NEAR if is_anew else 0.0)
+    elif is_anew:
+        crop = _first(zoom, extent, asked)
+    else:
+        return _look(model, encoded, zoom, asked, confidence)
+    return _segment(model, encoded, asked, confidence, crop, asked.before)
+
+
+def _look(
+    model: Model, encoded: Encoded, zoom: Zoom, asked: Asked, confidence: Confidence
+) -> PromptedSlice:
+    """Points alone, of an object whose extent nobody knows."""
+    whole = _segment(model, encoded, asked, confidence, None, asked.before)
+    found = extent_of(whole.segmented.logits, None, asked.shape)
+    points = Region.of_prompts(whole.prompts)
+    if (
+        found is None
+        or points is None
+        or (crop := _first(zoom, found.with_(points), asked)) is None
+    ):
+        return whole
+    seen = replace(whole, prompts=asked.before.prompts if asked.before else ())
+    return _segment(model, encoded, asked, confidence, crop, seen)
+
+
+def _first(zoom: Zoom, extent: Region | None, asked: Asked) -> Crop:
+    """The crop of an object that has none: one that is there and fits, which costs no encodings, or its own."""
+    if extent is None:
+        return None
+    fitting = [crop for crop in asked.shared if zoom.fits(crop, extent, asked.shape)]
+    own = zoom.about(extent, asked.shape)
+    return min((crop for crop in fitting if crop), key=lambda crop: crop.shape, default=own)
+
+
+def _holding(
+    zoom: Zoom, crops: Sequence[Crop], extent: Region | None, shape: Shape, margin: float
+) -> Crop:
+    """The widest of an object's crops, or a wider one where what is asked for lies outside or too near to the edge."""
+    crop = widest(crops)
+    if crop is None or extent is None or zoom.room(crop, extent, shape) >= margin:
+        return crop
+    return zoom.wider(crop, extent, shape)
+
+
+def _segment(
+    model: Model,
+    encoded: Encoded,
+    asked: Asked,
+    confidence: Confidence,
+    crop: Crop,
+    before: PromptedSlice | None,
+) -> PromptedSlice:
+    return prompt_slice(
+        model,
+        lambda: encoded(asked.index, crop),
+        asked.shape,
+        asked.prompts,
+        before,
+        asked.tracked,
+        confidence,
+        crop,
+    )
