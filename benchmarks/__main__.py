@@ -45,6 +45,9 @@ PROGRAM = Program(
         "limits": Subcommand(
             "benchmarks.speed.limits", "exit codes under limits of memory, which have to be 0 or 6"
         ),
+        "soak": Subcommand(
+            "benchmarks.speed.soak", "many sessions of the server, and what it has kept of them"
+        ),
         "phantoms": Subcommand("benchmarks.phantoms.write_phantoms", "labelled phantoms as files"),
         "fuzz": Subcommand(
             "benchmarks.fuzz.command", "damaged files: each read right, refused, or a fault"

@@ -19,6 +19,9 @@ PROGRAM = Program(
         "segment": Subcommand(
             "runtime.commands.segment", "a study, images or a video: prompts to masks"
         ),
+        "serve": Subcommand(
+            "runtime.commands.serve", "for 3D Slicer, napari, ITK-SNAP and browsers, on one port"
+        ),
         "bench": Subcommand(
             "runtime.commands.bench", "latency by stage, throughput and memory, here"
         ),
@@ -34,6 +37,7 @@ PROGRAM = Program(
     },
     epilog="""examples:
   medsam2 segment -i ct.nii.gz -o lesion.nii.gz --box 57,200,260,180,250 --preview lesion.png
+  medsam2 serve --open ct.nii.gz --browser
   medsam2 bench
   medsam2 export --checkpoint hf:wanglab/MedSAM2/MedSAM2_latest.pt -o medsam2
   medsam2 segment --help

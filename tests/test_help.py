@@ -27,6 +27,7 @@ NOT_CORE = (
         "pydicom",
     ),
     *("nibabel", "cuda", "tensorrt", "tensorrt_rtx", "huggingface_hub", "sam2", "hydra", "iopath"),
+    *("starlette", "uvicorn", "h11", "python_multipart", "blosc2"),
 )
 BARE = f"""
 import io, json, sys
@@ -58,6 +59,7 @@ MISSING = [
     ("runtime.__main__ calibrate runtime/nano --folder new", "scipy", "benchmarks"),
     ("runtime.commands.bench --backend ort", "onnxruntime", "cpu"),
     ("runtime.commands.certify", "onnxruntime", "cpu"),
+    ("runtime.commands.serve", "h11", "serve"),
     ("benchmarks.__main__ rivals runtime/nano", "torch", "export"),
     ("benchmarks.__main__ scaling --sweeps size", "torch", "export"),
     ("benchmarks.__main__ scaling --picture p.png", "matplotlib", "benchmarks"),

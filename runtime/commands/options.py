@@ -10,8 +10,11 @@ from runtime.backends import BACKENDS, HINTS
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """`--bundle`, `--backend`, `--threads`, `--hint` and `--max-memory`."""
+def add_model_options(
+    parser: argparse.ArgumentParser,
+    max_memory: str = "of encoded slices to hold, such as 800M or 4G; default: a third of the machine's",
+) -> None:
+    """`--bundle`, `--backend`, `--threads`, `--hint` and `--max-memory`, of which `max_memory` says what it bounds."""
     add = parser.add_argument_group("model").add_argument
     add("--bundle", metavar="BUNDLE", help="default: the embedded demonstration model")
     add(
@@ -31,7 +34,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--max-memory",
         type=parse_bytes,
         metavar="BYTES",
-        help="of encoded slices to hold, such as 800M or 4G; default: a third of the machine's",
+        help=max_memory,
     )
 
 

@@ -23,6 +23,11 @@ EXTRAS = {
     "openvino": "openvino",
     "tensorrt": "gpu",
     "cuda": "gpu",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "h11": "serve",
+    "python_multipart": "serve",
+    "blosc2": "serve",
 }
 # Distributions of ONNX Runtime; every one of them installs the same module over that of the others.
 ONNXRUNTIMES = (

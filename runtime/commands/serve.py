@@ -1,0 +1,163 @@
+"""`medsam2 serve`, or `python -m runtime.serve`: segment from 3D Slicer, napari or ITK-SNAP."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import socket
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from runtime.bundle.bundle import Bundle, open_bundle
+from runtime.commands.options import add_model_options, parse_bytes
+from runtime.errors import InputError
+from runtime.model import load
+from runtime.process.streams import print_result
+from runtime.serve.banner import Address, banner
+from runtime.serve.keys import VARIABLE, read_key
+from runtime.serve.limits import Limits
+from runtime.steps.features import memory_bytes
+
+if TYPE_CHECKING:
+    from runtime.serve.service import Service
+
+log = logging.getLogger("runtime.serve")
+
+PORT = 1527  # nnInteractive's
+SHARE = 3  # of the machine's memory, encoded slices and voxels may each take one part of so many
+DEFAULTS = Limits()
+EXAMPLES = f"""examples:
+  medsam2 serve                                     # the embedded model, for viewers on this machine
+  medsam2 serve --bundle medsam2 --max-sessions 2 --max-memory 4G
+  medsam2 serve --host 0.0.0.0 --key-file key.txt   # for viewers on other machines
+  ssh -L 1527:localhost:1527 gpu-machine            # or without opening a port: paste http://localhost:1527
+
+One port speaks nnInteractive's protocol (3D Slicer, napari, nninteractive-client) and ITK-SNAP's. What to paste where
+is printed when it is up; docs/viewers.md has three steps for each viewer. The first line on stdout is JSON with the
+address. Traffic is not encrypted: across a network that you do not trust, use a tunnel.
+
+Memory: half of --max-memory holds encoded slices, half the sessions' images, masks and uploads under way; where an
+image does not fit, the sessions whose users have been away longest end. The key may be in {VARIABLE} instead of a file.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    p = argparse.ArgumentParser(
+        prog="medsam2 serve",
+        description="Segment from 3D Slicer, napari or ITK-SNAP.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_model_options(
+        p, max_memory="for encoded slices, images and masks; default: two thirds of the machine's"
+    )
+    add = p.add_argument_group("server").add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    add("--port", type=int, default=PORT, help="0 takes a free one (%(default)s)")
+    add("--key-file", metavar="F", help="holds the key that clients have to show")
+    add(
+        "--allow-host",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="further name by which clients call this server, such as behind a proxy",
+    )
+    add(
+        "--max-sessions",
+        type=int,
+        metavar="N",
+        default=DEFAULTS.max_sessions,
+        help="open at once (%(default)s)",
+    )
+    add(
+        "--max-image",
+        type=parse_bytes,
+        metavar="BYTES",
+        default=DEFAULTS.max_image_bytes,
+        help="of one image's voxels (2G)",
+    )
+    add(
+        "--idle-timeout",
+        type=float,
+        metavar="S",
+        default=DEFAULTS.idle_s,
+        help="after which a session that nobody uses ends (%(default)g)",
+    )
+    return p
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command until a signal ends it."""
+    args = parser().parse_args(arguments)
+    _check(args)
+    key = read_key(args.key_file)
+    logging.getLogger("numexpr.utils").setLevel(logging.WARNING)  # blosc2's, which tells of threads
+    from runtime.serve.server import listen
+
+    listener = listen(args.host, args.port, key is not None)
+    with listener:
+        host, port = listener.getsockname()[:2]
+        bundle = open_bundle(args.bundle)
+        service = _service(args, bundle, key, host)
+        address = Address(host, port, _own_names())
+
+        def started() -> None:
+            print_result({"url": address.urls[0], "host": host, "port": port})
+            print(
+                banner(address, key, sys.stderr.isatty(), _limits_in_words(args)), file=sys.stderr
+            )
+
+        try:
+            service.server(started).run([listener])
+        finally:
+            service.close()
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raise InputError for numbers that make no server."""
+    if not 0 <= args.port < 2**16:
+        raise InputError(f"found --port {args.port}; wanted 0 to {2**16 - 1}")
+    if not 1 <= args.max_sessions <= 1000:
+        raise InputError(f"found --max-sessions {args.max_sessions}; wanted 1 to 1000")
+    if not args.idle_timeout > 0:
+        raise InputError(f"found --idle-timeout {args.idle_timeout:g}; wanted seconds, above 0")
+    if args.max_image < 2**20:
+        raise InputError(f"found --max-image {args.max_image} bytes; wanted 1M or more")
+
+
+def _service(args: argparse.Namespace, bundle: Bundle, key: str | None, host: str) -> Service:
+    from runtime.serve.app import Door
+    from runtime.serve.hosts import Hosts
+    from runtime.serve.service import Service
+
+    half = args.max_memory // 2 if args.max_memory else int(memory_bytes() / SHARE)
+    limits = Limits(
+        max_sessions=args.max_sessions,
+        max_image_bytes=args.max_image,
+        max_volume_bytes=half,
+        idle_s=args.idle_timeout,
+    )
+    model = load(bundle, args.backend, args.threads, args.hint)
+    door = Door(Hosts(host, args.allow_host), key)
+    return Service(model, limits, door, bundle.licence, half)
+
+
+def _limits_in_words(args: argparse.Namespace) -> str:
+    half = args.max_memory / 2 if args.max_memory else memory_bytes() / SHARE
+    return (
+        f"up to {args.max_sessions} sessions, images of {args.max_image / 2**20:.0f} MiB, {half / 2**20:.0f} MiB of "
+        f"encoded slices and as much of images and masks; sessions end after {args.idle_timeout:g} s without use"
+    )
+
+
+def _own_names() -> tuple[str, ...]:
+    """By which others may reach this machine: the address that its packets leave from, and its name."""
+    names = [socket.gethostname()]
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(
+            ("192.0.2.1", 9)
+        )  # nothing is sent; the address is for documentation (RFC 5737)
+        names.insert(0, probe.getsockname()[0])
+    return tuple(names)

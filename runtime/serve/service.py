@@ -1,0 +1,61 @@
+"""A model behind all faces of the server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from runtime.model import Model
+from runtime.serve.app import Door, application
+from runtime.serve.leases import Leases
+from runtime.serve.limits import Limits
+from runtime.serve.server import Server
+from runtime.serve.serving import Serving
+from runtime.serve.session import InteractiveSession
+from runtime.serve.worker import Worker
+from runtime.steps.encodings import Encodings
+
+
+class Service:
+    """Sessions of one model, which share its encodings and the one thread that runs it, and the application for them.
+
+    Args:
+        model: that segments.
+        limits: of everything.
+        door: who is let in.
+        licence: of the model's weights, which viewers show.
+        max_encoding_bytes: of encoded slices; None is a third of the machine's memory.
+        deadline_s: after which a prompt is answered with what there is.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        limits: Limits,
+        door: Door,
+        licence: str,
+        max_encoding_bytes: int | None = None,
+        deadline_s: float = 20.0,
+    ) -> None:
+        self._limits = limits
+        self._worker = Worker()
+        encodings = Encodings(model, max_encoding_bytes)
+
+        def make_session() -> InteractiveSession:
+            return InteractiveSession(model, encodings, self._worker, deadline_s, licence=licence)
+
+        self.leases = Leases(make_session, limits)
+        num_threads = limits.max_sessions * limits.max_pending
+        self._pool = ThreadPoolExecutor(num_threads, "session")
+        serving = Serving(self.leases, limits, self._pool)
+        self.app = application(serving, door)
+
+    def server(self, started: Callable[[], None] = lambda: None) -> Server:
+        """A server of the application, to be run once; `started` is called when it listens."""
+        return Server(self.app, self.leases, self._limits, started)
+
+    def close(self) -> None:
+        """End what is left; the model stays open."""
+        self.leases.close()
+        self._worker.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,217 @@
+"""The server's beginning and end: addresses, keys, what people are told, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nnInteractive.inference.remote.serialization import pack_array
+
+from runtime.commands.serve import main, parser
+from runtime.errors import InputError, MissingInput
+from runtime.serve.banner import Address, banner
+from runtime.serve.keys import VARIABLE, check_key, read_key
+from runtime.serve.limits import Limits
+from runtime.serve.server import CannotListen, listen
+from tests.runtime.serve.fakes import FakeSession, running
+
+ROOT = Path(__file__).resolve().parents[3]
+KEY = "0123456789abcdefghij"
+IMAGE = pack_array(np.zeros((1, 3, 9, 9), np.uint8))
+STUBBORN = """
+import sys
+from tests.runtime.serve.fakes import FakeSession, running
+
+class Stubborn(FakeSession):
+    def cancel(self):
+        pass
+
+import signal, threading
+from concurrent.futures import ThreadPoolExecutor
+from runtime.serve.app import Door, application
+from runtime.serve.hosts import Hosts
+from runtime.serve.leases import Leases
+from runtime.serve.limits import Limits
+from runtime.serve.server import Server, listen
+from runtime.serve.serving import Serving
+
+limits = Limits()
+leases = Leases(lambda: Stubborn(600.0), limits)
+listener = listen("127.0.0.1", 0)
+app = application(Serving(leases, limits, ThreadPoolExecutor(4)), Door(Hosts("127.0.0.1")))
+Server(app, leases, limits, lambda: print(listener.getsockname()[1], flush=True)).run([listener])
+"""
+
+
+def test_a_port_that_is_taken_is_said_so() -> None:
+    with listen("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(CannotListen, match=f"port {port} .* --port"):
+            listen("127.0.0.1", port)
+    with pytest.raises(CannotListen, match="--host"):
+        listen("no.such.host.invalid", 0)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_others_are_let_in_with_a_key_only(host: str) -> None:
+    with pytest.raises(InputError, match="--key-file"):
+        listen(host, 0)
+    if host != "::" or socket.has_ipv6:
+        try:
+            listen(host, 0, has_key=True).close()
+        except CannotListen:
+            assert host == "::"  # no such addresses here
+
+
+def test_loopback_needs_no_key() -> None:
+    for host in ("127.0.0.1", "localhost", "127.0.0.7"):
+        listen(host, 0).close()
+
+
+def test_keys_come_from_a_file_or_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert read_key(None) is None
+    monkeypatch.setenv(VARIABLE, f" {KEY}\n")
+    assert read_key(None) == KEY
+    path = tmp_path / "key.txt"
+    with pytest.raises(MissingInput, match="token_urlsafe"):
+        read_key(str(path))
+    path.write_text("x" + KEY + "\n")
+    path.chmod(0o640)
+    with pytest.raises(InputError, match="chmod 600"):
+        read_key(str(path))
+    path.chmod(0o600)
+    assert read_key(str(path)) == "x" + KEY
+    for bad in (
+        "",
+        "short",
+        300 * "x",
+        "0123456789abcdef ghi",
+        "0123456789äbcdefghij",
+        "0123456789/bcdefghij",
+    ):
+        with pytest.raises(InputError, match="token_urlsafe"):
+            check_key(bad, "key.txt")
+
+
+def test_the_banner_says_what_to_paste_where() -> None:
+    told = banner(Address("127.0.0.1", 1527), None, True, "limits")
+    assert told.count("http://127.0.0.1:1527") == 3 and "127.0.0.1, port 1527" in told
+    assert "on this machine only" in told and "key" not in told
+    shown = banner(Address("0.0.0.0", 80, ("10.0.0.1", "host")), KEY, True, "limits")
+    assert f"http://10.0.0.1:80/#key={KEY}" in shown and f"snap:{KEY}@10.0.0.1" in shown
+    assert "http://host:80" in shown
+    hidden = banner(Address("::1", 80), KEY, False, "limits")
+    assert KEY not in hidden and "http://[::1]:80/#key=KEY" in hidden
+
+
+def test_options_that_make_no_server_are_refused() -> None:
+    for words in (
+        "--port 70000",
+        "--port -1",
+        "--max-sessions 0",
+        "--max-image 10",
+        "--idle-timeout 0",
+        "--idle-timeout nan",
+    ):
+        with pytest.raises(InputError, match=words.split()[0]):
+            main(words.split())
+    with pytest.raises(InputError, match="--key-file"):
+        main(["--host", "0.0.0.0", "--port", "0"])
+    assert "medsam2 serve" in parser().format_help()
+
+
+def test_what_runs_is_answered_when_the_server_ends() -> None:
+    answers: list[int] = []
+    with running(make_session=lambda: FakeSession(600.0)) as server:
+        token = server.claim()
+        server.ask("POST", "/set_image", IMAGE, X_Lease_Token=token)
+
+        def point() -> None:
+            body = b'{"coordinates":[1,1,1]}'
+            path = "/add_point_interaction"
+            answers.append(server.ask("POST", path, body, X_Lease_Token=token)[0])
+
+        thread = threading.Thread(target=point)
+        thread.start()
+        assert server.sessions[0].begun.wait(10)
+    thread.join()
+    assert answers == [200] and server.sessions[0].is_closed
+
+
+def started(code: list[str], **environment: str) -> subprocess.Popen[str]:
+    variables = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    return subprocess.Popen(
+        [sys.executable, *code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=variables,
+    )
+
+
+def test_what_cannot_be_cancelled_does_not_keep_the_server() -> None:
+    with started(["-c", STUBBORN]) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        from tests.runtime.serve.fakes import Running
+
+        server = Running("127.0.0.1", port, None)  # type: ignore[arg-type]
+        token = server.claim()
+        server.ask("POST", "/set_image", IMAGE, X_Lease_Token=token)
+        with server.connect() as connection:
+            body = b'{"coordinates":[1,1,1]}'
+            head = f"POST /add_point_interaction HTTP/1.1\r\nHost: localhost\r\nX-Lease-Token: {token}\r\n"
+            connection.sendall(
+                head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
+            )
+            while server.ask("POST", "/heartbeat", X_Lease_Token=token)[0] != 200:
+                pass
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=30)
+        assert process.returncode in (128 + signal.SIGTERM, -signal.SIGTERM)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
+def test_the_command_serves_until_it_is_told_to_end(tmp_path: Path) -> None:
+    path = tmp_path / "key.txt"
+    path.write_text(KEY)
+    path.chmod(0o600)
+    words = ["-m", "runtime.serve", "--port", "0", "--key-file", str(path), "--max-sessions", "1"]
+    with started(words) as process:
+        assert process.stdout is not None
+        told = json.loads(process.stdout.readline())
+        from tests.runtime.serve.fakes import Running
+
+        server = Running(told["host"], told["port"], None)  # type: ignore[arg-type]
+        assert server.url == told["url"]
+        assert server.ask("POST", "/claim")[0] == 401
+        token = server.claim(Authorization=f"Bearer {KEY}")
+        assert server.ask("POST", "/claim", Authorization=f"Bearer {KEY}")[0] == 503
+        status, _, body = server.ask(
+            "GET", "/capabilities", Authorization=f"Bearer {KEY}", X_Lease_Token=token
+        )
+        assert status == 200 and json.loads(body)["supported_interactions"]["points"]
+        process.send_signal(signal.SIGTERM)
+        out, said = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert out == "" and "3D Slicer" in said and "Traceback" not in said
+    assert KEY not in said and token not in said
+
+
+def test_limits_say_how_long_a_body_may_take() -> None:
+    limits = Limits()
+    assert limits.body_deadline_s(0) == limits.body_s
+    assert limits.body_deadline_s(20 * 2**20) == limits.body_s + 160
+    assert limits.max_upload_bytes > limits.max_image_bytes
