@@ -59,7 +59,7 @@ MISSING = [
     ("runtime.__main__ calibrate runtime/nano --folder new", "scipy", "benchmarks"),
     ("runtime.commands.bench --backend ort", "onnxruntime", "cpu"),
     ("runtime.commands.certify", "onnxruntime", "cpu"),
-    ("runtime.commands.serve", "h11", "serve"),
+    ("runtime.commands.serve", "uvicorn", "serve"),
     ("benchmarks.__main__ rivals runtime/nano", "torch", "export"),
     ("benchmarks.__main__ scaling --sweeps size", "torch", "export"),
     ("benchmarks.__main__ scaling --picture p.png", "matplotlib", "benchmarks"),
