@@ -88,13 +88,18 @@ def apply_window(volume: Volume, window: str | Window = "auto") -> tuple[NDArray
     minimum and maximum over 0..255 in float64, drop the fraction. "percentile" clips to
     PERCENTILES of the voxels above zero and keeps voxels of exactly zero at zero. "none" gives the
     array itself. "auto" is none for uint8, abdomen for CT or when a volume of unknown modality
-    reaches down to air, else percentile. NaN counts as the lowest value; a constant volume becomes
-    zero. Raises InputError for "none" on anything but uint8.
+    reaches down to air, else percentile; where that leaves next to no difference, as of zeros and
+    ones, it is LEVEL/WIDTH from the lowest to the highest value. NaN counts as the lowest value; a
+    constant volume becomes zero. Raises InputError for "none" on anything but uint8.
     """
     if isinstance(window, str):
         window = parse_window(window)
     if window.kind == "auto":
-        window = parse_window(_automatic(volume))
+        mapped, window = apply_window(volume, _automatic(volume))
+        if int(mapped.max()) - int(mapped.min()) > 1 or (widest := _widest(volume)) is None:
+            return mapped, window
+        del mapped
+        return apply_window(volume, widest)
     if window.kind == "none":
         return _already_8_bit(volume), window
     if window.kind == "percentile":
@@ -155,6 +160,21 @@ def _automatic(volume: Volume) -> str:
     return "percentile"
 
 
+def _widest(volume: Volume) -> Window | None:
+    """From the lowest to the highest number, infinity aside; None where there is but one."""
+    lows, highs = [], []
+    for plane in volume.array:
+        numbers = plane[np.isfinite(plane)] if volume.array.dtype.kind == "f" else plane
+        if numbers.size:
+            lows.append(float(numbers.min()))
+            highs.append(float(numbers.max()))
+    low, high = min(lows, default=0.0), max(highs, default=0.0)
+    width = high - low
+    if not (width > 0 and math.isfinite(width)):
+        return None
+    return parse_window(f"{low + width / 2}/{width}")
+
+
 def _already_8_bit(volume: Volume) -> NDArray[np.uint8]:
     if volume.array.dtype != np.uint8:
         raise InputError(
@@ -176,6 +196,8 @@ def _extremes(array: NDArray[Any]) -> tuple[float, float]:
 
 
 def _percentile_bounds(array: NDArray[Any]) -> tuple[float, float]:
+    if array.dtype.kind in "iu" and array.dtype.itemsize <= 2:
+        return _counted_percentiles(array)
     numbers = np.isfinite(array) if array.dtype.kind == "f" else np.ones(array.shape, np.bool_)
     positive = numbers & (array > 0)
     sample = array[positive if positive.any() else numbers]
@@ -185,6 +207,26 @@ def _percentile_bounds(array: NDArray[Any]) -> tuple[float, float]:
         sample = sample.astype(np.float32)
     lower, upper = np.percentile(sample, PERCENTILES, overwrite_input=True)
     return float(lower), float(upper)
+
+
+def _counted_percentiles(array: NDArray[Any]) -> tuple[float, float]:
+    """The same by counting values of up to sixteen bits, without a copy of the volume."""
+    lowest = int(np.iinfo(array.dtype).min)
+    counts = np.zeros(2 ** (8 * array.dtype.itemsize), np.int64)
+    for plane in array:
+        counts += np.bincount(plane.ravel().astype(np.int64) - lowest, minlength=len(counts))
+    if counts[1 - lowest :].any():
+        counts[: 1 - lowest] = 0
+    upto = np.cumsum(counts)
+    bounds = []
+    for percent in PERCENTILES:
+        at = (upto[-1] - 1) * (percent / 100)
+        below = math.floor(at)
+        a, b = (int(np.searchsorted(upto, i, "right")) + lowest for i in (below, below + 1))
+        share = at - below
+        # Numpy's own way, to the bit.
+        bounds.append(a + (b - a) * share if share < 0.5 else b - (b - a) * (1 - share))
+    return float(bounds[0]), float(bounds[1])
 
 
 def _stretch(array: NDArray[Any], lower: float, upper: float, keep_zero: bool) -> NDArray[np.uint8]:

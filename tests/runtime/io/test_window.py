@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from runtime.errors import InputError
 from runtime.io.volumes.volume import Volume
-from runtime.io.window import CT_PRESETS, Window, apply_window, parse_window
+from runtime.io.window import CT_PRESETS, PERCENTILES, Window, apply_window, parse_window
 
 VOXELS = st.one_of(
     arrays(np.int16, (3, 4, 5)),
@@ -115,10 +115,10 @@ def test_none_hands_back_the_array_and_refuses_other_types() -> None:
     [
         (line(0, 9, dtype=np.uint8, modality="CT"), "none"),
         (line(0, 9, modality="CT"), "abdomen"),
-        (line(-1000, 9, modality="MR"), "percentile"),
-        (line(-1000, 9, modality="PT"), "percentile"),
+        (line(-1000, 5, 9, modality="MR"), "percentile"),
+        (line(-1000, 5, 9, modality="PT"), "percentile"),
         (line(-900, 9), "abdomen"),
-        (line(-899, 9), "percentile"),
+        (line(-899, 5, 9), "percentile"),
         (line(np.nan, -1000, dtype=np.float32), "abdomen"),
     ],
 )
@@ -178,3 +178,41 @@ def test_the_volume_is_left_as_it_was() -> None:
     for text in ("abdomen", "percentile"):
         apply_window(Volume.from_array(array), text)
     assert np.array_equal(array, before, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint16, np.int16])
+@given(data=st.data())
+def test_counted_percentiles_are_numpys_to_the_bit(dtype: type, data: st.DataObject) -> None:
+    limits = np.iinfo(dtype)
+    near = data.draw(st.integers(limits.min, limits.max - 9))
+    some = st.integers(near, near + 9) | st.integers(limits.min, limits.max)
+    array = data.draw(arrays(dtype, (2, 3, data.draw(st.integers(1, 90))), elements=some))
+    sample = array[array > 0] if (array > 0).any() else array
+    wanted = tuple(float(bound) for bound in np.percentile(sample, PERCENTILES))
+    used = apply_window(Volume.from_array(array), "percentile")[1]
+    assert (used.lower, used.upper) == wanted
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.uint16, np.int64, np.float32])
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 100), (7, 8)])
+def test_an_image_of_two_values_is_not_empty_under_auto(dtype: type, low: int, high: int) -> None:
+    array = np.full((3, 8, 8), low, dtype)
+    array[1, 2:6, 2:6] = high
+    for volume in (Volume.from_array(array), Volume.from_array(array, modality="CT")):
+        mapped, used = apply_window(volume, "auto")
+        assert mapped[1, 3, 3] >= 100 + mapped[0, 0, 0] or dtype is np.uint8
+        assert (
+            int(mapped[1, 3, 3]) - int(mapped[0, 0, 0]) >= min(high - low, 2) or used.kind == "none"
+        )
+        again, same = apply_window(volume, used.kind)
+        np.testing.assert_array_equal(again, mapped)
+        assert same == used
+
+
+def test_a_volume_within_air_keeps_its_contrast_under_auto() -> None:
+    mapped, used = apply_window(line(-1000, -950, -900, modality="CT"), "auto")
+    assert mapped.ravel().tolist() == [0, 127, 255]
+    assert used == parse_window("-950.0/100.0")
+    assert apply_window(line(5, 5, 5), "auto")[0].ravel().tolist() == [0, 0, 0]
+    infinite = line(-np.inf, 0, 0, np.inf, dtype=np.float32)
+    assert apply_window(infinite, "auto")[0].max() in (0, 255)
