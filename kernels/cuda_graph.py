@@ -9,17 +9,17 @@ from typing import Any, Protocol
 
 
 class Driver(Protocol):
-    """What calls a device's driver: a `kernels.device.Device`."""
+    """The part of `kernels.device.Device` that calls the driver."""
 
     def driver(self, call: str, *arguments: Any) -> Any:
-        """Call it. Raises RuntimeError with its status."""
+        """Call a function of the driver. Raises RuntimeError with its status."""
 
     def enumeration(self, kind: str, member: str) -> Any:
-        """Give one of its named numbers."""
+        """Give a member of one of the driver's enumerations."""
 
 
 class CudaGraph:
-    """Captured work.
+    """A CUDA graph of captured work.
 
     Attributes:
         num_nodes: kernels and copies in it.
@@ -38,7 +38,7 @@ class CudaGraph:
 
 
 def captured(device: Driver, enqueue: Callable[[], object], stream: Any) -> CudaGraph:
-    """What `enqueue` puts on a stream as a graph.
+    """Capture what `enqueue` puts on a stream as a graph.
 
     It must not allocate or free, wait, or touch another stream that has not been forked from this one.
     """

@@ -43,7 +43,7 @@ def why_not() -> str | None:
 
 
 def device_name() -> str | None:
-    """Of the first device, asked of the driver alone; None where there is none."""
+    """Name of the first device, asked of the driver alone; None where there is none."""
     if why_not() is not None:
         return None
     driver, device, name = ctypes.CDLL(DRIVER), ctypes.c_int(), ctypes.create_string_buffer(256)
@@ -77,7 +77,7 @@ class Device:
 
     @property
     def name(self) -> str:
-        """Of the card."""
+        """Name of the device, as its driver gives it."""
         return str(self._device.name)
 
     @property
@@ -259,11 +259,11 @@ class Device:
         return results[0] if len(results) == 1 else results
 
     def enumeration(self, kind: str, member: str) -> Any:
-        """One of the driver's named numbers."""
+        """A member of one of the driver's enumerations."""
         return getattr(getattr(self._bindings, kind), member)
 
     def _current_context(self) -> int:
-        """Handle of this thread's; 0 without one."""
+        """Handle of this thread's context; 0 without one."""
         _, handle = self._bindings.cuCtxGetCurrent()
         return int(handle)
 
@@ -291,5 +291,5 @@ def _import_core() -> Any:
 
 
 def _address(array: Any) -> int:
-    """Of a tensor on the device or on the host."""
+    """Address of a tensor on the device or on the host."""
     return int(array.ctypes.data if isinstance(array, np.ndarray) else array.address)

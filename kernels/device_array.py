@@ -44,17 +44,17 @@ class DeviceArray:
 
     @property
     def size(self) -> int:
-        """Elements."""
+        """Number of elements."""
         return math.prod(self.shape)
 
     @property
     def ndim(self) -> int:
-        """Axes."""
+        """Number of axes."""
         return len(self.shape)
 
     @property
     def nbytes(self) -> int:
-        """Bytes."""
+        """Size of the contents in bytes."""
         return self.size * self.dtype.itemsize
 
     def __len__(self) -> int:

@@ -17,13 +17,13 @@ NAME, USED = b"dltensor", b"used_dltensor"
 
 
 class Type(ctypes.Structure):
-    """DLDataType."""
+    """DLPack's `DLDataType`."""
 
     _fields_ = (("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16))
 
 
 class Tensor(ctypes.Structure):
-    """DLTensor; DLDevice is written out as its two members."""
+    """DLPack's `DLTensor`; `DLDevice` is written out as its two members."""
 
     _fields_ = (
         ("data", ctypes.c_void_p),
@@ -38,7 +38,7 @@ class Tensor(ctypes.Structure):
 
 
 class Managed(ctypes.Structure):
-    """DLManagedTensor."""
+    """DLPack's `DLManagedTensor`."""
 
 
 DELETER = ctypes.CFUNCTYPE(None, ctypes.POINTER(Managed))

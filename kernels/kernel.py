@@ -24,7 +24,7 @@ Three = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One launch.
+    """One launch of a CUDA function.
 
     Attributes:
         entry: name of the `__global__` function.
@@ -47,13 +47,13 @@ class KernelCase:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of the arrays."""
+        """Shapes of the arrays."""
         return {name: array.shape for name, array in self.arrays.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """A kernel.
+    """A CUDA kernel with its reference in numpy.
 
     Attributes:
         name: what it is called in tests and benchmarks.
@@ -87,7 +87,7 @@ class Kernel:
 
     @property
     def path(self) -> Path:
-        """Of the source."""
+        """Path of the CUDA source."""
         return FOLDER / self.source
 
     @property

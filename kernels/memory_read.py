@@ -122,12 +122,12 @@ def _fractions(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.f
 
 
 def _any_size(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
-    """From 1e-44, which has no normal float32, to 1e38."""
+    """Draw weights from 1e-44, which is no normal float32, to 1e38."""
     return 10 ** rng.uniform(-44, 38, shape)
 
 
 def _some_zero(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
-    """Within tiles, two whole tiles, the last key, and all of the second row."""
+    """Draw weights with zeros: within tiles, in two whole tiles, at the last key, and in all of the second row."""
     weights = rng.integers(0, 3, shape) / 2.0
     weights[:, KEYS : 3 * KEYS] = 0
     weights[:, -1] = 0

@@ -27,7 +27,7 @@ def store_slots(
     before: NDArray[np.float32],
     is_rounded: bool,
 ) -> Arrays:
-    """`values`: `before` with `memories` (b, ...), perhaps rounded to bfloat16, at `index` (b,)."""
+    """Give `values`: `before` with `memories` (b, ...), perhaps rounded to bfloat16, put at `index` (b,)."""
     values = before.copy()
     for memory, slot in zip(memories, index, strict=True):
         if is_rounded:

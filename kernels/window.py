@@ -22,7 +22,7 @@ def stretch(
     high: float,
     keep_zero: bool,
 ) -> NDArray[np.uint8]:
-    """Voxels as uint8.
+    """Clip voxels and stretch them over uint8.
 
     Args:
         raw: voxels of any shape; NaN counts as `low`.

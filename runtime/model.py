@@ -90,7 +90,7 @@ class Model:
         return outputs
 
     def compute(self, graph: str, inputs: dict[str, Buffer]) -> dict[str, Buffer]:
-        """The same, whatever comes out: for those who judge it."""
+        """Run one graph as `run` does, and pass on NaN and infinity for others to judge."""
         spec = self._specs[graph]
         axes = spec.check_inputs(graph, inputs)
         memory = self.device_memory
@@ -101,7 +101,7 @@ class Model:
         return outputs
 
     def engine(self, graph: str) -> Engine:
-        """One graph, loaded when first asked for."""
+        """The engine of one graph, which is loaded when first asked for."""
         if graph not in self._engines:
             self._engines[graph] = self.backend.load(graph)
         return self._engines[graph]
@@ -111,15 +111,15 @@ class Model:
         return Features(**self.run("image_encoder", {"image": image}))
 
     def condition(self, **inputs: Buffer) -> Buffer:
-        """`memory_attention`: conditioned features (b, C, G, G)."""
+        """Run `memory_attention`: conditioned features (b, C, G, G)."""
         return self.run("memory_attention", inputs)["conditioned_features"]
 
     def decode(self, **inputs: Buffer) -> Decoded:
-        """`mask_decoder`."""
+        """Run `mask_decoder`."""
         return Decoded(**self.run("mask_decoder", inputs))
 
     def memorise(self, **inputs: Buffer) -> Buffer:
-        """`memory_encoder`: memories (b, T, M), not yet rounded."""
+        """Run `memory_encoder`: memories (b, T, M), not yet rounded."""
         return self.run("memory_encoder", inputs)["memory"]
 
     def observed(self, observe: Observer) -> Model:

@@ -34,12 +34,12 @@ class BackendRow:
 
     @property
     def precision(self) -> str:
-        """What it computes in where a graph does not say otherwise."""
+        """The type that the back end computes in where a graph does not say otherwise."""
         return str(self.options.get("precision", "fp32"))
 
     @property
     def is_fallback(self) -> bool:
-        """Only worth trying where another one has failed."""
+        """Whether the back end is only worth trying where another one has failed."""
         return self.options.get("attention") == "unfused"
 
     @property
@@ -54,7 +54,7 @@ class BackendRow:
 
     @property
     def machine(self) -> str:
-        """What its figures and certificates hold for."""
+        """The machine that this back end's figures and certificates hold for."""
         return f"{machine_name()}, {device_name()}" if self.is_cuda else machine_name()
 
 

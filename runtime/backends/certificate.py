@@ -150,6 +150,6 @@ def _read(path: Path) -> Certificate:
 
 
 def _folder(bundle: Bundle) -> Path | None:
-    """Of this bundle's certificates; it need not be there yet."""
+    """Folder of this bundle's certificates; it need not be there yet."""
     certificates = cache_folder("certificates")
     return None if certificates is None else certificates / bundle.fingerprint

@@ -78,4 +78,4 @@ class FakeBackend:
         return FakeEngine(graph, self._specs[graph], self.calls, self._answers.get(graph))
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: nothing is held."""

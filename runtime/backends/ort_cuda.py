@@ -47,7 +47,7 @@ def left_to_the_host(session: Any) -> list[str]:
 
 
 def tensorrt_version() -> str:
-    """Of the library that ONNX Runtime's provider loads, which Python's packages need not tell."""
+    """Version of the library that ONNX Runtime's provider loads, which Python's packages need not tell."""
     try:
         return str(ctypes.CDLL(LIBRARY).getInferLibVersion())
     except (OSError, AttributeError):

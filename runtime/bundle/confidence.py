@@ -55,7 +55,7 @@ class Calibration:
 
     @classmethod
     def parse(cls, entry: Mapping[str, Any]) -> Calibration:
-        """From a manifest's entry; ValueError, KeyError or TypeError if it is none."""
+        """Read a manifest's entry; ValueError, KeyError or TypeError if it is none."""
         if "temperature" in entry:
             temperature = float(entry["temperature"])
             if not 0 < temperature < np.inf:
@@ -75,7 +75,7 @@ class Calibration:
         return cls(knots=(measured, worth))
 
     def entry(self) -> dict[str, Any]:
-        """For a manifest."""
+        """The entry for a manifest."""
         if self.knots is None:
             return {"temperature": self.temperature}
         return {"measured": list(self.knots[0]), "worth": list(self.knots[1])}

@@ -28,7 +28,7 @@ class Features:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes held."""
+        """Size of all tensors in bytes."""
         return sum(getattr(self, part.name).nbytes for part in fields(self))
 
 
@@ -52,7 +52,7 @@ class LowResMask:
 
     @property
     def unfilled(self) -> NDArray[np.float32]:
-        """As the network gave them: memories of tracked slices are made of these."""
+        """Logits as the network gave them: memories of tracked slices are made of these."""
         with self._lock:
             if self._read is not None:
                 self._found, self._read = self._read(), None
@@ -60,7 +60,7 @@ class LowResMask:
         return self._found
 
     def __getstate__(self) -> NDArray[np.float32]:
-        """For copies and pickles, which go where neither the device nor the lock can: the logits, read back."""
+        """Give copies and pickles the logits, read back: they go where neither the device nor the lock can."""
         return self.unfilled
 
     def __setstate__(self, unfilled: NDArray[np.float32]) -> None:

@@ -29,7 +29,7 @@ from runtime.steps.cuda.steps import CudaSteps
 
 @dataclass(frozen=True, slots=True)
 class DeviceRun:
-    """One volume, measured on a device.
+    """Measurements of one volume on a device.
 
     Attributes:
         run: replayed steps (`total`, of it on the `device` and on the `host`, milliseconds), and the first masks.

@@ -36,7 +36,7 @@ class Stopwatch:
         self.spent_ms[stage] = self.spent_ms.get(stage, 0.0) + ms
 
     def lap(self) -> dict[str, float]:
-        """What was spent since the last lap."""
+        """Take the time spent since the last lap."""
         spent, self.spent_ms = self.spent_ms, {}
         return spent
 
@@ -179,7 +179,7 @@ def summarise(runs: Sequence[TimedRun], num_maskmem: int) -> dict[str, dict[str,
 
 
 def middle_ms(row: Mapping[str, float]) -> float:
-    """Of a row of `summarise`; a stage on a device has a mean alone, since slices are encoded in batches."""
+    """Median of a row of `summarise`, or the mean where that is all: on a device slices are encoded in batches."""
     return row["median"] if "median" in row else row["mean"]
 
 

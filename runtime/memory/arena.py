@@ -94,7 +94,7 @@ class Arena:
 
     @property
     def tensors(self) -> list[Buffer]:
-        """All there are, as they lie now."""
+        """All tensors of the arena, as they lie now."""
         return [self.memories.values, self.pointers.values, self.embeddings.values]
 
     def reserve(self, memories: int, pointers: int, embeddings: int = 0) -> None:
@@ -140,7 +140,7 @@ class Arena:
         }
 
     def gather_reads(self, reads: Sequence[MemoryRead]) -> dict[str, Buffer]:
-        """The same for rows that are read outside a step."""
+        """Gather the same inputs for rows that are read outside a step."""
         return self.gather(pack(reads))
 
     def store(

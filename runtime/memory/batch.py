@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Of b rows; all arrays lead with b.
+    """What a step of b rows reads and writes; all arrays lead with b.
 
     Attributes:
         slices: (b,) where each row's encoding lies in the cache of features.

@@ -118,7 +118,7 @@ def _nearest(normal: NDArray[np.float64]) -> str:
 
 
 def _letters(towards: NDArray[np.float64]) -> str:
-    """What lies in a direction, the strongest first."""
+    """Letters of what lies in a direction, the strongest first."""
     axes = sorted(range(3), key=lambda axis: -abs(towards[axis]))
     strong = [axis for axis in axes if axis == axes[0] or abs(towards[axis]) > OBLIQUE]
     return "".join(LETTERS[axis][int(towards[axis] < 0)] for axis in strong)

@@ -56,7 +56,7 @@ def how_to_install(module: str) -> str:
 
 
 def installed(names: Sequence[str]) -> dict[str, str]:
-    """Those of some distributions that are installed, with their versions."""
+    """Versions of those of some distributions that are installed."""
     versions = {}
     for name in names:
         try:

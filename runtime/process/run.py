@@ -195,7 +195,7 @@ def _release(error: BaseException | None) -> None:
 
 
 def _say_error(text: str) -> None:
-    """In one line: libraries' own words, quoted in an error, may hold several."""
+    """Say an error in one line: libraries' own words, quoted in it, may hold several."""
     _say(f"error: {' '.join(text.split())}")
 
 

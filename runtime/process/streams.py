@@ -76,7 +76,7 @@ class ResultFile(io.FileIO):
 
 
 def sayable(value: Any) -> Any:
-    """The same in what JSON has words for.
+    """Turn a value into what JSON has words for.
 
     NaN and infinities are null; in names of files, bytes that are not UTF-8 are written as \\xNN.
     """

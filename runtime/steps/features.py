@@ -103,7 +103,7 @@ class FeatureCache:
         return []
 
     def expect(self, order: Sequence[int]) -> None:
-        """Nothing is encoded ahead: the processor has nothing else to do meanwhile."""
+        """Do nothing: encoding ahead gains nothing where the processor has nothing else to do meanwhile."""
 
     def locate(self, indices: Sequence[int]) -> list[int]:
         """Slices are known by their own numbers."""
@@ -145,7 +145,7 @@ class FeatureCache:
 
 
 def memory_bytes() -> float:
-    """Of the machine; infinite where it does not tell."""
+    """Memory of the machine in bytes; infinite where it does not tell."""
     try:
         return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (ValueError, OSError, AttributeError):  # not every system tells

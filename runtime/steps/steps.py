@@ -91,7 +91,7 @@ class HostSteps:
         return 1e3 * (time.perf_counter() - started)
 
     def synchronize(self) -> None:
-        """Nothing to wait for."""
+        """Do nothing: there is nothing to wait for."""
 
 
 HOST_STEPS = HostSteps()

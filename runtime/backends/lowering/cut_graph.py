@@ -85,7 +85,7 @@ def cut_graph(data: bytes, model: ModelNumbers, is_rounded: bool = True) -> CutG
 
 
 class _Cutting:
-    """One cut.
+    """One graph while it is cut.
 
     Read i takes the query that segment i gives, and a key that segment 0 gives; segment i + 1 goes on from its result
     and its residual.
@@ -109,7 +109,7 @@ class _Cutting:
                 self._specs[_as_read(name)] = replace(spec, dtype=dtype)
 
     def result(self) -> CutGraph:
-        """Segments and reads."""
+        """Make the segments, and the reads between them."""
         segments = [self._segment(i) for i in range(len(self._reads) + 1)]
         reads = (replace(x, query=_as_read(x.query), key=_as_read(x.key)) for x in self._reads)
         return CutGraph(tuple(segments), tuple(reads))

@@ -60,7 +60,7 @@ class Precision:
 
     @property
     def form(self) -> str:
-        """Of the attention that a graph holds."""
+        """Form of attention that a graph holds."""
         return "fused" if self.attention == KERNEL else self.attention
 
 

@@ -37,7 +37,7 @@ class Span:
 
     @classmethod
     def exactly(cls, length: int) -> Span:
-        """One length alone."""
+        """A span of one length alone."""
         return cls(length, length, length)
 
 

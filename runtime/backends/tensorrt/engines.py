@@ -40,13 +40,13 @@ class EngineKey:
 
     @property
     def name(self) -> str:
-        """Of the file, without suffix."""
+        """Name of the file, without suffix."""
         text = json.dumps(asdict(self), sort_keys=True)
         return f"{self.graph}-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
 
 def tensorrt_version() -> str:
-    """Module and version. Raises BackendUnavailable."""
+    """Name of TensorRT's module, and its version. Raises BackendUnavailable."""
     trt = import_tensorrt()
     return f"{trt.__name__} {trt.__version__}"
 
@@ -86,7 +86,7 @@ class EngineCache:
 
     @classmethod
     def of_this_user(cls, device: str, architecture: str) -> EngineCache:
-        """In the user's cache folder (`runtime.files.cache`)."""
+        """Open the one in this user's cache folder (`runtime.files.cache`)."""
         return cls(device, architecture, cache_folder("engines"))
 
     def engine(self, part: EnginePart, progress: Progress | None = None) -> bytes:

@@ -92,7 +92,7 @@ class TrtEngine:
         return Ready(context, scratch, config)
 
     def _new_context(self) -> tuple[Any, Any]:
-        """With memory of ours, and where kernels are specialised while running, specialised before they run.
+        """Make a context with memory of ours; kernels that are specialised at run time are so before they run.
 
         Whether a context needs what configured it is nowhere said; so both are kept.
         """

@@ -108,7 +108,7 @@ class CudaMemory:
         return array
 
     def not_finite(self, tensors: Any) -> None:
-        """Nothing can be told without a wait; what is fetched is looked at then."""
+        """None: only a wait could tell, and what is fetched is looked at then."""
 
     def copy(self, source: Any, target: Any) -> None:
         self.device.copy(source, target, stream=self.current)

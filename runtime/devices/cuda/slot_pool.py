@@ -29,7 +29,7 @@ class SlotPool:
         self._free: dict[tuple[str, int], list[DeviceArray]] = {}
 
     def slots(self, shape: tuple[int, ...], name: str, *, stream: Any) -> DeviceArray:
-        """A float32 tensor. Raises MemoryError."""
+        """Take a float32 tensor, from a waiting block of its size if there is one. Raises MemoryError."""
         key = name, FLOAT_BYTES * math.prod(shape)
         waiting = self._free.setdefault(key, [])
         block: DeviceArray = (
@@ -43,11 +43,11 @@ class SlotPool:
 
     @property
     def waiting_bytes(self) -> int:
-        """Of blocks that nobody holds."""
+        """Bytes of blocks that nobody holds."""
         return sum(size * len(blocks) for (_, size), blocks in self._free.items())
 
     def allocate(self, make: Callable[[], DeviceArray]) -> DeviceArray:
-        """What `make` allocates; blocks that wait in vain are freed where there is no room otherwise."""
+        """Give what `make` allocates; waiting blocks are freed where there is no room otherwise."""
         try:
             return make()
         except MemoryError:

@@ -31,7 +31,7 @@ class BoundedFile:
         self._reads_left = _LEAST_READS + self.size // _BYTES_PER_READ
 
     def read(self, count: int = -1) -> bytes:
-        """At most what is left. Raises ValueError for more reads than a header of this size can need."""
+        """Read at most what is left. Raises ValueError for more reads than a header of this size can need."""
         self._reads_left -= 1
         if self._reads_left < 0:
             raise ValueError("its header has too many elements")

@@ -70,7 +70,7 @@ def decode_codestream(frame: bytes, layout: PixelFormat, syntax: Syntax) -> NDAr
 
 
 def _jpeg_size(data: bytes) -> Size:
-    """From the first start of frame; whatever comes before it is stepped over by its length."""
+    """Size in the first start of frame; whatever comes before it is stepped over by its length."""
     at = 2
     while data[:2] == b"\xff\xd8" and at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]

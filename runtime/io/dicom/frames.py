@@ -119,7 +119,7 @@ def read_rescaling(header: Header, count: int) -> list[tuple[float, float]]:
 
 
 class _Groups:
-    """Values by frame."""
+    """Values of functional groups by frame."""
 
     def __init__(self, header: Header, count: int) -> None:
         self._header = header

@@ -34,7 +34,7 @@ class Inflated(io.RawIOBase):
         self._ended = False
 
     def readable(self) -> bool:
-        """It is there to be read."""
+        """True: the stream can be read."""
         return True
 
     def readinto(self, buffer: Any) -> int:

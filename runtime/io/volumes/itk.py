@@ -24,7 +24,7 @@ _ADDRESS = re.compile(r"\(0x[0-9a-f]+\)")
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within it ITK's C++ warnings stay off stderr; the process-wide setting is put back after."""
+    """Keep ITK's C++ warnings off stderr meanwhile; the process-wide setting is put back after."""
     before = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:

@@ -24,7 +24,7 @@ _GZIP_BITS, _ZLIB_BITS = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS
 
 
 def write_nifti(part: Path, labels: NDArray[Any], like: Volume) -> None:
-    """Uncompressed single-file NIfTI."""
+    """Write an uncompressed single-file NIfTI."""
     with part.open("wb") as file:
         for piece in _nifti(labels, like):
             file.write(piece)

@@ -50,7 +50,7 @@ def read_npz_labels(path: Path) -> NDArray[Any]:
 
 
 def _read(path: Path, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """Those of some arrays that are there; the first of `keys` has to be.
+    """Read those of `keys` that are there; the first has to be.
 
     Nothing is unpickled, and no array is larger than its member of the archive can hold.
     """

@@ -134,7 +134,7 @@ class CudaSteps:
         self._memory.streams.synchronize()
 
     def _with_scalars_read(self, decoded: Decoded) -> Decoded:
-        """With a copy of scalars and pointers to pinned memory enqueued."""
+        """Enqueue a copy of scalars and pointers to pinned memory as well."""
         read = []
         for tensor in (decoded.ious, decoded.object_score_logits, decoded.obj_ptr):
             pinned = self._memory.pinned(tensor.shape)
