@@ -1,9 +1,8 @@
 """Every kernel that has a CUDA source: what tests and benchmarks walk."""
 
-from kernels import mask, memory_read, pack_values, preprocess, slots, window
+from kernels import mask, memory_read, pack_values, preprocess, slots
 
 KERNELS = (
-    window.KERNEL,
     preprocess.KERNEL,
     mask.KERNEL,
     slots.GATHER,

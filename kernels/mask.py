@@ -1,7 +1,4 @@
-"""Low-resolution logits to masks of the slice's size, with area and tight box: what goes back to the host.
-
-A box is (y0, y1, x0, x1), half-open; of an empty mask (height, 0, width, 0).
-"""
+"""Low-resolution logits to masks of the slice's size."""
 
 from __future__ import annotations
 
@@ -18,28 +15,12 @@ TABLES = ("low_y", "share_y", "low_x", "share_x")
 
 
 def mask_of_logits(logits: NDArray[np.float32], size: tuple[int, int]) -> Arrays:
-    """`mask` (b, h, w) uint8, `area` (b,) and `box` (b, 4) int32 of logits (b, low, low), resized to (h, w)."""
-    mask = resize(logits, size) > 0
-    height, width = size
-    box = np.tile(np.array([height, 0, width, 0], np.int32), (len(mask), 1))
-    for one, found in zip(mask, box, strict=True):
-        for start, axis in ((0, 1), (2, 0)):
-            if (held := np.flatnonzero(one.any(axis))).size:
-                found[start : start + 2] = held[0], held[-1] + 1
-    return {
-        "mask": mask.astype(np.uint8),
-        "area": mask.sum((1, 2)).astype(np.int32),
-        "box": box,
-    }
+    """`mask` (b, h, w) uint8 of logits (b, low, low), resized to `size` (h, w)."""
+    return {"mask": (resize(logits, size) > 0).astype(np.uint8)}
 
 
 def _outputs(shapes: Shapes, numbers: Numbers) -> dict[str, tuple[tuple[int, ...], str]]:
-    rows, size = shapes["logits"][0], tuple(numbers["size"])
-    return {
-        "mask": ((rows, *size), "uint8"),
-        "area": ((rows,), "int32"),
-        "box": ((rows, 4), "int32"),
-    }
+    return {"mask": ((shapes["logits"][0], *numbers["size"]), "uint8")}
 
 
 def _tables(shapes: Shapes, numbers: Numbers) -> Arrays:
@@ -53,20 +34,9 @@ def _tables(shapes: Shapes, numbers: Numbers) -> Arrays:
 def _plan(shapes: Shapes, numbers: Numbers) -> list[Launch]:
     rows, low, _ = shapes["logits"]
     height, width = (np.int32(side) for side in numbers["size"])
-    return [
-        Launch(
-            "clear_statistics",
-            (blocks(rows, THREADS), 1, 1),
-            (THREADS, 1, 1),
-            ("area", "box", np.int32(rows), height, width),
-        ),
-        Launch(
-            "mask_of_logits",
-            (blocks(int(width), THREADS), int(height), rows),
-            (THREADS, 1, 1),
-            ("logits", *TABLES, "mask", "area", "box", np.int32(low), height, width),
-        ),
-    ]
+    grid = (blocks(int(width), THREADS), int(height), rows)
+    arguments = ("logits", *TABLES, "mask", np.int32(low), height, width)
+    return [Launch("mask_of_logits", grid, (THREADS, 1, 1), arguments)]
 
 
 def _case(rows: int, low: int, size: tuple[int, int], level: float = 0.0) -> KernelCase:

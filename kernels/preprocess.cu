@@ -1,31 +1,8 @@
-// Raw slices to the encoder's input, bit for bit what kernels/preprocess.py and runtime/io/window.py compute on the host:
-// window to 8 bits, Pillow's bicubic resize in its fixed-point arithmetic (an axis at a time, each rounded to 8 bits),
-// normalisation.
+// Slices of 8 bits to the encoder's input, bit for bit what kernels/preprocess.py computes on the host: Pillow's bicubic
+// resize in its fixed-point arithmetic (an axis at a time, each rounded to 8 bits), then normalisation.
 #include "common.cuh"
 
 #define PRECISION_BITS 22  // Pillow's Resample.c: 32 - 8 - 2
-
-template <typename T>
-static __device__ __forceinline__ void window_one(
-    const T* raw, u8* out, long long count, double lower, double upper, double low, double high, int keep_zero) {
-    long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= count) return;
-    T voxel = raw[i];
-    double value = (double)voxel;
-    value = value != value ? low : value < lower ? lower : value > upper ? upper : value;
-    double mapped = __dmul_rn(__ddiv_rn(__dsub_rn(value, low), __dsub_rn(high, low)), 255.0);
-    out[i] = high <= low || (keep_zero && voxel == (T)0) ? (u8)0 : (u8)(int)mapped;
-}
-
-extern "C" __global__ void window_int16(
-    const short* raw, u8* out, long long count, double lower, double upper, double low, double high, int keep_zero) {
-    window_one(raw, out, count, lower, upper, low, high, keep_zero);
-}
-
-extern "C" __global__ void window_float32(
-    const float* raw, u8* out, long long count, double lower, double upper, double low, double high, int keep_zero) {
-    window_one(raw, out, count, lower, upper, low, high, keep_zero);
-}
 
 static __device__ __forceinline__ int clip8(int sum) {
     int value = sum >> PRECISION_BITS;

@@ -146,12 +146,6 @@ static float __fadd_rn(float a, float b) { return a + b; }
 static float __fsub_rn(float a, float b) { return a - b; }
 static float __fmul_rn(float a, float b) { return a * b; }
 static float __fdiv_rn(float a, float b) { return a / b; }
-static double __dsub_rn(double a, double b) { return a - b; }
-static double __dmul_rn(double a, double b) { return a * b; }
-static double __ddiv_rn(double a, double b) { return a / b; }
-static int atomicAdd(int* at, int value) { int old = *at; *at += value; return old; }
-static int atomicMin(int* at, int value) { int old = *at; if (value < old) *at = value; return old; }
-static int atomicMax(int* at, int value) { int old = *at; if (value > old) *at = value; return old; }
 
 static void (*body)(void**);
 static void** body_arguments;

@@ -39,7 +39,7 @@ class Precision:
         name: key of `PRECISIONS`.
         half: type of matrix products and convolutions: "float16", "bfloat16", or None for float32.
         graphs: those of `contract.GRAPHS` that are lowered; the others stay float32.
-        attention: one of `typed_attention.SPELLINGS`, or `KERNEL`: memory is read by `kernels.memory_read`, and what
+        attention: one of `typed_attention.FORMS`, or `KERNEL`: memory is read by `kernels.memory_read`, and what
             is left of attention is fused.
         exact_scores: those of `graphs` in which the scores of attention stay float32, from float32 queries and keys.
     """
