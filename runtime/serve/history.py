@@ -43,6 +43,7 @@ class Moment:
         drawn: by plane.
         confidence: by plane.
         is_complete: nothing is left to be computed for these prompts.
+        is_followed: a prediction was asked for with the last of them, or since.
     """
 
     axis: int | None
@@ -52,9 +53,10 @@ class Moment:
     drawn: Mapping[int, Drawn]
     confidence: Mapping[int, float]
     is_complete: bool
+    is_followed: bool
 
 
-BLANK = Moment(None, None, (), frozenset(), {}, {}, True)
+BLANK = Moment(None, None, (), frozenset(), {}, {}, True, False)
 
 
 @dataclass(frozen=True, slots=True)

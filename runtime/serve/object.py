@@ -74,6 +74,11 @@ class SessionObject:
         return self._fields.is_complete
 
     @property
+    def is_followed(self) -> bool:
+        """Whether a prediction was asked for since its last prompt, or with it."""
+        return self._fields.is_followed
+
+    @property
     def is_running(self) -> bool:
         """Whether a prediction is under way."""
         task = self.task
@@ -153,7 +158,7 @@ class SessionObject:
         """
         before, predictor, num_changes = self.now, self.predictor(request.axis), 0
         try:
-            self._begin(request)
+            self._begin(request, goes_on)
             if request.is_fresh and predictor.object_ids:
                 predictor.reset()
                 num_changes += 1
@@ -177,6 +182,8 @@ class SessionObject:
 
     def follow(self) -> Steps:
         """Find what is missing, slice by slice; only on the worker's thread."""
+        with self.news:
+            self._fields = replace(self._fields, is_followed=True)
         predictor, z_range = self.predictor(self.axis), self._fields.z_range
         seen: set[int] = set()
         if predictor.object_ids:
@@ -212,7 +219,7 @@ class SessionObject:
             self._predictors[axis] = self._image.predictor(axis)
         return self._predictors[axis]
 
-    def _begin(self, request: Request) -> None:
+    def _begin(self, request: Request, is_followed: bool) -> None:
         """Be as a request wants it, before the network has been asked."""
         fields = self._fields
         moves = request.is_fresh or fields.axis not in (request.axis, None)
@@ -228,6 +235,7 @@ class SessionObject:
                 else (*fields.interactions, *interactions),
                 prompted=prompted if moves else fields.prompted | prompted,
                 is_complete=fields.is_complete and not request.adds and not request.is_fresh,
+                is_followed=is_followed,
             )
             if moves:
                 self._drawn, self._confidence = dict(request.exact), {}

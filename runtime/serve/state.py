@@ -173,7 +173,7 @@ class SessionState:
             if not self.ran_prediction:
                 return None
             changed = as_lists(chosen.show())
-            if not chosen.is_complete:
+            if chosen.is_followed and not chosen.is_complete:
                 self._begin(chosen, chosen.follow(), Urgency.BACKGROUND)
                 chosen.is_prompted, chosen.is_awaited = True, False
             return changed
