@@ -15,9 +15,9 @@ import numpy as np
 import onnx
 import torch
 from onnx import helper, numpy_helper
-from torch import Tensor
 
 from export.graphs import MODULES
+from export.model.attention import MARK_DOMAIN
 from export.model.sam2 import Sam2
 from runtime.bundle.contract import GraphSpec, TensorSpec, graph_specs
 from runtime.bundle.memory_reads import PROPERTY, MemoryReadNames, reads_to_json
@@ -32,37 +32,10 @@ TENSOR_TYPES = {
     "int64": onnx.TensorProto.INT64,
     "bool": onnx.TensorProto.BOOL,
 }
-OURS, READ = (
-    "medsam2_runtime",
-    "MemoryRead",
-)  # domain and operator that mark a read, until it is written down
 
 
 class ExportError(Sam2Error):
     """A traced graph that does not fit the contract."""
-
-
-def _attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
-    """One com.microsoft MultiHeadAttention node."""
-    shape = (*query.shape[:2], value.shape[2])
-    attributes = {"num_heads": num_heads}
-    node = "com.microsoft::MultiHeadAttention"
-    out: Tensor = torch.onnx.ops.symbolic(
-        node, (query, key, value), attributes, dtype=query.dtype, shape=shape, version=1
-    )
-    return out
-
-
-def _memory_read(residual: Tensor, query: Tensor, key: Tensor, result: Tensor) -> Tensor:
-    """A node that marks a read of memory, with the result as its own."""
-    out: Tensor = torch.onnx.ops.symbolic(
-        f"{OURS}::{READ}",
-        (residual, query, key, result),
-        dtype=result.dtype,
-        shape=result.shape,
-        version=1,
-    )
-    return out
 
 
 def to_onnx(model: Sam2, graph: str) -> onnx.ModelProto:
@@ -96,12 +69,6 @@ def _trace(model: Sam2, graph: str, spec: GraphSpec) -> onnx.ModelProto:
     )
     with torch.no_grad(), _quiet_tracer():
         program = torch.export.export(MODULES[graph](model), arguments, dynamic_shapes=dynamic)
-        program = program.run_decompositions(
-            {
-                torch.ops.medsam2_runtime.attention.default: _attention,
-                torch.ops.medsam2_runtime.memory_read.default: _memory_read,
-            }
-        )
         exported = torch.onnx.export(
             program,
             (),
@@ -144,7 +111,7 @@ def _strip(model: onnx.ModelProto) -> None:
 
 def _write_down_reads(model: onnx.ModelProto) -> None:
     """Put marked reads of memory into the metadata, and take the marks out of the graph."""
-    marks = [node for node in model.graph.node if node.domain == OURS]
+    marks = [node for node in model.graph.node if node.domain == MARK_DOMAIN]
     if not marks:
         return
     results = {mark.output[0]: mark.input[3] for mark in marks}
@@ -152,7 +119,7 @@ def _write_down_reads(model: onnx.ModelProto) -> None:
         model.graph.node.remove(mark)
     for node in model.graph.node:
         node.input[:] = [results.get(name, name) for name in node.input]
-    opsets = [opset for opset in model.opset_import if opset.domain != OURS]
+    opsets = [opset for opset in model.opset_import if opset.domain != MARK_DOMAIN]
     del model.opset_import[:]
     model.opset_import.extend(opsets)
     helper.set_model_props(

@@ -45,15 +45,20 @@ def left_tidy() -> Iterator[None]:
     yield
     locale.setlocale(locale.LC_ALL, before)
     gc.collect()
+    gc.freeze()  # what is left belongs to packages and to the session
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc keeps what was freed
         trim(0)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def imports_are_frozen() -> None:
-    """What the packages that were imported hold, a million objects, is not searched for circles again and again."""
+    """What the packages that were imported hold, a million objects, is not searched for circles again and again.
+
+    What tests make is searched less often than usual, since each module ends with a search.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000)
 
 
 @pytest.fixture(scope="session")

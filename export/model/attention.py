@@ -1,7 +1,7 @@
 """Scaled dot-product attention, and the layers built on it.
 
-Run eagerly, `attention` is PyTorch's own. The tracer meets one opaque operator instead, which the exporter lowers for
-each kind of engine (see `export.to_onnx`).
+Run eagerly, `attention` is PyTorch's own. The tracer meets one node of ONNX instead, ONNX Runtime's
+`MultiHeadAttention`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+MARK_DOMAIN, MARK = "medsam2_runtime", "MemoryRead"
+"""Domain and operator that mark a read of memory, until `export.to_onnx` has written it down."""
+
 
 def attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
     """softmax(q k^T / sqrt(head dim)) v, unmasked.
 
     Shapes: query (b, s, heads * d), key (b, l, heads * d), value (b, l, heads * e) to (b, s, heads * e).
     """
-    run = opaque_attention if torch.compiler.is_exporting() else _attention
+    run = _attention_node if torch.compiler.is_exporting() else _attention
     return run(query, key, value, num_heads)
 
 
@@ -27,32 +30,31 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Ten
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
-@torch.library.custom_op("medsam2_runtime::attention", mutates_args=())
-def opaque_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
+def _attention_node(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
     """What the tracer sees of `attention`."""
-    return _attention(query, key, value, num_heads).contiguous()
-
-
-@opaque_attention.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
-    return query.new_empty(*query.shape[:2], value.shape[2])
+    out: Tensor = torch.onnx.ops.symbolic(
+        "com.microsoft::MultiHeadAttention",
+        (query, key, value),
+        {"num_heads": num_heads},
+        dtype=query.dtype,
+        shape=(*query.shape[:2], value.shape[2]),
+        version=1,
+    )
+    return out
 
 
 def marked_read(residual: Tensor, query: Tensor, key: Tensor, result: Tensor) -> Tensor:
     """`result`, which the tracer sees marked as a read of memory (see `runtime.bundle.memory_reads`)."""
-    is_traced = torch.compiler.is_exporting()
-    return opaque_read(residual, query, key, result) if is_traced else result
-
-
-@torch.library.custom_op("medsam2_runtime::memory_read", mutates_args=())
-def opaque_read(residual: Tensor, query: Tensor, key: Tensor, result: Tensor) -> Tensor:
-    """What the tracer sees of `marked_read`; an operator may not hand back its own input."""
-    return result.clone()
-
-
-@opaque_read.register_fake
-def _(residual: Tensor, query: Tensor, key: Tensor, result: Tensor) -> Tensor:
-    return torch.empty_like(result)
+    if not torch.compiler.is_exporting():
+        return result
+    out: Tensor = torch.onnx.ops.symbolic(
+        f"{MARK_DOMAIN}::{MARK}",
+        (residual, query, key, result),
+        dtype=result.dtype,
+        shape=result.shape,
+        version=1,
+    )
+    return out
 
 
 class MLP(nn.Module):
