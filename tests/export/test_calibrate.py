@@ -166,7 +166,7 @@ def test_masks_that_the_network_itself_calls_absent_are_not_compared(labelled: P
 
 
 # What is measured and how it is fitted do not depend on each other, so not every pair is run.
-@pytest.mark.parametrize(("measure", "method"), zip(MEASURES, FITS, strict=True))
+@pytest.mark.parametrize(("measure", "method"), [*zip(MEASURES, FITS, strict=True)])
 def test_from_then_on_every_confidence_is_the_mapped_one(
     measure: str,
     method: str,
