@@ -42,6 +42,10 @@ PROGRAM = Program(
             "benchmarks.quality.quality",
             "Dice and more on held-out phantoms or on labelled volumes in a folder",
         ),
+        "study": Subcommand(
+            "benchmarks.quality.study",
+            "memory, pick-up, stop rule and zoom on clean and on damaged phantoms, with intervals",
+        ),
         "limits": Subcommand(
             "benchmarks.speed.limits", "exit codes under limits of memory, which have to be 0 or 6"
         ),

@@ -3,6 +3,8 @@
 Each object is prompted with a box on its middle slice and followed; on every other slice where the network says that
 it is there, what it says of its mask is compared with the true overlap. A monotone map of the one to the other goes
 into the bundle's manifest, and from then on every confidence (and every policy that goes by it) is the mapped one.
+With `--defaults` it is measured instead which memory and stop rule suit the network (`export.choose`), and these go
+into the manifest with their figures.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from export.choose import MIN_OBJECTS, choose, summary, try_all
 from export.labelled import Case, draw_prompt, folder_cases
 from runtime import Model, VolumePredictor, load
 from runtime.bundle.bundle import open_bundle
@@ -40,6 +43,9 @@ EXAMPLES = """examples:
   medsam2 calibrate medsam2 --folder labelled/
   medsam2 calibrate medsam2 --folder labelled/ --measure foreground --method temperature
   medsam2 calibrate medsam2 --method none         # take the calibration out again
+  medsam2 calibrate medsam2 --folder labelled/ --defaults     # choose memory and stop rule; calibrate before
+  medsam2 calibrate medsam2 --method none --defaults          # take these out again
+phantoms to calibrate on, where there are no labelled volumes: python -m benchmarks phantoms
 """
 
 Pairs = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -101,11 +107,17 @@ FITS = {"isotonic": fit_isotonic, "temperature": fit_temperature}
 
 def write_calibration(bundle: Path, measure: str, calibration: Calibration | None) -> None:
     """Put a calibration into a bundle's manifest, or take it out; the manifest is replaced in one step."""
-    manifest = open_bundle(bundle).manifest
-    entries = {k: v for k, v in manifest.get("calibration", {}).items() if k != measure}
+    known = open_bundle(bundle).manifest.get("calibration", {})
+    entries = {k: v for k, v in known.items() if k != measure}
     if calibration is not None:
         entries[measure] = calibration.entry()
-    text = json.dumps({**manifest, "calibration": entries}, indent=1, allow_nan=False)
+    write_entry(bundle, "calibration", entries)
+
+
+def write_entry(bundle: Path, name: str, entry: dict[str, Any]) -> None:
+    """Replace an entry of a bundle's manifest, in one step."""
+    manifest = {**open_bundle(bundle).manifest, name: entry}
+    text = json.dumps(manifest, indent=1, allow_nan=False)
     write_whole(
         bundle / MANIFEST,
         lambda part: part.write_text(text + "\n", "utf-8"),
@@ -129,6 +141,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--method", default="isotonic", choices=[*FITS, "none"], help="default: %(default)s"
     )
+    p.add_argument(
+        "--defaults",
+        action="store_true",
+        help="measure which memory and stop rule suit the network instead, and write them down",
+    )
     p.add_argument("--window", default="auto", help="as for medsam2 segment (%(default)s)")
     p.add_argument("--backend", default="auto")
     return p
@@ -138,6 +155,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     p = parser()
     args = p.parse_args(arguments)
+    if args.defaults:
+        print_result(choose_defaults(p, args))
+        return
     if args.method == "none":
         write_calibration(args.bundle, args.measure, None)
         print_result({"bundle": str(args.bundle), "measure": args.measure, "calibration": None})
@@ -155,6 +175,25 @@ def main(arguments: list[str] | None = None) -> None:
     calibration = FITS[args.method](said, worth)
     write_calibration(args.bundle, args.measure, calibration)
     print_result(_report(args, calibration, said, worth))
+
+
+def choose_defaults(p: argparse.ArgumentParser, args: argparse.Namespace) -> dict[str, Any]:
+    """What `--defaults` does; returns its report."""
+    if args.method == "none":
+        write_entry(args.bundle, "defaults", {})
+        return {"bundle": str(args.bundle), "defaults": None}
+    if args.folder is None:
+        p.error("wanted --folder with labelled volumes")
+    model = load(args.bundle, args.backend)
+    with tqdm(desc="calibrate", unit="run", file=sys.stderr) as bar:
+        trials = try_all(model.plain(), folder_cases(args.folder), args.window, bar.update)
+    defaults = choose(trials)
+    if (found := defaults.measured["objects"]) < MIN_OBJECTS:
+        raise InputError(
+            f"{args.folder} holds {found} objects to choose by; wanted at least {MIN_OBJECTS}: add volumes"
+        )
+    write_entry(args.bundle, "defaults", defaults.entry())
+    return {"bundle": str(args.bundle), "defaults": defaults.entry(), "tried": summary(trials)}
 
 
 def _report(

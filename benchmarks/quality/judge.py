@@ -10,15 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.quality.overlap import compare, dice
+from export.damage import DAMAGED_AT
 from export.labelled import Case, draw_prompt
 from runtime import FlowPredictor, MemoryRules, Model, Result, VolumePredictor
 
 DISTANCES = (1, 2, 4, 8, 16)
-RUINED_AT = 3  # slices from the prompted one, to either side
-# Grey levels of 255; nothing else is left of a ruined slice.
-RUINED_MEAN, RUINED_NOISE = 128.0, 60.0
 # Distances at which SAM 2's memory holds the ruined slice.
-AFTER = range(RUINED_AT + 1, RUINED_AT + 7)
+AFTER = range(DAMAGED_AT + 1, DAMAGED_AT + 7)
 PLAIN = MemoryRules()
 
 
@@ -59,16 +57,6 @@ def segment(model: Model, case: Case, pixels: NDArray[np.uint8], setting: Settin
         slices[index] = predictor.add(replace(prompt, slice=index))
         predictor.reset()
     return Result((pixels.shape[1:],) * len(pixels), {1: slices}, is_ordered=not case.is_flow)
-
-
-def ruin(case: Case, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], list[int]]:
-    """Pixels with nothing but noise on the slices `RUINED_AT` from the prompted one, and which slices these are."""
-    slices = [i for i in (case.key - RUINED_AT, case.key + RUINED_AT) if 0 <= i < len(pixels)]
-    ruined = pixels.copy()
-    rng = np.random.default_rng(case.key)
-    noise = rng.normal(RUINED_MEAN, RUINED_NOISE, (len(slices), *pixels.shape[1:]))
-    ruined[slices] = noise.clip(0, 255).astype(np.uint8)
-    return ruined, slices
 
 
 def judge(case: Case, setting: Setting, result: Result, ruined: list[int]) -> dict[str, Any]:

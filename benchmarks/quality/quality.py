@@ -19,8 +19,9 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.phantoms.phantoms import HELD_OUT_SEEDS, make_flow, make_volume
-from benchmarks.quality.judge import DISTANCES, Setting, judge, ruin, segment, summarise
+from benchmarks.quality.judge import DISTANCES, Setting, judge, segment, summarise
 from benchmarks.quality.quality_picture import Example, draw_quality
+from export.damage import noise
 from export.labelled import PROMPTS, Case, folder_cases, objects
 from runtime import MemoryRules, Model, Volume, load
 from runtime.backends import BACKENDS
@@ -83,7 +84,7 @@ def measure(
         for case in cases:
             pixels, _ = apply_window(case.volume, window)
             for setting in settings:
-                seen, ruined = ruin(case, pixels) if setting.is_ruined else (pixels, [])
+                seen, ruined = noise(case, pixels) if setting.is_ruined else (pixels, [])
                 if not (setting.is_ruined and case.is_flow):
                     result = segment(model, case, seen, setting)
                     rows.append(judge(case, setting, result, ruined))

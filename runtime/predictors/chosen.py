@@ -9,6 +9,7 @@ from runtime.bundle.defaults import Defaults
 from runtime.memory import MemoryRules
 from runtime.model import Model
 from runtime.predictors.stop import StopRule
+from runtime.predictors.zoom import check_zoom
 
 Auto = Literal["auto"]
 AUTO: Auto = "auto"
@@ -30,6 +31,14 @@ def memory_rules(model: Model, asked: MemoryRules | Auto | None) -> MemoryRules:
 def stop_rule(model: Model, asked: StopRule | Auto | None) -> StopRule | None:
     """When to stop: as asked for, as the bundle has it for "auto", never for None."""
     return stop_of(model.defaults) if asked == AUTO else asked
+
+
+def zoom_factor(model: Model, asked: float | Auto | None) -> float | None:
+    """Side of crops in extents of the object: as asked for, as the bundle has it for "auto"; None is whole slices.
+
+    Raises InputError for any other than a finite number from 1.
+    """
+    return check_zoom(model.defaults.zoom if asked == AUTO else asked)
 
 
 def stop_of(defaults: Defaults) -> StopRule | None:

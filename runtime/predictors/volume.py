@@ -12,7 +12,7 @@ from runtime.io.volumes.volume import Volume
 from runtime.io.window import Window
 from runtime.memory import MemoryRules
 from runtime.model import Model
-from runtime.predictors.chosen import AUTO, Auto, memory_rules, stop_rule
+from runtime.predictors.chosen import AUTO, Auto, memory_rules, stop_rule, zoom_factor
 from runtime.predictors.eight_bits import eight_bits
 from runtime.predictors.encoded import Encoded
 from runtime.predictors.prompted import check_prompts
@@ -21,7 +21,7 @@ from runtime.predictors.runs import Run, Runs
 from runtime.predictors.stop import StopRule
 from runtime.predictors.tracker import BACKWARD, FORWARD, Tracker
 from runtime.predictors.volume_plan import plans, slices_ahead
-from runtime.predictors.zoom import Zoom, check_zoom
+from runtime.predictors.zoom import Zoom
 from runtime.prompts.prompts import Prompt, shown
 from runtime.steps.encodings import Encodings
 
@@ -55,7 +55,8 @@ class VolumePredictor:
         encodings: of the same model, to be shared with other predictors, also of other volumes; they have a bound of
             their own. None keeps this predictor's apart.
         zoom: side of the crop that the network is shown, in extents of the object (`runtime.predictors.zoom`), such as
-            3.0; None shows it whole slices. A crop follows an object that grows or drifts by becoming wider.
+            3.0; "auto" is what the bundle has chosen, None shows it whole slices. A crop follows an object that grows
+            or drifts by becoming wider.
 
     Raises InputError if the rules of memory, or the encodings, do not fit the model, or the zoom is no number from 1.
     """
@@ -66,10 +67,10 @@ class VolumePredictor:
         memory: MemoryRules | Auto | None = AUTO,
         max_feature_bytes: int | None = None,
         encodings: Encodings | None = None,
-        zoom: float | None = None,
+        zoom: float | Auto | None = AUTO,
     ) -> None:
         self._model, self._max_feature_bytes = model, max_feature_bytes
-        self._factor, self._encodings = check_zoom(zoom), encodings
+        self._factor, self._encodings = zoom_factor(model, zoom), encodings
         if encodings is not None and encodings.model is not model:
             raise InputError(
                 "the encodings are of another model; make them with the one that is used"

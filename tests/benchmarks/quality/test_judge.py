@@ -7,15 +7,14 @@ import pytest
 
 from benchmarks.quality.judge import (
     AFTER,
-    RUINED_AT,
     Setting,
     judge,
     mean_dice,
     near,
-    ruin,
     segment,
     summarise,
 )
+from export.damage import DAMAGED_AT, noise
 from export.labelled import Case
 from runtime import Box, Mask, MemoryRules, Volume
 from runtime.memory.policies import POLICIES
@@ -116,14 +115,14 @@ def test_noise_drowns_the_right_slices_and_no_others(key: int, slices: list[int]
     pixels = np.random.default_rng(0).integers(60, 190, (9, 40, 40), dtype=np.uint8)
     before = pixels.copy()
     truth = np.zeros(pixels.shape, bool)
-    ruined, which = ruin(make_case(truth, key), pixels)
+    ruined, which = noise(make_case(truth, key), pixels)
     np.testing.assert_array_equal(pixels, before)
     assert which == slices
     assert ruined.dtype == np.uint8
     for index in range(len(pixels)):
         change = np.abs(ruined[index].astype(int) - pixels[index])
         assert change.mean() > 40 if index in slices else not change.any()
-    again, _ = ruin(make_case(truth, key), pixels)
+    again, _ = noise(make_case(truth, key), pixels)
     np.testing.assert_array_equal(again, ruined)
 
 
@@ -132,7 +131,7 @@ def test_how_often_a_ruined_slice_was_in_memory_by_hand() -> None:
     truth = bars([4] * 18 + [0, 0])
     found = truth.copy()
     found[[5, 12, 13]] = False
-    ruined = [key - RUINED_AT, key + RUINED_AT]
+    ruined = [key - DAMAGED_AT, key + DAMAGED_AT]
     # Slices 4 to 0 and 12 to 17 come after a ruined one; three of these eleven have read one.
     memory = {i: (key,) for i in range(length) if i != key}
     memory |= {4: (8, 7, 6, 5), 12: (8, 11), 17: (8, 11, 12), 6: (8, 5), 18: (8, 11)}
@@ -159,7 +158,7 @@ def test_what_comes_after_is_as_far_as_the_memory_of_fifo_reaches() -> None:
     truth = np.zeros(pixels.shape, bool)
     truth[:, 4:12, 4:12] = True
     result = segment(model, make_case(truth, 0), pixels, Setting("plain"))
-    held = [i for i, m in result.slices[1].items() if RUINED_AT in m.memory_frames]
+    held = [i for i, m in result.slices[1].items() if DAMAGED_AT in m.memory_frames]
     assert held == list(AFTER)
 
 
