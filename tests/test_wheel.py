@@ -71,6 +71,8 @@ def test_the_wheel_holds_everything_that_is_read_and_no_tests(wheel: Path) -> No
     names = set(zipfile.ZipFile(wheel).namelist())
     wanted = {"runtime/py.typed", "kernels/py.typed", "runtime/jobs/report.schema.json"}
     wanted |= {f"runtime/nano/{file.name}" for file in EMBEDDED.iterdir()}
+    page = ROOT / "runtime" / "serve" / "page"
+    wanted |= {f"runtime/serve/page/{file.name}" for file in page.iterdir()}
     wanted |= {f"kernels/{file.name}" for file in (ROOT / "kernels").glob("*.cu*")}
     for floor in ("kernels", "runtime", "export", "benchmarks"):
         wanted |= {str(path.relative_to(ROOT)) for path in (ROOT / floor).rglob("*.py")}

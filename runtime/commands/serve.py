@@ -1,4 +1,4 @@
-"""`medsam2 serve`, or `python -m runtime.serve`: segment from 3D Slicer, napari or ITK-SNAP."""
+"""`medsam2 serve`, or `python -m runtime.serve`: segment in a browser, or from 3D Slicer, napari or ITK-SNAP."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import argparse
 import logging
 import socket
 import sys
+import webbrowser
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from runtime.bundle.bundle import Bundle, open_bundle
 from runtime.commands.options import add_model_options, parse_bytes
 from runtime.errors import InputError
+from runtime.io.read import read_volume
+from runtime.io.volumes.volume import Volume
 from runtime.model import load
 from runtime.process.streams import print_result
-from runtime.serve.banner import Address, banner
+from runtime.serve.banner import Address, banner, page_of
 from runtime.serve.keys import VARIABLE, read_key
 from runtime.serve.limits import Limits
 from runtime.steps.features import memory_bytes
@@ -28,7 +31,8 @@ PORT = 1527  # nnInteractive's
 SHARE = 3  # of the machine's memory, encoded slices and voxels may each take one part of so many
 DEFAULTS = Limits()
 EXAMPLES = f"""examples:
-  medsam2 serve                                     # the embedded model, for viewers on this machine
+  medsam2 serve --open ct.nii.gz --browser          # the embedded model, a scan, and a page to segment it in
+  medsam2 serve                                     # the same without a scan: open one in the page, or in a viewer
   medsam2 serve --bundle medsam2 --max-sessions 2 --max-memory 4G
   medsam2 serve --host 0.0.0.0 --key-file key.txt   # for viewers on other machines
   ssh -L 1527:localhost:1527 gpu-machine            # or without opening a port: paste http://localhost:1527
@@ -46,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     p = argparse.ArgumentParser(
         prog="medsam2 serve",
-        description="Segment from 3D Slicer, napari or ITK-SNAP.",
+        description="Segment in a browser, or from 3D Slicer, napari or ITK-SNAP.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -54,6 +58,8 @@ def parser() -> argparse.ArgumentParser:
         p, max_memory="for encoded slices, images and masks; default: two thirds of the machine's"
     )
     add = p.add_argument_group("server").add_argument
+    add("--open", metavar="FILE", help="volume file or DICOM folder that the page begins with")
+    add("--browser", action="store_true", help="show the page in this machine's browser")
     add("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     add("--port", type=int, default=PORT, help="0 takes a free one (%(default)s)")
     add("--key-file", metavar="F", help="holds the key that clients have to show")
@@ -100,7 +106,8 @@ def main(arguments: list[str] | None = None) -> None:
     with listener:
         host, port = listener.getsockname()[:2]
         bundle = open_bundle(args.bundle)
-        service = _service(args, bundle, key, host)
+        opened = None if args.open is None else read_volume(args.open)
+        service = _service(args, bundle, key, host, opened)
         address = Address(host, port, _own_names())
 
         def started() -> None:
@@ -108,6 +115,8 @@ def main(arguments: list[str] | None = None) -> None:
             print(
                 banner(address, key, sys.stderr.isatty(), _limits_in_words(args)), file=sys.stderr
             )
+            if args.browser:
+                webbrowser.open(page_of(address, key))
 
         try:
             service.server(started).run([listener])
@@ -127,10 +136,12 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"found --max-image {args.max_image} bytes; wanted 1M or more")
 
 
-def _service(args: argparse.Namespace, bundle: Bundle, key: str | None, host: str) -> Service:
+def _service(
+    args: argparse.Namespace, bundle: Bundle, key: str | None, host: str, opened: Volume | None
+) -> Service:
     from runtime.serve.app import Door
     from runtime.serve.hosts import Hosts
-    from runtime.serve.service import Service
+    from runtime.serve.service import Service, Shown
 
     half = args.max_memory // 2 if args.max_memory else int(memory_bytes() / SHARE)
     limits = Limits(
@@ -141,7 +152,9 @@ def _service(args: argparse.Namespace, bundle: Bundle, key: str | None, host: st
     )
     model = load(bundle, args.backend, args.threads, args.hint)
     door = Door(Hosts(host, args.allow_host), key)
-    return Service(model, limits, door, bundle.licence, half)
+    caution = bundle.caution and bundle.caution.partition(";")[0].capitalize()
+    shown = Shown(bundle.model.name, caution, opened)
+    return Service(model, limits, door, bundle.licence, half, shown=shown)
 
 
 def _limits_in_words(args: argparse.Namespace) -> str:

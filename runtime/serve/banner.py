@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import quote
 
 ANY = ("0.0.0.0", "::")
 
@@ -42,7 +43,7 @@ def banner(address: Address, key: str | None, shows_key: bool, limits: str) -> s
     name = url.removeprefix("http://").removesuffix(f":{address.port}")
     lines = [
         "",
-        f"  page         {url}/{f'#key={shown}' if shown else ''}",
+        f"  page         {page_of(address, shown)}",
         f"  3D Slicer    nnInteractive's extension, remote server: {url}{f', API key: {shown}' if shown else ''}",
         f"  napari       nnInteractive's plugin, remote: {url}{f', API key: {shown}' if shown else ''}",
         f"  ITK-SNAP     remote server: {f'snap:{shown}@' if shown else ''}{name}, port {address.port}",
@@ -56,6 +57,11 @@ def banner(address: Address, key: str | None, shows_key: bool, limits: str) -> s
     elif not shows_key:
         lines.append("  KEY is what the key file holds")
     return "\n".join([*lines, "  end with Ctrl-C", ""])
+
+
+def page_of(address: Address, key: str | None) -> str:
+    """The page's address; a key stands behind the #, which browsers send to nobody."""
+    return f"{address.urls[0]}/{f'#key={quote(key)}' if key else ''}"
 
 
 def _in_url(name: str) -> str:

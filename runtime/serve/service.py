@@ -4,16 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
+from runtime.io.volumes.volume import Volume
 from runtime.model import Model
 from runtime.serve.app import Door, application
 from runtime.serve.leases import Leases
 from runtime.serve.limits import Limits
+from runtime.serve.page_api import Page
 from runtime.serve.server import Server
 from runtime.serve.serving import Serving
 from runtime.serve.session import InteractiveSession
 from runtime.serve.worker import Worker
 from runtime.steps.encodings import Encodings
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the page shows.
+
+    Attributes:
+        model: its name.
+        caution: about it, in one line; None where none is called for.
+        opened: a volume that every page begins with.
+    """
+
+    model: str = ""
+    caution: str | None = None
+    opened: Volume | None = None
 
 
 class Service:
@@ -26,6 +44,7 @@ class Service:
         licence: of the model's weights, which viewers show.
         max_encoding_bytes: of encoded slices; None is a third of the machine's memory.
         deadline_s: after which a prompt is answered with what there is.
+        shown: what the page says of the model, and begins with.
     """
 
     def __init__(
@@ -36,6 +55,7 @@ class Service:
         licence: str,
         max_encoding_bytes: int | None = None,
         deadline_s: float = 20.0,
+        shown: Shown | None = None,
     ) -> None:
         self._limits = limits
         self._worker = Worker()
@@ -48,11 +68,14 @@ class Service:
         num_threads = limits.max_sessions * limits.max_pending
         self._pool = ThreadPoolExecutor(num_threads, "session")
         serving = Serving(self.leases, limits, self._pool)
-        self.app = application(serving, door)
+        shown = shown or Shown()
+        notices = {"model": shown.model, "licence": licence, "caution": shown.caution}
+        self._page = Page(self.leases, notices, shown.opened, limits.max_image_bytes)
+        self.app = application(serving, door, self._page.routes)
 
     def server(self, started: Callable[[], None] = lambda: None) -> Server:
         """A server of the application, to be run once; `started` is called when it listens."""
-        return Server(self.app, self.leases, self._limits, started)
+        return Server(self.app, self.leases, self._limits, started, self._page.close)
 
     def close(self) -> None:
         """End what is left; the model stays open."""

@@ -16,6 +16,7 @@ from runtime.io.dicom.frames import Frames, read_frames
 from runtime.io.dicom.header import Header, read_header
 from runtime.io.dicom.pixels import read_stored
 from runtime.io.dicom.values import common_type, read_meanings
+from runtime.io.room import new_array
 from runtime.io.volumes.stack import Stack, stack_planes
 from runtime.io.volumes.volume import Volume
 
@@ -84,7 +85,8 @@ def _read_array(scans: Sequence[Scan], stack: Stack) -> NDArray[Any]:
     )
     slots = np.argsort(stack.order)
     _, first, _ = scans[0]
-    array = np.empty((len(slots), first.rows, first.columns), dtype)
+    shape = len(slots), first.rows, first.columns
+    array = new_array(shape, dtype, scans[0][0].path.parent)
     frame = 0
     for (header, layout, _), of_file in zip(scans, meanings, strict=True):
         for stored, meaning in zip(read_stored(header, layout), of_file, strict=True):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from runtime.errors import InputError, VolumeError
 from runtime.files.plain_file import open_plain
+from runtime.io.room import new_array
 from runtime.io.volumes.inflated import Inflated
 from runtime.io.volumes.nifti_forms import AFFINES, CODES, UNIT_MM, NiftiForms
 from runtime.io.volumes.scalar import several_values, volume_shape
@@ -100,7 +101,7 @@ def read_nifti(path: Path, affine: str | None = None) -> Volume:
         encoding = "gzip" if packed else "raw"
         check_possible(Part(path, skip=offset), encoding, prod(shape), dtype)
         _check_extensions(_take(stream, offset - header_bytes, path), header, path)
-        array = np.empty(shape, dtype)
+        array = new_array(shape, dtype, path)
         fill(stream, array, path)
     return Volume(
         _scaled(to_native(array), scale, path), *forms.grid(shape), source=str(path), nifti=forms

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from runtime.errors import VolumeError
 from runtime.files.plain_file import open_plain
+from runtime.io.room import new_array
 from runtime.io.volumes.inflated import MAX_RATIO
 from runtime.io.volumes.volume import IDENTITY, Volume
 from runtime.io.volumes.voxels import fill
@@ -106,7 +107,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, key: str, path: Pa
                 f"{path} is damaged: {key} promises {wanted} bytes, {member.compress_size} packed "
                 "ones are there; write it again"
             )
-        array = np.empty(wanted // dtype.itemsize, dtype)
+        array = new_array((prod(shape),), dtype, path)
         fill(cast(BufferedIOBase, stream), array, path)
     return array.reshape(shape, order="F" if by_columns else "C")
 

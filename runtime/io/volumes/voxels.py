@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from runtime.errors import VolumeError
 from runtime.files.plain_file import open_plain
+from runtime.io.room import new_array
 from runtime.io.volumes.inflated import MAX_RATIO, WINDOW_BITS, Inflated
 
 MAX_PREFACE_BYTES = 1 << 26
@@ -69,7 +70,7 @@ def read_voxels(
         )
     for part in parts:
         check_possible(part, encoding, count, dtype)
-    array = np.empty(shape, dtype)
+    array = new_array(shape, dtype, parts[0].path)
     flat = array.reshape(-1)
     for index, part in enumerate(parts):
         _read_part(part, encoding, flat[index * count : (index + 1) * count])

@@ -1,0 +1,118 @@
+// The server's API: requests with the key and the session's token in headers, and events through a streamed answer.
+
+export class ApiError extends Error {
+  // status is 0 where no answer came at all.
+  constructor(status, name, detail) {
+    super(detail);
+    this.status = status;
+    this.name = name;
+  }
+}
+
+export class Api {
+  key = null;
+  token = null;
+
+  // JSON in, JSON out.
+  async call(method, path, json, options = {}) {
+    const answer = await this.send(method, path, {
+      ...options,
+      body: json === undefined ? options.body : JSON.stringify(json),
+      type: json === undefined ? options.type : "application/json",
+    });
+    return answer.status === 204 ? null : answer.json();
+  }
+
+  // An answer that is no error; ApiError otherwise.
+  async send(method, path, { body, type, headers = {}, signal } = {}) {
+    let answer;
+    try {
+      answer = await fetch(path, {
+        method, body, signal, cache: "no-store", credentials: "omit", redirect: "error",
+        headers: { ...this.headers(), ...(type ? { "Content-Type": type } : {}), ...headers },
+      });
+    } catch (error) {
+      if (signal?.aborted) throw error;
+      throw new ApiError(0, "Unreachable", "The server does not answer.");
+    }
+    if (!answer.ok) throw await failure(answer.status, () => answer.text());
+    return answer;
+  }
+
+  // Files in one body, with word of how far they have come (0 to 1). `sending.abort()` stops it.
+  upload(files, onProgress, sending = {}) {
+    const listed = files.map((file) => ({ name: file.name, size: file.size }));
+    const head = new TextEncoder().encode(JSON.stringify({ files: listed }));
+    const length = new Uint8Array(4);
+    new DataView(length.buffer).setUint32(0, head.length, true);
+    const body = new Blob([length, head, ...files]);
+    return new Promise((resolve, reject) => {
+      const request = new XMLHttpRequest();
+      sending.abort = () => request.abort();
+      request.open("POST", "/api/volume");
+      request.setRequestHeader("Content-Type", "application/octet-stream");
+      for (const [name, value] of Object.entries(this.headers())) request.setRequestHeader(name, value);
+      request.upload.onprogress = (event) => onProgress(event.loaded / Math.max(1, event.total));
+      request.onload = async () => {
+        if (request.status < 300) resolve(JSON.parse(request.responseText));
+        else reject(await failure(request.status, async () => request.responseText));
+      };
+      request.onerror = () => reject(new ApiError(0, "Unreachable", "The server does not answer."));
+      request.onabort = () => reject(new ApiError(0, "Stopped", "Opening was stopped."));
+      request.send(body);
+    });
+  }
+
+  // Calls onEvent(name, data) until the stream ends; ApiError where it breaks.
+  async listen(onEvent, signal) {
+    const answer = await this.send("GET", "/api/events", { headers: { Accept: "text/event-stream" }, signal });
+    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    let pieces = [];
+    for (;;) {
+      let step;
+      try {
+        step = await reader.read();
+      } catch (error) {
+        if (signal?.aborted) throw error;
+        throw new ApiError(0, "Unreachable", "The connection was lost.");
+      }
+      if (step.done) return;
+      if (!step.value.includes("\n")) {
+        pieces.push(step.value);
+        continue;
+      }
+      pieces.push(step.value);
+      const blocks = pieces.join("").split("\n\n");
+      pieces = [blocks.pop()];
+      for (const block of blocks) deliver(block, onEvent);
+    }
+  }
+
+  headers() {
+    return {
+      ...(this.key ? { Authorization: `Bearer ${this.key}` } : {}),
+      ...(this.token ? { "X-Lease-Token": this.token } : {}),
+    };
+  }
+}
+
+function deliver(block, onEvent) {
+  let name = "message";
+  let data = "";
+  for (const line of block.split("\n")) {
+    if (line.startsWith("event: ")) name = line.slice(7);
+    else if (line.startsWith("data: ")) data += line.slice(6);
+  }
+  if (data) onEvent(name, JSON.parse(data));
+}
+
+async function failure(status, text) {
+  let found = {};
+  try {
+    found = JSON.parse(await text());
+  } catch {
+    // Not ours: a proxy's, or none at all.
+  }
+  const detail = found.detail ?? found.error ?? `The server answered ${status}.`;
+  return new ApiError(status, found.error ?? "ServerError", String(detail));
+}

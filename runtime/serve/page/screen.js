@@ -1,0 +1,82 @@
+// Words for the user: status, banner, progress, dialogs.
+
+export class Screen {
+  constructor(document) {
+    this.root = document.documentElement;
+    this.el = (id) => document.getElementById(id);
+    this.el("banner-close").addEventListener("click", () => this.quiet());
+    this.el("banner-action").addEventListener("click", () => this.action?.());
+    this.el("help-open").addEventListener("click", () => this.el("help").showModal());
+    for (const id of ["key", "over"]) {
+      this.el(id).addEventListener("cancel", (event) => event.preventDefault());
+    }
+  }
+
+  // "start" or "viewer".
+  screen(name) {
+    this.root.dataset.screen = name;
+    this.el("start").hidden = name !== "start";
+  }
+
+  // "loading", "ready" or "busy": what tests wait for.
+  state(name) {
+    this.root.dataset.state = name;
+  }
+
+  link(word) {
+    this.root.dataset.link = word;
+    this.el("link-text").textContent = { up: "Connected", gone: "Server not reachable", connecting: "Connecting" }[word];
+  }
+
+  status(text) {
+    if (this.el("status").textContent !== text) this.el("status").textContent = text;
+  }
+
+  // share is 0 to 1, or null for nothing to show.
+  progress(share, isStoppable = true) {
+    this.el("progress").hidden = share === null;
+    this.el("cancel").hidden = share === null || !isStoppable;
+    if (share !== null) this.el("progress").value = share;
+  }
+
+  // kind is "error" or "note"; key tells banners apart, so that only its own is taken away again.
+  banner(text, { kind = "error", key = "", action = null, onAction = null } = {}) {
+    this.el("banner").hidden = false;
+    this.el("banner").dataset.kind = kind;
+    this.el("banner-text").textContent = text;
+    this.el("banner-action").hidden = !action;
+    this.el("banner-action").textContent = action ?? "";
+    [this.bannerKey, this.action] = [key, onAction];
+  }
+
+  quiet(key = null) {
+    if (key === null || this.bannerKey === key) this.el("banner").hidden = true;
+  }
+
+  startError(text) {
+    this.el("start-error").hidden = !text;
+    this.el("start-error").textContent = text ?? "";
+  }
+
+  askKey(wasWrong) {
+    const dialog = this.el("key");
+    const input = this.el("key-input");
+    this.el("key-title").textContent = wasWrong ? "That key is wrong" : "This server asks for a key";
+    this.el("key-text").textContent = wasWrong
+      ? "Take it from the line that the server has printed at its start."
+      : "The server has printed it at its start.";
+    input.value = "";
+    return this.ask(dialog).then(() => input.value.trim());
+  }
+
+  askToContinue(title, text) {
+    this.el("over-title").textContent = title;
+    this.el("over-text").textContent = text;
+    return this.ask(this.el("over"));
+  }
+
+  ask(dialog) {
+    if (!dialog.open) dialog.showModal();
+    return new Promise((resolve) => dialog.addEventListener("close", resolve, { once: true }));
+  }
+}

@@ -1,0 +1,268 @@
+"""The page and its API: routes for an app that has judged host, origin, key and length already.
+
+Sessions travel in the header X-Lease-Token, masks as bits (`runtime.serve.bits`), and whatever takes time is
+answered with 202 and told by server-sent events.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from anyio import to_thread
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from runtime.errors import InputError, NoImage, NoObject, SessionClosed
+from runtime.io.volumes.volume import Volume
+from runtime.io.write import write_mask
+from runtime.serve.bits import pack
+from runtime.serve.leases import LeaseExpired, Leases
+from runtime.serve.page_events import PING
+from runtime.serve.page_requests import HEARTBEAT, LOOK, NOTHING, read_json
+from runtime.serve.page_session import PageSession
+from runtime.serve.page_static import INDEX, static_response
+from runtime.serve.page_verbs import VERBS, read_seed
+from runtime.serve.page_work import Call, error_words
+from runtime.serve.received_files import receive_volume
+from runtime.serve.shown_volume import ShownVolume
+
+Handler = Callable[[Request], Awaitable[Response]]
+LEASE = "x-lease-token"
+EXPORTS = ("nii.gz", "nrrd")
+_FILE = "application/octet-stream"
+_FRESH = {"Cache-Control": "no-store"}
+# What the app does not know; everything else is left to it.
+_STATUSES: dict[type[Exception], int] = {NoImage: 409, NoObject: 404, SessionClosed: 410}
+
+
+class Page:
+    """The page's routes.
+
+    Args:
+        leases: where sessions come from, and who counts their memory.
+        notices: what the page shows of the model: "model", "licence", and "caution" or None.
+        opened: a volume that every page begins with.
+        max_upload_bytes: of files that are sent together.
+
+    Raises InputError for a volume that has no window.
+    """
+
+    def __init__(
+        self,
+        leases: Leases,
+        notices: dict[str, str | None],
+        opened: Volume | None = None,
+        max_upload_bytes: int = 2 << 30,
+    ) -> None:
+        self._leases, self._notices, self._max_upload_bytes = leases, notices, max_upload_bytes
+        self._opened = None if opened is None else ShownVolume.of(opened, Path(opened.source).name)
+        self._pages: dict[str, PageSession] = {}
+        self._server = uuid.uuid4().hex[:12]
+
+    @property
+    def routes(self) -> list[Route]:
+        """All of them, for a Starlette app."""
+        one = "/api/objects/{object_id:int}"
+        table: list[tuple[str, str, Handler]] = [
+            ("POST", "/api/session", self._claim),
+            ("GET", "/api/session", self._state),
+            ("DELETE", "/api/session", self._release),
+            ("POST", "/api/heartbeat", self._heartbeat),
+            ("POST", "/api/volume", self._open),
+            ("GET", "/api/volume", self._voxels),
+            ("POST", "/api/objects", self._add_object),
+            ("PATCH", one, self._change_object),
+            ("DELETE", one, self._remove_object),
+            ("GET", f"{one}/mask", self._mask),
+            ("PUT", f"{one}/mask", self._seed),
+            *(("POST", f"{one}/{verb}", self._verb) for verb in VERBS),
+            ("POST", "/api/cancel", self._cancel),
+            ("GET", "/api/export", self._export),
+            ("GET", "/api/events", self._events),
+        ]
+        api = [Route(path, _answered(handler), methods=[verb]) for verb, path, handler in table]
+        return [Route("/", self._index), Route("/page/{name}", self._static), *api]
+
+    def close(self) -> None:
+        """End all streams of events."""
+        for page in self._pages.values():
+            page.events.end("closing")
+        self._pages.clear()
+
+    async def _index(self, request: Request) -> Response:
+        return static_response(request, INDEX)
+
+    async def _static(self, request: Request) -> Response:
+        return static_response(request, request.path_params["name"])
+
+    def _page(self, request: Request, is_active: bool = True) -> PageSession:
+        """The page's session. Raises LeaseExpired."""
+        token = _token(request)
+        try:
+            self._leases.of(token, is_active)
+        except LeaseExpired:
+            self._drop(token)
+            raise
+        if token not in self._pages:
+            raise LeaseExpired(
+                "this session is another client's; reload the page for one of its own"
+            )
+        return self._pages[token]
+
+    def _drop(self, token: str) -> None:
+        if page := self._pages.pop(token, None):
+            page.events.end("expired")
+
+    async def _claim(self, request: Request) -> Response:
+        await read_json(request, NOTHING)
+        for token in [each for each in self._pages if self._leases.remaining_s(each) <= 0]:
+            self._drop(token)
+        token, session = await to_thread.run_sync(self._leases.claim)
+        page = PageSession(session)
+        try:
+            if self._opened is not None:
+                await self._show(token, page, self._opened)
+        except BaseException:
+            self._leases.release(token)
+            raise
+        self._pages[token] = page
+        return _json({"token": token, **self._described(page)}, 201)
+
+    async def _show(self, token: str, page: PageSession, shown: ShownVolume) -> None:
+        """Give a session a volume, if there is memory for it. Raises OutOfMemory, InputError."""
+        array = shown.volume.array
+        own = 0 if shown is self._opened else array.nbytes
+        # The session's own copy in eight bits, and the mask of its first object.
+        self._leases.hold(self._leases.of(token), "image", own + 2 * array.size)
+        await to_thread.run_sync(page.show, shown)
+
+    async def _state(self, request: Request) -> Response:
+        return _json(self._described(self._page(request, is_active=False)))
+
+    def _described(self, page: PageSession) -> dict[str, Any]:
+        return {
+            "volume": None if page.shown is None else page.shown.describe(),
+            "objects": page.objects(),
+            "busy": page.is_busy,
+            "server": self._server,
+            "notices": self._notices,
+            "idle_timeout_s": self._leases.idle_timeout_s,
+            "max_upload_bytes": self._max_upload_bytes,
+        }
+
+    async def _release(self, request: Request) -> Response:
+        self._drop(_token(request))
+        await to_thread.run_sync(self._leases.release, _token(request))
+        return Response(None, 204, _FRESH)
+
+    async def _heartbeat(self, request: Request) -> Response:
+        found = await read_json(request, HEARTBEAT)
+        self._page(request, is_active=found.get("active", False))
+        return _json({"remaining_seconds": self._leases.remaining_s(_token(request))})
+
+    async def _open(self, request: Request) -> Response:
+        page, token = self._page(request), _token(request)
+        with self._leases.working(self._leases.of(token)):
+            volume, name = await receive_volume(request.stream(), self._max_upload_bytes)
+            shown = await to_thread.run_sync(ShownVolume.of, volume, name)
+            await self._show(token, page, shown)
+        return _json(self._described(page))
+
+    async def _voxels(self, request: Request) -> Response:
+        shown = self._page(request, is_active=False).need_volume()
+        size, pieces = shown.nifti()
+        headers = {**_FRESH, "Content-Length": str(size), "X-Volume-Id": shown.id}
+        return StreamingResponse(pieces, 200, headers, _FILE)
+
+    async def _add_object(self, request: Request) -> Response:
+        look = await read_json(request, LOOK)
+        page, token = self._page(request), _token(request)
+        number = len(page.objects()) + 1
+        size = page.need_volume().volume.array.size
+        self._leases.hold(self._leases.of(token), f"object {number}", size)
+        return _json(page.add_object(look.get("name"), look.get("colour")), 201)
+
+    async def _change_object(self, request: Request) -> Response:
+        look = await read_json(request, LOOK)
+        page, object_id = self._page(request), request.path_params["object_id"]
+        return _json(page.change_object(object_id, look.get("name"), look.get("colour")))
+
+    async def _remove_object(self, request: Request) -> Response:
+        page, object_id = self._page(request), request.path_params["object_id"]
+        number = len(page.objects())
+        await to_thread.run_sync(page.remove_object, object_id)
+        self._leases.let_go(self._leases.of(_token(request)), f"object {number}")
+        return _json({"objects": page.objects()})
+
+    async def _mask(self, request: Request) -> Response:
+        mask = self._page(request, is_active=False).mask(request.path_params["object_id"])
+        headers = {**_FRESH, "X-Mask-Shape": ",".join(map(str, mask.shape))}
+        return Response(await to_thread.run_sync(pack, mask), 200, headers, _FILE)
+
+    async def _seed(self, request: Request) -> Response:
+        page = self._page(request)
+        call = await read_seed(request, page.need_volume().volume.shape)
+        return self._submitted(request, page, call)
+
+    async def _verb(self, request: Request) -> Response:
+        page, verb = self._page(request), request.url.path.rsplit("/", 1)[-1]
+        call = await VERBS[verb](request, page.need_volume().volume.shape)
+        return self._submitted(request, page, call)
+
+    def _submitted(self, request: Request, page: PageSession, call: Call) -> Response:
+        return _json({"seq": page.submit(request.path_params["object_id"], call)}, 202)
+
+    async def _cancel(self, request: Request) -> Response:
+        page = self._page(request)
+        return _json({"cancelled": await to_thread.run_sync(page.cancel)})
+
+    async def _export(self, request: Request) -> Response:
+        suffix = request.query_params.get("format", EXPORTS[0])
+        if suffix not in EXPORTS:
+            raise InputError(f"found the format {suffix[:20]!r}; wanted {' or '.join(EXPORTS)}")
+        data = await to_thread.run_sync(_written, self._page(request), suffix)
+        headers = {**_FRESH, "Content-Disposition": f'attachment; filename="masks.{suffix}"'}
+        return Response(data, 200, headers, _FILE)
+
+    async def _events(self, request: Request) -> Response:
+        stream = self._stream(self._page(request, is_active=False), _token(request))
+        return StreamingResponse(stream, 200, _FRESH, "text/event-stream")
+
+    async def _stream(self, page: PageSession, token: str) -> AsyncIterator[bytes]:
+        async for event in page.events.read({"server": self._server}):
+            if event is None and self._leases.remaining_s(token) <= 0:
+                self._drop(token)
+            yield PING if event is None else event
+
+
+def _token(request: Request) -> str:
+    return request.headers.get(LEASE, "")
+
+
+def _written(page: PageSession, suffix: str) -> bytes:
+    """All objects as the bytes of a file."""
+    shown = page.need_volume()
+    with TemporaryDirectory(prefix="medsam2-") as folder:
+        path = Path(folder) / f"masks.{suffix}"
+        write_mask(path, page.labels(), shown.volume)
+        return path.read_bytes()
+
+
+def _json(content: dict[str, Any], status: int = 200) -> Response:
+    return JSONResponse(content, status, _FRESH)
+
+
+def _answered(handler: Handler) -> Handler:
+    async def answer(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except tuple(_STATUSES) as error:
+            status = next(s for kind, s in _STATUSES.items() if isinstance(error, kind))
+            return _json(error_words(error), status)
+
+    return answer

@@ -1,0 +1,167 @@
+"""One page's session: its volume, its objects with their names and colours, its work and its events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import InputError, NoImage, NoObject
+from runtime.serve.info import ObjectInfo
+from runtime.serve.page_events import PageEvents, numbers
+from runtime.serve.page_work import Call, PageWork
+from runtime.serve.session import InteractiveSession
+from runtime.serve.shown_volume import ShownVolume
+
+COLOURS = (
+    *("#f2555a", "#3da9fc", "#f4b942", "#5fd38d"),
+    *("#b98cf5", "#ff8f5c", "#42d3c8", "#f28ac0"),
+)
+"""Of objects whose colour nobody has chosen, in turn."""
+MAX_OBJECTS = 100
+
+
+@dataclass(slots=True)
+class Look:
+    """What an object is called and drawn in; colour is "#rrggbb"."""
+
+    name: str
+    colour: str
+
+
+class PageSession:
+    """What one page works on. Its calls take turns with its verbs, so that an async server runs them in threads.
+
+    Args:
+        session: the interactive session, which this is the only user of; its deadline becomes 0 s, so that a prompted
+            slice is answered at once.
+    """
+
+    def __init__(self, session: InteractiveSession) -> None:
+        self._session = session
+        self.events = PageEvents()
+        self._work = PageWork(session, self.events, self.object)
+        self.shown: ShownVolume | None = None
+        self._looks: dict[int, Look] = {}
+        session.deadline_s = 0.0
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a verb, or what follows from one, is under way."""
+        return self._work.is_busy
+
+    def show(self, shown: ShownVolume) -> None:
+        """Take a volume in place of the one before, whose objects are forgotten. Raises InputError."""
+        volume = shown.volume
+        properties: dict[str, Any] = {"spacing": list(volume.spacing_mm)}
+        if volume.modality is not None:
+            properties["modality"] = volume.modality
+        self._session.cancel()
+        with self._work.turn:
+            self._work.forget()
+            self._session.set_image(volume.array[None], properties)
+            self.shown = shown
+            self._looks = {each.id: _look(each.id) for each in self._session.objects}
+        self._work.watch_encodings()
+
+    def submit(self, object_id: int, call: Call) -> int:
+        """Queue a verb on one object; what becomes of it comes as events.
+
+        Returns its number. Raises NoImage before there is a volume, NoObject for an object that is not there.
+        """
+        self._check_object(object_id)
+        return self._work.submit(object_id, call)
+
+    def cancel(self) -> bool:
+        """End what runs and forget what waits. Returns whether there was anything."""
+        return self._work.cancel()
+
+    def add_object(self, name: str | None, colour: str | None) -> dict[str, Any]:
+        """Make an empty object. Raises NoImage, and InputError for more than MAX_OBJECTS."""
+        self.need_volume()
+        if len(self._looks) >= MAX_OBJECTS:
+            raise InputError(f"there are {MAX_OBJECTS} objects; remove one before adding another")
+        object_id = self._session.add_object(name)
+        self._looks[object_id] = _look(object_id, name, colour)
+        return self.object(object_id)
+
+    def change_object(self, object_id: int, name: str | None, colour: str | None) -> dict[str, Any]:
+        """Give an object another name or colour. Raises NoObject."""
+        self._check_object(object_id)
+        look = self._looks[object_id]
+        look.name, look.colour = name or look.name, colour or look.colour
+        return self.object(object_id)
+
+    def remove_object(self, object_id: int) -> None:
+        """Forget an object; after the last one there is a new, empty one. Raises NoObject."""
+        self._check_object(object_id)
+        with self._work.turn:
+            self._work.forget(object_id)
+            self._session.remove_object(object_id)
+            self._looks.pop(object_id, None)
+            for each in self._session.objects:
+                self._looks.setdefault(each.id, _look(each.id))
+
+    def object(self, object_id: int) -> dict[str, Any]:
+        """What the page is told of an object. Raises NoObject."""
+        self._check_object(object_id)
+        return self._described(next(each for each in self._session.objects if each.id == object_id))
+
+    def objects(self) -> list[dict[str, Any]]:
+        """What the page is told of all objects; there are none before there is a volume."""
+        if self.shown is None:
+            return []
+        return [self._described(each) for each in self._session.objects if each.id in self._looks]
+
+    def mask(self, object_id: int) -> NDArray[Any]:
+        """An object's mask (z, y, x), zero outside. Raises NoObject."""
+        self._check_object(object_id)
+        return self._session.mask_of(object_id)
+
+    def labels(self) -> NDArray[np.uint8]:
+        """All objects (z, y, x): 1, 2, ... in their order, later ones over earlier ones. Raises NoImage."""
+        labels = np.zeros(self.need_volume().volume.shape, np.uint8)
+        with self._work.turn:
+            for number, each in enumerate(self._session.objects, 1):
+                np.copyto(labels, number, where=self._session.mask_of(each.id) != 0)
+        return labels
+
+    def need_volume(self) -> ShownVolume:
+        """The volume. Raises NoImage before there is one."""
+        if self.shown is None:
+            raise NoImage("there is no volume yet; open a file first")
+        return self.shown
+
+    def _check_object(self, object_id: int) -> None:
+        self.need_volume()
+        if object_id not in self._looks:
+            raise NoObject(f"there is no object {object_id}; there are: {[*self._looks]}")
+
+    def _described(self, info: ObjectInfo) -> dict[str, Any]:
+        look, volume = self._looks[info.id], self.need_volume().volume
+        return {
+            "id": info.id,
+            "name": look.name,
+            "colour": look.colour,
+            "voxels": info.num_voxels,
+            "ml": info.num_voxels * float(np.prod(volume.spacing_mm)) / 1000,
+            "axis": info.axis,
+            "confidence": numbers(self._session.confidence_of(info.id)),
+            "prompts": [
+                {
+                    "kind": each.kind,
+                    "positive": each.is_positive,
+                    "axis": info.axis if each.axis is None else each.axis,
+                    "box": each.spans,
+                }
+                for each in info.interactions
+            ],
+            "can_undo": info.can_undo,
+            "can_redo": info.can_redo,
+        }
+
+
+def _look(number: int, name: str | None = None, colour: str | None = None) -> Look:
+    return Look(name or f"Object {number}", colour or COLOURS[(number - 1) % len(COLOURS)])

@@ -1,0 +1,259 @@
+"""A page's verbs, one after the other in a thread of their own, and what becomes of them as events."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from runtime.errors import Sam2Error, SessionClosed
+from runtime.serve.bits import pack, window
+from runtime.serve.info import ObjectInfo
+from runtime.serve.page_events import PageEvents, numbers
+from runtime.serve.planes import Box3
+from runtime.serve.session import InteractiveSession
+
+POLL_S = 0.1
+"""Between two looks at what the background does; news wakes earlier."""
+TELL_S = 0.4
+"""Between two words about how far things have come."""
+
+log = logging.getLogger(__name__)
+
+Call = Callable[[InteractiveSession], Box3 | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """One verb that was asked for.
+
+    Attributes:
+        seq: its number.
+        object_id: the object it is about.
+        call: does it, once the object is selected, and gives the box that has changed.
+        arrived_s: when it was asked for, on the monotonic clock.
+    """
+
+    seq: int
+    object_id: int
+    call: Call
+    arrived_s: float
+
+
+class PageWork:
+    """Runs verbs in order; the prompted slice is answered at once, the rest collected as the background finds it.
+
+    Its thread is there only while there are verbs to run, objects to follow or slices being encoded ahead.
+
+    Args:
+        session: the interactive session, whose deadline has to be 0 s.
+        events: hear of what happens.
+        describe: what the page is told of an object.
+    """
+
+    def __init__(
+        self,
+        session: InteractiveSession,
+        events: PageEvents,
+        describe: Callable[[int], dict[str, Any]],
+    ) -> None:
+        self._session, self._events, self._describe = session, events, describe
+        self.turn = threading.RLock()
+        """Held while the session's selected object matters."""
+        self._lock = threading.Lock()
+        self._verbs: deque[Verb] = deque()
+        self._followed: dict[int, Verb] = {}
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._seq = 0
+        self._is_cancelled = False
+        self._is_encoding_ahead = False
+        session.on_slices = lambda object_id, box: self._wake.set()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a verb, or what follows from one, is under way."""
+        return bool(self._verbs or self._followed)
+
+    def submit(self, object_id: int, call: Call) -> int:
+        """Queue a verb on an object that is there. Returns its number."""
+        with self._lock:
+            self._seq += 1
+            self._is_cancelled = False
+            self._verbs.append(Verb(self._seq, object_id, call, time.monotonic()))
+            seq = self._seq
+        self._start()
+        return seq
+
+    def cancel(self) -> bool:
+        """End what runs and forget what waits. Returns whether there was anything."""
+        with self._lock:
+            was_busy, self._is_cancelled = self.is_busy, True
+            waiting = [*self._verbs]
+            self._verbs.clear()
+        self._session.cancel()
+        for verb in waiting:
+            self._tell_done(verb, is_changed=False, is_cancelled=True)
+        self._wake.set()
+        return was_busy
+
+    def forget(self, object_id: int | None = None) -> None:
+        """Follow an object, or all, no longer, and forget verbs on it that wait."""
+        with self._lock:
+            keep = [v for v in self._verbs if object_id not in (None, v.object_id)]
+            self._verbs = deque(keep)
+            for each in [*self._followed] if object_id is None else [object_id]:
+                self._followed.pop(each, None)
+
+    def watch_encodings(self) -> None:
+        """Tell how far encoding ahead has come until it is done."""
+        self._is_encoding_ahead = True
+        self._start()
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="page", daemon=True)
+                self._thread.start()
+        self._wake.set()
+
+    def _work(self) -> None:
+        told_s = 0.0
+        try:
+            while self._step():
+                if time.monotonic() - told_s > TELL_S:
+                    told_s = time.monotonic()
+                    self._tell_progress()
+        except Exception as error:  # the session was closed meanwhile, or what nobody thought of
+            if not isinstance(error, Sam2Error):
+                log.exception("the work of a page stopped")
+            with self._lock:
+                self._verbs.clear()
+                self._followed.clear()
+                self._is_encoding_ahead, self._thread = False, None
+            self._events.send("failed", seq=self._seq, object=None, **error_words(error))
+
+    def _step(self) -> bool:
+        """Run one verb, or wait for news and hand it over. Returns whether there is more to do."""
+        with self._lock:
+            verb = self._verbs.popleft() if self._verbs else None
+            if verb is None and not self._followed and not self._is_encoding_ahead:
+                self._thread = None
+                return False
+        if verb is not None:
+            with self.turn:
+                self._run(verb)
+            return True
+        self._wake.wait(POLL_S)
+        self._wake.clear()
+        with self.turn:
+            for followed in [*self._followed.values()]:
+                self._collect(followed)
+        return True
+
+    def _run(self, verb: Verb) -> None:
+        self._events.send("begun", seq=verb.seq, object=verb.object_id)
+        earlier = self._followed.pop(verb.object_id, None)
+        try:
+            self._session.select_object(verb.object_id)
+            box = verb.call(self._session)
+        except SessionClosed:
+            raise
+        except Exception as error:  # whatever it is, the page hears of it and the next verb runs
+            self._tell_failed(verb, error)
+            if earlier is not None:
+                self._followed[verb.object_id] = earlier
+            return
+        if earlier is not None:
+            self._tell_done(earlier, is_changed=True, is_cancelled=True)
+        self._tell_mask(verb, box)
+        if self._info(verb.object_id).is_running:
+            self._followed[verb.object_id] = verb
+        else:
+            self._tell_done(verb, is_changed=box is not None)
+
+    def _collect(self, verb: Verb) -> None:
+        """Hand over what the background has found for an object, and see whether it is done."""
+        is_running = self._info(
+            verb.object_id
+        ).is_running  # before: what comes meanwhile is collected next time
+        try:
+            self._session.select_object(verb.object_id)
+            self._tell_mask(verb, self._session.collect())
+        except SessionClosed:
+            raise
+        except Exception as error:
+            self._followed.pop(verb.object_id, None)
+            self._tell_failed(verb, error)
+            return
+        if not is_running and self._followed.pop(verb.object_id, None) is not None:
+            self._tell_done(verb, is_changed=True, is_cancelled=self._is_cancelled)
+
+    def _info(self, object_id: int) -> ObjectInfo:
+        return next(each for each in self._session.objects if each.id == object_id)
+
+    def _tell_mask(self, verb: Verb, box: Box3 | None) -> None:
+        if box is None:
+            return
+        axis = self._info(verb.object_id).axis
+        start, stop = box[axis]
+        confidence = self._session.confidence_of(verb.object_id)[start:stop]
+        patch = self._session.mask_of(verb.object_id)[window(box)]
+        self._events.send(
+            "mask",
+            seq=verb.seq,
+            object=verb.object_id,
+            box=box,
+            bits=base64.b64encode(pack(patch)).decode(),
+            axis=axis,
+            confidence={"start": start, "values": numbers(confidence)},
+            ms=_ms_since(verb.arrived_s),
+        )
+
+    def _tell_progress(self) -> None:
+        for object_id, verb in [*self._followed.items()]:
+            info = self._info(object_id)
+            done, planned = info.done, info.planned
+            self._events.send(
+                "progress", seq=verb.seq, object=object_id, done=done, planned=planned
+            )
+        if self._is_encoding_ahead:
+            found = self._session.progress
+            self._is_encoding_ahead = found.encoded < found.to_encode
+            self._events.send("ahead", done=found.encoded, planned=found.to_encode)
+
+    def _tell_done(self, verb: Verb, is_changed: bool, is_cancelled: bool = False) -> None:
+        self._events.send(
+            "done",
+            seq=verb.seq,
+            object=verb.object_id,
+            changed=is_changed,
+            cancelled=is_cancelled,
+            ms=_ms_since(verb.arrived_s),
+            described=self._describe(verb.object_id),
+        )
+
+    def _tell_failed(self, verb: Verb, error: Exception) -> None:
+        if not isinstance(error, Sam2Error):
+            log.error("a verb of a page failed", exc_info=error)
+        described = self._describe(verb.object_id)
+        words = error_words(error)
+        self._events.send(
+            "failed", seq=verb.seq, object=verb.object_id, described=described, **words
+        )
+
+
+def error_words(error: Exception) -> dict[str, str]:
+    """An error as the page is told of it: the name of its class, and its message if it is meant for people."""
+    if isinstance(error, Sam2Error):
+        return {"error": type(error).__name__, "detail": str(error)}
+    return {"error": "ServerError", "detail": "something failed; the server's log says what"}
+
+
+def _ms_since(start_s: float) -> float:
+    return round(1000 * (time.monotonic() - start_s), 1)

@@ -1,0 +1,273 @@
+"""The page in a real browser, the embedded model behind it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from runtime.io.read import read_volume
+from runtime.io.volumes.volume import Volume
+from runtime.io.write import write_mask
+from runtime.measure.phantom import Phantom, make_phantom
+from runtime.model import Model, load
+from tests.runtime.serve.browser import Served, Viewer, chromium
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+SHAPE = (14, 96, 96)
+MIDDLE = 7
+LPS = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+# Slices from left to right, rows downwards, columns backwards to the front: a sagittal series.
+SAGITTAL = (0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
+
+
+@pytest.fixture(scope="module")
+def phantom() -> Phantom:
+    return make_phantom(SHAPE, seed=2)
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[Model]:
+    model = load(threads=1)
+    yield model
+    model.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def served(model: Model, phantom: Phantom) -> Iterator[Served]:
+    volume = Volume(
+        phantom.pixels, (3.0, 1.0, 1.0), (5.0, 6.0, 7.0), LPS, source="a/phantom.nii.gz"
+    )
+    served = Served(model, volume)
+    yield served
+    served.stop()
+
+
+@pytest.fixture
+def viewer(browser: Browser, served: Served) -> Iterator[Viewer]:
+    viewer = Viewer(browser, served.url).until_ready()
+    yield viewer
+    assert viewer.complaints == []
+    viewer.close()
+
+
+def middle_of(phantom: Phantom, object_id: int) -> tuple[int, int, int]:
+    rows, columns = np.nonzero(phantom.labels[MIDDLE] == object_id)
+    return MIDDLE, round(rows.mean()), round(columns.mean())
+
+
+def dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    return float(2 * (one & other).sum() / max(1, one.sum() + other.sum()))
+
+
+def test_a_session_from_click_to_download(viewer: Viewer, phantom: Phantom, tmp_path: Path) -> None:
+    assert viewer.state["shape"] == list(SHAPE)
+    assert viewer.words("#caution") == "Demonstration. Not for clinical use."
+    assert "phantom.nii.gz" in viewer.words("#file")
+    viewer.click(middle_of(phantom, 1))
+    first = viewer.state["maskedVoxels"]
+    assert first > 0
+    timing = viewer.state["timing"]
+    assert 0 < timing["firstMs"] <= timing["wholeMs"]
+    assert "First mask" in viewer.words("#timing")
+    k, j, i = middle_of(phantom, 1)
+    red, green, blue = viewer.grey((k, j + 5, i + 3))  # beside the prompt's mark
+    assert red > green + 20 and red > blue + 20  # the first object's colour
+
+    viewer.click((MIDDLE, 3, 90), "Shift")  # far outside: a correction all the same
+    assert len(viewer.prompts()) == 2
+    viewer.page.keyboard.press("Control+z")
+    viewer.until_ready()
+    viewer.until(f"window.viewerState().maskedVoxels === {first}")
+    assert len(viewer.prompts()) == 1
+    viewer.page.keyboard.press("Control+Shift+z")
+    viewer.until("!document.getElementById('undo').disabled")
+    viewer.until_ready()
+    assert len(viewer.prompts()) == 2
+
+    viewer.page.click("#object-add")
+    viewer.until("window.viewerState().objects.length === 2")
+    viewer.page.keyboard.press("b")
+    box = phantom.box(MIDDLE, 3)
+    viewer.drag((MIDDLE, box.y[0], box.x[0]), (MIDDLE, box.y[1] - 1, box.x[1] - 1))
+    assert viewer.prompts() == [[[MIDDLE, MIDDLE + 1], list(box.y), list(box.x)]]
+    viewer.page.keyboard.press("F2")
+    viewer.page.keyboard.type("Left kidney")
+    viewer.page.keyboard.press("Enter")
+    viewer.until("window.viewerState().objects[1].name === 'Left kidney'")
+
+    counts = [each["voxels"] for each in viewer.state["objects"]]
+    assert [each["ml"] for each in viewer.state["objects"]] == pytest.approx(
+        [3.0 * count / 1000 for count in counts]
+    )
+    for button, name in (("#export-nifti", "masks.nii.gz"), ("#export-nrrd", "masks.nrrd")):
+        with viewer.page.expect_download() as download:
+            viewer.page.click(button)
+        assert download.value.suggested_filename == f"phantom-{name}"
+        download.value.save_as(tmp_path / name)
+        mask = read_volume(tmp_path / name)
+        assert mask.origin_mm == pytest.approx((5.0, 6.0, 7.0))
+        assert np.count_nonzero(mask.array == 2) == counts[1]
+        assert dice(mask.array == 2, phantom.labels == 3) > 0.6
+
+    viewer.page.reload()
+    viewer.until_ready()
+    viewer.until("window.viewerState().objects.length === 2")
+    assert [each["voxels"] for each in viewer.state["objects"]] == counts
+    assert viewer.state["objects"][1]["name"] == "Left kidney"
+
+
+def test_a_stroke_adds_and_an_erased_area_goes(viewer: Viewer, phantom: Phantom) -> None:
+    k, j, i = middle_of(phantom, 2)
+    viewer.page.keyboard.press("s")
+    viewer.drag((k, j, i - 8), (k, j, i + 8))
+    (stroke,) = viewer.prompts()
+    assert stroke[0] == [k, k + 1] and stroke[1][0] <= j < stroke[1][1]
+    assert stroke[2][0] <= i - 8 and i + 8 < stroke[2][1]
+    assert viewer.state["maskedVoxels"] > 0
+    viewer.page.keyboard.press("e")
+    viewer.drag((k, j, i - 1), (k, j, i + 1))
+    assert len(viewer.prompts()) == 2
+    viewer.page.click("#object-reset")
+    viewer.until("window.viewerState().maskedVoxels === 0")
+    viewer.until_ready()
+    assert viewer.prompts() == []
+
+
+def test_the_strip_goes_to_a_slice_and_keys_do_what_the_help_says(viewer: Viewer) -> None:
+    strip = viewer.page.locator("#strip").bounding_box()
+    assert strip is not None
+    viewer.page.mouse.click(strip["x"] + 8, strip["y"] + 5)
+    assert viewer.state["voxel"][0] == 0
+    viewer.page.mouse.click(strip["x"] + strip["width"] - 8, strip["y"] + 5)
+    assert viewer.state["voxel"][0] == SHAPE[0] - 1
+    viewer.page.keyboard.press("PageDown")
+    assert viewer.state["voxel"][0] == SHAPE[0] - 2
+    for key, tool in (("v", "move"), ("n", "exclude"), ("e", "erase"), ("p", "include")):
+        viewer.page.keyboard.press(key)
+        assert viewer.state["tool"] == tool
+    before = viewer.state["window"]
+    viewer.page.keyboard.press("w")
+    assert viewer.state["window"] != before
+    viewer.page.locator("#image").focus()
+    voxel = viewer.state["voxel"]
+    viewer.page.keyboard.press("ArrowDown")
+    assert viewer.state["voxel"] == [voxel[0], voxel[1] + 1, voxel[2]]
+    viewer.page.keyboard.press("?")
+    assert "Include what is under it" in viewer.words("#help")
+    viewer.page.keyboard.press("Escape")
+    unnamed = viewer.page.evaluate(
+        "[...document.querySelectorAll('button, input, select, canvas:not([aria-hidden])')].filter(e =>"
+        " !(e.getAttribute('aria-label') || e.innerText?.trim() || e.labels?.length || e.hidden)).map(e => e.id)"
+    )
+    assert unnamed == []
+
+
+def test_stop_ends_a_propagation(
+    viewer: Viewer, phantom: Phantom, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on, compute = threading.Event(), model.compute
+
+    def slowly(graph: str, inputs: object) -> object:
+        if graph == "memory_attention":
+            assert goes_on.wait(60)
+        return compute(graph, inputs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(model, "compute", slowly)
+    x, y = viewer.pixel(middle_of(phantom, 1))
+    viewer.page.mouse.click(x, y)
+    viewer.until("window.viewerState().maskedVoxels > 0")
+    assert viewer.page.evaluate("document.documentElement.dataset.state") == "busy"
+    viewer.page.click("#cancel")
+    goes_on.set()
+    viewer.until_ready()
+    one_slice = np.count_nonzero(phantom.labels[MIDDLE] == 1)
+    assert viewer.state["maskedVoxels"] < 4 * one_slice
+
+
+def test_a_bad_file_is_refused_in_words_and_a_good_one_opens(
+    viewer: Viewer, phantom: Phantom, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.nii").write_bytes(b"\x5c\x01\0\0" + bytes(400))
+    viewer.page.set_input_files("#files", str(tmp_path / "broken.nii"))
+    viewer.until("!document.getElementById('banner').hidden")
+    viewer.until_ready()
+    words = viewer.words("#banner")
+    assert "broken.nii" in words and str(tmp_path) not in words and "/tmp" not in words
+    assert viewer.state["shape"] == list(SHAPE)  # what was open stays
+
+    bright = np.zeros(SHAPE, np.uint8)
+    bright[4, 20:30, 60:70] = 200
+    sagittal = Volume(bright, (2.0, 1.0, 1.0), (0.0, 0.0, 0.0), SAGITTAL)
+    write_mask(tmp_path / "sagittal.nii.gz", bright, sagittal)
+    viewer.page.set_input_files("#files", str(tmp_path / "sagittal.nii.gz"))
+    viewer.until("document.getElementById('file-name').textContent === 'sagittal.nii.gz'")
+    viewer.until_ready()
+    assert min(viewer.grey((4, 25, 65))) > 150  # what is on the screen is where it was said to be
+    assert max(viewer.grey((4, 25, 30))) < 60
+    viewer.click((4, 25, 65))
+    assert viewer.prompts() == [[[4, 5], [25, 26], [65, 66]]]
+
+
+def test_the_server_goes_and_comes_back(browser: Browser, model: Model, phantom: Phantom) -> None:
+    served = Served(model, Volume(phantom.pixels, (1.0, 1.0, 1.0), source="phantom.nrrd"))
+    viewer = Viewer(browser, served.url).until_ready()
+    try:
+        viewer.click(middle_of(phantom, 1))
+        masked = viewer.state["maskedVoxels"]
+        served.stop()
+        viewer.until("document.documentElement.dataset.link === 'gone'")
+        assert "does not answer" in viewer.words("#banner")
+        assert viewer.state["maskedVoxels"] == masked
+        served.start()
+        viewer.until("document.documentElement.dataset.link === 'up'")
+        viewer.until_ready()
+        assert "begun anew" in viewer.words("#banner")
+        assert viewer.state["maskedVoxels"] == masked
+        viewer.click(middle_of(phantom, 1))  # and it works
+        assert viewer.state["maskedVoxels"] > 0
+        token = viewer.page.evaluate("sessionStorage.getItem('medsam2-session')")
+        served.service.leases.release(token)  # as if its time were over
+        viewer.click(middle_of(phantom, 1))
+        viewer.until(f"sessionStorage.getItem('medsam2-session') !== '{token}'")
+        viewer.until("document.documentElement.dataset.link === 'up'")
+        assert viewer.complaints == []
+    finally:
+        viewer.close()
+        served.stop()
+
+
+def test_a_key_is_asked_for_and_never_in_an_address(browser: Browser, model: Model) -> None:
+    served = Served(model, key="correct-horse-battery-staple")
+    viewer = Viewer(browser, served.url)
+    try:
+        for key, title in (
+            ("wrong", "asks for a key"),
+            ("correct-horse-battery-staple", "is wrong"),
+        ):
+            viewer.until("document.getElementById('key').open")
+            viewer.until(f"document.getElementById('key-title').textContent.includes('{title}')")
+            viewer.page.fill("#key-input", key)
+            viewer.page.keyboard.press("Enter")
+        viewer.until_ready()
+        assert "Open a scan" in viewer.words("#start")
+        viewer.close()
+        viewer = Viewer(browser, f"{served.url}#key=correct-horse-battery-staple").until_ready()
+        assert "key" not in viewer.page.url
+        assert viewer.words("#status") == "No file open"
+    finally:
+        viewer.close()
+        served.stop()
