@@ -18,8 +18,7 @@ from tqdm import tqdm
 
 from export.quantise import MAX_DICE_DROP
 from export.variants import VARIANTS
-from runtime.bundle.bundle import CAUTIONS
-from runtime.bundle.manifest import MAX_SEED, PRECISIONS, UNKNOWN
+from runtime.bundle.manifest import CAUTIONS, MAX_SEED, PRECISIONS, UNKNOWN
 from runtime.files.strict_json import Fault, Text
 from runtime.process.streams import print_result
 

@@ -41,7 +41,7 @@ def write_bundle(
     Args:
         model: weights loaded.
         path: the folder to make; its parent must exist.
-        weights: `kind` (see `runtime.bundle.bundle.CAUTIONS`), `source` and what else identifies them.
+        weights: `kind` (see `runtime.bundle.manifest.CAUTIONS`), `source` and what else identifies them.
         licence: of the weights, as whoever exports them says, or `runtime.bundle.manifest.UNKNOWN`.
         encoder: one of `runtime.bundle.manifest.PRECISIONS`: precision of the image encoder's weights.
         max_dice_drop: what an encoder in int8 may lose on phantoms.

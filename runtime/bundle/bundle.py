@@ -13,23 +13,11 @@ from typing import Any
 from runtime.bundle.confidence import Calibration
 from runtime.bundle.contract import GRAPHS, ModelNumbers
 from runtime.bundle.defaults import Defaults
-from runtime.bundle.manifest import graph_file, read_manifest
+from runtime.bundle.manifest import CAUTIONS, graph_file, read_manifest
 from runtime.errors import BundleChanged, BundleIncomplete
 from runtime.files.plain_file import read_plain
 
 EMBEDDED = Path(__file__).parents[1] / "nano"
-
-HOW_TO_EXPORT = (
-    "export real weights with: medsam2 export --checkpoint hf:wanglab/MedSAM2/MedSAM2_latest.pt "
-    "-o medsam2"
-)
-CAUTIONS = {
-    "checkpoint": None,
-    "demonstration": "demonstration weights, trained on synthetic data, not for clinical use; "
-    + HOW_TO_EXPORT,
-    "random": "random weights: masks are meaningless, only speed and parity mean anything; "
-    + HOW_TO_EXPORT,
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,17 @@ PRECISIONS = ("fp32", "int8")  # of the image encoder's weights; all else is fp3
 # larger ones compute something else there.
 LARGEST_INT8 = (2**15 - 1) // (2 * 255)
 UNKNOWN = "unknown"  # licence of weights of which nobody has said one
-KINDS = ("checkpoint", "demonstration", "random")  # of weights
+HOW_TO_EXPORT = (
+    "export real weights with: medsam2 export --checkpoint hf:wanglab/MedSAM2/MedSAM2_latest.pt "
+    "-o medsam2"
+)
+CAUTIONS = {  # by kind of weights
+    "checkpoint": None,
+    "demonstration": "demonstration weights, trained on synthetic data, not for clinical use; "
+    + HOW_TO_EXPORT,
+    "random": "random weights: masks are meaningless, only speed and parity mean anything; "
+    + HOW_TO_EXPORT,
+}
 
 MAX_IMAGE_SIZE = 8192  # pixels; eight times what any member of the family was trained at
 MAX_CHANNELS = 4096
@@ -87,7 +97,7 @@ RULES: Rule = Object(
             }
         ),
         "weights": Object(
-            required={"kind": OneOf(KINDS), "source": Text()},
+            required={"kind": OneOf(tuple(CAUTIONS)), "source": Text()},
             optional={"sha256": Sha256(), "seed": Integer(0, MAX_SEED), "entry": Text()},
             others=True,
         ),

@@ -16,8 +16,9 @@ from export.__main__ import main
 from export.model.sam2 import Sam2
 from export.random_weights import random_state
 from export.variants import VARIANTS
-from runtime.bundle.bundle import CAUTIONS, open_bundle
+from runtime.bundle.bundle import open_bundle
 from runtime.bundle.contract import GRAPHS
+from runtime.bundle.manifest import CAUTIONS
 from runtime.process.run import outcome
 from tests.variants import TOY
 

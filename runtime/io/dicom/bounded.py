@@ -7,6 +7,7 @@ import warnings
 from typing import BinaryIO, cast
 
 from runtime.errors import VolumeError
+from runtime.io.dicom.elements import refusing
 from runtime.io.dicom.start import Syntax
 
 _PIXEL_DATA = 0x7FE00010
@@ -52,19 +53,16 @@ def check_rest(stream: BinaryIO, end: int, syntax: Syntax) -> None:
     if not rest.strip(b"\0"):
         return
     file.seek(end)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            read_dataset(
-                cast(BinaryIO, file),
-                syntax.is_implicit,
-                syntax.is_little,
-                stop_when=lambda tag, *_: tag <= _PIXEL_DATA,
-                specific_tags=[_PIXEL_DATA],
-            )
-        except MemoryError:
-            raise
-        except Exception as error:  # pydicom raises whatever damaged elements make it raise
-            raise VolumeError(f"what follows its pixels is no element: {error}") from error
+    with (
+        warnings.catch_warnings(action="ignore"),
+        refusing(VolumeError, "what follows its pixels is no element"),
+    ):
+        read_dataset(
+            cast(BinaryIO, file),
+            syntax.is_implicit,
+            syntax.is_little,
+            stop_when=lambda tag, *_: tag <= _PIXEL_DATA,
+            specific_tags=[_PIXEL_DATA],
+        )
     if len(rest) < 8 or file.tell() != file.size:
         raise VolumeError("what follows its pixels is no element; bytes were lost or added")

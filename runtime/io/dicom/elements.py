@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from runtime.errors import SeriesError
+from runtime.errors import Sam2Error, SeriesError
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -20,6 +21,17 @@ _UNDEFINED = 0xFFFFFFFF
 _ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
 # Decimal String and Integer String, PS3.5 table 6.2-1.
 _NUMBER = re.compile(r" *[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)? *\Z", re.ASCII)
+
+
+@contextmanager
+def refusing(error: type[Sam2Error], what: str) -> Iterator[None]:
+    """Raise `error` in place of whatever pydicom raises within: damaged elements make it raise anything."""
+    try:
+        yield
+    except (SeriesError, MemoryError):
+        raise
+    except Exception as raised:
+        raise error(f"{what} ({raised})") from raised
 
 
 def text(dataset: Dataset, tag: int) -> str:
@@ -60,8 +72,7 @@ def items(dataset: Dataset, tag: int, most: int = 1000) -> Sequence[Dataset]:
     raw = getattr(dataset.get_item(tag), "value", None) if tag in dataset else None
     if isinstance(raw, bytes) and max(map(raw.count, _ITEMS)) > most:
         raise ValueError(f"({shown(tag)}) holds more than {most} items")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         value: Any = dataset[tag].value if tag in dataset else ()
     datasets = [] if isinstance(value, bytes | str) or value is None else list(value)
     for dataset in datasets:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from runtime.errors import SeriesError
-from runtime.io.dicom.elements import items, numbers, shown, text
+from runtime.io.dicom.elements import items, numbers, refusing, shown, text
 from runtime.io.dicom.header import (
     DETECTORS,
     FRAME_GROUPS,
@@ -71,15 +71,11 @@ def read_frames(header: Header, count: int) -> Frames:
     for what all frames share, in the data set itself. Raises SeriesError where one is missing or several spacings are
     given.
     """
-    try:
+    with refusing(SeriesError, f"{header.path}: its header cannot be followed"):
         groups = _Groups(header, count)
         planes = _nuclear_planes(header, count) or _planes(header, groups, count)
         spacings = {groups.value(PIXEL_SPACING, frame) for frame in range(count)}
         thickness = {groups.value(THICKNESS, frame) for frame in range(count)}
-    except (SeriesError, MemoryError):
-        raise
-    except Exception as error:  # pydicom raises whatever a damaged sequence makes it raise
-        raise SeriesError(f"{header.path}: its header cannot be followed ({error})") from error
     if len(spacings) > 1:
         raise SeriesError(
             f"{header.path}: its frames have more than one pixel spacing; wanted the same"
@@ -94,15 +90,11 @@ def read_frames(header: Header, count: int) -> Frames:
 
 def read_rescaling(header: Header, count: int) -> list[tuple[float, float]]:
     """Slope and intercept of each frame, (1, 0) where there are none. Raises SeriesError for a slope of 0."""
-    try:
+    with refusing(SeriesError, f"{header.path}: its header cannot be followed"):
         groups = _Groups(header, count)
         values = [
             (groups.value(SLOPE, frame), groups.value(INTERCEPT, frame)) for frame in range(count)
         ]
-    except (SeriesError, MemoryError):
-        raise
-    except Exception as error:
-        raise SeriesError(f"{header.path}: its header cannot be followed ({error})") from error
     pairs = []
     for slope, intercept in values:
         if len(slope) != len(intercept):

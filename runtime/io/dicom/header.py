@@ -92,8 +92,7 @@ class Header:
     def description(self) -> str:
         """The series description, for messages."""
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with warnings.catch_warnings(action="ignore"):
                 value = str(self.dataset[_DESCRIPTION].value or "")
         except Exception:  # a character set that means nothing, or no description
             value = text(self.dataset, _DESCRIPTION)
@@ -129,12 +128,11 @@ def read_header(path: Path) -> Header | None:
         raise SeriesError(f"{path} is no file, or a pipe or device; wanted DICOM")
     with open_plain(path) as stream:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with warnings.catch_warnings(action="ignore"):
                 return _read_header(BoundedFile(stream), path)
         except (SeriesError, MemoryError):
             raise
-        except Exception as error:  # pydicom raises whatever a damaged file makes it raise
+        except Exception as error:  # as in `refusing`
             raise _damaged(path, f"{type(error).__name__}: {error}") from error
 
 

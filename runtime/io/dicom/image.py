@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import InputError, SeriesError, VolumeError
+from runtime.io.dicom.elements import refusing
 from runtime.io.dicom.format import PixelFormat, read_format
 from runtime.io.dicom.header import PALETTE, Header, read_header
 from runtime.io.dicom.pixels import read_stored
@@ -72,15 +73,11 @@ def _through_palette(
         raise InputError(
             f"{header.path} lacks its palette, or has one in segments, which is not read"
         )
-    try:
+    with refusing(InputError, f"{header.path} has a palette that cannot be used"):
         tables = [
             read_table(header.dataset, tags, header, layout.is_signed)
             for tags in zip(PALETTE[:3], PALETTE[3:], strict=True)
         ]
-    except (SeriesError, MemoryError):
-        raise
-    except Exception as error:  # elements that are none of three numbers, or have no bytes
-        raise InputError(f"{header.path} has a palette that cannot be used: {error}") from error
     colours = np.stack([table.apply(stored, np.dtype(np.uint16)) for table in tables], axis=-1)
     # Some writers say 16 bits and use eight of them, which would be next to black.
     is_deep = any(table.table is not None and table.table.max() > 255 for table in tables)

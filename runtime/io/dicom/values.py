@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import SeriesError
-from runtime.io.dicom.elements import items
+from runtime.io.dicom.elements import items, refusing
 from runtime.io.dicom.format import PixelFormat
 from runtime.io.dicom.frames import read_rescaling
 from runtime.io.dicom.header import LUT_DATA, LUT_DESCRIPTOR, MODALITY_LUT, Header
@@ -60,16 +60,12 @@ class Meaning:
 
 def read_meanings(header: Header, layout: PixelFormat) -> list[Meaning]:
     """What the values of each frame mean. Raises SeriesError for a table or numbers that make no sense."""
-    try:
+    with refusing(SeriesError, f"{header.path}: its table of values is damaged"):
         tables = items(header.dataset, MODALITY_LUT)
         if tables:
             return [
                 read_table(tables[0], (LUT_DESCRIPTOR, LUT_DATA), header, layout.is_signed)
             ] * layout.frames
-    except (SeriesError, MemoryError):
-        raise
-    except Exception as error:  # pydicom raises whatever a damaged sequence makes it raise
-        raise SeriesError(f"{header.path}: its table of values is damaged ({error})") from error
     meanings = []
     for slope, intercept in read_rescaling(header, layout.frames):
         ends = sorted(slope * bound + intercept for bound in layout.bounds)

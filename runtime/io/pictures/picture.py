@@ -40,8 +40,7 @@ def read_picture(path: Path) -> NDArray[Any]:
     Raises InputError for files that are damaged, too large (MAX_PIXELS, or Pillow's own limit) or hold several images.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about tags that do not matter
+        with warnings.catch_warnings(action="ignore"):  # about tags that do not matter
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with open_plain(path) as stream:
                 _check_sums(stream, path)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from runtime.bundle.bundle import CAUTIONS, open_bundle
+from runtime.bundle.bundle import open_bundle
 from runtime.bundle.confidence import Calibration
 from runtime.bundle.contract import GRAPHS
-from runtime.bundle.manifest import MANIFEST, graph_file
+from runtime.bundle.manifest import CAUTIONS, MANIFEST, graph_file
 from runtime.errors import BundleChanged, BundleError, BundleIncomplete
 from tests.fakes import FAKE_NUMBERS
 from tests.manifests import BYTES, manifest
