@@ -21,6 +21,7 @@ from export.variants import VARIANTS
 from runtime.bundle.manifest import CAUTIONS, MAX_SEED, PRECISIONS, UNKNOWN
 from runtime.files.strict_json import Fault, Text
 from runtime.process.streams import print_result
+from runtime.process.subcommands import command_parser
 
 if TYPE_CHECKING:  # what needs torch is imported when it is needed, not to say what there is
     from export.model.sam2 import Sam2
@@ -36,11 +37,10 @@ EXAMPLES = """examples:
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    p = argparse.ArgumentParser(
-        prog="medsam2 export",
-        description="Export a SAM 2-family checkpoint to a bundle of four ONNX graphs.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    p = command_parser(
+        "medsam2 export",
+        "Export a SAM 2-family checkpoint to a bundle of four ONNX graphs.",
+        EXAMPLES,
     )
     source = p.add_mutually_exclusive_group(required=True)
     source.add_argument(

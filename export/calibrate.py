@@ -35,6 +35,7 @@ from runtime.bundle.manifest import MANIFEST, read_manifest
 from runtime.errors import InputError
 from runtime.files.atomic import write_whole
 from runtime.process.streams import print_result
+from runtime.process.subcommands import command_parser
 
 MIN_MASKS = 20  # fewer say nothing
 TEMPERATURES = (0.05, 20.0)
@@ -127,11 +128,8 @@ def write_entry(bundle: Path, name: str, entry: dict[str, Any]) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    p = argparse.ArgumentParser(
-        prog="medsam2 calibrate",
-        description="Fit a bundle's confidence to labelled volumes.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    p = command_parser(
+        "medsam2 calibrate", "Fit a bundle's confidence to labelled volumes.", EXAMPLES
     )
     p.add_argument("bundle", type=Path, metavar="BUNDLE")
     p.add_argument(

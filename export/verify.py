@@ -20,6 +20,7 @@ from runtime.commands.certify import add_slices_option, check_slices, compare
 from runtime.errors import CheckpointError, Mismatch
 from runtime.measure.parity import DEFAULT_SLICES
 from runtime.process.streams import print_result
+from runtime.process.subcommands import command_parser
 
 if TYPE_CHECKING:
     from export.model.sam2 import Sam2
@@ -86,11 +87,10 @@ def reference_for(bundle: Bundle, checkpoint: str | None) -> Sam2:
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    p = argparse.ArgumentParser(
-        prog="medsam2 verify",
-        description="Certify that a bundle computes what its checkpoint's torch model computes.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    p = command_parser(
+        "medsam2 verify",
+        "Certify that a bundle computes what its checkpoint's torch model computes.",
+        EXAMPLES,
     )
     p.add_argument("bundle", metavar="BUNDLE")
     p.add_argument("--checkpoint", metavar="F.pt", help="what the bundle was exported from")

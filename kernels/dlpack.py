@@ -13,7 +13,7 @@ import numpy as np
 
 CPU, CUDA = 1, 2  # DLDeviceType
 KINDS = {"i": 0, "u": 1, "f": 2, "b": 6}  # numpy's kind to DLDataTypeCode
-NAME, USED = b"dltensor", b"used_dltensor"
+CAPSULE_NAME, USED_NAME = b"dltensor", b"used_dltensor"
 
 
 class Type(ctypes.Structure):
@@ -93,8 +93,8 @@ def _give_back(managed: Any) -> None:
 
 
 def _give_back_untaken(capsule: int) -> None:
-    if _is_valid(capsule, NAME):
-        _lent.pop(_dying_pointer(capsule, NAME), None)
+    if _is_valid(capsule, CAPSULE_NAME):
+        _lent.pop(_dying_pointer(capsule, CAPSULE_NAME), None)
 
 
 _delete, _destroy = DELETER(_give_back), DESTRUCTOR(_give_back_untaken)
@@ -115,7 +115,7 @@ def capsule_of(
     tensor = Tensor(address, *device, len(shape), kind, sides, None, 0)
     managed = Managed(tensor, None, _delete)
     _lent[ctypes.addressof(managed)] = (managed, sides, owner)
-    return _new(ctypes.addressof(managed), NAME, _destroy)
+    return _new(ctypes.addressof(managed), CAPSULE_NAME, _destroy)
 
 
 class ManagedTensor:
@@ -133,8 +133,8 @@ def external_tensor(array: Any, stream: int = -1) -> ExternalTensor:
     """What lies behind somebody's `__dlpack__`; BufferError for a type numpy does not have."""
     where = tuple(array.__dlpack_device__())
     capsule = array.__dlpack__(stream=stream) if where[0] == CUDA else array.__dlpack__()
-    managed = Managed.from_address(_pointer(capsule, NAME))
-    _rename(capsule, USED)
+    managed = Managed.from_address(_pointer(capsule, CAPSULE_NAME))
+    _rename(capsule, USED_NAME)
     tensor, lease = managed.tensor, ManagedTensor(managed)
     kinds = {code: kind for kind, code in KINDS.items()}
     if tensor.dtype.code not in kinds or tensor.dtype.lanes != 1:

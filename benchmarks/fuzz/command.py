@@ -18,6 +18,7 @@ from benchmarks.fuzz.worker import damaged
 from runtime.devices.machine import machine_name
 from runtime.errors import InputError, Mismatch
 from runtime.process.streams import print_result
+from runtime.process.subcommands import command_parser
 
 SHOWN = 3  # faults of a kind whose details are printed
 
@@ -61,13 +62,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="python -m benchmarks fuzz",
-        description="Damage files of every kind that is read, and count what becomes of reading them: "
+    p = command_parser(
+        "python -m benchmarks fuzz",
+        "Damage files of every kind that is read, and count what becomes of reading them: "
         + "; ".join(f"{name}: {what}" for name, what in OUTCOMES.items())
         + ".",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        EXAMPLES,
     )
     p.add_argument("--minutes", type=float, default=2.0, help="how long (default: %(default)s)")
     p.add_argument("--targets", metavar="A,B", help=f"of {', '.join(TARGETS)} (default: all)")

@@ -29,6 +29,7 @@ from runtime.errors import BackendUnavailable, InputError, Sam2Error
 from runtime.files.atomic import write_text
 from runtime.measure.latency import percent_of_roofline
 from runtime.process.streams import print_result
+from runtime.process.subcommands import command_parser
 
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"
 PATIENCE = 2.0  # a step may take this many times its share of what is left
@@ -212,11 +213,10 @@ def _last_line(text: str) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    p = argparse.ArgumentParser(
-        prog="python -m benchmarks gpu-check",
-        description="Test, measure and certify everything that needs a CUDA machine.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    p = command_parser(
+        "python -m benchmarks gpu-check",
+        "Test, measure and certify everything that needs a CUDA machine.",
+        EXAMPLES,
     )
     p.add_argument(
         "-o", "--output", type=Path, metavar="DIR", help="default: benchmarks/results/CARD-DATE"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from tqdm import tqdm
 
 from benchmarks.phantoms.phantoms import HELD_OUT_SEEDS, TRAINING_SEEDS, make_volume
 from runtime.files.atomic import write_whole
+from runtime.process.subcommands import command_parser
 
 EXAMPLES = """examples:
   python -m benchmarks phantoms --count 20 -o phantoms/
@@ -20,11 +20,10 @@ EXAMPLES = """examples:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
-    p = argparse.ArgumentParser(
-        prog="python -m benchmarks phantoms",
-        description="Write phantoms as .npz files with imgs (z, y, x), gts and spacing.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    p = command_parser(
+        "python -m benchmarks phantoms",
+        "Write phantoms as .npz files with imgs (z, y, x), gts and spacing.",
+        EXAMPLES,
     )
     p.add_argument("--count", type=int, default=12, help="default: %(default)s")
     p.add_argument(

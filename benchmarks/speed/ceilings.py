@@ -18,6 +18,7 @@ from benchmarks.speed.devices import DEVICES, Sizes, check_device, clocks, defau
 from runtime.devices.machine import machine_name
 from runtime.errors import InputError
 from runtime.process.streams import print_result
+from runtime.process.subcommands import command_parser
 
 EXAMPLES = """examples:
   python -m benchmarks ceilings                            # CUDA where it is, else the processor
@@ -33,11 +34,8 @@ USUAL = {"cpu": Sizes(64, 1024, 5), "cuda": Sizes(1024, 8192, 20)}
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    p = argparse.ArgumentParser(
-        prog="python -m benchmarks ceilings",
-        description="Measure what this machine can do at the most.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    p = command_parser(
+        "python -m benchmarks ceilings", "Measure what this machine can do at the most.", EXAMPLES
     )
     p.add_argument(
         "--device", choices=DEVICES, default=default_device(), help="to measure (%(default)s)"

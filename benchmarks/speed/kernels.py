@@ -18,6 +18,7 @@ from kernels.device import Device, NoDevice
 from kernels.kernel import Kernel, KernelCase
 from runtime.errors import BackendUnavailable, Mismatch
 from runtime.process.streams import print_result
+from runtime.process.subcommands import command_parser
 
 COPY_BYTES = 1 << 30
 
@@ -29,11 +30,8 @@ EXAMPLES = """examples:
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    p = argparse.ArgumentParser(
-        prog="python -m benchmarks kernels",
-        description="Measure every CUDA kernel on this GPU.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    p = command_parser(
+        "python -m benchmarks kernels", "Measure every CUDA kernel on this GPU.", EXAMPLES
     )
     names = [kernel.name for kernel in KERNELS]
     p.add_argument("--kernel", action="append", choices=names, help="default: all")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 from collections import Counter
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from runtime.backends import BACKENDS, DEFAULT
 from runtime.errors import BackendUnavailable, InputError, Mismatch, OutOfMemory
 from runtime.process.streams import print_result
+from runtime.process.subcommands import command_parser
 
 if sys.platform != "win32":
     import resource
@@ -65,11 +65,8 @@ def sweep(backend: str, limits_mib: Sequence[int], run: Run) -> list[dict[str, A
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
-    p = argparse.ArgumentParser(
-        prog="python -m benchmarks limits",
-        description="Exit codes under limits of memory.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    p = command_parser(
+        "python -m benchmarks limits", "Exit codes under limits of memory.", EXAMPLES
     )
     p.add_argument("--backend", default=DEFAULT, choices=list(BACKENDS), help="(%(default)s)")
     p.add_argument(

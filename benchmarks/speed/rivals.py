@@ -35,6 +35,7 @@ from runtime.errors import BackendUnavailable, InputError
 from runtime.measure.latency import TimedRun, bench_phantom, check_sizes, summarise
 from runtime.measure.phantom import Phantom, make_phantom
 from runtime.process.streams import print_result
+from runtime.process.subcommands import command_parser
 
 EXAMPLES = """examples:
   medsam2 export --random-weights 2 --model sam2.1_hiera_t --image-size 512 -o random512
@@ -71,11 +72,10 @@ class Entry:
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    p = argparse.ArgumentParser(
-        prog="python -m benchmarks rivals",
-        description="Race a bundle against the PyTorch model it was made from.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    p = command_parser(
+        "python -m benchmarks rivals",
+        "Race a bundle against the PyTorch model it was made from.",
+        EXAMPLES,
     )
     p.add_argument("bundle", metavar="BUNDLE")
     p.add_argument("--checkpoint", metavar="F.pt", help="what the bundle was exported from")

@@ -21,6 +21,7 @@ from runtime.bundle.contract import GRAPHS
 from runtime.errors import InputError
 from runtime.measure.latency import STAGES
 from runtime.process.streams import print_result
+from runtime.process.subcommands import command_parser
 
 if TYPE_CHECKING:
     import onnx
@@ -161,11 +162,10 @@ def read_ceilings(path: Path, product: str) -> Ceilings:
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    p = argparse.ArgumentParser(
-        prog="python -m benchmarks roofline",
-        description="Count a bundle's arithmetic and bytes, and the least time they take.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    p = command_parser(
+        "python -m benchmarks roofline",
+        "Count a bundle's arithmetic and bytes, and the least time they take.",
+        EXAMPLES,
     )
     p.add_argument("bundle", metavar="BUNDLE")
     p.add_argument(

@@ -27,6 +27,7 @@ from runtime.devices.machine import machine_name
 from runtime.errors import InputError, Sam2Error
 from runtime.files.atomic import write_text
 from runtime.process.streams import print_result
+from runtime.process.subcommands import command_parser
 
 SWEEPS: Mapping[str, Sequence[int]] = {
     "slices": (8, 16, 32, 64, 128),
@@ -56,11 +57,8 @@ EXAMPLES = """examples:
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    p = argparse.ArgumentParser(
-        prog="python -m benchmarks scaling",
-        description="Measure how latency and memory grow.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    p = command_parser(
+        "python -m benchmarks scaling", "Measure how latency and memory grow.", EXAMPLES
     )
     p.add_argument("--bundle", metavar="BUNDLE", help="default: the embedded demonstration model")
     p.add_argument("--backend", default="auto", choices=["auto", *BACKENDS])

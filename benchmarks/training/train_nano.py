@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from runtime.process.streams import print_result
+from runtime.process.subcommands import command_parser
 
 EXAMPLES = """examples:
   python -m benchmarks.train_nano --start nano_fp16.pt --minutes 600 -o out/nano
@@ -23,11 +24,10 @@ EXAMPLES = """examples:
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    p = argparse.ArgumentParser(
-        prog="python -m benchmarks.train_nano",
-        description="Train the embedded demonstration model on phantoms.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    p = command_parser(
+        "python -m benchmarks.train_nano",
+        "Train the embedded demonstration model on phantoms.",
+        EXAMPLES,
     )
     p.add_argument(
         "--start", type=Path, required=True, metavar="F.pt", help="weights to begin with"

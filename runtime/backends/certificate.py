@@ -33,7 +33,7 @@ Certificate = dict[str, Any]
 HOW_TO_CERTIFY = "medsam2 certify"
 MAX_BYTES = 2**20  # of a certificate; they have about 10 KB
 MOST_TIMES = 1e6  # as fast as the reference
-SUFFIXES = (".py", ".cu", ".cuh")  # of the kernels' sources
+SOURCE_SUFFIXES = (".py", ".cu", ".cuh")  # of the kernels' sources
 # What is read of one beside its stamp, which is compared with what holds here.
 RULE = Object(
     required={"passed": Boolean()},
@@ -74,7 +74,7 @@ def stamp(bundle: Bundle, backend: str) -> Certificate:
 def kernels_digest() -> str:
     """SHA-256 over the sources of `kernels`, names and contents, in the order of names."""
     digest = hashlib.sha256()
-    for path in sorted(path for path in FOLDER.iterdir() if path.suffix in SUFFIXES):
+    for path in sorted(path for path in FOLDER.iterdir() if path.suffix in SOURCE_SUFFIXES):
         content = path.read_bytes()
         digest.update(f"{path.name} {len(content)}\n".encode() + content)
     return digest.hexdigest()

@@ -29,7 +29,7 @@ from runtime.process.shortage import is_out_of_memory
 from runtime.steps.steps import HOST_STEPS, Steps
 
 DEVICE = "CPU"
-NAME = f"OpenVINO {ov.__version__.partition('-')[0]}"
+OPENVINO_VERSION = f"OpenVINO {ov.__version__.partition('-')[0]}"
 CAPABILITIES = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 # Small graphs that ONNX Runtime runs faster, also than OpenVINO's bf16 (benchmarks/notes.md). What the decoder finds
@@ -69,7 +69,7 @@ def cache_name(graph: bytes, options: Mapping[str, Any]) -> str:
     return hashlib.sha256(repr(about).encode() + graph).hexdigest()[:32]
 
 
-def described(compiled: Any) -> GraphSpec:
+def spec_of_model(compiled: Any) -> GraphSpec:
     """The tensors of a compiled model; axes of any length are strings."""
 
     def specs(ports: Iterable[Any]) -> dict[str, TensorSpec]:
@@ -103,7 +103,9 @@ class OpenVinoEngine:
                     request.set_tensor(name, ov.Tensor(array, shared_memory=True))
                 request.infer()
         except RuntimeError as error:
-            raise refusal(self._bundle, NAME, self._graph, error, "fails to run") from error
+            raise refusal(
+                self._bundle, OPENVINO_VERSION, self._graph, error, "fails to run"
+            ) from error
 
     def close(self) -> None:
         """Let the compiled graph go, whoever holds this engine."""
@@ -150,7 +152,7 @@ class OpenVinoBackend:
         self._engines: WeakSet[OpenVinoEngine] = WeakSet()
         count = "all" if threads is None else str(threads)
         self.description = (
-            f"{NAME}, {DEVICE}, {count} threads, {precision}; "
+            f"{OPENVINO_VERSION}, {DEVICE}, {count} threads, {precision}; "
             f"{' and '.join(ORT_GRAPHS)} on ONNX Runtime"
         )
 
@@ -166,8 +168,8 @@ class OpenVinoBackend:
         try:
             compiled = self._compiled(graph, data)
         except RuntimeError as error:
-            raise refusal(self._bundle, NAME, graph, error, "refuses") from error
-        check_graph(self._bundle, graph, described(compiled))
+            raise refusal(self._bundle, OPENVINO_VERSION, graph, error, "refuses") from error
+        check_graph(self._bundle, graph, spec_of_model(compiled))
         engine = OpenVinoEngine(compiled, self._bundle, graph)
         self._engines.add(engine)
         return engine
@@ -196,7 +198,8 @@ class OpenVinoBackend:
             if self._precision == "fp32" or is_out_of_memory(error):
                 raise
             raise BackendUnavailable(
-                f"{NAME} does not compute {graph} in {self._precision} here; use openvino, in fp32 ({error})"
+                f"{OPENVINO_VERSION} does not compute {graph} in {self._precision} here; use openvino, in fp32 "
+                f"({error})"
             ) from error
 
     def close(self) -> None:

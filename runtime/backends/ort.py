@@ -19,11 +19,11 @@ from runtime.steps.steps import HOST_STEPS, Steps
 
 PROVIDER = "CPUExecutionProvider"
 WARNINGS_AND_WORSE = 2
-NAME = f"ONNX Runtime {onnxruntime.__version__}"
+ONNX_RUNTIME_VERSION = f"ONNX Runtime {onnxruntime.__version__}"
 DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(bool)": "bool"}
 
 
-def described(session: Any) -> GraphSpec:
+def spec_of_session(session: Any) -> GraphSpec:
     """The tensors of a session's graph; axes of any length are strings, other types keep ONNX's name."""
 
     def specs(tensors: Iterable[Any]) -> dict[str, TensorSpec]:
@@ -60,7 +60,9 @@ class OrtEngine:
                 )
             session.run_with_iobinding(binding)
         except Exception as error:  # ONNX Runtime's own classes share no public base
-            raise refusal(self._bundle, NAME, self._graph, error, "fails to run") from error
+            raise refusal(
+                self._bundle, ONNX_RUNTIME_VERSION, self._graph, error, "fails to run"
+            ) from error
 
     def close(self) -> None:
         """Let the session go, whoever holds this engine."""
@@ -92,7 +94,7 @@ class OrtBackend:
         self._engines: WeakSet[OrtEngine] = WeakSet()
         self._is_closed = False
         count = "all" if threads is None else str(threads)
-        self.description = f"{NAME}, {PROVIDER}, {count} threads, fp32"
+        self.description = f"{ONNX_RUNTIME_VERSION}, {PROVIDER}, {count} threads, fp32"
 
     def load(self, graph: str) -> OrtEngine:
         """Raises BundleError for a graph ONNX Runtime refuses or that is not as agreed, BackendUnavailable without
@@ -106,12 +108,12 @@ class OrtBackend:
                 data, self._options, providers=[PROVIDER], enable_fallback=False
             )
         except Exception as error:  # ONNX Runtime's own classes share no public base
-            raise refusal(self._bundle, NAME, graph, error, "refuses") from error
+            raise refusal(self._bundle, ONNX_RUNTIME_VERSION, graph, error, "refuses") from error
         if session.get_providers()[0] != PROVIDER:
             raise BackendUnavailable(
                 f"asked for {PROVIDER}, ONNX Runtime opened {session.get_providers()}"
             )
-        check_graph(self._bundle, graph, described(session))
+        check_graph(self._bundle, graph, spec_of_session(session))
         engine = OrtEngine(session, self._bundle, graph)
         self._engines.add(engine)
         return engine

@@ -12,7 +12,7 @@ from typing import Any
 import onnxruntime
 
 from runtime.backends.lowering.typed_graph import PRECISIONS, typed_graph
-from runtime.backends.ort import WARNINGS_AND_WORSE, described
+from runtime.backends.ort import WARNINGS_AND_WORSE, spec_of_session
 from runtime.backends.refusals import check_graph, read_whole_graph
 from runtime.bundle.bundle import Bundle
 from runtime.devices.cuda.memory import CudaMemory, open_memory
@@ -153,7 +153,7 @@ class OrtCudaBackend:
                 f"ONNX Runtime {onnxruntime.__version__} leaves {', '.join(left)} of {graph} to the processor; "
                 f"{self._provider} was asked for"
             )
-        check_graph(self._bundle, graph, described(session))
+        check_graph(self._bundle, graph, spec_of_session(session))
         return OrtCudaEngine(session, self.device_memory, stream)
 
     def close(self) -> None:

@@ -33,6 +33,7 @@ from runtime.measure.latency import (
 from runtime.measure.phantom import Phantom
 from runtime.model import Model, load
 from runtime.process.streams import print_result
+from runtime.process.subcommands import command_parser
 from runtime.steps.cuda.steps import CudaSteps
 
 EXAMPLES = """examples:
@@ -50,12 +51,7 @@ its mask has arrived; stages are device time between events, a mean for a slice,
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    p = argparse.ArgumentParser(
-        prog="medsam2 bench",
-        description="Measure latency per slice by stage.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    p = command_parser("medsam2 bench", "Measure latency per slice by stage.", EXAMPLES)
     add_model_options(p)
     p.add_argument("--slices", type=int, default=24, help="to track in each pass (%(default)s)")
     p.add_argument("--objects", type=int, default=1, help="to follow (%(default)s)")

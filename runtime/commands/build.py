@@ -23,6 +23,7 @@ from runtime.commands.certify import add_slices_option, certify, check_slices, i
 from runtime.errors import BundleError, Mismatch
 from runtime.model import load
 from runtime.process.streams import print_result
+from runtime.process.subcommands import command_parser
 
 FALLBACKS = [
     name
@@ -45,12 +46,7 @@ memories, then with TensorRT's fused attention, and without it then.
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    p = argparse.ArgumentParser(
-        prog="medsam2 build",
-        description="Build and certify TensorRT engines.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    p = command_parser("medsam2 build", "Build and certify TensorRT engines.", EXAMPLES)
     p.add_argument("--bundle", metavar="BUNDLE", help="default: the embedded demonstration model")
     p.add_argument(
         "--backend",

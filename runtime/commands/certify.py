@@ -21,6 +21,7 @@ from runtime.measure.lockstep import error_of
 from runtime.measure.parity import DEFAULT_SLICES, compare_models, criteria_of, num_steps
 from runtime.model import Model, load
 from runtime.process.streams import print_result
+from runtime.process.subcommands import command_parser
 
 TIMED_SLICES = 10  # four of them with a full memory
 
@@ -83,11 +84,8 @@ def _latency_ms(model: Model) -> float:
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     others = [name for name in BACKENDS if name != DEFAULT]
-    p = argparse.ArgumentParser(
-        prog="medsam2 certify",
-        description="Certify back ends for a bundle on this machine.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    p = command_parser(
+        "medsam2 certify", "Certify back ends for a bundle on this machine.", EXAMPLES
     )
     p.add_argument("--bundle", metavar="BUNDLE", help="default: the embedded demonstration model")
     p.add_argument(

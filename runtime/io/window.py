@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -162,13 +163,7 @@ def _automatic(volume: Volume) -> str:
 
 def _widest(volume: Volume) -> Window | None:
     """From the lowest to the highest number, infinity aside; None where there is but one."""
-    lows, highs = [], []
-    for plane in volume.array:
-        numbers = plane[np.isfinite(plane)] if volume.array.dtype.kind == "f" else plane
-        if numbers.size:
-            lows.append(float(numbers.min()))
-            highs.append(float(numbers.max()))
-    low, high = min(lows, default=0.0), max(highs, default=0.0)
+    low, high = _extremes(volume.array, np.isfinite)
     width = high - low
     if not (width > 0 and math.isfinite(width)):
         return None
@@ -184,11 +179,13 @@ def _already_8_bit(volume: Volume) -> NDArray[np.uint8]:
     return volume.array
 
 
-def _extremes(array: NDArray[Any]) -> tuple[float, float]:
-    """Smallest and largest value, NaN aside; (0, 0) when there is nothing but NaN."""
+def _extremes(
+    array: NDArray[Any], counts: Callable[[Any], Any] = lambda values: ~np.isnan(values)
+) -> tuple[float, float]:
+    """Smallest and largest of the values that count, as all integers do; (0, 0) when none does."""
     lows, highs = [], []
     for plane in array:
-        numbers = plane[~np.isnan(plane)] if array.dtype.kind == "f" else plane
+        numbers = plane[counts(plane)] if array.dtype.kind == "f" else plane
         if numbers.size:
             lows.append(float(numbers.min()))
             highs.append(float(numbers.max()))

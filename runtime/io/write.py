@@ -18,7 +18,7 @@ from runtime.io.volumes.nifti_forms import AFFINES
 from runtime.io.volumes.volume import Volume
 
 # Formats that are one file each: a header with its data beside it cannot be replaced in one step.
-SUFFIXES = tuple(WRITERS)
+MASK_SUFFIXES = tuple(WRITERS)
 # How far a voxel may be from where it belongs, of the largest coordinate: NIfTI rounds to float32.
 _ROUNDING, _NIFTI_ROUNDING = 1e-12, 1e-6
 
@@ -60,10 +60,12 @@ def write_mask(path: str | PathLike[str], labels: NDArray[Any] | HasLabels, like
 
 
 def _suffix(path: Path) -> str:
-    for suffix in SUFFIXES:
+    for suffix in MASK_SUFFIXES:
         if path.name.lower().endswith(suffix):
             return suffix
-    raise InputError(f"{path} has no suffix a mask is written as; wanted {', '.join(SUFFIXES)}")
+    raise InputError(
+        f"{path} has no suffix a mask is written as; wanted {', '.join(MASK_SUFFIXES)}"
+    )
 
 
 def _check_labels(labels: NDArray[Any], like: Volume) -> None:

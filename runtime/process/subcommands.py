@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -60,3 +61,13 @@ class Program:
         hint = f"did you mean {near[0]}? " if near else ""
         there = ", ".join(self.commands)
         return f"{self.name}: error: no command '{name}'; {hint}there are: {there}"
+
+
+def command_parser(prog: str, description: str, examples: str) -> argparse.ArgumentParser:
+    """A command's parser, whose help ends with examples as they are written."""
+    return argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
