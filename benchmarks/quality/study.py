@@ -34,7 +34,6 @@ from runtime.predictors.stop import StopRule
 from runtime.process.streams import print_result, sayable
 from runtime.steps.encodings import Encodings
 
-MAX_OBJECTS = 2  # of one phantom: further ones of it say little
 AFTER = 6  # slices behind the damaged ones that SAM 2's memory would hold these on
 
 MEMORIES = (
@@ -80,12 +79,12 @@ class Row:
     visited: float
 
 
-def cases(count: int) -> Iterator[tuple[str, Case]]:
-    """Phantoms by name with their objects."""
+def cases(count: int, num_objects: int) -> Iterator[tuple[str, Case]]:
+    """Phantoms by name with some of their objects."""
     for seed in range(HELD_OUT_SEEDS, HELD_OUT_SEEDS + count):
         made = make_volume(seed)
         volume = Volume.from_array(made.pixels)
-        for label, truth, key in objects(made.labels)[:MAX_OBJECTS]:
+        for label, truth, key in objects(made.labels)[:num_objects]:
             yield str(seed), Case(f"phantom {seed} object {label}", volume, truth, key)
 
 
@@ -156,10 +155,10 @@ def after(key: int, damaged: Sequence[int], depth: int) -> list[int]:
     return [i for i in found if 0 <= i < depth]
 
 
-def measure(model: Model, count: int, suites: Sequence[str]) -> list[Row]:
-    """Every setting on every object of `count` phantoms."""
+def measure(model: Model, count: int, num_objects: int, suites: Sequence[str]) -> list[Row]:
+    """Every setting on some objects of each of `count` phantoms."""
     rows: list[Row] = []
-    chosen = list(cases(count))
+    chosen = list(cases(count, num_objects))
     tried = [*((None, memory) for memory in MEMORIES), *product(ZOOMS, BEST)]
     settings = [(suite, zoom, memory) for suite in suites for zoom, memory in tried]
     encodings = Encodings(model, ENCODED_BYTES)
@@ -214,6 +213,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--threads", type=int, metavar="N")
     p.add_argument("--suite", default=",".join(DAMAGES), help="%(default)s")
     p.add_argument("--phantoms", type=int, default=8, help="how many (%(default)s)")
+    p.add_argument(
+        "--objects", type=int, default=2, help="of each; further ones say little (%(default)s)"
+    )
     p.add_argument("-o", "--output", type=Path, metavar="F.json", help="write every run's figures")
     return p
 
@@ -225,7 +227,7 @@ def main(arguments: list[str] | None = None) -> None:
     if unknown := [suite for suite in suites if suite not in DAMAGES]:
         raise InputError(f"no suite '{unknown[0]}'; there are: {', '.join(DAMAGES)}")
     model = load(args.bundle, args.backend, args.threads).plain()
-    rows = measure(model, args.phantoms, suites)
+    rows = measure(model, args.phantoms, args.objects, suites)
     memories = [name_of(memory, None, None) for memory in MEMORIES]
     others = [row.setting for row in rows if row.setting not in memories]
     print(f"{model.numbers.name} on {model.backend.description}")

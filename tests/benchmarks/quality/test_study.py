@@ -99,11 +99,12 @@ def test_the_command_measures_every_setting_on_held_out_phantoms(
     fast: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "study.json"
-    main(["--phantoms", "2", "--suite", "clean,noise", "-o", str(path)])
+    main(["--phantoms", "2", "--objects", "1", "--suite", "clean,noise", "-o", str(path)])
     out = capsys.readouterr().out
     report: dict[str, Any] = json.loads(out.splitlines()[-1])
     rows = json.loads(path.read_text())["rows"]
     assert report["objects"] == len({row["case"] for row in rows}) > 0
+    assert len({row["case"] for row in rows}) == len({row["phantom"] for row in rows})
     assert {row["phantom"] for row in rows} <= {str(HELD_OUT_SEEDS), str(HELD_OUT_SEEDS + 1)}
     settings = {row["setting"] for row in rows}
     memories = {name_of(memory, None, None) for memory in MEMORIES}
