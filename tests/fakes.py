@@ -114,7 +114,7 @@ def decode_sight(inputs: Inputs) -> Inputs:
     return {**decode(inputs), "ious": sure, "object_score_logits": score}
 
 
-SEEING: Mapping[str, Answer] = {
+AS_SURE_AS_GREY: Mapping[str, Answer] = {
     **TELLING,
     "image_encoder": encode_sight,
     "mask_decoder": decode_sight,

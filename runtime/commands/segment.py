@@ -133,13 +133,22 @@ def parser() -> argparse.ArgumentParser:
     stop = p.add_argument_group("volumes and videos").add_argument
     stop(
         "--stop-below",
-        type=threshold,
+        type=number,
         default=AUTO,
         metavar="C",
         help="end where an object was absent, or less confident than this, on some slices in a row; none: follow it "
         f"through all ({OF_BUNDLE} none; of videos: none)",
     )
     stop("--stop-after", type=int, metavar="N", help=f"how many in a row (default: {STOP_AFTER})")
+    seen = p.add_argument_group("volumes and images").add_argument
+    seen(
+        "--zoom",
+        type=number,
+        default=AUTO,
+        metavar="F",
+        help="show the network a crop so many times the object's extent, such as 3; none: whole slices "
+        f"({OF_BUNDLE} none; of images: none)",
+    )
     volumes = p.add_argument_group("volumes").add_argument
     volumes("--z-range", metavar="Z0,Z1", help="stay within these slices, half-open")
     volumes("--series", metavar="UID", help="which series of a DICOM folder")
@@ -164,6 +173,8 @@ def main(arguments: list[str] | None = None) -> None:
             p.error(f"--{name.replace('_', '-')} is for a {owner}; the input is taken as {kind}")
     if args.order != "given" and kind != "images":
         p.error(f"--order is for images; the input is taken as {kind}")
+    if args.zoom != AUTO and kind == "video":
+        p.error("--zoom is for volumes and images: a video is not seen before it comes")
     is_stop_told = args.stop_below != AUTO or args.stop_after is not None
     if is_stop_told and kind == "images":
         p.error("--stop-below and --stop-after are for volumes and videos: images have no order")
@@ -176,6 +187,7 @@ def main(arguments: list[str] | None = None) -> None:
         memory=_rules(args),
         is_memory_told=args.memory is not None or args.pick_up is not None,
         stop=_stop(args),
+        zoom=args.zoom,
         preview=args.preview,
         bundle=args.bundle,
         backend=args.backend,
@@ -207,8 +219,8 @@ def _rules(args: argparse.Namespace) -> MemoryRules:
     )
 
 
-def threshold(text: str) -> float | Auto | None:
-    """What --stop-below says. Raises ValueError for anything but a number, none or auto."""
+def number(text: str) -> float | Auto | None:
+    """What --stop-below or --zoom says. Raises ValueError for anything but a number, none or auto."""
     words: dict[str, Auto | None] = {"none": None, AUTO: AUTO}
     return words[text] if text in words else float(text)
 

@@ -22,6 +22,7 @@ from runtime.jobs.job import REVIEW, Job, check_preview
 from runtime.jobs.notices import about_images, about_objects, about_prompts
 from runtime.jobs.object_report import object_reports
 from runtime.jobs.report import Source, make_report
+from runtime.predictors.chosen import AUTO
 from runtime.predictors.flow import FlowPredictor
 from runtime.predictors.result import Result, SliceMask
 from runtime.preview.preview import SEPARATOR, draw_gallery, write_preview
@@ -36,7 +37,8 @@ def segment_images(job: Job) -> dict[str, Any]:
     with clock("load"):
         bundle, model = open_bundle(job.bundle), job.load()
         job = job.settled("images", model.defaults)
-        predictor = FlowPredictor(model, job.memory, job.max_memory)
+        zoom = None if job.zoom == AUTO else job.zoom
+        predictor = FlowPredictor(model, job.memory, job.max_memory, zoom)
         predictor.set_images(images)
     with clock("prompt"):
         for object_id, prompts in job.calls:

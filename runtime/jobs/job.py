@@ -6,7 +6,6 @@ import logging
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from runtime.bundle.defaults import Defaults
 from runtime.errors import InputError
@@ -24,7 +23,7 @@ from runtime.prompts.prompts import Prompt
 
 log = logging.getLogger("runtime")
 HOW_TO_MEASURE = (
-    "the bundle has no defaults for memory and where to stop, so both are as in SAM 2; what suits its network is "
+    "the bundle has no defaults of memory, zoom and stop rule, so these are as in SAM 2; what suits its network is "
     "measured by: medsam2 calibrate %s --defaults --folder labelled/"
 )
 KINDS = ("volume", "images", "video")
@@ -41,6 +40,7 @@ class Job:
         memory: rules of the bank.
         is_memory_told: whether their policy and pick-up were asked for, or are what the bundle says.
         stop: when an object is followed no further (volumes, videos); "auto" is what the bundle says.
+        zoom: side of the crop that is shown to the network (volumes, images); "auto" is what the bundle says.
         bundle, backend, threads, hint: as for `load`.
         max_memory: bytes of encoded slices or images to hold (volumes, images); None is a third of the machine's.
         window, series, affine: how to read.
@@ -57,6 +57,7 @@ class Job:
     memory: MemoryRules
     is_memory_told: bool = True
     stop: StopRule | Auto | None = AUTO
+    zoom: float | Auto | None = AUTO
     preview: Path | None = None
     bundle: str | None = None
     backend: str = "auto"
@@ -81,16 +82,16 @@ class Job:
 
         Defaults are measured on volumes, and hold for these; a preset does what its script does.
         """
-        if kind != "volume" or self.preset is not None:
-            return replace(self, stop=None) if self.stop == AUTO else self
-        taken: dict[str, Any] = {}
-        if not self.is_memory_told:
-            taken["memory"] = replace(self.memory, **defaults.memory)
-        if self.stop == AUTO:
-            taken["stop"] = stop_of(defaults)
-        if defaults == Defaults():
+        is_open = kind == "volume" and self.preset is None
+        chosen = defaults if is_open else Defaults()
+        if is_open and defaults == Defaults():
             log.info(HOW_TO_MEASURE, self.bundle or "BUNDLE")
-        return replace(self, **taken)
+        return replace(
+            self,
+            memory=self.memory if self.is_memory_told else replace(self.memory, **chosen.memory),
+            stop=stop_of(chosen) if self.stop == AUTO else self.stop,
+            zoom=chosen.zoom if self.zoom == AUTO else self.zoom,
+        )
 
     @property
     def prompts(self) -> dict[int, list[Prompt]]:

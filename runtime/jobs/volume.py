@@ -43,7 +43,7 @@ def segment_volume(job: Job) -> dict[str, Any]:
     with clock("load"):
         bundle, model = open_bundle(job.bundle), job.load()
         job = job.settled("volume", model.defaults)
-        predictor = VolumePredictor(model, job.memory, job.max_memory)
+        predictor = VolumePredictor(model, job.memory, job.max_memory, zoom=job.zoom)
         used = predictor.set_volume(volume, asked)
         modality = volume.modality or "unknown modality"
         log.info("%s, %s: window %s", job.input.name, modality, used.describe)

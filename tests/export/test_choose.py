@@ -33,7 +33,7 @@ from runtime.measure.phantom import make_phantom
 from runtime.predictors.stop import StopRule
 from runtime.prompts.prompts import Box
 from runtime.steps.encodings import Encodings
-from tests.fakes import SEEING, fake_model
+from tests.fakes import AS_SURE_AS_GREY, fake_model
 
 BEST = Candidate("confident_and_latest", "all")
 
@@ -102,7 +102,7 @@ WORTH = [0.0] * 6 + [0.9, 0.9, 0.0, 0.9, 0.4, 0.0, 0.0, 0.3, 0.0, 0.0, 0.0, 0.0]
 
 @pytest.mark.parametrize("rule", STOPS)
 def test_a_rule_tried_afterwards_visits_what_a_run_with_it_visits(rule: StopRule) -> None:
-    case, model = seen(WORTH, 7), fake_model(SEEING)[0]
+    case, model = seen(WORTH, 7), fake_model(AS_SURE_AS_GREY)[0]
     predictor = VolumePredictor(model, MemoryRules())
     predictor.set_volume(case.volume, "none")
     predictor.add(Box(slice=7, y=(2, 12), x=(2, 12)))
@@ -111,7 +111,7 @@ def test_a_rule_tried_afterwards_visits_what_a_run_with_it_visits(rule: StopRule
 
 
 def test_figures_of_a_run_are_those_of_its_masks() -> None:
-    case, model = seen(WORTH, 7), fake_model(SEEING)[0]
+    case, model = seen(WORTH, 7), fake_model(AS_SURE_AS_GREY)[0]
     found = try_one(model, case, case.volume.array, PLAIN, Encodings(model))
     predictor = VolumePredictor(model, MemoryRules())
     predictor.set_volume(case.volume, "none")
@@ -148,7 +148,7 @@ def test_the_command_writes_what_it_has_chosen_and_takes_it_out_again(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(export.calibrate, "load", lambda *_: fake_model(SEEING)[0])
+    monkeypatch.setattr(export.calibrate, "load", lambda *_: fake_model(AS_SURE_AS_GREY)[0])
     before = open_bundle(bundle)
     main([str(bundle), "--folder", str(labelled), "--defaults"])
     report = json.loads(capsys.readouterr().out)
@@ -166,7 +166,7 @@ def test_the_command_writes_what_it_has_chosen_and_takes_it_out_again(
 def test_too_few_objects_say_nothing(
     bundle: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export.calibrate, "load", lambda *_: fake_model(SEEING)[0])
+    monkeypatch.setattr(export.calibrate, "load", lambda *_: fake_model(AS_SURE_AS_GREY)[0])
     for path in sorted(labelled.iterdir())[1:]:
         path.unlink()
     before = (bundle / "manifest.json").read_bytes()

@@ -31,7 +31,7 @@ from runtime.errors import InputError
 from runtime.memory.pick_up import PICK_UPS
 from runtime.memory.policies import POLICIES
 from runtime.steps.encodings import Encodings
-from tests.fakes import SEEING, TELLING, fake_model
+from tests.fakes import AS_SURE_AS_GREY, TELLING, fake_model
 
 
 def test_every_memory_is_one_that_there_is() -> None:
@@ -54,7 +54,7 @@ def made(worth: list[float]) -> Case:
 
 
 def test_rows_of_a_run_say_what_a_rule_would_have_left() -> None:
-    case, model = made([0.0, 0.9, 0.9, 0.9, 0.9, 0.9] + [0.0] * 9), fake_model(SEEING)[0]
+    case, model = made([0.0, 0.9, 0.9, 0.9, 0.9, 0.9] + [0.0] * 9), fake_model(AS_SURE_AS_GREY)[0]
     rows = list(rows_of("p", case, "clean", Encodings(model), MEMORIES[0], None))
     assert [row.setting for row in rows] == [
         name_of(MEMORIES[0], None, rule) for rule in (None, *STOPS)

@@ -18,7 +18,7 @@ from runtime.model import Model, load
 from runtime.predictors import VolumePredictor
 from runtime.predictors.stop import StopRule
 from runtime.prompts.prompts import Box
-from tests.fakes import SEEING, fake_model
+from tests.fakes import AS_SURE_AS_GREY, fake_model
 from tests.manifests import manifest
 
 WHOLE: dict[str, Any] = {
@@ -86,7 +86,7 @@ def test_a_memory_that_this_runtime_does_not_have_is_the_bundles_fault(
 
 
 def made(defaults: Defaults | None) -> Model:
-    model, backend = fake_model(SEEING)
+    model, backend = fake_model(AS_SURE_AS_GREY)
     return Model(model.numbers, backend, model.constants, defaults=defaults)
 
 
@@ -119,6 +119,14 @@ def test_memory_is_the_bundles_sam_2s_or_as_told() -> None:
     told = MemoryRules(policy="self_sorting")
     assert VolumePredictor(model, told)._rules == told
     assert VolumePredictor(model.plain())._rules == MemoryRules()
+
+
+def test_zoom_is_the_bundles_none_or_as_told() -> None:
+    model = made(Defaults(zoom=3.0))
+    assert VolumePredictor(model)._factor == VolumePredictor(model, zoom="auto")._factor == 3.0
+    assert VolumePredictor(model, zoom=None)._factor is None
+    assert VolumePredictor(model, zoom=2.0)._factor == 2.0
+    assert VolumePredictor(model.plain())._factor is None
 
 
 def test_a_model_without_defaults_shares_its_engines() -> None:

@@ -113,9 +113,11 @@ def test_options_of_memory_reach_the_predictor(
     seen = []
 
     class Watched(VolumePredictor):
-        def __init__(self, model: Any, memory: MemoryRules, max_bytes: int | None) -> None:
+        def __init__(
+            self, model: Any, memory: MemoryRules, max_bytes: int | None, **others: Any
+        ) -> None:
             seen.append(memory)
-            super().__init__(model, memory, max_bytes)
+            super().__init__(model, memory, max_bytes, **others)
 
     monkeypatch.setattr(runtime.jobs.volume, "VolumePredictor", Watched)
     report = run("--box", BOX, *words)

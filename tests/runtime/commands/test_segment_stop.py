@@ -23,7 +23,7 @@ from runtime.memory import MemoryRules
 from runtime.model import Model
 from runtime.predictors.stop import StopRule
 from runtime.process.subcommands import USAGE_ERROR
-from tests.fakes import SEEING, fake_model
+from tests.fakes import AS_SURE_AS_GREY, fake_model
 from tests.reports import read_report
 
 SIDE = 16
@@ -49,7 +49,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
     def call(kind: str, *words: str, defaults: Defaults | None = None) -> dict[str, Any]:
         def load(job: Job) -> Model:
-            made, _ = fake_model(SEEING)
+            made, _ = fake_model(AS_SURE_AS_GREY)
             return Model(made.numbers, made.backend, made.constants, defaults=defaults)
 
         monkeypatch.setattr(Job, "load", load)
@@ -109,6 +109,9 @@ def test_a_video_is_left_too(run: Run) -> None:
     ("kind", "words"),
     [
         ("images", ("--stop-below", "0.5")),
+        ("video", ("--zoom", "3")),
+        ("video", ("--zoom", "none")),
+        ("volume", ("--zoom", "near")),
         ("images", ("--stop-below", "none")),
         ("volume", ("--stop-after", "2")),
         ("volume", ("--stop-below", "none", "--stop-after", "2")),
@@ -128,6 +131,8 @@ def test_what_makes_no_sense_is_a_usage_error(kind: str, words: tuple[str, ...],
     [
         (("--stop-below", "1.5"), "stop_below is 1.5"),
         (("--stop-below", "nan"), "stop_below is nan"),
+        (("--zoom", "0.5"), "zoom"),
+        (("--zoom", "nan"), "zoom"),
         (("--stop-below", "0.5", "--stop-after", "0"), "stop_after is 0"),
     ],
 )
@@ -164,9 +169,11 @@ def test_other_rules_of_memory_hold_beside_a_bundles(
     seen = []
 
     class Watched(runtime.jobs.volume.VolumePredictor):
-        def __init__(self, model: Any, memory: MemoryRules, max_bytes: int | None) -> None:
+        def __init__(
+            self, model: Any, memory: MemoryRules, max_bytes: int | None, **others: Any
+        ) -> None:
             seen.append(memory)
-            super().__init__(model, memory, max_bytes)
+            super().__init__(model, memory, max_bytes, **others)
 
     monkeypatch.setattr(runtime.jobs.volume, "VolumePredictor", Watched)
     run("volume", "--min-confidence", "0.25", defaults=MEASURED)
@@ -184,4 +191,20 @@ def test_a_job_is_settled_once() -> None:
     settled = job.settled("volume", MEASURED)
     assert settled.stop == StopRule(below=0.5, after=2)
     assert settled.memory == MemoryRules(policy="confident_and_latest")
-    assert job.settled("images", MEASURED) == replace(job, stop=None)
+    assert settled.zoom is None
+    zoomed = replace(MEASURED, zoom=3.0)
+    assert job.settled("volume", zoomed).zoom == 3.0
+    assert replace(job, zoom=None).settled("volume", zoomed).zoom is None
+    assert job.settled("images", zoomed) == replace(job, stop=None, zoom=None)
+    assert replace(job, preset="medsam2_lesion").settled("volume", zoomed).zoom is None
+
+
+@pytest.mark.parametrize("kind", ["volume", "images"])
+def test_zoom_is_used_and_reported(kind: str, run: Run) -> None:
+    assert run(kind, defaults=replace(MEASURED, zoom=3.0))["options"]["zoom"] == (
+        3.0 if kind == "volume" else None
+    )
+    assert (
+        run(kind, "--zoom", "none", defaults=replace(MEASURED, zoom=3.0))["options"]["zoom"] is None
+    )
+    assert run(kind, "--zoom", "2.5")["options"]["zoom"] == 2.5

@@ -18,17 +18,19 @@ from runtime.predictors import VideoPredictor, VolumePredictor
 from runtime.predictors.result import Result
 from runtime.predictors.stop import End, StopRule, ends
 from runtime.prompts.prompts import Box, Point
-from tests.fakes import SEEING, fake_model
+from tests.fakes import AS_SURE_AS_GREY, fake_model
 
 SIDE = 16
 RULE = StopRule(below=0.5, after=2)
 SURE, UNSURE, ABSENT = 0.9, 0.3, 0.0
 
 
-def volume(worth: Sequence[float], rules: MemoryRules | None = None) -> tuple[VolumePredictor, Any]:
+def volume(
+    worth: Sequence[float], rules: MemoryRules | None = None, zoom: float | None = None
+) -> tuple[VolumePredictor, Any]:
     """A predictor whose network is so sure of each slice, and its back end."""
-    model, backend = fake_model(SEEING)
-    predictor = VolumePredictor(model, rules)
+    model, backend = fake_model(AS_SURE_AS_GREY)
+    predictor = VolumePredictor(model, rules, zoom=zoom)
     grey = np.rint(250 * np.array(worth)).astype(np.uint8)
     predictor.set_volume(np.broadcast_to(grey[:, None, None], (len(worth), SIDE, SIDE)), "none")
     return predictor, backend
@@ -194,7 +196,7 @@ def frames_of(worth: Sequence[float]) -> list[np.ndarray]:
 
 
 def video(rule: StopRule | None) -> tuple[VideoPredictor, Any]:
-    model, backend = fake_model(SEEING)
+    model, backend = fake_model(AS_SURE_AS_GREY)
     return VideoPredictor(model, stop=rule), backend
 
 
@@ -247,12 +249,17 @@ class Story:
     rule: StopRule
     deeds: list[tuple[str, int]]
     memory: str = "fifo"
+    zoom: float | None = None
+
+    def predictor(self) -> VolumePredictor:
+        """One that has not been used."""
+        return volume(self.worth, MemoryRules(policy=self.memory), self.zoom)[0]
 
 
 worths = st.lists(st.sampled_from([SURE, SURE, UNSURE, ABSENT]), min_size=4, max_size=14)
 deeds = st.tuples(
     st.sampled_from(
-        ["run", "free run", "cancel", "range", "prompt", "correct", "undo", "interrupt"]
+        ["run", "free run", "cancel", "range", "prompt", "correct", "undo", "redo", "interrupt"]
     ),
     st.integers(0, 1000),
 )
@@ -263,14 +270,16 @@ stories = st.builds(
     rule=st.builds(StopRule, below=st.sampled_from([0.0, 0.5]), after=st.integers(1, 3)),
     deeds=st.lists(deeds, max_size=7),
     memory=st.sampled_from(["fifo", "self_sorting", "confident_and_latest"]),
+    zoom=st.sampled_from([None, None, 1.5]),
 )
 
 
 def play(story: Story) -> tuple[VolumePredictor, list[tuple[int, Any]]]:
     """A predictor after a story, and the prompts that are left of it."""
-    predictor, _ = volume(story.worth, MemoryRules(policy=story.memory))
+    predictor = story.predictor()
     depth = len(story.worth)
     prompts: list[tuple[int, Any]] = [(1, box(story.first % depth))]
+    undone: list[tuple[int, Any]] = []
     predictor.add(prompts[0][1])
     for what, number in story.deeds:
         if what in ("run", "free run"):
@@ -287,13 +296,18 @@ def play(story: Story) -> tuple[VolumePredictor, list[tuple[int, Any]]]:
         elif what == "prompt":
             prompts.append((1, box(number % depth)))
             predictor.add(prompts[-1][1])
+            undone = []
         elif what == "correct":
             point = Point(slice=number % depth, y=4, x=5, positive=number % 2 == 0)
             prompts.append((1, point))
             predictor.add(point)
+            undone = []
         elif what == "undo" and len(prompts) > 1:
-            prompts.pop()
+            undone.append(prompts.pop())
             predictor.undo()
+        elif what == "redo" and undone:
+            prompts.append(undone.pop())
+            predictor.redo()
         elif what == "interrupt":
             for known in predictor._tracker.objects.values():
                 for chain in known.chains.values():
@@ -320,7 +334,7 @@ def test_a_run_with_a_rule_depends_on_prompts_alone(story: Story) -> None:
     """Boxes only: a correction reads what was found before it, which a rule may have left out."""
     story = replace(story, deeds=[deed for deed in story.deeds if deed[0] != "correct"])
     predictor, prompts = play(story)
-    fresh, _ = volume(story.worth, MemoryRules(policy=story.memory))
+    fresh = story.predictor()
     for object_id, prompt in prompts:
         fresh.add(prompt, object_id=object_id)
     assert_equal(predictor.propagate(stop=story.rule), fresh.propagate(stop=story.rule))
