@@ -42,7 +42,7 @@ def test_an_unknown_command_is_a_usage_error_with_the_nearest_one(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for given, wanted in {
-        ("segmnet",): "did you mean segment? there are: segment, bench",
+        ("segmnet",): "did you mean segment? there are: segment, serve",
         ("x",): "no command 'x'; there are: segment",
         ("-i", "ct.nii"): "wanted a command before -i",
         (): "usage: medsam2 COMMAND",
