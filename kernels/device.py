@@ -65,7 +65,7 @@ class Device:
         if reason := why_not():
             raise NoDevice(reason)
         try:
-            self._core = _import_core()
+            self._core = import_module("cuda.core")
         except ImportError as error:
             raise NoDevice(f"cuda-core is missing ({error}); pip install cuda-core") from error
         self._device = self._core.Device(ordinal)
@@ -213,7 +213,7 @@ class Device:
 
     def mark(self, *, stream: Any) -> Any:
         """A moment in a stream's order, for `elapsed_ms`."""
-        return stream.record(options=self._timing())
+        return stream.record(options=self._core.EventOptions(timing_enabled=True))
 
     def elapsed_ms(self, start: Any, stop: Any) -> float:
         """Device time between two moments; waits for the second."""
@@ -267,13 +267,6 @@ class Device:
         _, handle = self._bindings.cuCtxGetCurrent()
         return int(handle)
 
-    def _timing(self) -> Any:
-        """Options of an event that tells the time; they were renamed in cuda-core 1."""
-        try:
-            return self._core.EventOptions(timing_enabled=True)
-        except TypeError:
-            return self._core.EventOptions(enable_timing=True)
-
     @contextmanager
     def _memory_errors(self, size: int) -> Iterator[None]:
         try:
@@ -282,12 +275,6 @@ class Device:
             if "OUT_OF_MEMORY" not in str(error):
                 raise
             raise MemoryError(f"{size} bytes on {self.name}") from error
-
-
-def _import_core() -> Any:
-    """cuda-core's module; before 0.5 it has nothing but an experimental one."""
-    core = import_module("cuda.core")
-    return core if hasattr(core, "Device") else import_module("cuda.core.experimental")
 
 
 def _address(array: Any) -> int:

@@ -308,18 +308,6 @@ def test_a_context_that_somebody_else_has_made_current_is_replaced(core: Core) -
     assert core.bindings.current.context == PRIMARY and len(core.threads) == 2
 
 
-def test_names_of_older_cuda_core_are_known(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
-    modules = {
-        "cuda.core": SimpleNamespace(),
-        "cuda.core.experimental": core,
-        "cuda.bindings.driver": core.bindings,
-    }
-    monkeypatch.setattr(kernels.device, "import_module", modules.__getitem__)
-    core.EventOptions = lambda *, enable_timing: enable_timing
-    stream = SimpleNamespace(record=lambda event=None, options=None: options)
-    assert Device().mark(stream=stream) is True
-
-
 def test_launches_get_addresses_and_numbers_in_order(core: Core) -> None:
     device, case = Device(), slots.STORE.cases["two"]()
     found = device.run(slots.STORE, case, stream=device.stream())
