@@ -71,7 +71,7 @@ class Tally:
         return sum(self.counts.values(), Counter())
 
 
-class Worker:
+class FuzzWorker:
     """One process of `benchmarks.fuzz.worker`, started anew whenever it has died."""
 
     def __init__(self, targets: str) -> None:
@@ -146,7 +146,7 @@ def run_cases(
     errors: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
 
     def work() -> None:
-        worker = Worker(targets)
+        worker = FuzzWorker(targets)
         try:
             while errors.empty():
                 with lock:

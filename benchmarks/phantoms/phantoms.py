@@ -31,7 +31,7 @@ class Labelled:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Appearance:
     """An appearance that several objects of a volume share."""
 
     grey: float
@@ -74,7 +74,7 @@ def make_flow(seed: int, num_images: int = 16, size: int = 256) -> Labelled:
         picture = _background(rng, (1, size, size))
         marks = np.zeros_like(picture, np.uint8)
         for _ in range(int(rng.integers(0, 6))):
-            other = Look(1 - look.grey + rng.uniform(-0.15, 0.15), 0.02, 0.0, look.edge)
+            other = Appearance(1 - look.grey + rng.uniform(-0.15, 0.15), 0.02, 0.0, look.edge)
             alpha = object_opacity(rng, picture.shape, radius * rng.uniform(0.5, 1.3), other.edge)
             _paint(rng, picture, marks, alpha, other, 0)
         alpha = object_opacity(
@@ -114,8 +114,8 @@ def _draw_body(rng: Rng, image: Array) -> None:
     image[away > 1] = rng.choice([0.0, rng.uniform(0, 0.15)])
 
 
-def _look(rng: Rng) -> Look:
-    return Look(
+def _look(rng: Rng) -> Appearance:
+    return Appearance(
         grey=float(rng.uniform(0.02, 0.98)),
         texture=float(rng.choice([0, rng.uniform(0.01, 0.08)])),
         core=float(rng.choice([0, 0, rng.uniform(-0.3, 0.3)])),
@@ -123,7 +123,7 @@ def _look(rng: Rng) -> Look:
     )
 
 
-def _pick(rng: Rng, looks: list[Look]) -> Look:
+def _pick(rng: Rng, looks: list[Appearance]) -> Appearance:
     return looks[int(rng.integers(len(looks)))]
 
 
@@ -132,7 +132,7 @@ def _paint(
     image: Array,
     labels: NDArray[np.uint8],
     alpha: Array,
-    look: Look,
+    look: Appearance,
     object_id: int,
     is_shared: bool = False,
 ) -> None:

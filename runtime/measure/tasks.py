@@ -32,7 +32,7 @@ Track = dict[tuple[int, int], SliceMask]
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class ParityTask:
     """Prompts, a run, and perhaps corrections and another run.
 
     Attributes:
@@ -58,22 +58,22 @@ class Task:
         return (stop - start) * len(objects) * (2 if self.corrections else 1)
 
 
-def tasks(phantom: Phantom) -> dict[str, Task]:
+def tasks(phantom: Phantom) -> dict[str, ParityTask]:
     """Tasks by name."""
     middle = len(phantom.pixels) // 2
     first, second = phantom.box(middle, 1), phantom.box(middle, 2)
     inside, outside = _centre(first), _centre(second, positive=False)
     mask = Mask(slice=middle, mask=phantom.labels[middle] == 1)
     return {
-        "click": Task([(1, (inside,))]),
-        "two boxes, clicks": Task([(1, (first, inside, outside)), (2, (second,))]),
-        "mask": Task([(1, (mask,))]),
+        "click": ParityTask([(1, (inside,))]),
+        "two boxes, clicks": ParityTask([(1, (first, inside, outside)), (2, (second,))]),
+        "mask": ParityTask([(1, (mask,))]),
         "full batch, weighted, corrected": _full_batch(phantom, middle - 1),
         "images without order": _images(phantom, middle - 1),
     }
 
 
-def _full_batch(phantom: Phantom, start: int) -> Task:
+def _full_batch(phantom: Phantom, start: int) -> ParityTask:
     """As many objects as fit a batch; one on three slices. Two are corrected, on a prompted and a tracked slice."""
     stop = min(start + FULL_MEMORY, len(phantom.pixels))
     several = [(1, (phantom.box(index, 1),)) for index in range(start, start + 3)]
@@ -82,14 +82,14 @@ def _full_batch(phantom: Phantom, start: int) -> Task:
         (1, (_centre(phantom.box(start, 1)),)),
         (2, (_centre(phantom.box(start + 1, 1), positive=False),)),
     ]
-    return Task([*several, *others], corrections, (start, stop), (FORWARD,), WEIGHTED)
+    return ParityTask([*several, *others], corrections, (start, stop), (FORWARD,), WEIGHTED)
 
 
-def _images(phantom: Phantom, start: int) -> Task:
+def _images(phantom: Phantom, start: int) -> ParityTask:
     """Two objects, prompted on one image each."""
     boxes = [(i, (_moved(phantom.box(start + i - 1, i), i - 1),)) for i in (1, 2)]
     z_range = start, min(start + NUM_IMAGES, len(phantom.pixels))
-    return Task(boxes, (), z_range, (FORWARD,), WEIGHTED, is_ordered=False)
+    return ParityTask(boxes, (), z_range, (FORWARD,), WEIGHTED, is_ordered=False)
 
 
 def _moved(box: Box, index: int) -> Box:
@@ -119,7 +119,7 @@ class Bench:
         self._model, self._phantom = model.plain(), phantom
         self._volumes: dict[MemoryRules, VolumePredictor] = {}
 
-    def run(self, task: Task, progress: Callable[[], object]) -> tuple[Track, str | None]:
+    def run(self, task: ParityTask, progress: Callable[[], object]) -> tuple[Track, str | None]:
         """A task's masks, as far as graphs gave numbers, and why it stopped if they did not."""
         track: Track = {}
         try:
@@ -130,7 +130,7 @@ class Bench:
             return track, f"{error.graph} gave NaN or infinity in {error.output}"
         return track, None
 
-    def _masks(self, task: Task) -> Iterator[SliceMask]:
+    def _masks(self, task: ParityTask) -> Iterator[SliceMask]:
         predictor, stream = (self._volume if task.is_ordered else self._set)(task)
         for calls in (task.calls, task.corrections):
             for object_id, prompts in calls:
@@ -138,7 +138,9 @@ class Bench:
             if calls:
                 yield from stream()
 
-    def _volume(self, task: Task) -> tuple[VolumePredictor, Callable[[], Iterator[SliceMask]]]:
+    def _volume(
+        self, task: ParityTask
+    ) -> tuple[VolumePredictor, Callable[[], Iterator[SliceMask]]]:
         predictor = self._volumes.get(task.rules)
         if predictor is None:
             predictor = self._volumes[task.rules] = VolumePredictor(self._model, task.rules)
@@ -146,7 +148,7 @@ class Bench:
         predictor.reset()
         return predictor, lambda: predictor.stream(task.z_range, task.directions)
 
-    def _set(self, task: Task) -> tuple[FlowPredictor, Callable[[], Iterator[SliceMask]]]:
+    def _set(self, task: ParityTask) -> tuple[FlowPredictor, Callable[[], Iterator[SliceMask]]]:
         predictor = FlowPredictor(self._model, task.rules)
         predictor.set_images([*self._phantom.pixels[slice(*(task.z_range or (None, None)))]])
         return predictor, predictor.stream
