@@ -36,10 +36,10 @@ class SessionImage:
         self.pixels = pixels.copy() if is_same else pixels
         self.window, self.spacing_mm = used.describe, volume.spacing_mm
         self._model, self.encodings = model, encodings
-        self.encoded = self.to_encode = 0
-        """Slices across the usual axis that are encoded ahead of need, and how many are to be."""
         self._view: View | None = None
         encodings.join(self)
+        self.encoded, self.to_encode = 0, min(self.shape[self.default_axis], encodings.share)
+        """Slices across the usual axis that are encoded ahead of need, and how many are to be."""
 
     @property
     def shape(self) -> Position:
@@ -62,7 +62,6 @@ class SessionImage:
         """Encode slices across the usual axis, outwards from the middle, as many as this image may hold."""
         planes = planes_of(self.pixels, self.default_axis)
         self._view = view = self.encodings.features(lambda index: planes[index])
-        self.to_encode = min(len(planes), self.encodings.share)
         for index in outwards(len(planes) // 2, len(planes)):
             if self.encoded >= min(self.to_encode, self.encodings.share):
                 return

@@ -19,11 +19,15 @@ LEAST_END = 0.25
 
 def skeleton(mask: Mask2) -> NDArray[np.intp]:
     """Pixels (n, 2) on the ridges of a mask (y, x): as far from its edge as all eight neighbours, or farther."""
+    if not mask.any():
+        return np.zeros((0, 2), np.intp)
+    y, x = ((at[0], at[-1] + 1) for at in map(np.flatnonzero, (mask.any(1), mask.any(0))))
+    mask = mask[slice(*y), slice(*x)]
     depth = depths(mask)
     around = np.pad(depth, 1)
     rows = np.maximum(np.maximum(around[:-2], around[1:-1]), around[2:])
     beside = np.maximum(np.maximum(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:])
-    return np.argwhere(mask & (depth >= beside))
+    return np.argwhere(mask & (depth >= beside)) + (y[0], x[0])
 
 
 def depths(mask: Mask2) -> NDArray[np.int32]:

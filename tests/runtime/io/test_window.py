@@ -216,3 +216,15 @@ def test_a_volume_within_air_keeps_its_contrast_under_auto() -> None:
     assert apply_window(line(5, 5, 5), "auto")[0].ravel().tolist() == [0, 0, 0]
     infinite = line(-np.inf, 0, 0, np.inf, dtype=np.float32)
     assert apply_window(infinite, "auto")[0].max() in (0, 255)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint16, ">i2"])
+@pytest.mark.parametrize("text", ["percentile", "abdomen", "40/400"])
+def test_looked_up_values_are_the_computed_ones(dtype: str, text: str) -> None:
+    rng = np.random.default_rng(0)
+    limits = np.iinfo(dtype)
+    array = rng.integers(limits.min, limits.max, (2, 200, 200), endpoint=True).astype(dtype)
+    mapped, used = apply_window(Volume.from_array(array), text)
+    wanted, same = apply_window(Volume.from_array(array.astype(np.int64)), text)
+    np.testing.assert_array_equal(mapped, wanted)
+    assert used == same
