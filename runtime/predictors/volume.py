@@ -17,13 +17,14 @@ from runtime.predictors.eight_bits import eight_bits
 from runtime.predictors.encoded import Encoded
 from runtime.predictors.prompted import check_prompts
 from runtime.predictors.result import Result, SliceMask
-from runtime.predictors.runs import Run, Runs
+from runtime.predictors.runs import Runs
 from runtime.predictors.stop import StopRule
 from runtime.predictors.tracker import BACKWARD, FORWARD, Tracker
-from runtime.predictors.volume_plan import plans, slices_ahead
+from runtime.predictors.volume_plan import encoded, plans, slices_ahead
 from runtime.predictors.zoom import Zoom
 from runtime.prompts.prompts import Prompt, shown
 from runtime.steps.encodings import Encodings
+from runtime.steps.features import ReadSlice
 
 
 class VolumePredictor:
@@ -98,17 +99,34 @@ class VolumePredictor:
         pixels, used = eight_bits(
             self._model.device_memory, volume, window, is_on_host=self._factor is not None
         )
-        depth, height, width = self._shape = pixels.shape
+        spacing_mm = volume.spacing_mm[1:] if isinstance(volume, Volume) else (1.0, 1.0)
+        depth, height, width = pixels.shape
+        self.set_slices(lambda index: pixels[index], (depth, height, width), spacing_mm)
         self.pixels = pixels
+        return used
+
+    def set_slices(
+        self,
+        read_slice: ReadSlice,
+        shape: tuple[int, int, int],
+        spacing_mm: tuple[float, float] = (1.0, 1.0),
+    ) -> None:
+        """Take slices of eight bits that are read when they are needed; `pixels` is empty then.
+
+        Args:
+            read_slice: number to uint8 pixels (y, x), the same ones each time.
+            shape: (z, y, x) of all.
+            spacing_mm: of pixels (y, x).
+        """
+        depth, height, width = self._shape = shape
+        self.pixels = np.zeros((0, 0, 0), np.uint8)
         self._tracker = None  # what it holds is taken over
         source = self._model if self._encodings is None else self._encodings
-        encoded = Encoded(source, lambda index: pixels[index], self._max_feature_bytes)
-        spacing_mm = volume.spacing_mm[1:] if isinstance(volume, Volume) else (1.0, 1.0)
+        seen = Encoded(source, read_slice, self._max_feature_bytes)
         zoom = Zoom(self._factor, self._model.numbers.image_size, spacing_mm)
         self._tracker = Tracker(
-            self._model, self._rules, encoded, zoom, lambda index: (height, width), depth
+            self._model, self._rules, seen, zoom, lambda index: (height, width), depth
         )
-        return used
 
     def pixels_on_host(self) -> NDArray[np.uint8]:
         """`pixels` as numpy's, wherever they are."""
@@ -196,7 +214,7 @@ class VolumePredictor:
         Gives the number of each slice once it is encoded. Raises InputError for a slice that is not there.
         """
         tracker = self._need_volume()
-        return _encoded(tracker, slices_ahead(order, tracker.num_slices))
+        return encoded(tracker, slices_ahead(order, tracker.num_slices))
 
     def reset(self, object_id: int | None = None) -> None:
         """Forget one object, or all; slices stay encoded. Raises PromptError for an object that is not there."""
@@ -255,7 +273,7 @@ class VolumePredictor:
         tracker = self._need_volume()
         plans(tracker, z_range, directions)  # says at once what does not fit
         run = self._runs.make(stop_rule(self._model, stop))
-        return self._steps(tracker, run, z_range, directions)
+        return tracker.run(run, lambda: plans(tracker, z_range, directions))
 
     def propagate(
         self,
@@ -267,29 +285,13 @@ class VolumePredictor:
         tracker, run = self._need_volume(), self._runs.make(stop_rule(self._model, stop))
         shapes = (self._shape[1:],) * self._shape[0]
         slices: dict[int, dict[int, SliceMask]] = {object_id: {} for object_id in tracker.objects}
-        for slice_mask in self._steps(tracker, run, z_range, directions):
+        for slice_mask in tracker.run(run, lambda: plans(tracker, z_range, directions)):
             if slice_mask is None:
                 continue
             slices.setdefault(slice_mask.object_id, {})[slice_mask.slice] = slice_mask
         return Result(shapes, slices, run.is_complete)
 
-    def _steps(
-        self,
-        tracker: Tracker,
-        run: Run,
-        z_range: tuple[int, int] | None,
-        directions: Sequence[int],
-    ) -> Iterator[SliceMask | None]:
-        yield from tracker.run(run, lambda: plans(tracker, z_range, directions))
-
     def _need_volume(self) -> Tracker:
         if self._tracker is None:
             raise PromptError("no volume yet; call set_volume first")
         return self._tracker
-
-
-def _encoded(tracker: Tracker, order: Iterable[int]) -> Iterator[int]:
-    for index in order:
-        with tracker.lock:
-            tracker.embedding(index)
-        yield index

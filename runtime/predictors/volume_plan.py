@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from runtime.errors import InputError, PromptError
 from runtime.predictors.tracked_object import Plan
@@ -63,3 +63,11 @@ def slices_ahead(order: Iterable[int] | None, num_slices: int) -> list[int]:
         if not is_whole(index) or not 0 <= index < num_slices:
             raise InputError(f"there is no slice {shown(index)}: slices are 0 to {num_slices - 1}")
     return wanted
+
+
+def encoded(tracker: Tracker, order: Iterable[int]) -> Iterator[int]:
+    """Slices as they are encoded, each when it is asked for."""
+    for index in order:
+        with tracker.lock:
+            tracker.embedding(index)
+        yield index

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from runtime.errors import VolumeError
 from runtime.io.volumes.volume import Volume
 from runtime.io.window import apply_window
 from runtime.model import Model
 from runtime.predictors import VolumePredictor
-from runtime.prompts.prompts import shown
-from runtime.serve.planes import Position, planes_of
+from runtime.predictors.chosen import AUTO
+from runtime.predictors.volume_plan import slices_ahead
+from runtime.prompts.prompts import Mask, Prompt, shown
+from runtime.serve.planes import Position, in_plane, plane_shape, planes_of
 from runtime.serve.worker import Steps, Urgency
 from runtime.steps.encodings import Encodings, View
+
+V = TypeVar("V", bound=np.generic)
 
 
 class SessionImage:
@@ -26,16 +32,25 @@ class SessionImage:
         model: segments.
         encodings: of its, that all images share.
         window: how intensities become eight bits, a name of `runtime.io.window`.
+        is_zoomed: objects are seen with the zoom that the bundle has chosen, if it has; of those to come.
 
     Raises InputError for a window that does not fit.
     """
 
-    def __init__(self, volume: Volume, model: Model, encodings: Encodings, window: str) -> None:
+    def __init__(
+        self,
+        volume: Volume,
+        model: Model,
+        encodings: Encodings,
+        window: str,
+        is_zoomed: bool = True,
+    ) -> None:
         pixels, used = apply_window(volume, window)
         is_same = np.may_share_memory(pixels, volume.array)
         self.pixels = pixels.copy() if is_same else pixels
         self.window, self.spacing_mm = used.describe, volume.spacing_mm
         self._model, self.encodings = model, encodings
+        self.is_zoomed = is_zoomed
         self._view: View | None = None
         encodings.join(self)
         self.encoded, self.to_encode = 0, min(self.shape[self.default_axis], encodings.share)
@@ -53,16 +68,46 @@ class SessionImage:
         return self.shape.index(1) if 1 in self.shape else 0
 
     def predictor(self, axis: int) -> VolumePredictor:
-        """A predictor for the planes across an axis, without objects."""
-        predictor = VolumePredictor(self._model, encodings=self.encodings)
-        predictor.set_volume(planes_of(self.pixels, axis), "none")
+        """A predictor for the planes across an axis, without objects; its slices are padded planes."""
+        predictor = VolumePredictor(
+            self._model, encodings=self.encodings, zoom=AUTO if self.is_zoomed else None
+        )
+        spacing_mm = in_plane(self.spacing_mm, axis)[1:]
+        shape = self.shape[axis], *self.padded_shape(axis)
+        predictor.set_slices(lambda index: self.read(axis, index), shape, spacing_mm)
         return predictor
+
+    def padded_shape(self, axis: int) -> tuple[int, int]:
+        """(y, x) of the planes across an axis as the network is shown them.
+
+        Across the usual axis that is all of a slice, stretched to the network's square as in SAM 2. Planes across the
+        others may be far longer than they are wide, and their voxels too: they are padded to be square in mm, so that
+        shapes are true.
+        """
+        y, x = plane_shape(self.shape, axis)
+        if axis == self.default_axis:
+            return y, x
+        _, y_mm, x_mm = in_plane(self.spacing_mm, axis)
+        side_mm = max(y * y_mm, x * x_mm)
+        return max(y, round(side_mm / y_mm)), max(x, round(side_mm / x_mm))
+
+    def read(self, axis: int, index: int) -> NDArray[np.uint8]:
+        """A plane, padded with zeros at its end."""
+        plane: NDArray[np.uint8] = planes_of(self.pixels, axis)[index]
+        return _padded(plane, self.padded_shape(axis))
+
+    def padded(self, prompts: Iterable[Prompt], axis: int) -> list[Prompt]:
+        """Prompts of planes across an axis as they are on padded planes."""
+        shape = self.padded_shape(axis)
+        return [
+            replace(p, mask=_padded(p.mask, shape)) if isinstance(p, Mask) else p for p in prompts
+        ]
 
     def encode_ahead(self) -> Steps:
         """Encode slices across the usual axis, outwards from the middle, as many as this image may hold."""
-        planes = planes_of(self.pixels, self.default_axis)
-        self._view = view = self.encodings.features(lambda index: planes[index])
-        for index in outwards(len(planes) // 2, len(planes)):
+        axis = self.default_axis
+        self._view = view = self.encodings.features(lambda index: self.read(axis, index))
+        for index in slices_ahead(None, self.shape[axis]):
             if self.encoded >= min(self.to_encode, self.encodings.share):
                 return
             view[index]
@@ -76,9 +121,12 @@ class SessionImage:
         self.encodings.leave(self)
 
 
-def outwards(middle: int, count: int) -> Iterator[int]:
-    """All numbers below `count`, those near the middle first."""
-    return iter(sorted(range(count), key=lambda index: (abs(index - middle), index)))
+def _padded(plane: NDArray[V], shape: tuple[int, int]) -> NDArray[V]:
+    if plane.shape == shape:
+        return plane
+    padded = np.zeros(shape, plane.dtype)
+    padded[: plane.shape[0], : plane.shape[1]] = plane
+    return padded
 
 
 def taken(array: object, properties: Mapping[str, Any] | None) -> Volume:

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.predictors import VolumePredictor
+from runtime.predictors.chosen import AUTO
 from runtime.predictors.result import SliceMask
 from runtime.serve.drawing import NOTHING, Canvas, Drawn, extent
 from runtime.serve.history import BLANK, Change, Moment
 from runtime.serve.image import SessionImage
-from runtime.serve.planes import Spans, union
+from runtime.serve.planes import Spans, plane_shape, union
 from runtime.serve.request import Request
 from runtime.serve.worker import Steps, Task, Urgency
 
@@ -163,7 +164,8 @@ class SessionObject:
                 predictor.reset()
                 num_changes += 1
             for prompts in request.adds:
-                found = predictor.add(*prompts, object_id=THE_OBJECT)
+                shown = self._image.padded(prompts, request.axis)
+                found = predictor.add(*shown, object_id=THE_OBJECT)
                 num_changes += 1
                 self._take(found, request.exact)
                 yield Urgency.PROMPT
@@ -188,7 +190,8 @@ class SessionObject:
         seen: set[int] = set()
         if predictor.object_ids:
             self.done, self.planned = 0, predictor.num_results(z_range)
-            for found in predictor.steps(z_range):
+            stop = AUTO if z_range is None else None  # a range says where it ends
+            for found in predictor.steps(z_range, stop=stop):
                 if found is not None:
                     seen.add(found.slice)
                     self.done = len(seen)
@@ -247,7 +250,8 @@ class SessionObject:
         if before.source is found.segmented:
             return
         given = exact.get(found.slice)
-        drawn = Drawn.of(found.mask()) if given is None else given
+        y, x = plane_shape(self._image.shape, self.axis)
+        drawn = Drawn.of(found.mask()[:y, :x]) if given is None else given
         drawn = replace(drawn, source=found.segmented)
         with self.news:
             self._drawn[found.slice] = drawn

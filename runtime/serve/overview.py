@@ -16,13 +16,16 @@ class Overview:
 
     Attributes:
         license: of the weights, as nnInteractive's viewers show it.
-        do_autozoom: whether the network is shown the part of a slice about an object.
     """
 
     def __init__(self, state: SessionState, licence: str | None) -> None:
         self._state = state
         self.license = licence
-        self.do_autozoom = True
+
+    @property
+    def do_autozoom(self) -> bool:
+        """Whether the network is shown the part of a slice about an object, if its bundle has chosen such a zoom."""
+        return self._state.is_zoomed
 
     @property
     def capabilities(self) -> dict[str, Any]:

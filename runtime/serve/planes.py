@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import floor, isfinite
 from numbers import Real
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ Spans = tuple[Span, Span, Span]
 """A half-open box within a volume, along its axes 0, 1 and 2; at least one voxel wide."""
 Box3 = list[list[int]]
 """The same as viewers take it: [[k0, k1], [j0, j1], [i0, i1]]."""
+
+N = TypeVar("N", int, float)
 
 FARTHEST = 2**40  # voxels: what is farther away than any volume reaches is as far as this
 
@@ -67,8 +69,8 @@ def thin_axis(spans: Spans, preferred: int | None) -> int | None:
     return thin[0] if thin else None
 
 
-def in_plane(position: Sequence[int], axis: int) -> tuple[int, int, int]:
-    """A position as (slice, y, x) of the planes across an axis."""
+def in_plane(position: Sequence[N], axis: int) -> tuple[N, N, N]:
+    """A position, or other numbers by axis, as (slice, y, x) of the planes across an axis."""
     y, x = (value for i, value in enumerate(position) if i != axis)
     return position[axis], y, x
 

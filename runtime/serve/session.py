@@ -86,9 +86,14 @@ class InteractiveSession(Overview):
             chosen.show_in(target_buffer)
 
     def set_do_autozoom(self, do_autozoom: bool) -> None:
-        """Whether the network is shown the part of a slice about an object, rather than all of it."""
-        with self._state.turn():
-            self.do_autozoom = bool(do_autozoom)
+        """Whether the network is shown the part of a slice about an object, if its bundle has chosen such a zoom.
+
+        Objects that have prompts already stay as they are.
+        """
+        with self._state.turn(is_urging=False):
+            self._state.is_zoomed = bool(do_autozoom)
+            if self._state.image is not None:
+                self._state.image.is_zoomed = self._state.is_zoomed
 
     def add_point_interaction(
         self,

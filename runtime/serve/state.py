@@ -18,7 +18,7 @@ from runtime.serve.answer import Wait
 from runtime.serve.image import SessionImage
 from runtime.serve.object import SessionObject
 from runtime.serve.objects import Objects
-from runtime.serve.planes import Box3, Position, Spans, as_lists
+from runtime.serve.planes import Box3, Position, Spans, as_lists, plane_shape
 from runtime.serve.request import Request, Scene
 from runtime.serve.worker import Steps, Task, Urgency, Worker
 from runtime.steps.encodings import Encodings
@@ -52,6 +52,7 @@ class SessionState:
         self.objects: Objects | None = None
         self.on_slices: OnSlices | None = None
         self.is_closed = self.ran_prediction = False
+        self.is_zoomed = True
         self._lock, self._count_lock, self._num_urging = RLock(), Lock(), 0
         self._ahead: Task | None = None
 
@@ -85,7 +86,7 @@ class SessionState:
     def set_image(self, volume: Volume) -> None:
         """Take an image, with one object in it, and begin to encode it. Raises InputError, and is without one then."""
         self.drop_image()
-        image = SessionImage(volume, self.model, self.encodings, self.window)
+        image = SessionImage(volume, self.model, self.encodings, self.window, self.is_zoomed)
         self.image, self.objects = image, Objects(image, self._report)
         self._ahead = self.worker.submit(self, image.encode_ahead(), Urgency.AHEAD)
 
@@ -180,8 +181,9 @@ class SessionState:
 
     def look_at(self, axis: int, box: Box) -> NDArray[np.bool_]:
         """The mask (y, x) of a box on a plane by itself, whatever is known of any object."""
-        predictor = self.need_image().predictor(axis)
-        return self.worker.call(self, lambda: predictor.add(box).mask())
+        image = self.need_image()
+        predictor, (y, x) = image.predictor(axis), plane_shape(image.shape, axis)
+        return self.worker.call(self, lambda: predictor.add(box).mask()[:y, :x])
 
     def _begin(self, chosen: SessionObject, steps: Steps, urgency: Urgency) -> Task:
         chosen.is_prompted, chosen.is_awaited = False, True

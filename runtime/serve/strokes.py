@@ -27,7 +27,8 @@ def skeleton(mask: Mask2) -> NDArray[np.intp]:
     around = np.pad(depth, 1)
     rows = np.maximum(np.maximum(around[:-2], around[1:-1]), around[2:])
     beside = np.maximum(np.maximum(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:])
-    return np.argwhere(mask & (depth >= beside)) + (y[0], x[0])
+    corner = np.array([y[0], x[0]], np.intp)
+    return np.asarray(np.argwhere(mask & (depth >= beside)) + corner, np.intp)
 
 
 def depths(mask: Mask2) -> NDArray[np.int32]:
