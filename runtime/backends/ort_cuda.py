@@ -108,8 +108,7 @@ class OrtCudaBackend:
             )
         self.device_memory = open_memory(stream)
         self.steps = CudaSteps(self.device_memory, bundle.model, replays=False)
-        if hasattr(onnxruntime, "preload_dlls"):
-            onnxruntime.preload_dlls()  # pip's NVIDIA libraries, if there are any
+        onnxruntime.preload_dlls()  # pip's NVIDIA libraries, if there are any
         self._bundle, self._threads = bundle, threads
         device = self.device_memory.device.name
         self.description = (

@@ -150,7 +150,7 @@ def parse(content: bytes | str) -> Any:
     try:
         return json.loads(
             content.decode("utf-8") if isinstance(content, bytes) else content,
-            object_pairs_hook=_once_each,
+            object_pairs_hook=_unique_names,
             parse_constant=_no_constant,
             parse_int=_short_integer,
         )
@@ -160,7 +160,7 @@ def parse(content: bytes | str) -> Any:
         raise Fault(str(error)) from error
 
 
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]

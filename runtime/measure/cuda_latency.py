@@ -19,6 +19,7 @@ from runtime.measure.latency import (
     TimedRun,
     first_masks,
     prompt_all,
+    steady,
     time_volume,
 )
 from runtime.measure.phantom import Phantom
@@ -65,8 +66,7 @@ def summarise_device(runs: list[DeviceRun], num_maskmem: int) -> dict[str, dict[
         stage: {"mean": round(float(np.median([run.stages_ms[stage] for run in runs])), 4)}
         for stage in STAGES.values()
     }
-    full = [step for timed in runs for step in timed.run.steps_ms[num_maskmem - 1 :]]
-    steps = full or [step for timed in runs for step in timed.run.steps_ms]
+    steps = steady([timed.run for timed in runs], num_maskmem)
     for column in ("device", "host", "total"):
         values = [step[column] for step in steps]
         table[column] = {
@@ -142,6 +142,6 @@ def _stages_ms(
             encode_ms += watch.lap().get("encode", 0.0)
         steps += slice_mask.slice > middle and slice_mask.object_id == num_objects
     spent = watch.lap()
-    found_ms = {stage: spent.get(stage, 0.0) / max(steps, 1) for stage in STAGES.values()}
-    found_ms["encode"] = (encode_ms + spent.get("encode", 0.0)) / max(slices[0], 1)
-    return found_ms
+    means_ms = {stage: spent.get(stage, 0.0) / max(steps, 1) for stage in STAGES.values()}
+    means_ms["encode"] = (encode_ms + spent.get("encode", 0.0)) / max(slices[0], 1)
+    return means_ms
