@@ -108,8 +108,8 @@ FITS = {"isotonic": fit_isotonic, "temperature": fit_temperature}
 
 def write_calibration(bundle: Path, measure: str, calibration: Calibration | None) -> None:
     """Put a calibration into a bundle's manifest, or take it out; the manifest is replaced in one step."""
-    known = open_bundle(bundle).manifest.get("calibration", {})
-    entries = {k: v for k, v in known.items() if k != measure}
+    before = open_bundle(bundle).manifest.get("calibration", {})
+    entries = {k: v for k, v in before.items() if k != measure}
     if calibration is not None:
         entries[measure] = calibration.entry()
     write_entry(bundle, "calibration", entries)
@@ -186,9 +186,9 @@ def choose_defaults(p: argparse.ArgumentParser, args: argparse.Namespace) -> dic
     with tqdm(desc="calibrate", unit="run", file=sys.stderr) as bar:
         trials = try_all(model.plain(), folder_cases(args.folder), args.window, bar.update)
     defaults = choose(trials)
-    if (found := defaults.measured["objects"]) < MIN_OBJECTS:
+    if (num_objects := defaults.measured["objects"]) < MIN_OBJECTS:
         raise InputError(
-            f"{args.folder} holds {found} objects to choose by; wanted at least {MIN_OBJECTS}: add volumes"
+            f"{args.folder} holds {num_objects} objects to choose by; wanted at least {MIN_OBJECTS}: add volumes"
         )
     write_entry(args.bundle, "defaults", defaults.entry())
     return {"bundle": str(args.bundle), "defaults": defaults.entry(), "tried": summary(trials)}

@@ -98,15 +98,15 @@ def try_one(
     predictor = VolumePredictor(model, rules, encodings=encodings, zoom=candidate.zoom)
     predictor.set_volume(pixels, "none")
     predictor.add(draw_prompt("box", case.truth, case.key))
-    found = {mask.slice: mask for mask in predictor.stream(stop=None)}
-    agreement = {i: counts(mask, case.truth[i]) for i, mask in found.items()}
+    slice_masks = {mask.slice: mask for mask in predictor.stream(stop=None)}
+    agreement = {i: counts(mask, case.truth[i]) for i, mask in slice_masks.items()}
     inside = int(case.truth.sum())
     dice, visited = {}, {}
     for rule in (None, *STOPS):
-        kept = up_to_end(found, case.key, rule)
-        both, drawn = np.sum([agreement[i] for i in kept], 0)
+        visited_slices = up_to_end(slice_masks, case.key, rule)
+        both, drawn = np.sum([agreement[i] for i in visited_slices], 0)
         dice[rule] = float(2 * both / (drawn + inside))
-        visited[rule] = len(kept) / len(pixels)
+        visited[rule] = len(visited_slices) / len(pixels)
     return Tried(case.name, dice, visited)
 
 
@@ -116,16 +116,16 @@ def counts(mask: SliceMask, truth: NDArray[np.bool_]) -> tuple[int, int]:
     return int((drawn & truth).sum()), int(drawn.sum())
 
 
-def up_to_end(found: Mapping[int, SliceMask], key: int, rule: StopRule | None) -> list[int]:
+def up_to_end(slice_masks: Mapping[int, SliceMask], key: int, rule: StopRule | None) -> list[int]:
     """The slices that a run from slice `key` would have visited under a rule."""
     if rule is None:
-        return sorted(found)
-    steps = {i: mask.segmented for i, mask in found.items()}
-    kept = [key]
+        return sorted(slice_masks)
+    steps = {i: mask.segmented for i, mask in slice_masks.items()}
+    visited_slices = [key]
     for way in (1, -1):
-        frames = sorted((i for i in found if (i - key) * way > 0), key=lambda i: i * way)
-        kept += rule.cut(frames, steps, way, {key})
-    return sorted(kept)
+        frames = sorted((i for i in slice_masks if (i - key) * way > 0), key=lambda i: i * way)
+        visited_slices += rule.cut(frames, steps, way, {key})
+    return sorted(visited_slices)
 
 
 def choose(trials: Trials) -> Defaults:
@@ -141,7 +141,7 @@ def choose(trials: Trials) -> Defaults:
         stop=None if stop is None else {"below": stop.below, "after": stop.after},
         zoom=chosen.zoom,
         measured={
-            "objects": len({each.name for each in tried}),
+            "objects": len({trial.name for trial in tried}),
             "seen_as": list(SEEN_AS),
             "dice": round(mean(tried, stop), 4),
             "dice_without": round(means[PLAIN], 4),
@@ -152,12 +152,12 @@ def choose(trials: Trials) -> Defaults:
 
 def mean(tried: Sequence[Tried], rule: StopRule | None) -> float:
     """Mean Dice under a rule."""
-    return float(np.mean([each.dice[rule] for each in tried]))
+    return float(np.mean([trial.dice[rule] for trial in tried]))
 
 
 def visited(tried: Sequence[Tried], rule: StopRule | None) -> float:
     """Mean share of slices visited under a rule."""
-    return float(np.mean([each.visited[rule] for each in tried]))
+    return float(np.mean([trial.visited[rule] for trial in tried]))
 
 
 def summary(trials: Trials) -> list[dict[str, Any]]:

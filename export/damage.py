@@ -80,25 +80,25 @@ def contrast(case: Case, pixels: Pixels) -> Damaged:
 
 def distractors(case: Case, pixels: Pixels) -> Damaged:
     """Copies of the object near it, on every slice but the prompted one, where they cover none of it."""
-    made, truth = pixels.copy(), case.truth
+    damaged, truth = pixels.copy(), case.truth
     extent = _extent(truth[case.key])
     step = int(np.ceil(CLEARANCE * max(extent)))
     moves = [(0, step), (0, -step), (step, 0), (-step, 0)]
     for move in moves[:: len(moves) // NUM_DISTRACTORS]:
         for index in np.flatnonzero(truth.any((1, 2))):
             if index != case.key:
-                _copy(made[index], pixels[index], truth[index], move)
-    return made, []
+                _copy(damaged[index], pixels[index], truth[index], move)
+    return damaged, []
 
 
-def _copy(made: Pixels, pixels: Pixels, truth: NDArray[np.bool_], move: tuple[int, int]) -> None:
+def _copy(damaged: Pixels, pixels: Pixels, truth: NDArray[np.bool_], move: tuple[int, int]) -> None:
     """Draw what a slice (y, x) shows of the object once more, as far as it lies within and not on the object."""
     rows, columns = np.nonzero(truth)
     to = rows + move[0], columns + move[1]
-    fits = (to[0] >= 0) & (to[0] < len(made)) & (to[1] >= 0) & (to[1] < made.shape[1])
+    fits = (to[0] >= 0) & (to[0] < len(damaged)) & (to[1] >= 0) & (to[1] < damaged.shape[1])
     rows, columns, to = rows[fits], columns[fits], (to[0][fits], to[1][fits])
     free = ~truth[to]
-    made[to[0][free], to[1][free]] = pixels[rows[free], columns[free]]
+    damaged[to[0][free], to[1][free]] = pixels[rows[free], columns[free]]
 
 
 def _extent(mask: NDArray[np.bool_]) -> tuple[int, int]:
@@ -114,9 +114,9 @@ def _beside(case: Case, pixels: Pixels, count: int) -> list[int]:
 
 
 def _with(pixels: Pixels, slices: list[int], changed: NDArray[np.floating]) -> Pixels:
-    made = pixels.copy()
-    made[slices] = changed.round().clip(0, 255).astype(np.uint8)
-    return made
+    damaged = pixels.copy()
+    damaged[slices] = changed.round().clip(0, 255).astype(np.uint8)
+    return damaged
 
 
 DAMAGES = {
