@@ -12,12 +12,12 @@ from kernels.slot_similarity import slot_similarity
 from runtime.errors import InputError, PromptError
 from runtime.memory import MemoryRules
 from runtime.model import Model
+from runtime.predictors.chain import Plan
 from runtime.predictors.encoded import Encoded
 from runtime.predictors.image import check_image
 from runtime.predictors.prompted import check_prompts
 from runtime.predictors.result import Result, SliceMask
 from runtime.predictors.runs import Run, Runs
-from runtime.predictors.tracked_object import Plan
 from runtime.predictors.tracker import FORWARD, Tracker
 from runtime.predictors.zoom import Zoom, check_zoom
 from runtime.prompts.prompts import Prompt, check_kind, is_whole, shown

@@ -9,15 +9,10 @@ from runtime.backends import Buffer
 from runtime.memory import ConditioningFrames, MemoryBank, MemoryRules
 from runtime.memory.arena import Arena
 from runtime.model import Model
+from runtime.predictors.chain import Chain, Memorised, Prompted, SearchRegion
 from runtime.predictors.encoded import Encoded
 from runtime.predictors.prompted import PromptedSlice, mask_in
-from runtime.predictors.tracked_object import (
-    Chain,
-    Memorised,
-    Prompted,
-    SearchRegion,
-    TrackedObject,
-)
+from runtime.predictors.tracked_object import TrackedObject
 from runtime.track import Segmented, memorise_prompted, memorise_tracked
 
 

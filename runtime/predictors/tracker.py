@@ -20,6 +20,7 @@ from runtime.errors import InputError, PromptError
 from runtime.memory import MemoryRules
 from runtime.memory.arena import Arena
 from runtime.model import Model
+from runtime.predictors.chain import Chain, Plan, SearchRegion, TrackedSlice, Way
 from runtime.predictors.encoded import Encoded
 from runtime.predictors.history import History
 from runtime.predictors.memories import Memories
@@ -27,20 +28,11 @@ from runtime.predictors.prompted import PromptedSlice, Tracked
 from runtime.predictors.region import Region
 from runtime.predictors.result import SliceMask
 from runtime.predictors.runs import Run, alone, each_alone
-from runtime.predictors.tracked_object import (
-    Chain,
-    Plan,
-    SearchRegion,
-    TrackedObject,
-    TrackedSlice,
-    Way,
-    crops_of,
-    in_turn,
-)
+from runtime.predictors.search import Search
+from runtime.predictors.tracked_object import TrackedObject, crops_of, in_turn
 from runtime.predictors.zoom import Zoom
 from runtime.predictors.zoomed import Asked, prompt_zoomed
 from runtime.prompts.prompts import Prompt, check_object_id, is_whole, shown
-from runtime.track import BatchRow, track_step
 
 Planner = Callable[[], Mapping[int, Plan]]
 MAX_ROWS = 8  # larger batches cost memory and win nothing
@@ -76,6 +68,7 @@ class Tracker:
         self.lock: AbstractContextManager[object] = RLock()
         self._memories = Memories(model, rules, encoded, shape_of, num_slices, is_ordered)
         self._confidence = model.confidence(rules.confidence)
+        self._search = Search(model, self._memories, encoded, zoom, shape_of, self._confidence)
         self._run: Run | None = None
         self.objects: dict[int, TrackedObject] = {}
         self.history = History(self.lock, self.objects, self._new_object)
@@ -83,6 +76,11 @@ class Tracker:
     @property
     def _arena(self) -> Arena:
         return self._memories.arena
+
+    @property
+    def num_encodings(self) -> int:
+        """How many slices and crops have been encoded, each counted once."""
+        return self._encoded.numbering.num_read
 
     def embedding(self, index: int) -> Buffer:
         """What a slice looks like to the network: features (C, G, G)."""
@@ -207,33 +205,19 @@ class Tracker:
                 masks.append(self._slice_mask(object_id, frame, prompted))
             else:
                 batch.append((object_id, known, chain, frames, frame))
-        while batch:
-            rows = [self._row(chain, frame) for _, _, chain, _, frame in batch]
-            answers = track_step(self._model, self._arena, self._features, rows, self._confidence)
-            cut = []
-            for way, segmented in zip(batch, answers, strict=True):
-                object_id, known, chain, frames, frame = way
-                if chain.outgrows(frame, segmented, self._zoom, self._shape_of(frame)):
-                    cut.append(way)
-                    continue
-                step = TrackedSlice(segmented, known.prompted, chain.search)
-                chain.steps[frame] = step
+        if batch:
+            answers = self._search.segment([(known, chain, z) for _, known, chain, _, z in batch])
+            for (object_id, known, chain, frames, frame), segmented in zip(
+                batch, answers, strict=True
+            ):
+                chain.steps[frame] = step = TrackedSlice(segmented, known.prompted, chain.search)
                 chain.num_remembered += 1
                 if chain.ends(run.stop, known.prompted):
                     frames.clear()
                 masks.append(self._slice_mask(object_id, frame, step))
-            for _, known, chain, *_ in cut:
-                known.tidy()
-                self._memories.memorise(known, chain.search, known.prompted)
-                chain.bank = self._memories.bank(known, chain.direction, chain.search)
-            batch = cut
         for *_, frames in ways:
             del frames[:1]
         return masks
-
-    def _row(self, chain: Chain, frame: int) -> BatchRow:
-        assert chain.bank is not None
-        return BatchRow(chain.bank, frame, self._encoded.numbering.of(frame, chain.search.crop))
 
     @contextmanager
     def _sound_memory(self) -> Iterator[None]:

@@ -43,8 +43,7 @@ class VolumePredictor:
         predictor.set_volume(read_volume("ct.nii.gz"))
         predictor.add(Box(slice=57, y=(200, 260), x=(180, 250)))
         result = predictor.propagate()
-        for index, object_id, confidence in result.review(5):   # where to look first
-            ...
+        first = result.review(5)                                # where to look
         predictor.add(Point(slice=71, y=230, x=214, positive=False))
         result = predictor.propagate()
 
@@ -73,9 +72,7 @@ class VolumePredictor:
         self._model, self._max_feature_bytes = model, max_feature_bytes
         self._factor, self._encodings = zoom_factor(model, zoom), encodings
         if encodings is not None and encodings.model is not model:
-            raise InputError(
-                "the encodings are of another model; make them with the one that is used"
-            )
+            raise InputError("the encodings are of another model; make them with this one")
         self._rules = memory_rules(model, memory)
         self._tracker: Tracker | None = None
         self._runs = Runs()
@@ -131,6 +128,11 @@ class VolumePredictor:
     def pixels_on_host(self) -> NDArray[np.uint8]:
         """`pixels` as numpy's, wherever they are."""
         return self._model.device_memory.get(self.pixels)
+
+    @property
+    def num_encodings(self) -> int:
+        """How many slices and crops of slices have been encoded since the volume was set, each counted once."""
+        return 0 if self._tracker is None else self._tracker.num_encodings
 
     def another_view(self, pixels: NDArray[np.uint8]) -> VolumePredictor:
         """A predictor of the same model and rules for other pixels (z, y, x), such as planes along another axis."""

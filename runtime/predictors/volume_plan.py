@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from runtime.errors import InputError, PromptError
-from runtime.predictors.tracked_object import Plan
+from runtime.predictors.chain import Plan
 from runtime.predictors.tracker import BACKWARD, FORWARD, Tracker
 from runtime.prompts.prompts import is_whole, shown
 

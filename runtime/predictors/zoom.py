@@ -85,12 +85,9 @@ class Zoom:
         is_roomy = room[0] * self._side(crop) >= ROOM * room[1] * self._side(own)
         return is_roomy and self._side(crop) <= SHARED * self._side(own)
 
-    def outgrown(self, logits: NDArray[np.float32], crop: Region, shape: Shape) -> Region | None:
-        """The crop that a mask of a crop needs: the same, or a wider one if it comes near to the edge."""
-        extent = extent_of(logits, crop, shape)
-        if extent is None or self.room(crop, extent, shape) >= NEAR:
-            return crop
-        return self.wider(crop, extent, shape)
+    def is_at_edge(self, crop: Region, extent: Region, shape: Shape) -> bool:
+        """Whether an object comes so near to the edge of its crop that there may be more of it outside."""
+        return self.room(crop, extent, shape) < NEAR
 
     def room(self, crop: Region, extent: Region, shape: Shape) -> float:
         """What is left between an object and the nearest edge of a crop, in sides of the crop; below zero outside.
