@@ -51,6 +51,11 @@ class History:
             raise PromptError("nothing to redo: no prompt has been taken back since the last one")
         self._go_over(self.future, self.past)
 
+    @alone
+    def forget(self, count: int) -> None:
+        """Give up going back to the oldest of the changes, and what is kept for that."""
+        del self.past[:count]
+
     def _go_over(self, one: list[Change], other: list[Change]) -> None:
         """Go to the far side of the last of some changes, from where the other ones lead back."""
         other.append(self._states(one[-1]))

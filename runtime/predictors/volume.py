@@ -108,12 +108,9 @@ class VolumePredictor:
         shape: tuple[int, int, int],
         spacing_mm: tuple[float, float] = (1.0, 1.0),
     ) -> None:
-        """Take slices of eight bits that are read when they are needed; `pixels` is empty then.
+        """Take uint8 slices (y, x) that are read by number when they are needed, the same ones each time.
 
-        Args:
-            read_slice: number to uint8 pixels (y, x), the same ones each time.
-            shape: (z, y, x) of all.
-            spacing_mm: of pixels (y, x).
+        `shape` is (z, y, x) of all, `spacing_mm` of pixels (y, x); `pixels` is empty then.
         """
         depth, height, width = self._shape = shape
         self.pixels = np.zeros((0, 0, 0), np.uint8)
@@ -168,6 +165,10 @@ class VolumePredictor:
         """
         self._need_volume().history.redo()
 
+    def forget_oldest(self, count: int = 1) -> None:
+        """Give up undoing the oldest changes, and the results that are kept for it; what is drawn stays."""
+        self._need_volume().history.forget(count)
+
     @property
     def can_undo(self) -> bool:
         """Whether there is something for `undo` to take back."""
@@ -181,7 +182,7 @@ class VolumePredictor:
     @property
     def object_ids(self) -> tuple[int, ...]:
         """The objects that there are, lowest first."""
-        return () if self._tracker is None else tuple(sorted(self._tracker.objects))
+        return () if self._tracker is None else tuple(sorted([*self._tracker.objects]))
 
     def prompts(self, object_id: int = 1) -> dict[int, tuple[Prompt, ...]]:
         """An object's prompts by slice, but for those that a later box or mask has replaced. Raises PromptError."""

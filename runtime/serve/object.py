@@ -32,6 +32,7 @@ class SessionObject:
         object_id, name: as the viewer knows it.
         image: in which it is.
         report: called with the box of what the worker has found while nobody waits.
+        max_steps: that can be taken back; older ones cannot be any more.
     """
 
     def __init__(
@@ -40,10 +41,12 @@ class SessionObject:
         name: str,
         image: SessionImage,
         report: Callable[[SessionObject, Spans], None],
+        max_steps: int,
     ) -> None:
         self.id, self.name = object_id, name
         self._image, self._report = image, report
         self.news = Condition()
+        self.max_steps = max_steps
         self.past: list[Change] = []
         self.future: list[Change] = []
         self.canvas: Canvas | None = None
@@ -177,6 +180,10 @@ class SessionObject:
         with self.news:
             self.past.append(Change(before, request.axis, num_changes))
             self.future = []
+            while len(self.past) > self.max_steps:
+                oldest = self.past.pop(0)
+                if oldest.num_changes:
+                    self.predictor(oldest.axis).forget_oldest(oldest.num_changes)
             self.is_prompted = True
             self.news.notify_all()
         if goes_on and not self.is_complete:

@@ -11,6 +11,8 @@ from runtime.serve.info import ObjectInfo
 from runtime.serve.object import SessionObject
 from runtime.serve.planes import Spans
 
+HISTORY_BYTES = 2**30  # that an object's steps of undo may take, if each finds all of it anew
+MIN_STEPS = 16  # that can be taken back at the least
 Report = Callable[[SessionObject, Spans], None]
 
 
@@ -24,6 +26,7 @@ class Objects:
 
     def __init__(self, image: SessionImage, report: Report) -> None:
         self._image, self._report = image, report
+        self._max_steps = max(MIN_STEPS, HISTORY_BYTES // image.step_bytes)
         self._objects: dict[int, SessionObject] = {}
         self._latest = 0
         self.selected = self.add(None)
@@ -42,7 +45,11 @@ class Objects:
         """A new one, which is not selected. Returns its number."""
         self._latest += 1
         made = SessionObject(
-            self._latest, name or f"object {self._latest}", self._image, self._report
+            self._latest,
+            name or f"object {self._latest}",
+            self._image,
+            self._report,
+            self._max_steps,
         )
         self._objects[made.id] = made
         return made.id

@@ -96,7 +96,10 @@ class SessionState:
             if task is not None:
                 task.end()
         if self.image is not None:
-            self.image.close()
+            try:
+                self.worker.call(self, self.image.close)
+            except SessionClosed:  # a worker that is closed encodes for nobody
+                self.image.close()
         self.image = self.objects = self._ahead = None
 
     def close(self) -> None:
@@ -182,8 +185,8 @@ class SessionState:
     def look_at(self, axis: int, box: Box) -> NDArray[np.bool_]:
         """The mask (y, x) of a box on a plane by itself, whatever is known of any object."""
         image = self.need_image()
-        predictor, (y, x) = image.predictor(axis), plane_shape(image.shape, axis)
-        return self.worker.call(self, lambda: predictor.add(box).mask()[:y, :x])
+        y, x = plane_shape(image.shape, axis)
+        return self.worker.call(self, lambda: image.predictor(axis).add(box).mask()[:y, :x])
 
     def _begin(self, chosen: SessionObject, steps: Steps, urgency: Urgency) -> Task:
         chosen.is_prompted, chosen.is_awaited = False, True

@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from threading import Event, Thread
 
 import numpy as np
 import pytest
 
-from runtime.errors import InputError
+from runtime.errors import InputError, PromptError
 from runtime.predictors import FlowPredictor, VolumePredictor
 from runtime.predictors.result import Result
 from runtime.predictors.video import VideoPredictor
@@ -107,3 +109,43 @@ def test_frames_and_prompts_of_a_video_take_turns() -> None:
             assert set(video.push(PIXELS[0])) == {1, 2, 3}
             video.reset()
             assert video._arena.memories.in_use == video._arena.pointers.in_use == 0
+
+
+def test_who_only_looks_may_do_so_at_any_time() -> None:
+    """Masks by now, prompts and objects, asked for by one thread while others add, run, undo and redo."""
+    predictor = volume()
+    wanted = logits(predictor_alone())
+    is_over = Event()
+    errors: list[BaseException] = []
+
+    def look() -> None:
+        try:
+            while not is_over.is_set():
+                for object_id in predictor.object_ids:
+                    with suppress(PromptError):  # taken back meanwhile
+                        assert set(predictor.prompts(object_id)) <= {4}
+                found = logits(predictor.current())
+                assert all(wanted[key] == mask for key, mask in found.items())
+        except BaseException as error:
+            errors.append(error)
+
+    looking = [Thread(target=look) for _ in range(2)]
+    for thread in looking:
+        thread.start()
+    for _ in range(TIMES):
+        predictor.add(BOX)
+        predictor.propagate()
+        assert predictor.current().is_complete
+        predictor.undo()
+        predictor.redo()
+        predictor.undo()
+    is_over.set()
+    for thread in looking:
+        thread.join()
+    assert not errors
+
+
+def predictor_alone() -> Result:
+    predictor = volume()
+    predictor.add(BOX)
+    return predictor.propagate()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 
+from runtime.bundle.defaults import Defaults
 from runtime.errors import InputError, NoImage, NoObject, PromptError, SessionClosed, VolumeError
 from runtime.prompts.prompts import Box, Mask, Point, Prompt
+from runtime.serve import objects
 from runtime.serve.session import InteractiveSession
 from tests.fakes import TELLING, fake_model
 
@@ -357,6 +359,55 @@ def test_what_is_no_image_is_refused_and_the_one_before_stays(
         session.set_image(IMAGE, {"modality": 7})
 
 
+def test_autozoom_is_on_where_the_bundle_has_chosen_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = fake_model(TELLING)
+    monkeypatch.setattr(model, "defaults", Defaults(zoom=2.0, stop={"below": 0.0, "after": 2}))
+    image = np.random.default_rng(0).integers(0, 255, (5, 96, 96)).astype(np.uint8)
+    box = thin(0, 2, (40, 50), (40, 50))
+    shown = []
+    with InteractiveSession(model) as session:
+        session.set_image(image)
+        for is_on in (True, False):
+            session.set_do_autozoom(is_on)
+            assert session.do_autozoom == session.capabilities["do_autozoom"] == is_on
+            session.reset_interactions()
+            session.add_bbox_interaction(box, True)
+            chosen = session._state.chosen()
+            crop = chosen.predictor(0)._tracker.objects[1].crop  # type: ignore[union-attr]
+            shown.append(crop is not None)
+    assert shown == [True, False]
+
+
+def test_an_object_is_followed_to_its_end_where_the_bundle_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def decode(inputs: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
+        is_bright = inputs["high_res_feats_0"][:, 0, 0, 0] > 0
+        return {
+            **TELLING["mask_decoder"](inputs),
+            "object_score_logits": np.where(is_bright, 5, -5).astype(np.float32),
+        }
+
+    def encode(inputs: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
+        return {
+            **TELLING["image_encoder"](inputs),
+            "high_res_feats_0": inputs["image"][:, :1, :1, :1],
+        }
+
+    model, _ = fake_model({**TELLING, "mask_decoder": decode, "image_encoder": encode})
+    monkeypatch.setattr(model, "defaults", Defaults(stop={"below": 0.0, "after": 2}))
+    image = np.full((12, 16, 16), 255, np.uint8)
+    image[:2] = image[7:] = 2
+    with InteractiveSession(model) as session:
+        session.set_image(image)
+        session.add_point_interaction((4, 5, 5), True)
+        assert [*np.flatnonzero(np.isfinite(session.confidence))] == [*range(9)]
+        assert session.is_complete
+        session.reset_interactions()
+        session.add_bbox_interaction([[1, 11], [2, 9], [3, 8]], True)
+        assert [*np.flatnonzero(np.isfinite(session.confidence))] == [*range(1, 11)]
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 16, 12), (1, 16, 1, 12), (1, 16, 12, 1)])
 def test_a_picture_has_one_plane(shape: tuple[int, ...]) -> None:
     with InteractiveSession(fake_model(TELLING)[0]) as session:
@@ -402,6 +453,29 @@ def test_reset_and_a_new_image_clear_history_and_keep_encodings() -> None:
             assert not session.can_undo and not buffer.any()
             session.add_point_interaction((4, 5, 5), True)
         assert [call.graph for call in backend.calls].count("image_encoder") == SHAPE[0]
+
+
+def test_steps_beyond_what_may_be_kept_cannot_be_taken_back(
+    session: InteractiveSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "HISTORY_BYTES", 0)
+    monkeypatch.setattr(objects, "MIN_STEPS", 3)
+    session.set_image(IMAGE)
+    pictures = []
+    for index in (2, 6, 4):
+        session.add_point_interaction((index, 5, 5), True)
+        pictures.append(session.target_buffer.copy())
+    session.add_bbox_interaction(thin(1, 4, (2, 9), (3, 8)), True)
+    pictures.append(session.target_buffer.copy())
+    session.add_point_interaction((8, 9, 9), False)
+    while session.can_undo:
+        session.undo()
+        np.testing.assert_array_equal(session.target_buffer, pictures.pop())
+    assert len(pictures) == 1
+    assert set(prompts(session)) == {2, 6}
+    for _ in range(3):
+        session.redo()
+    assert not session.can_redo and session.axis == 1
 
 
 def test_objects_are_apart(session: InteractiveSession) -> None:
