@@ -25,7 +25,7 @@ from runtime.bundle.bundle import Bundle
 from runtime.bundle.contract import GRAPHS
 from runtime.measure.lockstep import Lockstep, compare_tensors
 from runtime.measure.phantom import make_phantom
-from runtime.measure.tasks import Bench, Track, num_masks, tasks
+from runtime.measure.tasks import TaskRunner, Track, num_masks, tasks
 from runtime.model import Model
 from runtime.track import Segmented
 
@@ -181,8 +181,8 @@ def compare_models(
         free = held.observed(lockstep.watch_candidate)
     tracks: list[dict[str, tuple[Track, str | None]]] = []
     for model in (reference.observed(lockstep.watch_reference), free):
-        bench = Bench(model, phantom)
-        tracks.append({name: bench.run(task, progress) for name, task in tasks(phantom).items()})
+        runner = TaskRunner(model, phantom)
+        tracks.append({name: runner.run(task, progress) for name, task in tasks(phantom).items()})
     propagation = {}
     for name in tracks[0]:
         (truth, reference_reason), (candidate_track, reason) = (of[name] for of in tracks)

@@ -112,7 +112,7 @@ def _grown(phantom: Phantom, index: int, by: int) -> Box:
     )
 
 
-class Bench:
+class TaskRunner:
     """One model's predictors for tasks: slices stay encoded between tasks of one kind of memory."""
 
     def __init__(self, model: Model, phantom: Phantom) -> None:

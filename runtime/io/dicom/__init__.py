@@ -5,6 +5,6 @@ pydicom follows the elements of a header; what they say is checked here, before 
 
 from runtime.io.dicom.image import holds_image, read_dicom_image
 from runtime.io.dicom.series import read_dicom_file, read_series
-from runtime.io.dicom.start import is_dicom
+from runtime.io.dicom.transfer_syntax import is_dicom
 
 __all__ = ["holds_image", "is_dicom", "read_dicom_file", "read_dicom_image", "read_series"]

@@ -8,7 +8,7 @@ from typing import BinaryIO, cast
 
 from runtime.errors import VolumeError
 from runtime.io.dicom.elements import refusing
-from runtime.io.dicom.start import Syntax
+from runtime.io.dicom.transfer_syntax import TransferSyntax
 
 _PIXEL_DATA = 0x7FE00010
 _LEAST_READS, _BYTES_PER_READ = 200_000, 64
@@ -40,7 +40,7 @@ class BoundedFile:
         return self._stream.read(left if count < 0 else min(count, left))
 
 
-def check_rest(stream: BinaryIO, end: int, syntax: Syntax) -> None:
+def check_rest(stream: BinaryIO, end: int, syntax: TransferSyntax) -> None:
     """Raise VolumeError unless what follows the pixels, which end at `end`, is nothing, zeros, or further elements.
 
     Where bytes were lost or added within the pixels, something else is left over.

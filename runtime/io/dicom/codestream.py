@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from runtime.errors import VolumeError
 from runtime.io.dicom.format import PixelFormat
-from runtime.io.dicom.start import Syntax
+from runtime.io.dicom.transfer_syntax import TransferSyntax
 from runtime.io.volumes.itk import quiet, reason, sitk
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -39,7 +39,7 @@ class Size(NamedTuple):
     bits: int
 
 
-def decode_codestream(frame: bytes, layout: PixelFormat, syntax: Syntax) -> NDArray[Any]:
+def decode_codestream(frame: bytes, layout: PixelFormat, syntax: TransferSyntax) -> NDArray[Any]:
     """The frame (y, x) in its own type, or uint8 (y, x, 3) in RGB. Raises VolumeError where it cannot be decoded."""
     size = _jpeg2000_size(frame) if syntax.codec == "jpeg2000" else _jpeg_size(frame)
     if size[:3] != (layout.rows, layout.columns, layout.samples) or size.bits > layout.allocated:
@@ -96,7 +96,7 @@ def _jpeg2000_size(data: bytes) -> Size:
     return Size(bottom - top, right - left, samples, bits)
 
 
-def _minimal_file(frame: bytes, layout: PixelFormat, syntax: Syntax) -> bytes:
+def _minimal_file(frame: bytes, layout: PixelFormat, syntax: TransferSyntax) -> bytes:
     """A DICOM file of one frame: what GDCM needs to decode it, and nothing that it could do more (PS3.10)."""
     meta = b"".join(
         (

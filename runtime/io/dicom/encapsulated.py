@@ -9,13 +9,13 @@ from typing import BinaryIO
 
 from runtime.errors import VolumeError
 from runtime.io.dicom.bounded import check_rest
-from runtime.io.dicom.start import Syntax
+from runtime.io.dicom.transfer_syntax import TransferSyntax
 
 _ITEM, _END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
 _JPEG_ENDS = (b"\xff\xd9",)  # end of image, of JPEG, JPEG-LS and JPEG 2000 alike
 
 
-def read_encapsulated(stream: BinaryIO, frames: int, syntax: Syntax) -> Iterator[bytes]:
+def read_encapsulated(stream: BinaryIO, frames: int, syntax: TransferSyntax) -> Iterator[bytes]:
     """The codestream of each frame, from a file that stands at the offset table.
 
     Raises VolumeError unless the items end where they should and make up as many frames as there are.

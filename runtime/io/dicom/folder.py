@@ -13,7 +13,7 @@ from runtime.files.plain_file import open_plain
 from runtime.io.dicom.elements import text
 from runtime.io.dicom.format import PixelFormat, check_grey, read_format
 from runtime.io.dicom.header import POSITION, Header, is_image_class, read_header
-from runtime.io.dicom.start import HEAD_BYTES, first_element
+from runtime.io.dicom.transfer_syntax import HEAD_BYTES, first_element
 
 _SUFFIX = ".dcm"
 # A number in a name, decimal or hexadecimal.

@@ -17,7 +17,13 @@ from runtime.errors import SeriesError
 from runtime.files.plain_file import open_plain
 from runtime.io.dicom.bounded import BoundedFile
 from runtime.io.dicom.elements import check_whole, text
-from runtime.io.dicom.start import HEAD_BYTES, SYNTAXES, Syntax, first_element, guess_syntax
+from runtime.io.dicom.transfer_syntax import (
+    HEAD_BYTES,
+    SYNTAXES,
+    TransferSyntax,
+    first_element,
+    guess_syntax,
+)
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -67,7 +73,7 @@ class Header:
     """
 
     path: Path
-    syntax: Syntax
+    syntax: TransferSyntax
     dataset: Dataset
     pixel_at: int
     pixel_bytes: int | None
@@ -187,7 +193,7 @@ def _value_of(element: bytes, at: int, order: str) -> tuple[str, int, int]:
     return "", at + 8, struct.unpack_from(f"{order}I", element, 4)[0]
 
 
-def _read_meta(stream: BoundedFile, path: Path) -> tuple[Dataset, Syntax | None, int]:
+def _read_meta(stream: BoundedFile, path: Path) -> tuple[Dataset, TransferSyntax | None, int]:
     """File meta information, transfer syntax (None if not read here), and where the data set begins."""
     from pydicom.filereader import read_dataset
 

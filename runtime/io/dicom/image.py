@@ -13,7 +13,7 @@ from runtime.io.dicom.elements import refusing
 from runtime.io.dicom.format import PixelFormat, read_format
 from runtime.io.dicom.header import PALETTE, Header, read_header
 from runtime.io.dicom.pixels import read_stored
-from runtime.io.dicom.values import common_type, read_meanings, read_table
+from runtime.io.dicom.values import common_type, read_modality_transforms, read_table
 
 
 def holds_image(path: Path) -> bool:
@@ -45,11 +45,11 @@ def read_dicom_image(path: Path) -> NDArray[Any]:
 
 
 def _grey(stored: NDArray[Any], header: Header, layout: PixelFormat) -> NDArray[Any]:
-    (meaning,) = read_meanings(header, layout)
+    (transform,) = read_modality_transforms(header, layout)
     if layout.is_inverted:
         # -1 - v of signed values, and 2 ** bits - 1 - v of unsigned ones: neither can overflow.
         stored = ~stored if layout.is_signed else stored ^ layout.dtype.type(layout.bounds[1])
-    return meaning.apply(stored, common_type([(layout, meaning)]))
+    return transform.apply(stored, common_type([(layout, transform)]))
 
 
 def _colour(stored: NDArray[Any], header: Header, layout: PixelFormat) -> NDArray[Any]:

@@ -15,7 +15,7 @@ from runtime.io.dicom.format import PixelFormat
 from runtime.io.dicom.frames import Frames, read_frames
 from runtime.io.dicom.header import Header, read_header
 from runtime.io.dicom.pixels import read_stored
-from runtime.io.dicom.values import common_type, read_meanings
+from runtime.io.dicom.values import common_type, read_modality_transforms
 from runtime.io.room import new_array
 from runtime.io.volumes.stack import Stack, stack_planes
 from runtime.io.volumes.volume import Volume
@@ -75,11 +75,11 @@ def _read_volume(scans: Sequence[Scan], source: str) -> Volume:
 
 def _read_array(scans: Sequence[Scan], stack: Stack) -> NDArray[Any]:
     """All frames in the order of the stack, (z, y, x), each rescaled as its own header says."""
-    meanings = [read_meanings(header, layout) for header, layout, _ in scans]
+    transforms = [read_modality_transforms(header, layout) for header, layout, _ in scans]
     dtype = common_type(
         [
             (layout, m)
-            for (_, layout, _), of_file in zip(scans, meanings, strict=True)
+            for (_, layout, _), of_file in zip(scans, transforms, strict=True)
             for m in of_file
         ]
     )
@@ -88,9 +88,9 @@ def _read_array(scans: Sequence[Scan], stack: Stack) -> NDArray[Any]:
     shape = len(slots), first.rows, first.columns
     array = new_array(shape, dtype, scans[0][0].path.parent)
     frame = 0
-    for (header, layout, _), of_file in zip(scans, meanings, strict=True):
-        for stored, meaning in zip(read_stored(header, layout), of_file, strict=True):
-            array[slots[frame]] = meaning.apply(stored, dtype)
+    for (header, layout, _), of_file in zip(scans, transforms, strict=True):
+        for stored, transform in zip(read_stored(header, layout), of_file, strict=True):
+            array[slots[frame]] = transform.apply(stored, dtype)
             frame += 1
     return array
 

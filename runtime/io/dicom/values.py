@@ -24,7 +24,7 @@ _INTEGERS = [np.dtype(f"{kind}{size}") for size in (1, 2, 4, 8) for kind in "ui"
 
 
 @dataclass(frozen=True, slots=True)
-class Meaning:
+class ModalityTransform:
     """What stored values of a frame stand for: a table, or slope and intercept (PS3.3 C.11.1).
 
     Attributes:
@@ -47,7 +47,7 @@ class Meaning:
         )
 
     def apply(self, stored: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Values in `dtype`, exactly, if that is what `common_type` says of this meaning."""
+        """Values in `dtype`, exactly, if that is what `common_type` says of this transform."""
         if self.table is not None:
             places = np.clip(stored.astype(np.int64) - self.first, 0, len(self.table) - 1)
             return self.table[places].astype(dtype, copy=False)
@@ -58,7 +58,7 @@ class Meaning:
         return (stored.astype(np.int64) * int(self.slope) + int(self.intercept)).astype(dtype)
 
 
-def read_meanings(header: Header, layout: PixelFormat) -> list[Meaning]:
+def read_modality_transforms(header: Header, layout: PixelFormat) -> list[ModalityTransform]:
     """What the values of each frame mean. Raises SeriesError for a table or numbers that make no sense."""
     with refusing(SeriesError, f"{header.path}: its table of values is damaged"):
         tables = items(header.dataset, MODALITY_LUT)
@@ -66,18 +66,20 @@ def read_meanings(header: Header, layout: PixelFormat) -> list[Meaning]:
             return [
                 read_table(tables[0], (LUT_DESCRIPTOR, LUT_DATA), header, layout.is_signed)
             ] * layout.frames
-    meanings = []
+    transforms = []
     for slope, intercept in read_rescaling(header, layout.frames):
         ends = sorted(slope * bound + intercept for bound in layout.bounds)
         if not np.isfinite(ends).all():
             raise SeriesError(
                 f"{header.path}: found a rescale slope of {slope}, which is beyond all numbers"
             )
-        meanings.append(Meaning(slope, intercept, (ends[0], ends[1])))
-    return meanings
+        transforms.append(ModalityTransform(slope, intercept, (ends[0], ends[1])))
+    return transforms
 
 
-def read_table(dataset: Dataset, tags: tuple[int, int], header: Header, is_signed: bool) -> Meaning:
+def read_table(
+    dataset: Dataset, tags: tuple[int, int], header: Header, is_signed: bool
+) -> ModalityTransform:
     """A table of values: a descriptor (length, first value, bits) and its data, by their tags (PS3.3 C.11.1.1).
 
     Raises SeriesError where those two do not agree; whatever comes of an element that is none, passes.
@@ -97,17 +99,17 @@ def read_table(dataset: Dataset, tags: tuple[int, int], header: Header, is_signe
         # Bytes are swapped in pairs: words of big endian (PS3.5 section 7.3).
         data = np.frombuffer(data, np.uint16).byteswap().tobytes()
     table = np.frombuffer(data[: length * size], f"{order}u{size}").astype(f"u{size}")
-    return Meaning(1.0, 0.0, (0.0, float((1 << 8 * size) - 1)), signed_first, table)
+    return ModalityTransform(1.0, 0.0, (0.0, float((1 << 8 * size) - 1)), signed_first, table)
 
 
-def common_type(parts: Sequence[tuple[PixelFormat, Meaning]]) -> np.dtype[Any]:
+def common_type(parts: Sequence[tuple[PixelFormat, ModalityTransform]]) -> np.dtype[Any]:
     """The one type that holds all values exactly: their own, the smallest integer, or float64."""
     types = {layout.dtype for layout, _ in parts}
     plain = all(m.table is None and (m.slope, m.intercept) == (1, 0) for _, m in parts)
     if plain and len(types) == 1:
         return types.pop()
-    if not all(meaning.is_whole for _, meaning in parts):
+    if not all(transform.is_whole for _, transform in parts):
         return np.dtype(np.float64)
-    low = min(meaning.bounds[0] for _, meaning in parts)
-    high = max(meaning.bounds[1] for _, meaning in parts)
+    low = min(transform.bounds[0] for _, transform in parts)
+    high = max(transform.bounds[1] for _, transform in parts)
     return next(t for t in _INTEGERS if np.iinfo(t).min <= low and high <= np.iinfo(t).max)

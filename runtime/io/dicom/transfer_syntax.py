@@ -16,7 +16,7 @@ _FIRST_BYTES = 1 << 12  # more than the value of any first element
 
 
 @dataclass(frozen=True, slots=True)
-class Syntax:
+class TransferSyntax:
     """A transfer syntax (PS3.5 section 10 and annex A).
 
     Attributes:
@@ -37,10 +37,10 @@ class Syntax:
 
 
 _ROOT = "1.2.840.10008.1.2"
-IMPLICIT = Syntax("implicit little endian", is_implicit=True, uid=_ROOT)
-EXPLICIT = Syntax("explicit little endian", uid=f"{_ROOT}.1")
-BIG_ENDIAN = Syntax("explicit big endian", is_little=False, uid=f"{_ROOT}.2")
-DEFLATED = Syntax("deflated", is_deflated=True, uid=f"{_ROOT}.1.99")
+IMPLICIT = TransferSyntax("implicit little endian", is_implicit=True, uid=_ROOT)
+EXPLICIT = TransferSyntax("explicit little endian", uid=f"{_ROOT}.1")
+BIG_ENDIAN = TransferSyntax("explicit big endian", is_little=False, uid=f"{_ROOT}.2")
+DEFLATED = TransferSyntax("deflated", is_deflated=True, uid=f"{_ROOT}.1.99")
 _JPEG = {
     50: "baseline",
     51: "extended",
@@ -51,10 +51,13 @@ _JPEG = {
 }
 _ALL = (
     *(IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED),
-    Syntax("RLE", codec="rle", uid=f"{_ROOT}.5"),
-    *(Syntax(f"JPEG {kind}", codec="jpeg", uid=f"{_ROOT}.4.{n}") for n, kind in _JPEG.items()),
-    *(Syntax("JPEG-LS", codec="jpeg", uid=f"{_ROOT}.4.{n}") for n in (80, 81)),
-    *(Syntax("JPEG 2000", codec="jpeg2000", uid=f"{_ROOT}.4.{n}") for n in (90, 91)),
+    TransferSyntax("RLE", codec="rle", uid=f"{_ROOT}.5"),
+    *(
+        TransferSyntax(f"JPEG {kind}", codec="jpeg", uid=f"{_ROOT}.4.{n}")
+        for n, kind in _JPEG.items()
+    ),
+    *(TransferSyntax("JPEG-LS", codec="jpeg", uid=f"{_ROOT}.4.{n}") for n in (80, 81)),
+    *(TransferSyntax("JPEG 2000", codec="jpeg2000", uid=f"{_ROOT}.4.{n}") for n in (90, 91)),
 )
 SYNTAXES = {syntax.uid: syntax for syntax in _ALL}
 
@@ -77,7 +80,7 @@ def first_element(head: bytes) -> int | None:
     return 0 if any(_begins(head, little) for little in (True, False)) else None
 
 
-def guess_syntax(head: bytes) -> Syntax:
+def guess_syntax(head: bytes) -> TransferSyntax:
     """The transfer syntax of a data set that begins so, where nothing says it."""
     if _has_vr(head):
         return EXPLICIT if _begins(head, True) else BIG_ENDIAN
