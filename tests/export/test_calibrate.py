@@ -135,7 +135,7 @@ def bundle(tmp_path: Path) -> Path:
 def test_every_tracked_mask_that_is_there_is_compared_with_the_truth(
     labelled: Path, phantom: Phantom
 ) -> None:
-    model = load(threads=1)
+    model = load(threads=1).plain()
     (case,) = [c for c in folder_cases(labelled) if c.name.endswith("object 1")]
     said, worth = collect(model, [case], "iou", "auto")
     predictor = VolumePredictor(model)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(on_host.COMPILER is None, reason="no C++ compile
 
 @pytest.mark.parametrize("replays", [True, False])
 def test_steps_are_the_devices_time_and_the_hosts(replays: bool) -> None:
-    model, device = on_device(load(None, "ort", 1), replays=replays)
+    model, device = on_device(load(None, "ort", 1).plain(), replays=replays)
     measured = time_on_device(model, bench_phantom(3, 64), 2, None, 1)
     assert len(measured.run.steps_ms) == 3
     for step in measured.run.steps_ms:
@@ -35,7 +35,7 @@ def test_steps_are_the_devices_time_and_the_hosts(replays: bool) -> None:
 def test_the_report_tells_whole_volumes_launches_and_memory(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(bench, "load", lambda *rest: on_device(load(None, "ort", 1))[0])
+    monkeypatch.setattr(bench, "load", lambda *rest: on_device(load(None, "ort", 1).plain())[0])
     bench.main(["--slices", "3", "--repeat", "1", "--image-size", "64"])
     *lines, last = capsys.readouterr().out.strip().splitlines()
     report = json.loads(last)
@@ -53,13 +53,13 @@ def test_steps_of_exact_lengths_are_shapes_of_their_own(
 ) -> None:
     shapes = {}
     for lengths in ("full", "exact"):
-        model, _ = on_device(load(None, "ort", 1))
+        model, _ = on_device(load(None, "ort", 1).plain())
         monkeypatch.setattr(bench, "load", lambda *rest, model=model: model)
         bench.main(["--slices", "3", "--repeat", "1", "--image-size", "64", "--lengths", lengths])
         assert isinstance(model.steps, CudaSteps)
         shapes[lengths] = {key[0][1] for key in model.steps._replays.steps}
     capsys.readouterr()
     assert shapes == {"full": {7}, "exact": {1, 2, 3}}
-    monkeypatch.setattr(bench, "load", lambda *rest: load(None, "ort", 1))
+    monkeypatch.setattr(bench, "load", lambda *rest: load(None, "ort", 1).plain())
     with pytest.raises(InputError, match="on the host there is nothing else"):
         bench.main(["--slices", "3", "--lengths", "exact"])

@@ -150,7 +150,7 @@ def dice(found: np.ndarray, truth: np.ndarray) -> float:
 @pytest.fixture(scope="module")
 def ran() -> tuple[VolumePredictor, Result]:
     """The embedded model's run along the first axis."""
-    predictor = VolumePredictor(load(threads=1))
+    predictor = VolumePredictor(load(threads=1).plain())
     predictor.set_volume(Volume.from_array(PHANTOM.pixels, SPACING_MM))
     predictor.add(PHANTOM.box(KEY, 1))
     return predictor, predictor.propagate()

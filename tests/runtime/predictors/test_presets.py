@@ -206,7 +206,7 @@ def test_points_are_given_again_as_a_mask_too() -> None:
 def test_each_preset_segments_a_phantom() -> None:
     phantom = make_phantom((5, 64, 64), seed=3)
     truth = phantom.labels == 1
-    model = load(threads=1)
+    model = load(threads=1).plain()
     for preset in PRESETS.values():
         predictor = VolumePredictor(model)
         predictor.set_volume(phantom.pixels)

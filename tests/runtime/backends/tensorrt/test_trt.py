@@ -167,8 +167,8 @@ def test_a_volume_on_tensorrt_is_what_it_is_on_the_host(tensorrt: Tensorrt) -> N
         predictor.add(phantom.box(4, 1))
         return {found.slice: found.segmented.logits for found in predictor.stream()}
 
-    model = load(None, "trt-fp32")
-    found, truth = run(model), run(load(None, "ort", 1))
+    model = load(None, "trt-fp32").plain()
+    found, truth = run(model), run(load(None, "ort", 1).plain())
     for index, right in truth.items():
         assert np.abs(found[index] - right).max() <= 1e-3 * np.abs(right).max()
     device: Any = tensorrt.memory.device
@@ -188,7 +188,7 @@ def inputs(memory: CudaMemory, graph: str, rows: int) -> tuple[dict[str, Any], d
 
 
 def test_each_set_of_shapes_and_each_stream_has_a_context_of_its_own(tensorrt: Tensorrt) -> None:
-    memory, model = tensorrt.memory, load(None, "trt-fp32")
+    memory, model = tensorrt.memory, load(None, "trt-fp32").plain()
     engine = model.engine("memory_encoder")
     for rows, number in ((1, 0), (2, 1), (3, 2), (1, 0), (3, 2)):
         given, made = inputs(memory, "memory_encoder", rows)
@@ -232,7 +232,7 @@ def test_steps_are_not_captured_where_tensorrt_says_that_they_cannot_be(
     tensorrt: Tensorrt, caplog: pytest.LogCaptureFixture
 ) -> None:
     tensorrt.is_capturable = False
-    phantom, model = make_phantom((9, 64, 64)), load(None, "trt-fp32")
+    phantom, model = make_phantom((9, 64, 64)), load(None, "trt-fp32").plain()
     predictor = VolumePredictor(model)
     predictor.set_volume(phantom.pixels, "none")
     predictor.add(phantom.box(4, 1))
@@ -266,7 +266,7 @@ def test_the_callers_stream_is_the_one_that_steps_run_on(
     device = HostDevice()
     theirs = device.stream()
     monkeypatch.setattr(trt, "open_memory", lambda stream: CudaMemory(device, stream))
-    model = load(None, "trt-fp32", stream=theirs.handle)
+    model = load(None, "trt-fp32", stream=theirs.handle).plain()
     assert cuda_of(model)[0].streams.step is theirs
     with pytest.raises(InputError, match="computes on the host"):
         load(None, "ort", stream=theirs.handle)

@@ -121,7 +121,7 @@ def test_a_correction_reads_its_own_slice_where_few_fit(monkeypatch: pytest.Monk
     monkeypatch.setattr(device_features, "FEWEST_SLOTS", 9)
     monkeypatch.setattr(device_features, "AHEAD", 2)
     phantom = make_phantom((13, 64, 64))
-    host = load(None, "ort", 1)
+    host = load(None, "ort", 1).plain()
     found = []
     for model in (on_device(host)[0], host):
         predictor = VolumePredictor(model, max_feature_bytes=1)

@@ -39,7 +39,7 @@ def phantom() -> Phantom:
 @pytest.fixture(scope="module", params=ON_CUDA)
 def model(request: pytest.FixtureRequest) -> Iterator[Model]:
     try:
-        opened = load(None, request.param)
+        opened = load(None, request.param).plain()
         opened.engine("memory_encoder")
     except BackendUnavailable as error:
         pytest.skip(str(error))
@@ -84,7 +84,7 @@ def test_memory_read_by_our_own_kernel_is_certified(request: pytest.FixtureReque
 
 def test_a_volume_is_what_it_is_on_the_host(model: Model, phantom: Phantom) -> None:
     box = phantom.box(12, 1)
-    truth = follow(load(None, "ort"), phantom.pixels, box)
+    truth = follow(load(None, "ort").plain(), phantom.pixels, box)
     both = total = 0
     for _ in range(2):  # the second one replays what the first captured
         for index, mask in follow(model, phantom.pixels, box).items():
@@ -105,7 +105,7 @@ def test_steps_are_replayed_where_the_back_end_can_be_captured(
 def test_torch_goes_in_and_out_without_a_copy(first: str, phantom: Phantom) -> None:
     torch = pytest.importorskip("torch")
     stream = torch.cuda.Stream()
-    model = load(None, first, stream=stream.cuda_stream)
+    model = load(None, first, stream=stream.cuda_stream).plain()
     with torch.cuda.stream(stream):
         volume = torch.from_numpy(phantom.pixels).cuda(non_blocking=True)
         predictor = VolumePredictor(model)
@@ -118,7 +118,7 @@ def test_torch_goes_in_and_out_without_a_copy(first: str, phantom: Phantom) -> N
 
 def test_cupy_goes_in_and_out_without_a_copy(first: str, phantom: Phantom) -> None:
     cupy = pytest.importorskip("cupy")
-    model = load(None, first)
+    model = load(None, first).plain()
     predictor = VolumePredictor(model)
     predictor.set_volume(cupy.asarray(phantom.pixels))
     found = predictor.add(phantom.box(12, 1))
@@ -150,7 +150,7 @@ def embed_in_pycuda(backend: str, phantom: Phantom, stream: Any) -> None:
     import pycuda.gpuarray as gpuarray
 
     volume = gpuarray.to_gpu_async(phantom.pixels, stream=stream)
-    model = load(None, backend, stream=stream.handle)
+    model = load(None, backend, stream=stream.handle).plain()
     predictor = VolumePredictor(model)
     predictor.set_volume(volume)
     found = predictor.add(phantom.box(12, 1))

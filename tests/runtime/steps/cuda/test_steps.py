@@ -31,7 +31,7 @@ def phantom() -> Phantom:
 
 @pytest.fixture(scope="module")
 def host() -> Model:
-    return load(None, "ort", 1)
+    return load(None, "ort", 1).plain()
 
 
 Logits = dict[tuple[int, int], np.ndarray]
