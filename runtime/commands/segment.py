@@ -20,20 +20,23 @@ from runtime.memory.policies import (
     POLICIES,
 )
 from runtime.predictors.chosen import AUTO, Auto
+from runtime.predictors.clean import CLEANINGS
 from runtime.predictors.flow import ORDERS
 from runtime.predictors.orientations import FUSIONS
 from runtime.predictors.presets import PRESETS
 from runtime.predictors.stop import STOP_AFTER, StopRule
 from runtime.process.streams import print_result
 from runtime.prompts.prompt_file import Calls, group, parse_box, parse_point, read_prompts
+from runtime.prompts.recist import parse_recist
 
 SEGMENT = {"volume": segment_volume, "images": segment_images, "video": segment_video}
-ONLY = dict.fromkeys(("z_range", "series", "affine", "preset", "fuse"), "volume")
+ONLY = dict.fromkeys(("z_range", "series", "affine", "preset", "fuse", "clean", "recist"), "volume")
 
 OF_BUNDLE = "default: what the bundle has measured, else"
 
 EXAMPLES = f"""examples:
   medsam2 segment -i ct.nii.gz -o lesion.nii.gz --box 57,200,260,180,250 --preview lesion.png
+  medsam2 segment -i ct.nii.gz -o lesion.nii.gz --recist 57,214,188,246,240
   medsam2 segment -i series/ -o liver.nrrd --point 40,210,180 --point 40,300,180,- --window abdomen
   medsam2 segment -i mr.mha -o mask.mha --prompts prompts.json --z-range 20,60 --memory confidence
   medsam2 segment -i fundus_images/ -o masks/ --box 0,310,420,500,610 --memory self_sorting --order similar
@@ -91,6 +94,12 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         metavar="Z,Y,X[,-]",
         help="of one object, '-' for a point outside it; with one --box, they correct it",
+    )
+    add(
+        "--recist",
+        action="append",
+        metavar="Z,Y0,X0,Y1,X1",
+        help="of volumes: the ends of a lesion's longest diameter; each line is an object",
     )
     add("--prompts", metavar="P.json", help="several objects, slices and kinds of prompts")
     add("--preview", metavar="P.png", type=Path, help="also draw contours on some slices")
@@ -154,6 +163,11 @@ def parser() -> argparse.ArgumentParser:
     volumes("--series", metavar="UID", help="which series of a DICOM folder")
     volumes("--affine", choices=AFFINES, help="which is right where NIfTI's two disagree")
     volumes("--preset", choices=list(PRESETS), help="as one of MedSAM2's scripts does")
+    volumes(
+        "--clean",
+        choices=list(CLEANINGS),
+        help="at the end: keep each object's largest part, fill its cavities, or both",
+    )
     volumes("--fuse", choices=list(FUSIONS), help="segment along all three axes and fuse")
     images = p.add_argument_group("images").add_argument
     images("--order", default="given", choices=ORDERS, help="in which to segment (%(default)s)")
@@ -164,8 +178,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     p = parser()
     args = p.parse_args(arguments)
-    if not (args.box or args.point or args.prompts):
-        p.error("no prompt: give --box, --point or --prompts")
+    if not (args.box or args.point or args.prompts or args.recist):
+        p.error("no prompt: give --box, --point, --recist or --prompts")
     source = Path(args.input)
     kind = kind_of(source) if args.kind == "auto" else args.kind
     for name, owner in ONLY.items():
@@ -184,6 +198,7 @@ def main(arguments: list[str] | None = None) -> None:
         input=source,
         output=Path(args.output),
         calls=_calls(args),
+        lines=tuple(parse_recist(text) for text in args.recist or ()),
         memory=_rules(args),
         is_memory_told=args.memory is not None or args.pick_up is not None,
         stop=_stop(args),
@@ -199,6 +214,7 @@ def main(arguments: list[str] | None = None) -> None:
         z_range=_z_range(args.z_range),
         preset=args.preset,
         fuse=args.fuse,
+        clean=args.clean,
         order=args.order,
         affine=args.affine,
         reports_memory=args.report_memory,
@@ -236,6 +252,10 @@ def _stop(args: argparse.Namespace) -> StopRule | Auto | None:
 def _calls(args: argparse.Namespace) -> Calls:
     boxes = [parse_box(text) for text in args.box]
     points = [parse_point(text) for text in args.point]
+    if args.recist and (args.prompts or boxes or points):
+        raise PromptError("each --recist is an object of its own; do not mix it with other prompts")
+    if args.recist:
+        return []
     if args.prompts:
         if boxes or points:
             raise PromptError("--prompts holds everything; do not mix it with --box and --point")

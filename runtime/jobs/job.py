@@ -20,6 +20,7 @@ from runtime.predictors.stop import StopRule
 from runtime.preview.preview import PREVIEW_SUFFIXES
 from runtime.prompts.prompt_file import Calls
 from runtime.prompts.prompts import Prompt
+from runtime.prompts.recist import Recist
 
 log = logging.getLogger("runtime")
 HOW_TO_MEASURE = (
@@ -37,6 +38,7 @@ class Job:
     Attributes:
         input, output, preview: paths.
         calls: prompts by object and slice, in the order in which to add them.
+        lines: RECIST lines of objects (volumes), in place of calls.
         memory: rules of the bank.
         is_memory_told: whether their policy and pick-up were asked for, or are what the bundle says.
         stop: when an object is followed no further (volumes, videos); "auto" is what the bundle says.
@@ -47,6 +49,7 @@ class Job:
         z_range: half-open slices to stay within (volumes).
         preset: a key of `PRESETS` (volumes).
         fuse: a key of `FUSIONS`: segment along all axes (volumes).
+        clean: a key of `CLEANINGS`: what is done to each object's mask at the end (volumes).
         order: of image sets.
         reports_memory: whether the report says what was in memory on each slice.
     """
@@ -55,6 +58,7 @@ class Job:
     output: Path
     calls: Calls
     memory: MemoryRules
+    lines: tuple[Recist, ...] = ()
     is_memory_told: bool = True
     stop: StopRule | Auto | None = AUTO
     zoom: float | Auto | None = AUTO
@@ -69,6 +73,7 @@ class Job:
     z_range: tuple[int, int] | None = None
     preset: str | None = None
     fuse: str | None = None
+    clean: str | None = None
     order: Order = "given"
     affine: str | None = None
     reports_memory: bool = False
@@ -76,6 +81,11 @@ class Job:
     def load(self) -> Model:
         """The model asked for."""
         return load(self.bundle, self.backend, self.threads, self.hint)
+
+    def boxed(self, shape: tuple[int, int, int]) -> Job:
+        """The same job with a box for each RECIST line. Raises PromptError for one outside a volume of `shape`."""
+        boxes: Calls = [(i, [line.box(shape)]) for i, line in enumerate(self.lines, 1)]
+        return replace(self, calls=[*self.calls, *boxes], lines=())
 
     def settled(self, kind: str, defaults: Defaults) -> Job:
         """The same job with what it leaves to the bundle filled in, and a word about it in the log.

@@ -105,6 +105,7 @@ def make_report(
             "z_range": job.z_range and list(job.z_range),
             "preset": job.preset,
             "fuse": job.fuse,
+            "clean": job.clean,
             "order": job.order,
         },
         "model": {

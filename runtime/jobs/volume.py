@@ -19,6 +19,7 @@ from runtime.jobs.job import REVIEW, Job, check_preview
 from runtime.jobs.notices import about_grid, about_objects, about_prompts, about_range, about_window
 from runtime.jobs.object_report import object_reports
 from runtime.jobs.report import Source, make_report
+from runtime.predictors.clean import clean
 from runtime.predictors.orientations import fuse_orientations
 from runtime.predictors.presets import PRESETS, add_prompts, finish
 from runtime.predictors.result import Result, SliceMask
@@ -39,7 +40,9 @@ def segment_volume(job: Job) -> dict[str, Any]:
     check_preview(job)
     clock, asked = Clock(), parse_window(job.window)
     with clock("read"):
-        volume = _read(job)
+        volume = read_volume(job.input, job.series, job.affine)
+        job = job.boxed(volume.shape)
+        _check(job, volume)
     with clock("load"):
         bundle, model = open_bundle(job.bundle), job.load()
         job = job.settled("volume", model.defaults)
@@ -81,14 +84,13 @@ def segment_volume(job: Job) -> dict[str, Any]:
     return make_report(job, source, bundle, model, objects, review, notices, clock)
 
 
-def _read(job: Job) -> Volume:
-    volume = read_volume(job.input, job.series, job.affine)
+def _check(job: Job, volume: Volume) -> None:
+    """Raise PromptError or InputError for what does not fit the volume."""
     for _, prompts in job.calls:
         for prompt in prompts:
             check_prompt(prompt, volume.shape)
     if job.z_range:
         check_z_range(job.z_range, volume.shape[0])
-    return volume
 
 
 def _propagate(predictor: VolumePredictor, volume: Volume, job: Job) -> Result:
@@ -106,7 +108,7 @@ def _propagate(predictor: VolumePredictor, volume: Volume, job: Job) -> Result:
             result = fuse_orientations(
                 predictor, result, volume.spacing_mm, job.fuse, on_slice=bar.update
             )
-    return finish(result, PRESETS.get(job.preset or ""))
+    return clean(finish(result, PRESETS.get(job.preset or "")), job.clean)
 
 
 def _ends(job: Job, result: Result) -> dict[int, list[End]]:

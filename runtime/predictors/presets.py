@@ -14,12 +14,9 @@ extension.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from kernels.largest_component import largest_component
+from runtime.predictors.clean import clean
 from runtime.predictors.result import Result, SliceMask
 from runtime.predictors.volume import VolumePredictor
 from runtime.prompts.prompts import Mask, Prompt
@@ -60,20 +57,4 @@ def add_prompts(
 
 def finish(result: Result, preset: Preset | None) -> Result:
     """What the preset's script does with the masks of a run, object by object."""
-    if preset is None or not preset.keeps_largest:
-        return result
-    slices = {}
-    for object_id, masks in result.slices.items():
-        kept = largest_component(result.mask(object_id))
-        slices[object_id] = {i: only(mask, kept[i]) for i, mask in masks.items()}
-    return replace(result, slices=slices)
-
-
-def only(slice_mask: SliceMask, kept: NDArray[np.bool_]) -> SliceMask:
-    """A slice's mask, at its own resolution, without the pixels that are not kept (y, x)."""
-    logits = slice_mask.logits()
-    inside = logits > 0
-    if (kept == inside).all():
-        return slice_mask
-    logits = np.where(kept | ~inside, logits, -np.abs(logits)).astype(np.float32)
-    return replace(slice_mask, segmented=replace(slice_mask.segmented, low_res=logits), crop=None)
+    return clean(result, "largest" if preset and preset.keeps_largest else None)

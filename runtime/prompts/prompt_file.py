@@ -43,15 +43,15 @@ Calls = list[tuple[int, list[Prompt]]]
 
 def parse_box(text: str) -> Box:
     """`z,y0,y1,x0,x1`, half-open. Raises PromptError."""
-    z, y0, y1, x0, x1 = _numbers(text, ("z,y0,y1,x0,x1",))
-    return Box(slice=_whole(z), y=(y0, y1), x=(x0, x1))
+    z, y0, y1, x0, x1 = parse_numbers(text, ("z,y0,y1,x0,x1",))
+    return Box(slice=parse_slice(z), y=(y0, y1), x=(x0, x1))
 
 
 def parse_point(text: str) -> Point:
     """`z,y,x`, or `z,y,x,-` for a point outside the object. Raises PromptError."""
     body, negative = (text[:-2], True) if text.endswith(",-") else (text, False)
-    z, y, x = _numbers(body, ("z,y,x", "z,y,x,-"))
-    return Point(slice=_whole(z), y=y, x=x, positive=not negative)
+    z, y, x = parse_numbers(body, ("z,y,x", "z,y,x,-"))
+    return Point(slice=parse_slice(z), y=y, x=x, positive=not negative)
 
 
 def read_prompts(path: str | Path) -> Calls:
@@ -107,7 +107,8 @@ def group(prompts: Sequence[Prompt], object_id: int) -> Calls:
     return [(object_id, together) for together in slices.values()]
 
 
-def _numbers(text: str, forms: Sequence[str]) -> list[float]:
+def parse_numbers(text: str, forms: Sequence[str]) -> list[float]:
+    """Numbers between commas, as many as the first of some forms has. Raises PromptError."""
     try:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
@@ -117,7 +118,8 @@ def _numbers(text: str, forms: Sequence[str]) -> list[float]:
     return numbers
 
 
-def _whole(value: float) -> int:
+def parse_slice(value: float) -> int:
+    """The number of a slice. Raises PromptError for a fraction."""
     if value != int(value):
         raise PromptError(f"slice {value:g} is not a whole number")
     return int(value)

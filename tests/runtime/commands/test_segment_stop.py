@@ -21,6 +21,7 @@ from runtime.io import Volume, read_volume, write_mask
 from runtime.jobs import Job
 from runtime.memory import MemoryRules
 from runtime.model import Model
+from runtime.predictors.clean import CLEANINGS
 from runtime.predictors.stop import StopRule
 from runtime.process.subcommands import USAGE_ERROR
 from tests.fakes import AS_SURE_AS_GREY, fake_model
@@ -184,6 +185,52 @@ def test_other_rules_of_memory_hold_beside_a_bundles(
 def test_other_axes_are_followed_as_far_as_the_first_one_came(fusion: str, run: Run) -> None:
     report = run("volume", "--fuse", fusion, "--stop-below", "0.5", "--stop-after", "2")
     assert visited(report) == list(range(4, 12))
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--box", "7,2,12,2,12"), "do not mix"),
+        (("--point", "7,2,12"), "do not mix"),
+    ],
+)
+def test_recist_lines_stand_alone(
+    words: tuple[str, ...], why: str, run: Run, tmp_path: Path
+) -> None:
+    files = ["-i", str(tmp_path / "study.nrrd"), "-o", str(tmp_path / "mask.nrrd")]
+    with pytest.raises(InputError, match=why):
+        main([*files, "--recist", "7,2,2,2,11", *words])
+    with pytest.raises(InputError, match="outside the slice"):
+        main([*files, "--recist", "7,2,2,2,110"])
+    with pytest.raises(SystemExit):
+        main(["-i", str(tmp_path / "frames"), "-o", str(tmp_path / "m"), "--recist", "7,2,2,2,11"])
+    assert not (tmp_path / "mask.nrrd").exists()
+
+
+def test_each_recist_line_is_an_object(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("volume")
+    files = ["-i", str(tmp_path / "study.nrrd"), "-o", str(tmp_path / "mask.nrrd")]
+    main([*files, "--window", "none", "--recist", "7,6,2,6,11", "--recist", "8,2,3,9,3"])
+    report = read_report(capsys.readouterr().out)
+    assert [found["id"] for found in report["objects"]] == [1, 2]
+    prompted = [
+        [row["slice"] for row in found["slices"] if row["is_prompted"]]
+        for found in report["objects"]
+    ]
+    assert prompted == [[7], [8]]
+    main([*files, "--window", "none", "--box", "7,1.5,11.5,2,12"])
+    alike = read_report(capsys.readouterr().out)
+    assert alike["objects"][0]["slices"] == report["objects"][0]["slices"]
+
+
+@pytest.mark.parametrize("how", [None, *CLEANINGS])
+def test_masks_are_cleaned_where_asked_for(how: str | None, run: Run) -> None:
+    report = run("volume", *(["--clean", how] if how else []))
+    assert report["options"]["clean"] == how
+    with pytest.raises(SystemExit):
+        run("images", "--clean", "both")
 
 
 def test_a_job_is_settled_once() -> None:

@@ -14,7 +14,8 @@ from runtime.io.window import CT_PRESETS, apply_window
 from runtime.measure.phantom import make_phantom
 from runtime.model import load
 from runtime.predictors import VolumePredictor
-from runtime.predictors.presets import PRESETS, add_prompts, finish, only
+from runtime.predictors.clean import shaped
+from runtime.predictors.presets import PRESETS, add_prompts, finish
 from runtime.predictors.result import Result, SliceMask
 from runtime.prompts.prompts import Box, Mask, Point
 from runtime.track import Segmented
@@ -98,7 +99,7 @@ def test_pieces_are_told_apart_at_the_size_of_the_slice() -> None:
     coarse = SliceMask(0, 1, Segmented(logits, 0.5, 5.0, np.zeros(1, np.float32)), SHAPE[1:])
     kept = coarse.mask()
     kept[:6] = False
-    after = only(coarse, kept)
+    after = shaped(coarse, kept)
     assert after.logits().shape == SHAPE[1:]
     np.testing.assert_array_equal(after.mask(), kept)
 

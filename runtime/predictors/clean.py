@@ -1,0 +1,57 @@
+"""What may be done to an object's mask once all of it is known: keep its largest part, fill its cavities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.fill_cavities import fill_cavities
+from kernels.fill_holes import FILLED_LOGIT
+from kernels.largest_component import largest_component
+from runtime.predictors.result import Result, SliceMask
+
+Mask = NDArray[np.bool_]
+
+
+def largest(mask: Mask) -> Mask:
+    """`largest`: the largest component (26 neighbours)."""
+    return largest_component(mask)
+
+
+def holes(mask: Mask) -> Mask:
+    """`holes`: cavities are filled, of any size."""
+    return fill_cavities(mask)
+
+
+def both(mask: Mask) -> Mask:
+    """`both`: the largest component, then its cavities, with what lay within them."""
+    return fill_cavities(largest_component(mask))
+
+
+CLEANINGS: dict[str, Callable[[Mask], Mask]] = {"largest": largest, "holes": holes, "both": both}
+"""Of a mask (z, y, x)."""
+
+
+def clean(result: Result, how: str | None) -> Result:
+    """A result whose objects have been cleaned, each by itself; `how` is a key of `CLEANINGS`, or None."""
+    if how is None:
+        return result
+    slices = {}
+    for object_id, masks in result.slices.items():
+        wanted = CLEANINGS[how](result.mask(object_id))
+        slices[object_id] = {i: shaped(mask, wanted[i]) for i, mask in masks.items()}
+    return replace(result, slices=slices)
+
+
+def shaped(slice_mask: SliceMask, wanted: Mask) -> SliceMask:
+    """A slice's mask, at its own resolution, with the pixels (y, x) that are wanted and no others."""
+    logits = slice_mask.logits()
+    inside = logits > 0
+    if (wanted == inside).all():
+        return slice_mask
+    logits = np.where(inside & ~wanted, -np.abs(logits), logits)
+    logits = np.where(wanted & ~inside, FILLED_LOGIT, logits).astype(np.float32)
+    return replace(slice_mask, segmented=replace(slice_mask.segmented, low_res=logits), crop=None)
