@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from threading import RLock
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +58,8 @@ class Encodings:
         self.lock = RLock()
         self._cache = model.features(self._read, max_bytes)
         self._numbers: OrderedDict[bytes, int] = OrderedDict()
-        self._sources: dict[int, dict[View, int]] = {}
+        # Held weakly: whoever drops a view, and the pixels behind it, need not say so.
+        self._sources: dict[int, WeakKeyDictionary[View, int]] = {}
         self._latest = 0
         self._users: set[int] = set()
 
@@ -83,6 +85,8 @@ class Encodings:
             read_slice: number to uint8 pixels (y, x) or (y, x, 3), which stay as they are.
             max_bytes: is not asked: all share one bound.
         """
+        with self.lock:
+            self._drop_spare()
         return View(self, read_slice)
 
     def number(self, view: View, index: int, pixels: NDArray[np.uint8]) -> int:
@@ -93,7 +97,7 @@ class Encodings:
             if number is None:
                 number = self._latest = self._latest + 1
             self._numbers[key] = number
-            self._sources.setdefault(number, {})[view] = index
+            self._sources.setdefault(number, WeakKeyDictionary())[view] = index
         return number
 
     def forget(self, view: View, numbers: Sequence[int]) -> None:
@@ -101,13 +105,17 @@ class Encodings:
         with self.lock:
             self._cache.expect([])  # they may be this view's
             for number in numbers:
-                sources = self._sources.get(number, {})
-                sources.pop(view, None)
-                if not sources:
-                    self._sources.pop(number, None)
-            spare = [key for key, number in self._numbers.items() if number not in self._sources]
-            for key in spare[: max(0, len(spare) - MOST_KNOWN)]:
-                del self._numbers[key]
+                if number in self._sources:
+                    self._sources[number].pop(view, None)
+            self._drop_spare()
+
+    def _drop_spare(self) -> None:
+        """Forget sources that nobody holds any more, and of numbers without any those not used for longest."""
+        for number in [number for number, sources in self._sources.items() if not sources]:
+            del self._sources[number]
+        spare = [key for key, number in self._numbers.items() if number not in self._sources]
+        for key in spare[: max(0, len(spare) - MOST_KNOWN)]:
+            del self._numbers[key]
 
     @property
     def cache(self) -> Cache:

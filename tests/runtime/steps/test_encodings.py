@@ -104,6 +104,18 @@ def test_what_is_forgotten_holds_no_pixels_but_its_encodings_stay() -> None:
     assert [call.graph for call in backend.calls].count("image_encoder") == 1
 
 
+def test_a_predictor_that_is_dropped_holds_no_pixels_either() -> None:
+    encodings = Encodings(fake_model(TELLING)[0])
+    pixels = PIXELS.copy()
+    alive = weakref.ref(pixels)
+    run(encodings.model, encodings, pixels)  # type: ignore[arg-type]
+    del pixels
+    gc.collect()
+    assert alive() is None
+    encodings.features(lambda index: PIXELS[index])
+    assert not encodings._sources and encodings._numbers
+
+
 def test_what_nobody_comes_back_for_is_forgotten_in_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
