@@ -6,8 +6,9 @@ import argparse
 import logging
 import socket
 import sys
-import webbrowser
 from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from runtime.bundle.bundle import Bundle, open_bundle
@@ -18,6 +19,7 @@ from runtime.io.volumes.volume import Volume
 from runtime.model import load
 from runtime.process.streams import print_result
 from runtime.serve.banner import Address, banner, page_of
+from runtime.serve.browser import show
 from runtime.serve.keys import VARIABLE, read_key
 from runtime.serve.limits import Limits
 from runtime.steps.features import memory_bytes
@@ -103,7 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
     from runtime.serve.server import listen
 
     listener = listen(args.host, args.port, key is not None)
-    with listener:
+    with listener, TemporaryDirectory(prefix="medsam2-") as folder:  # for this user alone
         host, port = listener.getsockname()[:2]
         bundle = open_bundle(args.bundle)
         opened = None if args.open is None else read_volume(args.open)
@@ -116,7 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
                 banner(address, key, sys.stderr.isatty(), _limits_in_words(args)), file=sys.stderr
             )
             if args.browser:
-                webbrowser.open(page_of(address, key))
+                show(page_of(address, key), Path(folder))
 
         try:
             service.server(started).run([listener])

@@ -17,7 +17,8 @@ from nnInteractive.inference.remote.serialization import pack_array
 
 from runtime.commands.serve import main, parser
 from runtime.errors import InputError, MissingInput
-from runtime.serve.banner import Address, banner
+from runtime.serve.banner import Address, banner, page_of
+from runtime.serve.browser import show
 from runtime.serve.keys import VARIABLE, check_key, read_key
 from runtime.serve.limits import Limits
 from runtime.serve.server import CannotListen, listen
@@ -115,6 +116,16 @@ def test_the_banner_says_what_to_paste_where() -> None:
     assert KEY not in hidden and "http://[::1]:80/#key=KEY" in hidden
 
 
+def test_a_browser_is_shown_the_page_and_nobody_else_its_key(tmp_path: Path) -> None:
+    shown: list[str] = []
+    show(page_of(Address("127.0.0.1", 80), None), tmp_path, shown.append)
+    assert shown == ["http://127.0.0.1:80/"] and not list(tmp_path.iterdir())
+    show(page_of(Address("127.0.0.1", 80), KEY), tmp_path, shown.append)
+    assert KEY not in shown[1] and shown[1].startswith("file:")
+    [letter] = tmp_path.iterdir()
+    assert f'url=http://127.0.0.1:80/#key={KEY}"' in letter.read_text()
+
+
 def test_options_that_make_no_server_are_refused() -> None:
     for words in (
         "--port 70000",
@@ -189,7 +200,11 @@ def test_the_command_serves_until_it_is_told_to_end(tmp_path: Path) -> None:
     path.write_text(KEY)
     path.chmod(0o600)
     words = ["-m", "runtime.serve", "--port", "0", "--key-file", str(path), "--max-sessions", "1"]
-    with started(words) as process:
+    seen = tmp_path / "seen"
+    script = tmp_path / "browser.py"
+    script.write_text(f"import sys; open({str(seen)!r}, 'w').write(sys.argv[1])")
+    browser = f"{sys.executable} {script} %s"
+    with started([*words, "--browser"], BROWSER=browser) as process:
         assert process.stdout is not None
         told = json.loads(process.stdout.readline())
         from tests.runtime.serve.fakes import Running
@@ -208,6 +223,7 @@ def test_the_command_serves_until_it_is_told_to_end(tmp_path: Path) -> None:
     assert process.returncode == 128 + signal.SIGTERM
     assert out == "" and "3D Slicer" in said and "Traceback" not in said
     assert KEY not in said and token not in said
+    assert seen.read_text().startswith("file:") and KEY not in seen.read_text()
 
 
 def test_limits_say_how_long_a_body_may_take() -> None:
