@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from itertools import product
 from pathlib import Path
@@ -31,6 +32,7 @@ from runtime.files.atomic import write_text
 from runtime.io.window import apply_window
 from runtime.memory.pick_up import PICK_UPS
 from runtime.memory.policies import POLICIES
+from runtime.predictors.zoom import check_zoom
 from runtime.preview.preview import write_preview
 from runtime.process.streams import print_result, sayable
 
@@ -58,6 +60,7 @@ EXAMPLES = """examples:
   python -m benchmarks quality                                    # the embedded model on phantoms
   python -m benchmarks quality --suite prompts,memory,ruined -o quality.json --picture quality.png
   python -m benchmarks quality --folder lesions/ --bundle medsam2 --backend ort,openvino -o lesions.json
+  python -m benchmarks quality --suite box --zoom none,2,3,4 --folder lesions/
   python -m benchmarks quality --suite box --checkpoint out/nano/nano.pt   # weights that are being trained
 suites: prompts (box, click, mask), memory (every policy and pick-up, and none), ruined (noise on two slices), box.
 """
@@ -105,6 +108,18 @@ def models(args: argparse.Namespace) -> Iterator[tuple[str, Model]]:
     if not args.checkpoint:
         for bundle, backend in product(args.bundle or [None], args.backend.split(",")):
             yield bundle or "embedded", load(bundle, backend)
+
+
+def zooms(text: str) -> list[float | None]:
+    """What --zoom says. Raises InputError for what is no zoom, ValueError for what is neither a number nor none."""
+    return [None if word == "none" else check_zoom(float(word)) for word in text.split(",")]
+
+
+def seen(setting: Setting, zoom: float | None) -> Setting:
+    """A setting with zoom, by another name."""
+    if zoom is None:
+        return setting
+    return replace(setting, name=f"{setting.name}, zoom {zoom:g}", zoom=zoom)
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -168,6 +183,13 @@ def parser() -> argparse.ArgumentParser:
         "--backend", default="auto", help=f"auto, {', '.join(BACKENDS)}; several are compared"
     )
     p.add_argument("--suite", default="prompts", help="what to compare (%(default)s)")
+    p.add_argument(
+        "--zoom",
+        type=zooms,
+        default=[None],
+        metavar="F,...",
+        help="as for medsam2 segment (none); several are compared",
+    )
     p.add_argument("--folder", type=Path, help="labelled volumes; default: held-out phantoms")
     p.add_argument("--phantoms", type=int, default=12, help="how many (%(default)s)")
     p.add_argument("--window", default="auto", help="as for medsam2 segment (%(default)s)")
@@ -184,7 +206,8 @@ def main(arguments: list[str] | None = None) -> None:
     suites = args.suite.split(",")
     if unknown := set(suites) - set(SUITES):
         raise InputError(f"no suite '{unknown.pop()}'; there are: {', '.join(SUITES)}")
-    settings = [setting for suite in suites for setting in SUITES[suite]]
+    chosen = [setting for suite in suites for setting in SUITES[suite]]
+    settings = [seen(setting, zoom) for zoom in args.zoom for setting in chosen]
     found = phantom_cases(args.phantoms) if args.folder is None else folder_cases(args.folder)
     cases = list(found)
     reports, pictures = [], []

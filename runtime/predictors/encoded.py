@@ -24,6 +24,7 @@ class Numbering:
         self._numbers: dict[tuple[int, Region], int] = {}
         self._crops: list[tuple[int, Region]] = []
         self._read: set[int] = set()
+        self._num_before = 0
 
     def of(self, index: int, crop: Region | None = None) -> int:
         """The number of a crop of a slice; below zero, unless it is the whole slice."""
@@ -45,10 +46,11 @@ class Numbering:
     @property
     def num_read(self) -> int:
         """How many slices and crops somebody wanted to see, each of them counted once."""
-        return len(self._read)
+        return self._num_before + len(self._read)
 
     def clear(self) -> None:
         """Forget all, which no cache may know any more."""
+        self._num_before += len(self._read)
         self._read.clear()
         self._numbers.clear()
         self._crops.clear()

@@ -7,10 +7,12 @@ from numpy.typing import NDArray
 
 from runtime.errors import InputError, PromptError
 from runtime.model import Model
-from runtime.predictors.prompted import PromptedSlice, check_prompts, prompt_slice
+from runtime.predictors.encoded import Encoded
+from runtime.predictors.prompted import PromptedSlice, check_prompts
 from runtime.predictors.result import SliceMask
+from runtime.predictors.zoom import Zoom, check_zoom
+from runtime.predictors.zoomed import Asked, prompt_zoomed
 from runtime.prompts.prompts import Prompt
-from runtime.steps.features import Cache
 
 
 class ImagePredictor:
@@ -22,11 +24,18 @@ class ImagePredictor:
         predictor = ImagePredictor(load())
         predictor.set_image(pixels)                          # uint8, (y, x) or (y, x, 3)
         mask = predictor.predict(Point(y=120, x=200)).mask()
+
+    Args:
+        model: what `load` gives.
+        zoom: side of the crop that the network is shown, in extents of the object (`runtime.predictors.zoom`); None
+            shows it the whole image.
+
+    Raises InputError for a zoom that is no number from 1.
     """
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        self._features: Cache | None = None
+    def __init__(self, model: Model, zoom: float | None = None) -> None:
+        self._model, self._zoom = model, Zoom(check_zoom(zoom), model.numbers.image_size)
+        self._encoded: Encoded | None = None
         self._shape = (0, 0)
         self._before: PromptedSlice | None = None
 
@@ -35,29 +44,26 @@ class ImagePredictor:
         # The caller may write the next image into the same buffer.
         image = self._model.device_memory.take(image, is_kept=True)
         check_image(image, "image")
+        if self._zoom.factor is not None:  # crops are cut on the host
+            image = self._model.device_memory.get(image)
         self._shape = image.shape[:2]
-        self._features = self._model.features(lambda index: image)
+        self._encoded = Encoded(self._model, lambda index: image)
         self._before = None
-        self._features[0]
+        if self._zoom.factor is None:  # else nobody may ever look at all of it
+            self._encoded(0)
 
     def predict(self, *prompts: Prompt) -> SliceMask:
         """Segment one object: points, or a box with points, or points that correct the mask before them.
 
         A box or mask begins a new object; so does `reset`. Raises PromptError.
         """
-        if self._features is None:
+        if self._encoded is None:
             raise PromptError("no image yet; call set_image first")
         check_prompts(prompts, (1, *self._shape))
-        features = self._features[0]
-        self._before = prompt_slice(
-            self._model,
-            lambda: features,
-            self._shape,
-            prompts,
-            self._before,
-            confidence=self._model.confidence("iou"),
-        )
-        return SliceMask(0, 1, self._before.segmented, self._shape)
+        asked = Asked(0, self._shape, prompts, self._before)
+        confidence = self._model.confidence("iou")
+        self._before = prompt_zoomed(self._model, self._encoded, self._zoom, asked, confidence)
+        return SliceMask(0, 1, self._before.segmented, self._shape, self._before.crop)
 
     def reset(self) -> None:
         """Forget the prompts; the image stays encoded."""

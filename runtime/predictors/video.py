@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import inf
 from threading import RLock
 
@@ -15,45 +15,19 @@ from runtime.backends import Buffer
 from runtime.errors import InputError, PromptError
 from runtime.memory import ConditioningFrames, MemoryBank, MemoryRules
 from runtime.model import Model
+from runtime.predictors.encoded import Encoded
+from runtime.predictors.followed_object import FollowedObject, ObjectMemory
 from runtime.predictors.image import check_image
-from runtime.predictors.prompted import PromptedSlice, Tracked, check_prompts, prompt_slice
+from runtime.predictors.prompted import PromptedSlice, Tracked, check_prompts, mask_in
+from runtime.predictors.region import Region
 from runtime.predictors.result import SliceMask
 from runtime.predictors.runs import alone
-from runtime.predictors.stop import End, StopRule, reason_of
+from runtime.predictors.stop import End, StopRule
 from runtime.predictors.tracker import FORWARD, MAX_ROWS
+from runtime.predictors.zoom import Zoom, check_zoom, extent_of
+from runtime.predictors.zoomed import Asked, prompt_zoomed
 from runtime.prompts.prompts import Prompt, check_kind, check_object_id
 from runtime.track import BatchRow, Segmented, memorise_prompted, track_step
-
-
-@dataclass(slots=True)
-class FollowedObject:
-    """One object: its memory, and what is known of it on the current frame.
-
-    Attributes:
-        templates, bank: its memory.
-        prompted, tracked: on the current frame.
-        latest: frames that it was followed to since it was prompted last, as many as a stop rule looks at.
-        end: where it ended by the rule.
-    """
-
-    conditioning: ConditioningFrames
-    bank: MemoryBank
-    prompted: PromptedSlice | None = None
-    tracked: Tracked | None = None
-    latest: list[tuple[int, Segmented]] = field(default_factory=list)
-    end: End | None = None
-
-    def come_to(self, index: int, found: Segmented, rule: StopRule | None) -> None:
-        """Take note of what was found on a frame."""
-        if rule is None:
-            return
-        self.latest = [(index, found), *self.latest][: rule.after]
-        if rule.is_over(self.latest, FORWARD, prompted=[-1]):  # all of these are later
-            self.end = End(FORWARD, index, reason_of([each for _, each in self.latest]))
-
-    def begin_again(self, prompted: PromptedSlice) -> None:
-        """Follow it on from a prompt."""
-        self.prompted, self.latest, self.end = prompted, [], None
 
 
 class VideoPredictor:
@@ -74,14 +48,22 @@ class VideoPredictor:
         memory: policy and pick-up; None is SAM 2's own memory.
         stop: when an object is followed no further; None follows each until it is reset. A prompt takes one that has
             ended up again.
+        zoom: side of the crop that the network is shown, in extents of the object (`runtime.predictors.zoom`); None
+            shows it whole frames. With it the frames on which an object was prompted are kept, as is the last one on
+            which it was surely found, for a crop that becomes wider.
 
-    Raises InputError if the rules of memory do not fit the model.
+    Raises InputError if the rules of memory do not fit the model, or the zoom is no number from 1.
     """
 
     def __init__(
-        self, model: Model, memory: MemoryRules | None = None, stop: StopRule | None = None
+        self,
+        model: Model,
+        memory: MemoryRules | None = None,
+        stop: StopRule | None = None,
+        zoom: float | None = None,
     ) -> None:
         self._model, self._stop = model, stop
+        self._zoom = Zoom(check_zoom(zoom), model.numbers.image_size)
         self._rules = memory or MemoryRules()
         self._rules.limits(model.numbers)
         self._confidence = model.confidence(self._rules.confidence)
@@ -89,7 +71,7 @@ class VideoPredictor:
         self._arena = model.arena()
         self._objects: dict[int, FollowedObject] = {}
         self._frame: NDArray[np.uint8] | None = None
-        self._features = model.features(lambda index: self._pixels())
+        self._encoded = Encoded(model, lambda index: self._read(index))
         self.index = -1
         """Number of the frame pushed last, -1 before the first."""
 
@@ -108,22 +90,27 @@ class VideoPredictor:
                 f"frame {self.index + 1} is {frame.shape}, those before it are {self._frame.shape}; "
                 "a video of another size needs a predictor of its own"
             )
+        if self._zoom.factor is not None:  # crops are cut on the host
+            kept = self._model.device_memory.get(kept)
         for known in self._objects.values():
             known.prompted = known.tracked = None
-        self._features.clear()
+        self._encoded.clear()
         self._frame, self.index = kept, self.index + 1
         followed = [(i, known) for i, known in self._objects.items() if known.end is None]
         masks = {}
         for start in range(0, len(followed), MAX_ROWS):
             batch = followed[start : start + MAX_ROWS]
-            rows = [BatchRow(known.bank, self.index) for _, known in batch]
             with self._sound_memory():
                 again = [self._condition_again(known) for _, known in batch]
-                found = track_step(self._model, self._arena, self._features, rows, self._confidence)
-            for (object_id, known), segmented, condition in zip(batch, found, again, strict=True):
-                known.tracked = Tracked(segmented, condition)
-                known.come_to(self.index, segmented, self._stop)
-                masks[object_id] = self._slice_mask(object_id, segmented)
+                answers = self._step([known for _, known in batch])
+                for n, (_, known) in enumerate(batch):
+                    while self._widens(known, answers[n]):
+                        again[n] = self._condition_again(known)
+                        (answers[n],) = self._step([known])
+            for (object_id, known), segmented, condition in zip(batch, answers, again, strict=True):
+                known.tracked = Tracked(segmented, condition, known.crop)
+                known.come_to(self.index, self._pixels(), segmented, self._stop)
+                masks[object_id] = self._slice_mask(object_id, segmented, known.crop)
         return masks
 
     @alone
@@ -139,32 +126,40 @@ class VideoPredictor:
         for prompt in prompts:
             check_kind(prompt)
         here = [replace(prompt, slice=0) for prompt in prompts]
-        shape = self._frame.shape[:2]
-        check_prompts(here, (1, *shape))
+        check_prompts(here, (1, *self._shape))
         check_object_id(object_id)
-        object_id, features = int(object_id), self._features[self.index]
+        object_id = int(object_id)
         known = self._objects.get(object_id)
-        prompted = prompt_slice(
-            self._model,
-            lambda: features,
-            shape,
-            here,
+        prompted = self._prompted(object_id, known, here)
+        with self._sound_memory():
+            known = known or self._new_object(prompted.crop)
+            if known.crop != prompted.crop:
+                self._move(known, prompted.crop)
+            self._memorise(known.memory, self.index, prompted)
+            known.bank.drop(self.index)
+            known.begin_again(self.index, self._pixels(), prompted)
+            self._objects[object_id] = known
+        return self._slice_mask(object_id, prompted.segmented, prompted.crop)
+
+    def _prompted(
+        self, object_id: int, known: FollowedObject | None, prompts: Sequence[Prompt]
+    ) -> PromptedSlice:
+        """What prompts give on the current frame."""
+        asked = Asked(
+            self.index,
+            self._shape,
+            prompts,
             known.prompted if known else None,
             known.tracked if known else None,
-            self._confidence,
+            [known.crop] if known and known.since < self.index else [],
+            [other.crop for i, other in self._objects.items() if i != object_id],
         )
-        found = prompted.segmented
-        memory = memorise_prompted(self._model, features, found)
-        scores = found.confidence, found.object_score
-        with self._sound_memory():
-            known = known or self._new_object()
-            known.conditioning.add(
-                self.index, features.vision_features, memory, found.obj_ptr, *scores
-            )
-            known.bank.drop(self.index)
-            known.begin_again(prompted)
-            self._objects[object_id] = known
-        return self._slice_mask(object_id, found)
+        return prompt_zoomed(self._model, self._encoded, self._zoom, asked, self._confidence)
+
+    @property
+    def num_encodings(self) -> int:
+        """How many frames and crops of frames have been encoded, each counted once."""
+        return self._encoded.numbering.num_read
 
     @property
     def ends(self) -> dict[int, End]:
@@ -182,10 +177,53 @@ class VideoPredictor:
                 known.bank.close()
                 known.conditioning.clear()
 
-    def _new_object(self) -> FollowedObject:
+    def _new_object(self, crop: Region | None) -> FollowedObject:
+        return FollowedObject(self._empty(crop), self.index)
+
+    def _empty(self, crop: Region | None) -> ObjectMemory:
         conditioning = ConditioningFrames(self._arena, self._rules)
         bank = MemoryBank(self._arena, conditioning, FORWARD, inf, self._model.numbers, self._rules)
-        return FollowedObject(conditioning, bank)
+        return ObjectMemory(conditioning, bank, crop)
+
+    def _memorise(self, memory: ObjectMemory, index: int, prompted: PromptedSlice) -> None:
+        """Remember a frame that was prompted, or is read as if it were: a mask, if it was seen in another crop."""
+        features, crop = self._encoded(index, memory.crop), memory.crop
+        seen = prompted.segmented
+        if prompted.crop != crop:
+            seen = mask_in(self._model, features, seen, prompted.crop, crop, self._shape)
+        made = memorise_prompted(self._model, features, seen)
+        scores = seen.confidence, seen.object_score
+        memory.conditioning.add(index, features.vision_features, made, seen.obj_ptr, *scores)
+
+    def _move(self, known: FollowedObject, crop: Region | None) -> None:
+        """Follow an object in another crop from this frame on."""
+        memory = self._empty(crop)
+        for index, kept in known.kept.items():
+            if index != self.index:
+                self._memorise(memory, index, kept.prompted)
+        before, known.memory = known.memory, memory
+        before.bank.close()
+        before.conditioning.clear()
+
+    def _widens(self, known: FollowedObject, segmented: Segmented) -> bool:
+        """Whether a mask may be cut by its crop; the object has a wider one then."""
+        crop = known.crop
+        if crop is None:
+            return False
+        extent = extent_of(segmented.unfilled, crop, self._shape)
+        if extent is None or not self._zoom.is_at_edge(crop, extent, self._shape):
+            return False
+        self._move(known, self._zoom.wider(crop, extent, self._shape))
+        return True
+
+    def _step(self, followed: Sequence[FollowedObject]) -> list[Segmented]:
+        """Answers of objects on the current frame, from memory."""
+        number = self._encoded.numbering.of
+        rows = [
+            BatchRow(known.bank, self.index, number(self.index, known.crop)) for known in followed
+        ]
+        cache = self._encoded.cache
+        return track_step(self._model, self._arena, cache, rows, self._confidence)
 
     @contextmanager
     def _sound_memory(self) -> Iterator[None]:
@@ -215,16 +253,27 @@ class VideoPredictor:
 
     def _condition_again(self, known: FollowedObject) -> Callable[[], Buffer]:
         """What conditions the current frame once more, if a prompt asks for it; to be made before the step."""
-        features = self._features[self.index]
+        features = self._encoded(self.index, known.crop)
         read = known.bank.read(self.index, features.vision_features[0])
         inputs = self._arena.gather_reads([read])
         inputs["attended_features"] = features.attended_features
         return lambda: self._model.condition(**inputs)
 
-    def _slice_mask(self, object_id: int, segmented: Segmented) -> SliceMask:
+    def _slice_mask(self, object_id: int, segmented: Segmented, crop: Region | None) -> SliceMask:
+        return SliceMask(self.index, object_id, segmented, self._shape, crop)
+
+    @property
+    def _shape(self) -> tuple[int, int]:
         height, width = self._pixels().shape[:2]
-        return SliceMask(self.index, object_id, segmented, (height, width))
+        return height, width
 
     def _pixels(self) -> NDArray[np.uint8]:
         assert self._frame is not None
         return self._frame
+
+    def _read(self, index: int) -> NDArray[np.uint8]:
+        """The current frame, or one that is kept for an object."""
+        if index == self.index:
+            return self._pixels()
+        kept = (known.kept for known in self._objects.values())
+        return next(frames[index].pixels for frames in kept if index in frames)
