@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from runtime.predictors.result import Result, SliceMask
     from runtime.predictors.stop import StopRule
     from runtime.prompts.prompts import Box, Mask, Point
+    from runtime.serve.session import InteractiveSession
     from runtime.version import __version__
 
 HOMES = {
     "Box": "runtime.prompts.prompts",
     "FlowPredictor": "runtime.predictors",
     "ImagePredictor": "runtime.predictors",
+    "InteractiveSession": "runtime.serve.session",
     "Mask": "runtime.prompts.prompts",
     "MemoryRules": "runtime.memory",
     "Model": "runtime.model",
@@ -51,6 +53,7 @@ __all__ = [
     "Box",
     "FlowPredictor",
     "ImagePredictor",
+    "InteractiveSession",
     "Mask",
     "MemoryRules",
     "Model",

@@ -167,9 +167,19 @@ def test_the_example_runs(tmp_path: Path) -> None:
     assert {f.name for f in (tmp_path / "out").iterdir()} == {"phantom_mask.nii.gz", "phantom.png"}
 
 
-def run_in(folder: Path, code: str) -> None:
+def test_the_example_of_a_session_runs(tmp_path: Path) -> None:
+    done = run_in(tmp_path, (ROOT / "examples" / "click_in_a_session.py").read_text("utf-8"))
+    values = [float(value) for value in re.findall(r"Dice ([\d.]+)", done)]
+    assert len(values) == 2 and min(values) >= 0.9
+    assert "taken back: 0 voxels" in done
+
+
+def run_in(folder: Path, code: str) -> str:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=folder, env=environment)
+    command = [sys.executable, "-c", code]
+    return subprocess.run(
+        command, check=True, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
+    ).stdout
 
 
 def test_commands_in_the_readme_exist() -> None:
