@@ -17,8 +17,9 @@ if __name__ == "__main__":  # before what takes time to import, which an interru
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib import import_module
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,12 @@ def collect(model: Model, cases: Iterable[Case], measure: str, window: str) -> P
                 said.append(MEASURES[measure](segmented.logits, segmented.iou))
                 worth.append(iou(slice_mask.mask(), case.truth[slice_mask.slice]))
     return np.array(said), np.array(worth)
+
+
+def some_of_each(cases: Iterable[Case], count: int | None) -> Iterator[Case]:
+    """The first objects of each volume, `count` of them; None is all."""
+    for _, of_volume in groupby(cases, key=lambda case: case.name.rpartition(" object ")[0]):
+        yield from islice(of_volume, count)
 
 
 def iou(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
@@ -144,6 +151,9 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="measure which memory and stop rule suit the network instead, and write them down",
     )
+    p.add_argument(
+        "--objects", type=int, metavar="N", help="of each volume at the most; default: all"
+    )
     p.add_argument("--window", default="auto", help="as for medsam2 segment (%(default)s)")
     p.add_argument("--backend", default="auto")
     return p
@@ -164,7 +174,8 @@ def main(arguments: list[str] | None = None) -> None:
         p.error("wanted --folder with labelled volumes")
     import_module("scipy.optimize")  # what is missing is told before the work, not after it
     model = load(args.bundle, args.backend)
-    cases = tqdm(folder_cases(args.folder), desc="calibrate", unit="object", file=sys.stderr)
+    found = some_of_each(folder_cases(args.folder), args.objects)
+    cases = tqdm(found, desc="calibrate", unit="object", file=sys.stderr)
     said, worth = collect(model, cases, args.measure, args.window)
     if len(said) < MIN_MASKS:
         raise InputError(
@@ -184,7 +195,8 @@ def choose_defaults(p: argparse.ArgumentParser, args: argparse.Namespace) -> dic
         p.error("wanted --folder with labelled volumes")
     model = load(args.bundle, args.backend)
     with tqdm(desc="calibrate", unit="run", file=sys.stderr) as bar:
-        trials = try_all(model.plain(), folder_cases(args.folder), args.window, bar.update)
+        cases = some_of_each(folder_cases(args.folder), args.objects)
+        trials = try_all(model.plain(), cases, args.window, bar.update)
     defaults = choose(trials)
     if (num_objects := defaults.measured["objects"]) < MIN_OBJECTS:
         raise InputError(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from benchmarks.phantoms.shapes import FAMILIES, Array, Rng, object_opacity, smooth_field
 
-TRAINING_SEEDS, HELD_OUT_SEEDS = 1_000_000, 9_000_000
+TRAINING_SEEDS, CALIBRATION_SEEDS, HELD_OUT_SEEDS = 1_000_000, 8_000_000, 9_000_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,25 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.phantoms.phantoms import HELD_OUT_SEEDS, TRAINING_SEEDS, make_volume
+from benchmarks.phantoms.phantoms import (
+    CALIBRATION_SEEDS,
+    HELD_OUT_SEEDS,
+    TRAINING_SEEDS,
+    make_volume,
+)
 from runtime.files.atomic import write_whole
 from runtime.process.subcommands import command_parser
 
+SEEDS = {
+    "training": TRAINING_SEEDS,
+    "calibration": CALIBRATION_SEEDS,
+    "held-out": HELD_OUT_SEEDS,
+}
+
 EXAMPLES = """examples:
-  python -m benchmarks phantoms --count 20 -o phantoms/
+  python -m benchmarks phantoms --count 20 --of calibration -o phantoms/
   medsam2 calibrate BUNDLE --folder phantoms/
+  medsam2 calibrate BUNDLE --folder phantoms/ --defaults --objects 1
 """
 
 
@@ -27,11 +39,14 @@ def main(arguments: list[str] | None = None) -> None:
     )
     p.add_argument("--count", type=int, default=12, help="default: %(default)s")
     p.add_argument(
-        "--held-out", action="store_true", help="those that quality is measured on, not trained on"
+        "--of",
+        choices=list(SEEDS),
+        default="training",
+        help="what is done with them: trained on, calibrated on, quality measured on (%(default)s)",
     )
     p.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
     args = p.parse_args(arguments)
-    first = HELD_OUT_SEEDS if args.held_out else TRAINING_SEEDS
+    first = SEEDS[args.of]
     for seed in tqdm(range(first, first + args.count), unit="volume", file=sys.stderr):
         phantom = make_volume(seed)
         args.output.mkdir(parents=True, exist_ok=True)

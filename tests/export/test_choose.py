@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import export.calibrate
-from export.calibrate import main
+from export.calibrate import main, some_of_each
 from export.choose import (
     MIN_GAIN,
     MIN_OBJECTS,
@@ -24,7 +24,7 @@ from export.choose import (
     try_one,
     up_to_end,
 )
-from export.labelled import Case
+from export.labelled import Case, folder_cases
 from runtime import MemoryRules, Volume, VolumePredictor
 from runtime.bundle.bundle import EMBEDDED, open_bundle
 from runtime.bundle.defaults import Defaults
@@ -173,6 +173,14 @@ def test_too_few_objects_say_nothing(
     with pytest.raises(InputError, match=f"3 objects to choose by; wanted at least {MIN_OBJECTS}"):
         main([str(bundle), "--folder", str(labelled), "--defaults"])
     assert (bundle / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(("count", "each"), [(None, 3), (2, 2), (1, 1), (9, 3)])
+def test_of_each_volume_so_many_objects_are_taken(
+    count: int | None, each: int, labelled: Path
+) -> None:
+    taken = [case.name for case in some_of_each(folder_cases(labelled), count)]
+    assert taken == [f"{seed} object {label}" for seed in range(3) for label in range(1, each + 1)]
 
 
 def test_labelled_volumes_are_wanted(bundle: Path) -> None:

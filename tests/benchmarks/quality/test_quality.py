@@ -15,6 +15,7 @@ from PIL import Image
 
 from benchmarks.phantoms import write_phantoms
 from benchmarks.phantoms.phantoms import (
+    CALIBRATION_SEEDS,
     HELD_OUT_SEEDS,
     TRAINING_SEEDS,
     make_flow,
@@ -347,12 +348,20 @@ def test_phantoms_are_written_as_they_are_read(
         assert case.volume.spacing_mm == (1.0, 1.0, 1.0)
 
 
-def test_held_out_phantoms_are_others_than_those_trained_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("words", "seed"),
+    [
+        ((), TRAINING_SEEDS),
+        (("--of", "calibration"), CALIBRATION_SEEDS),
+        (("--of", "held-out"), HELD_OUT_SEEDS),
+    ],
+)
+def test_phantoms_to_train_to_calibrate_and_to_measure_on_are_different_ones(
+    words: tuple[str, ...], seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(write_phantoms, "make_volume", lambda seed: make_volume(seed, 3, 32))
-    write_phantoms.main(["--count", "1", "--held-out", "-o", str(tmp_path)])
-    assert [path.name for path in tmp_path.iterdir()] == [f"phantom{HELD_OUT_SEEDS}.npz"]
+    write_phantoms.main(["--count", "1", *words, "-o", str(tmp_path)])
+    assert [path.name for path in tmp_path.iterdir()] == [f"phantom{seed}.npz"]
 
 
 def test_benchmarks_are_found_by_name() -> None:
