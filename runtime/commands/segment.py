@@ -149,14 +149,13 @@ def parser() -> argparse.ArgumentParser:
         f"through all ({OF_BUNDLE} none; of videos: none)",
     )
     stop("--stop-after", type=int, metavar="N", help=f"how many in a row (default: {STOP_AFTER})")
-    seen = p.add_argument_group("volumes and images").add_argument
-    seen(
+    add(
         "--zoom",
         type=number,
         default=AUTO,
         metavar="F",
         help="show the network a crop so many times the object's extent, such as 3; none: whole slices "
-        f"({OF_BUNDLE} none; of images: none)",
+        f"({OF_BUNDLE} none; of images and videos: none)",
     )
     volumes = p.add_argument_group("volumes").add_argument
     volumes("--z-range", metavar="Z0,Z1", help="stay within these slices, half-open")
@@ -187,8 +186,6 @@ def main(arguments: list[str] | None = None) -> None:
             p.error(f"--{name.replace('_', '-')} is for a {owner}; the input is taken as {kind}")
     if args.order != "given" and kind != "images":
         p.error(f"--order is for images; the input is taken as {kind}")
-    if args.zoom != AUTO and kind == "video":
-        p.error("--zoom is for volumes and images: a video is not seen before it comes")
     is_stop_told = args.stop_below != AUTO or args.stop_after is not None
     if is_stop_told and kind == "images":
         p.error("--stop-below and --stop-after are for volumes and videos: images have no order")

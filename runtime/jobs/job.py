@@ -42,7 +42,7 @@ class Job:
         memory: rules of the bank.
         is_memory_told: whether their policy and pick-up were asked for, or are what the bundle says.
         stop: when an object is followed no further (volumes, videos); "auto" is what the bundle says.
-        zoom: side of the crop that is shown to the network (volumes, images); "auto" is what the bundle says.
+        zoom: side of the crop that is shown to the network; "auto" is what the bundle says.
         bundle, backend, threads, hint: as for `load`.
         max_memory: bytes of encoded slices or images to hold (volumes, images); None is a third of the machine's.
         window, series, affine: how to read.

@@ -24,6 +24,7 @@ from runtime.jobs.job import REVIEW, Job, check_preview
 from runtime.jobs.notices import Notice, about_objects, about_prompts
 from runtime.jobs.object_report import ObjectReport, SliceReport
 from runtime.jobs.report import Source, make_report
+from runtime.predictors.chosen import AUTO
 from runtime.predictors.prompted import check_prompts
 from runtime.predictors.result import Result, SliceMask
 from runtime.predictors.stop import End, StopRule
@@ -46,7 +47,8 @@ def segment_video(job: Job) -> dict[str, Any]:
         bundle, model = open_bundle(job.bundle), job.load()
         job = job.settled("video", model.defaults)
         rule = job.stop if isinstance(job.stop, StopRule) else None
-    run = VideoRun(job, VideoPredictor(model, job.memory, rule), clock, min(asked))
+        zoom = None if job.zoom == AUTO else job.zoom
+    run = VideoRun(job, VideoPredictor(model, job.memory, rule, zoom), clock, min(asked))
     with tqdm(total=total, desc="segment", unit="frame", file=sys.stderr) as bar:
         while True:
             with clock("read"):

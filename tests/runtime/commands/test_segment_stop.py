@@ -110,8 +110,6 @@ def test_a_video_is_left_too(run: Run) -> None:
     ("kind", "words"),
     [
         ("images", ("--stop-below", "0.5")),
-        ("video", ("--zoom", "3")),
-        ("video", ("--zoom", "none")),
         ("volume", ("--zoom", "near")),
         ("images", ("--stop-below", "none")),
         ("volume", ("--stop-after", "2")),
@@ -246,7 +244,7 @@ def test_a_job_is_settled_once() -> None:
     assert replace(job, preset="medsam2_lesion").settled("volume", zoomed).zoom is None
 
 
-@pytest.mark.parametrize("kind", ["volume", "images"])
+@pytest.mark.parametrize("kind", ["volume", "images", "video"])
 def test_zoom_is_used_and_reported(kind: str, run: Run) -> None:
     assert run(kind, defaults=replace(MEASURED, zoom=3.0))["options"]["zoom"] == (
         3.0 if kind == "volume" else None
