@@ -13,6 +13,7 @@ from runtime.errors import InputError, PromptError
 from runtime.memory import MemoryRules
 from runtime.model import Model
 from runtime.predictors.chain import Plan
+from runtime.predictors.current import current, object_ids, prompts_of
 from runtime.predictors.encoded import Encoded
 from runtime.predictors.image import check_image
 from runtime.predictors.prompted import check_prompts
@@ -112,6 +113,29 @@ class FlowPredictor:
     def redo(self) -> None:
         """Bring back what the last `undo` took; errors as for volumes."""
         self._need_images().history.redo()
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is something for `undo` to take back."""
+        return self._tracker is not None and bool(self._tracker.history.past)
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is something for `redo` to bring back."""
+        return self._tracker is not None and bool(self._tracker.history.future)
+
+    @property
+    def object_ids(self) -> tuple[int, ...]:
+        """The objects that there are, lowest first."""
+        return object_ids(self._tracker)
+
+    def prompts(self, object_id: int = 1) -> dict[int, tuple[Prompt, ...]]:
+        """An object's prompts by image; what counts, and errors, as for volumes."""
+        return prompts_of(self._need_images(), object_id)
+
+    def current(self) -> Result:
+        """What is known by now, without computing anything; as for volumes."""
+        return current(self._need_images(), self._shapes, is_ordered=False)
 
     def reset(self, object_id: int | None = None) -> None:
         """Forget one object, or all; images stay encoded. Raises PromptError for an object that is not there."""

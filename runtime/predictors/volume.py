@@ -13,6 +13,7 @@ from runtime.io.window import Window
 from runtime.memory import MemoryRules
 from runtime.model import Model
 from runtime.predictors.chosen import AUTO, Auto, memory_rules, stop_rule, zoom_factor
+from runtime.predictors.current import current, object_ids, prompts_of
 from runtime.predictors.eight_bits import eight_bits
 from runtime.predictors.encoded import Encoded
 from runtime.predictors.prompted import check_prompts
@@ -22,7 +23,7 @@ from runtime.predictors.stop import StopRule
 from runtime.predictors.tracker import BACKWARD, FORWARD, Tracker
 from runtime.predictors.volume_plan import encoded, plans, slices_ahead
 from runtime.predictors.zoom import Zoom
-from runtime.prompts.prompts import Prompt, shown
+from runtime.prompts.prompts import Prompt
 from runtime.steps.encodings import Encodings
 from runtime.steps.features import ReadSlice
 
@@ -182,14 +183,11 @@ class VolumePredictor:
     @property
     def object_ids(self) -> tuple[int, ...]:
         """The objects that there are, lowest first."""
-        return () if self._tracker is None else tuple(sorted([*self._tracker.objects]))
+        return object_ids(self._tracker)
 
     def prompts(self, object_id: int = 1) -> dict[int, tuple[Prompt, ...]]:
         """An object's prompts by slice, but for those that a later box or mask has replaced. Raises PromptError."""
-        known = self._need_volume().objects.get(object_id)
-        if known is None:
-            raise PromptError(f"no object {shown(object_id)}; there are: {list(self.object_ids)}")
-        return {index: known.prompted[index].prompts for index in sorted(known.prompted)}
+        return prompts_of(self._need_volume(), object_id)
 
     def current(self) -> Result:
         """What is known by now, without computing anything: also during a run, after `undo`, and after a correction.
@@ -197,16 +195,7 @@ class VolumePredictor:
         Slices that no run has come to are missing; where prompts have changed since a run, the others are as it found
         them, until the next one. It says that it is complete if every object has a mask on every slice.
         """
-        tracker = self._need_volume()
-        with tracker.lock:
-            found = {i: known.found() for i, known in sorted(tracker.objects.items())}
-        shape = self._shape[1:]
-        slices = {
-            i: {z: SliceMask(z, i, each.segmented, shape, each.crop) for z, each in masks.items()}
-            for i, masks in found.items()
-        }
-        is_complete = all(len(masks) == tracker.num_slices for masks in slices.values())
-        return Result((self._shape[1:],) * self._shape[0], slices, bool(slices) and is_complete)
+        return current(self._need_volume(), (self._shape[1:],) * self._shape[0])
 
     def encode_ahead(self, order: Iterable[int] | None = None) -> Iterator[int]:
         """Encode slices before anybody asks for them, one each time that the iterator is asked for the next.

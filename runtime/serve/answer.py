@@ -23,6 +23,7 @@ class Wait:
         deadline_s: after that, for what goes on in the background then.
         is_urged: whether somebody else wants their turn.
         on_shown: called with each box that has been written to the object's buffer.
+        is_prompt: whether the task takes a prompt first; what fails after that is the next call's to tell.
     """
 
     clock: Callable[[], float]
@@ -30,12 +31,13 @@ class Wait:
     deadline_s: float
     is_urged: Callable[[], bool]
     on_shown: Callable[[SessionObject, Spans], None]
+    is_prompt: bool = True
 
     def follow(self, chosen: SessionObject, task: Task, shows: bool = True) -> Spans | None:
         """Show what a task finds, as it comes, if anything is to be shown. Returns the box of all that was written.
 
         What has been prompted is always waited for; a task that is ended before has not been taken.
-        Raises whatever ended the task, and SessionBusy if the prompt could not be taken for too long.
+        Raises whatever ended the task before its prompt was taken, and SessionBusy if that could not be for too long.
         """
         changed: Spans | None = None
         while True:
@@ -55,7 +57,8 @@ class Wait:
                 self.on_shown(chosen, box)
             if is_enough:
                 break
-        if task.is_over and task.error is not None:
+        is_taken = self.is_prompt and chosen.is_prompted
+        if task.is_over and task.error is not None and not is_taken:
             raise task.error
         if not chosen.is_prompted and not task.is_over:
             task.end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from threading import Condition
@@ -20,6 +21,7 @@ from runtime.serve.planes import Spans, plane_shape, union
 from runtime.serve.request import Request
 from runtime.serve.worker import Steps, Task, Urgency
 
+log = logging.getLogger("runtime")
 THE_OBJECT = 1  # of its predictors: each object has its own, so that each has a history of its own
 
 
@@ -136,10 +138,12 @@ class SessionObject:
         if self.task is not None:
             self.task.end(wait)
 
-    def tell(self) -> None:
-        """Wake whoever waits for its prediction."""
+    def tell(self, task: Task) -> None:
+        """Wake whoever waits for its prediction, which is over."""
         with self.news:
             self.news.notify_all()
+        if task.error is not None and self.is_prompted:
+            log.error("a prediction failed after its prompt had been taken: %s", task.error)
 
     def go_to(self, moment: Moment, is_shown: bool = True) -> None:
         """Be as at another time."""

@@ -184,7 +184,9 @@ class InteractiveSession(Overview):
         return self._prompt(read, run_prediction, is_shown=True)
 
     def predict(self, force_full_refine: bool = False) -> Box3 | None:
-        """Show what has been found meanwhile, and go on with what is missing. Raises NoImage.
+        """Show what has been found meanwhile, and go on with what is missing.
+
+        Raises NoImage, and what the network raises.
 
         `force_full_refine` is taken and changes nothing: every answer is as fine as it gets.
         """

@@ -10,7 +10,7 @@ from threading import Lock, RLock
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import NoImage, SessionClosed
+from runtime.errors import NoImage, OutOfMemory, SessionClosed
 from runtime.io.volumes.volume import Volume
 from runtime.model import Model
 from runtime.prompts.prompts import Box
@@ -86,9 +86,14 @@ class SessionState:
     def set_image(self, volume: Volume) -> None:
         """Take an image, with one object in it, and begin to encode it. Raises InputError, and is without one then."""
         self.drop_image()
-        image = SessionImage(volume, self.model, self.encodings, self.window, self.is_zoomed)
+        try:
+            image = SessionImage(volume, self.model, self.encodings, self.window, self.is_zoomed)
+        except MemoryError as error:
+            raise OutOfMemory(
+                f"an image of {volume.shape} does not fit into memory beside what is there; crop it, or close others"
+            ) from error
         self.image, self.objects = image, Objects(image, self._report)
-        self._ahead = self.worker.submit(self, image.encode_ahead(), Urgency.AHEAD)
+        self._ahead = self.worker.submit(self, image.encode_ahead(), Urgency.AHEAD, _say_failed)
 
     def drop_image(self) -> None:
         """Be without an image, its objects and all that goes on for them."""
@@ -165,7 +170,8 @@ class SessionState:
                 chosen.is_prompted = True
             if task is None or task.is_over:
                 return as_lists(chosen.show())
-            return as_lists(self._wait(began, deadline_s).follow(chosen, task))
+            wait = self._wait(began, deadline_s, is_prompt=False)
+            return as_lists(wait.follow(chosen, task))
 
     def step_back(self, is_undo: bool) -> Box3 | None:
         """Undo or redo for the selected object, and go on in the background with what was missing then."""
@@ -190,15 +196,13 @@ class SessionState:
 
     def _begin(self, chosen: SessionObject, steps: Steps, urgency: Urgency) -> Task:
         chosen.is_prompted, chosen.is_awaited = False, True
-        chosen.task = self.worker.submit(self, steps, urgency, lambda task: chosen.tell())
+        chosen.task = self.worker.submit(self, steps, urgency, chosen.tell)
         return chosen.task
 
-    def _wait(self, began: float, deadline_s: float) -> Wait:
-        return Wait(self.clock, began, deadline_s, lambda: self._num_urging > 0, self._shown)
-
-    def _shown(self, chosen: SessionObject, spans: Spans) -> None:
-        """Somebody who waits has been given something."""
-        self._report(chosen, spans)
+    def _wait(self, began: float, deadline_s: float, is_prompt: bool = True) -> Wait:
+        return Wait(
+            self.clock, began, deadline_s, lambda: self._num_urging > 0, self._report, is_prompt
+        )
 
     def _report(self, chosen: SessionObject, spans: Spans) -> None:
         if (on_slices := self.on_slices) is None:
@@ -207,3 +211,9 @@ class SessionState:
             on_slices(chosen.id, as_lists(spans) or [])
         except Exception:
             log.exception("on_slices failed; the prediction goes on")
+
+
+def _say_failed(task: Task) -> None:
+    """Nobody waits for encodings ahead of need; who needs them will be told."""
+    if task.error is not None:
+        log.error("encoding ahead failed: %s", task.error)

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from threading import RLock
 from typing import Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,7 @@ class Encodings:
         # Held weakly: whoever drops a view, and the pixels behind it, need not say so.
         self._sources: dict[int, WeakKeyDictionary[View, int]] = {}
         self._latest = 0
+        self._expecting: ref[View] | None = None
         self._users: set[int] = set()
 
     @property
@@ -109,6 +110,11 @@ class Encodings:
                     self._sources[number].pop(view, None)
             self._drop_spare()
 
+    def expect(self, view: View, numbers: Sequence[int]) -> None:
+        """Say what a view will ask for; under the lock."""
+        self._expecting = ref(view)
+        self._cache.expect(numbers)
+
     def _drop_spare(self) -> None:
         """Forget sources that nobody holds any more, and of numbers without any those not used for longest."""
         for number in [number for number, sources in self._sources.items() if not sources]:
@@ -120,6 +126,9 @@ class Encodings:
     @property
     def cache(self) -> Cache:
         """Encodings by number; under the lock."""
+        if self._expecting is not None and self._expecting() is None:
+            self._expecting = None
+            self._cache.expect([])  # nobody can read what a view that is gone has announced
         return self._cache
 
     def _read(self, number: int) -> NDArray[np.uint8]:
@@ -151,7 +160,7 @@ class View:
     def expect(self, order: Sequence[int]) -> None:
         """Say which slices will be asked for, in this order."""
         with self._encodings.lock:
-            self._encodings.cache.expect([self._number(index) for index in order])
+            self._encodings.expect(self, [self._number(index) for index in order])
 
     def locate(self, indices: Sequence[int]) -> list[int]:
         """Where the encodings of these slices lie, all at once; they are made first."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from runtime.errors import InputError, PromptError
-from runtime.predictors import VolumePredictor
+from runtime.predictors import FlowPredictor, VolumePredictor
 from runtime.predictors.result import Result
 from runtime.prompts.prompts import Box, Mask, Point
 from tests.fakes import TELLING, fake_model
@@ -112,3 +112,23 @@ def test_encoding_ahead_goes_outwards_and_is_done_once() -> None:
         predictor.encode_ahead([9])
     with pytest.raises(PromptError, match="no volume yet"):
         VolumePredictor(model).encode_ahead()
+
+
+def test_sets_of_images_tell_the_same() -> None:
+    images = FlowPredictor(fake_model(TELLING)[0])
+    assert images.object_ids == () and not images.can_undo and not images.can_redo
+    images.set_images([PIXELS[0], PIXELS[1, :20], PIXELS[2]])
+    assert images.current().slices == {}
+    box = Box(slice=1, y=(5, 15), x=(5, 20))
+    images.add(box)
+    assert images.prompts() == {1: (box,)} and list(images.current().slices[1]) == [1]
+    complete = images.propagate()
+    assert held(images.current()) == held(complete)
+    assert images.current().is_complete and not images.current().is_ordered
+    assert images.current().slices[1][1].shape == (20, 32)
+    images.undo()
+    assert images.object_ids == () and images.can_redo
+    images.redo()
+    assert held(images.current()) == held(complete)
+    with pytest.raises(PromptError, match="no object 2"):
+        images.prompts(2)

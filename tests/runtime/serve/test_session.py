@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,8 +10,17 @@ import numpy as np
 import pytest
 
 from runtime.bundle.defaults import Defaults
-from runtime.errors import InputError, NoImage, NoObject, PromptError, SessionClosed, VolumeError
+from runtime.errors import (
+    InputError,
+    NoImage,
+    NoObject,
+    OutOfMemory,
+    PromptError,
+    SessionClosed,
+    VolumeError,
+)
 from runtime.prompts.prompts import Box, Mask, Point, Prompt
+from runtime.serve import image as image_module
 from runtime.serve import objects
 from runtime.serve.session import InteractiveSession
 from tests.fakes import TELLING, fake_model
@@ -518,3 +528,62 @@ def test_a_closed_session_says_so() -> None:
         with pytest.raises(SessionClosed):
             ask()
     session.cancel()
+
+
+@pytest.mark.parametrize("lowest", [-1000, 1])
+def test_an_image_takes_one_byte_a_voxel_beside_the_callers(lowest: int) -> None:
+    """Of every kind of window; and a prompt on an encoded slice takes nothing of the volume's size."""
+    image = np.random.default_rng(0).integers(lowest, 1000, (40, 256, 256)).astype(np.int16)
+    with InteractiveSession(fake_model(TELLING)[0], deadline_s=0.0) as session:
+        session.set_image(image[:2])
+        session.add_point_interaction((1, 5, 5), True)  # what is made once is there by now
+        tracemalloc.start()
+        try:
+            session.set_image(image[None])
+            held, peak = tracemalloc.get_traced_memory()
+            assert image.size <= held <= 1.1 * image.size + 3e6
+            assert peak <= 1.1 * image.size + 8e6
+            session._state._ahead.wait()  # type: ignore[union-attr]
+            session.target_buffer  # noqa: B018
+            before, _ = tracemalloc.get_traced_memory()
+            tracemalloc.reset_peak()
+            session.add_point_interaction((20, 99, 99), True)
+            session.cancel()
+            assert tracemalloc.get_traced_memory()[1] - before < image.size / 2
+        finally:
+            tracemalloc.stop()
+
+
+def test_an_image_that_does_not_fit_is_told(
+    session: InteractiveSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_module, "apply_window", lambda *_: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(OutOfMemory, match="does not fit into memory"):
+        session.set_image(IMAGE)
+    with pytest.raises(NoImage):
+        session.predict()
+
+
+def test_what_fails_in_the_background_is_logged_and_tried_again(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with InteractiveSession(fake_model(TELLING)[0], deadline_s=0.0) as session:
+        session.set_image(IMAGE)
+        predictor = session._state.chosen().predictor(0)
+
+        def steps(*args: object, **kwargs: object) -> Iterator[None]:
+            yield None
+            raise ValueError("broken")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(predictor, "steps", steps)
+            session.add_point_interaction((4, 5, 5), True)
+            session._state.chosen().task.wait()  # type: ignore[union-attr]
+            session._state.worker.call(session, lambda: None)
+            assert "failed after its prompt had been taken: broken" in caplog.text
+            assert session.can_undo and session.target_buffer[4].any()
+            session.deadline_s = 10.0
+            with pytest.raises(ValueError, match="broken"):
+                session.predict()
+        session.predict()
+        assert session.is_complete

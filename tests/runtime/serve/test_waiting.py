@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from threading import Condition, Thread, current_thread, main_thread
 from typing import Any
 
@@ -112,6 +113,15 @@ def drawn(session: InteractiveSession) -> list[int]:
 
 def result(future: Future[Any]) -> Any:
     return future.result(LONG_S)
+
+
+def let_through(gate: Gate, answer: Future[Any]) -> Any:
+    """Step by step, until there is an answer: who clicks waits for a step that is under way."""
+    while not answer.done():
+        gate.open(1)
+        with suppress(TimeoutError):
+            answer.result(0.05)
+    return answer.result()
 
 
 def test_without_time_the_prompted_slice_is_the_answer(
@@ -264,8 +274,7 @@ def test_other_objects_go_on_in_the_background(
     click(session)
     session.select_object(session.add_object())
     answer = pool.submit(click, session)
-    gate.open(1)  # who clicks waits for the step under way, and for no more
-    result(answer)
+    let_through(gate, answer)
     assert drawn(session) == [5]
     gate.open()
     for each in session._state.objects or ():
@@ -305,8 +314,7 @@ def test_sessions_share_a_worker_and_encodings_and_none_waits_for_anothers_predi
     assert click(sessions[0]) is not None
     for each in sessions[1:]:
         answer = pool.submit(click, each)
-        gate.open(1)
-        assert result(answer) is not None and drawn(each) == [5]
+        assert let_through(gate, answer) is not None and drawn(each) == [5]
     gate.open()
     wanted = alone(click)
     for each in sessions:

@@ -151,3 +151,19 @@ def test_threads_may_share_them() -> None:
         for index, mask in result.slices[1].items():
             np.testing.assert_array_equal(mask.segmented.logits, first[index].segmented.logits)
     assert len(results) == 4
+
+
+def test_what_a_view_announced_is_forgotten_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device encodes ahead what was announced, whoever asks next; of a view that is gone it could not."""
+    encodings = Encodings(fake_model()[0])
+    announced: list[list[int]] = []
+    monkeypatch.setattr(encodings._cache, "expect", lambda order: announced.append(list(order)))
+    first, second = (encodings.features(lambda index: PIXELS[index]) for _ in range(2))
+    first.expect([1, 2])
+    second[3]
+    assert [len(order) for order in announced] == [2]
+    del first
+    gc.collect()
+    second[4]
+    second[5]
+    assert [len(order) for order in announced] == [2, 0]
