@@ -11,13 +11,27 @@ DEVICE ?= cpu
 PYTHON_GPU ?= python3
 GPU_CHECK ?=
 
-.PHONY: bench test lint gpu-check clean
+# What gives programs a screen where there is none.
+SCREEN ?=
+
+.PHONY: bench test test-viewers lint gpu-check clean
 
 bench: $(VENV)/.runtime  ## set up the runtime, then measure it on the embedded model
 	$(RUN) -m runtime.bench
 
 test: $(VENV)/.test  ## set up everything, then run all tests
 	$(RUN) -m pytest -q
+
+# An environment of its own: 1.3 GB, of which nothing else is needed here. Without a screen, say
+# make test-viewers SCREEN="xvfb-run --auto-servernum" (Debian: xvfb, libgl1, libegl1, libxcb-cursor0, libxkbcommon-x11-0).
+test-viewers: $(VENV)-viewers/.done  ## napari's plugin against the server
+	$(SCREEN) $(VENV)-viewers/bin/python -m pytest -q -rs tests/runtime/serve/test_napari.py
+
+$(VENV)-viewers/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-viewers
+	$(VENV)-viewers/bin/python -m pip install --quiet --editable ".[$(DEVICE),serve]" pytest hypothesis pycurl \
+		"napari[pyqt6]" napari-nninteractive
+	touch $@
 
 lint: $(VENV)/.test  ## style and types
 	$(RUN) -m ruff check .
@@ -43,4 +57,4 @@ $(VENV)/.test: $(VENV)/.runtime
 	touch $@
 
 clean:
-	rm -rf $(VENV) out build *.egg-info
+	rm -rf $(VENV) $(VENV)-viewers out build *.egg-info

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,35 +14,19 @@ from nnInteractive.inference.remote.remote_session import (
 from numpy.typing import NDArray
 
 from runtime.measure.phantom import make_phantom
-from runtime.model import load
-from runtime.serve.app import Door
-from runtime.serve.hosts import Hosts
-from runtime.serve.limits import Limits
-from runtime.serve.server import listen
-from runtime.serve.service import Service
 from tests.runtime.serve.fakes import Running
+from tests.runtime.serve.real import LICENCE, serving
 from tests.runtime.serve.test_itksnap import curl, form_of, mask_of
 
 SHAPE, MIDDLE = (5, 160, 160), 2
 PHANTOMS = [make_phantom(SHAPE, seed) for seed in (0, 1)]
-LICENCE = "Apache-2.0"
 pytestmark = pytest.mark.filterwarnings("ignore:HTTPPOST:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
-    model = load(threads=1)
-    service = Service(model, Limits(), Door(Hosts("127.0.0.1")), LICENCE)
-    listener, is_up = listen("127.0.0.1", 0), threading.Event()
-    running = service.server(is_up.set)
-    thread = threading.Thread(target=running.run, args=([listener],))
-    thread.start()
-    assert is_up.wait(30)
-    yield Running(*listener.getsockname(), service.leases)
-    running.should_exit = True
-    thread.join()
-    service.close()
-    model.close()
+    with serving() as found:
+        yield found
 
 
 def dice(one: NDArray[np.generic], other: NDArray[np.generic]) -> float:
