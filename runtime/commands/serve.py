@@ -31,6 +31,8 @@ log = logging.getLogger("runtime.serve")
 
 PORT = 1527  # nnInteractive's
 SHARE = 3  # of the machine's memory, encoded slices and voxels may each take one part of so many
+MOST_SESSIONS = 200  # times the connections of each, and files may be open
+CONNECTIONS = 4  # of a session: requests, signs of life, the page's events, and one to spare
 DEFAULTS = Limits()
 EXAMPLES = f"""examples:
   medsam2 serve --open ct.nii.gz --browser          # the embedded model, a scan, and a page to segment it in
@@ -130,8 +132,8 @@ def _check(args: argparse.Namespace) -> None:
     """Raise InputError for numbers that make no server."""
     if not 0 <= args.port < 2**16:
         raise InputError(f"found --port {args.port}; wanted 0 to {2**16 - 1}")
-    if not 1 <= args.max_sessions <= 1000:
-        raise InputError(f"found --max-sessions {args.max_sessions}; wanted 1 to 1000")
+    if not 1 <= args.max_sessions <= MOST_SESSIONS:
+        raise InputError(f"found --max-sessions {args.max_sessions}; wanted 1 to {MOST_SESSIONS}")
     if not args.idle_timeout > 0:
         raise InputError(f"found --idle-timeout {args.idle_timeout:g}; wanted seconds, above 0")
     if args.max_image < 2**20:
@@ -148,6 +150,7 @@ def _service(
     half = args.max_memory // 2 if args.max_memory else int(memory_bytes() / SHARE)
     limits = Limits(
         max_sessions=args.max_sessions,
+        max_connections=max(DEFAULTS.max_connections, CONNECTIONS * args.max_sessions),
         max_image_bytes=args.max_image,
         max_volume_bytes=half,
         idle_s=args.idle_timeout,

@@ -131,6 +131,7 @@ def test_options_that_make_no_server_are_refused() -> None:
         "--port 70000",
         "--port -1",
         "--max-sessions 0",
+        "--max-sessions 201",
         "--max-image 10",
         "--idle-timeout 0",
         "--idle-timeout nan",
