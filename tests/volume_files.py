@@ -10,6 +10,8 @@ import pytest
 import SimpleITK as sitk
 
 from runtime.io import Volume, read_volume
+from runtime.io.volumes import voxels
+from runtime.io.volumes.voxels import Part
 
 ARRAY = np.random.default_rng(3).integers(-900, 900, (2, 3, 4)).astype("<i2")
 RAW = ARRAY.tobytes()
@@ -60,4 +62,20 @@ def folder_of_traps(parent: Path) -> Path:
     (folder / "link.raw").symlink_to(parent / "whole.raw")
     (folder / "zeros.raw").symlink_to("/dev/zero")
     os.mkfifo(folder / "pipe.raw")
+    return folder
+
+
+def swapped_for_a_link(parent: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with one file and a link to it, which leads out of the folder as soon as it has been looked up."""
+    folder = parent / "swapped"
+    folder.mkdir()
+    (parent / "secret.raw").write_bytes(RAW)
+    (folder / "whole.raw").write_bytes(RAW)
+    (folder / "link.raw").symlink_to("whole.raw")
+
+    def swap(part: Part, *rest: object) -> None:
+        part.path.unlink()
+        part.path.symlink_to(parent / "secret.raw")
+
+    monkeypatch.setattr(voxels, "check_possible", swap)
     return folder

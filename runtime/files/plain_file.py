@@ -9,16 +9,21 @@ import stat
 from pathlib import Path
 
 _FLAGS = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"))
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 
-def open_plain(path: Path) -> io.BufferedReader:
+def open_plain(path: Path, follows: bool = True) -> io.BufferedReader:
     """A regular file, opened for reading without ever waiting for it.
 
-    A link is followed, since stores that keep content by its hash lay folders out so. Raises OSError for a device, a
-    pipe, a socket or a folder, and where the system refuses.
+    Args:
+        path: of the file.
+        follows: whether it may be a link, since stores that keep content by its hash lay folders out so.
+
+    Raises OSError for a device, a pipe, a socket or a folder, for a link that is not followed, and where the system
+    refuses.
     """
-    _check_plain(path.stat(), path)
-    descriptor = os.open(path, os.O_RDONLY | _FLAGS)
+    _check_plain(path.stat() if follows else path.lstat(), path)
+    descriptor = os.open(path, os.O_RDONLY | _FLAGS | (0 if follows else _NO_LINK))
     try:
         _check_plain(os.fstat(descriptor), path)
         return os.fdopen(descriptor, "rb")

@@ -73,7 +73,7 @@ def test_a_weight_of_zero_is_a_key_that_is_not_there() -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("target", [1, 2, 3, 5, 1000])
+@pytest.mark.parametrize("target", [1, 3, 1000])
 def test_the_number_of_splits_does_not_matter(target: int, monkeypatch: pytest.MonkeyPatch) -> None:
     case = memory_read.case(2, 18, 300, uniform, scale=4.0)
     case.arrays["weight"][1, KEYS : 5 * KEYS] = 0  # splits of nothing else among them

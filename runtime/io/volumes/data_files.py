@@ -16,7 +16,7 @@ _PATTERN = re.compile(r"[^%]*%0?\d{0,2}d[^%]*")
 
 
 def beside(header: Path, name: str) -> Path:
-    """The file called `name` in the folder of `header`, which is one and is really there.
+    """The file called `name` in the folder of `header`, which is one and is really there; of a link, what it leads to.
 
     Raises VolumeError for what is missing, for paths and for links that lead out of the folder.
     """
@@ -29,21 +29,23 @@ def beside(header: Path, name: str) -> Path:
     path = header.parent / name
     if not path.is_file():
         raise VolumeError(f"{header}: its data file {name!r} is no file in its folder; put it back")
-    if path.is_symlink() and path.resolve().parent != header.parent.resolve():
+    if not path.is_symlink():
+        return path
+    target = path.resolve()
+    if target.parent != header.parent.resolve():
         raise VolumeError(
             f"{header}: its data file {name!r} is a link out of the folder; copy the data there"
         )
-    return path
+    return target
 
 
 def listed(header: Path, names: Sequence[str]) -> list[Path]:
     """The files of those names; VolumeError for far too many, one twice, and as beside raises it."""
     if len(names) > MAX_FILES:
         raise VolumeError(f"{header}: found {len(names)} data files; wanted at most {MAX_FILES}")
-    paths = [beside(header, name) for name in names]
-    if len({*paths}) < len(paths):
+    if len({name.removeprefix("./") for name in names}) < len(names):
         raise VolumeError(f"{header} names a data file twice; wanted each slice once")
-    return paths
+    return [beside(header, name) for name in names]
 
 
 def numbered(header: Path, pattern: str, first: int, last: int, step: int) -> list[Path]:

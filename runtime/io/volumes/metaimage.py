@@ -6,6 +6,7 @@ What a key means is MetaIO's (ITK's) reading of it, which has no other specifica
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from math import prod
 from pathlib import Path
@@ -219,7 +220,7 @@ def _parts(header: _Header, encoding: str) -> list[Part]:
             raise ValueError(f"found HeaderSize = {skip} with the data behind the header; wanted 0")
         parts = [Part(header.path, header.end)]
     else:
-        parts = [Part(path, max(skip, 0)) for path in _data_files(header, name)]
+        parts = [Part(path, max(skip, 0), follows=False) for path in _data_files(header, name)]
     size = header.whole("CompressedDataSize", -1)
     stored = parts[0].path.stat().st_size - parts[0].offset
     if encoding == "zlib" and size != -1 and len(parts) == 1 and size != stored:
@@ -227,7 +228,7 @@ def _parts(header: _Header, encoding: str) -> list[Part]:
             f"{header.path} is cut short or damaged: its header promises {size} compressed bytes, "
             f"{stored} are there; copy it again"
         )
-    return [Part(part.path, part.offset, skip=None) for part in parts] if skip == -1 else parts
+    return [replace(part, skip=None) for part in parts] if skip == -1 else parts
 
 
 def _data_files(header: _Header, name: str) -> list[Path]:

@@ -131,7 +131,7 @@ def _parts(header: NrrdHeader, encoding: str) -> list[Part]:
         raise ValueError(f"found byte skip {skip}; wanted at most {MAX_PREFACE_BYTES} in gzip")
     rest = lines, None if skip == -1 else skip
     if "datafile" in header.fields:
-        return [Part(path, 0, *rest) for path in _data_files(header)]
+        return [Part(path, 0, *rest, follows=False) for path in _data_files(header)]
     return [Part(header.path, header.end, *rest)]
 
 

@@ -41,12 +41,14 @@ class Part:
         offset, lines: bytes, and then lines, that come before.
         skip: bytes before the first voxel, counted after inflation; None when the voxels are the last bytes of the
             file, which only raw data can say.
+        follows: whether the file may be a link, which one that a header names is no more once it was looked up.
     """
 
     path: Path
     offset: int = 0
     lines: int = 0
     skip: int | None = 0
+    follows: bool = True
 
 
 def read_voxels(
@@ -94,7 +96,7 @@ def check_possible(part: Part, encoding: str, count: int, dtype: np.dtype[Any]) 
 
 
 def _read_part(part: Part, encoding: str, out: NDArray[Any]) -> None:
-    with open_plain(part.path) as file:
+    with open_plain(part.path, part.follows) as file:
         file.seek(part.offset)
         _skip_lines(file, part)
         if part.skip is None:

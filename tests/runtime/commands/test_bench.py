@@ -114,8 +114,7 @@ def test_more_objects_than_the_phantom_has_are_its_own_again() -> None:
     assert np.array_equal(boxes[0], boxes[3]) and not np.array_equal(boxes[0], boxes[1])
 
 
-@pytest.mark.parametrize("hint", ["latency", "throughput"])
-@pytest.mark.parametrize("backend", ["ort", "openvino"])
+@pytest.mark.parametrize(("hint", "backend"), [("latency", "ort"), ("throughput", "openvino")])
 def test_options_of_the_model_reach_it(
     hint: str, backend: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

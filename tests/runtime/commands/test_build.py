@@ -133,10 +133,10 @@ def test_a_check_builds_every_graph_for_every_shape_without_a_gpu(
 
 @needs_tensorrt
 def test_a_check_builds_segments_where_memory_is_read_by_our_own_kernel(
-    wide_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+    wide_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(build, "GRAPHS", ("memory_attention",))  # the others are built as above
     build.main(["--check", "--bundle", str(wide_bundle.path)])
     found = json.loads(capsys.readouterr().out)["graphs"]
-    segments = [f"memory_attention.{i}" for i in range(4)]
-    assert list(found) == ["image_encoder", *segments, "mask_decoder", "memory_encoder"]
-    assert {row["profiles"] for row in found.values()} == {2, 3}
+    assert list(found) == [f"memory_attention.{i}" for i in range(4)]
+    assert all(row["bytes"] > 10000 and row["profiles"] >= 2 for row in found.values())

@@ -112,7 +112,7 @@ def old_mask(study: Study) -> None:
     (study.folder / "mask.nrrd").write_bytes(OLD)
 
 
-@pytest.mark.parametrize("share", np.random.default_rng(11).random(10).round(3))
+@pytest.mark.parametrize("share", np.random.default_rng(11).random(6).round(3))
 def test_an_interrupt_while_files_and_modules_are_opened(share: float, study: Study) -> None:
     moment = 1 + int(share * (study.moments - 1))
     check(study, run(study.folder, "event", moment), {130})
@@ -123,7 +123,7 @@ def test_an_interrupt_while_the_mask_is_written(before_the_end: int, study: Stud
     check(study, run(study.folder, "event", study.moments - before_the_end), {0, 130})
 
 
-@pytest.mark.parametrize("seconds", np.random.default_rng(12).random(5).round(3))
+@pytest.mark.parametrize("seconds", np.random.default_rng(12).random(3).round(3))
 def test_an_interrupt_while_libraries_work(seconds: float, study: Study) -> None:
     check(study, run(study.folder, "seconds", seconds), {0, 130})
 

@@ -11,7 +11,14 @@ import pytest
 from runtime.errors import VolumeError
 from runtime.io import read_volume
 from runtime.io.volumes.metaimage import DTYPES
-from tests.volume_files import ARRAY, NO_DATA_FILES, RAW, assert_as_itk_reads, folder_of_traps
+from tests.volume_files import (
+    ARRAY,
+    NO_DATA_FILES,
+    RAW,
+    assert_as_itk_reads,
+    folder_of_traps,
+    swapped_for_a_link,
+)
 
 PACKED = zlib.compress(RAW)
 PLAIN = {
@@ -174,6 +181,16 @@ OUTSIDE = [
 def test_data_that_are_no_plain_files_in_the_folder_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(VolumeError):
         read_volume(detached(folder_of_traps(tmp_path), name))
+
+
+@pytest.mark.parametrize("skip", ["0", "-1"])
+@pytest.mark.parametrize("name", ["whole.raw", "link.raw", "LIST 3D\nwhole.raw"])
+def test_a_data_file_that_becomes_a_link_once_it_was_looked_up_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, skip: str
+) -> None:
+    folder = swapped_for_a_link(tmp_path, monkeypatch)
+    with pytest.raises(VolumeError, match="no plain file"):
+        read_volume(detached(folder, name, HeaderSize=skip))
 
 
 @pytest.mark.parametrize("data_file", ["short.raw", "long.raw"])

@@ -11,7 +11,14 @@ import pytest
 from runtime.errors import VolumeError
 from runtime.io import read_volume
 from runtime.io.volumes.nrrd import DTYPES
-from tests.volume_files import ARRAY, NO_DATA_FILES, RAW, assert_as_itk_reads, folder_of_traps
+from tests.volume_files import (
+    ARRAY,
+    NO_DATA_FILES,
+    RAW,
+    assert_as_itk_reads,
+    folder_of_traps,
+    swapped_for_a_link,
+)
 
 PLACE = {
     "space": "left-posterior-superior",
@@ -189,6 +196,15 @@ def test_a_link_within_the_folder_is_followed(tmp_path: Path) -> None:
     (tmp_path / "whole.raw").write_bytes(RAW)
     (tmp_path / "link.raw").symlink_to("whole.raw")
     assert np.array_equal(read_volume(detached(tmp_path, "link.raw")).array, ARRAY)
+
+
+@pytest.mark.parametrize("name", ["whole.raw", "link.raw", "LIST 3\nwhole.raw"])
+def test_a_data_file_that_becomes_a_link_once_it_was_looked_up_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    folder = swapped_for_a_link(tmp_path, monkeypatch)
+    with pytest.raises(VolumeError, match="no plain file"):
+        read_volume(detached(folder, name))
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
