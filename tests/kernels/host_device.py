@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from kernels.cuda_graph import nothing_collected
 from kernels.device_array import DeviceArray
 from kernels.dlpack import CPU
 from kernels.kernel import Kernel
@@ -217,7 +218,8 @@ class HostDevice:
         self.captures += 1
         self.capturing, self.disturbed = (stream, []), 0
         try:
-            enqueue()
+            with nothing_collected():  # as on a real device
+                enqueue()
             assert not self.disturbed, "memory is freed, or waited for, while a graph is captured"
             return HostGraph(self, self.capturing[1])
         finally:
