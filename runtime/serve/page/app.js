@@ -81,7 +81,10 @@ export class App {
     try {
       await this.viewer.start();
     } catch {
-      this.screen.banner("This browser cannot draw in 3-D (WebGL 2). Allow it in the browser's settings, or use another browser.");
+      this.screen.banner("This browser cannot draw images: it has no WebGL 2. Allow it in the browser's settings, or use another browser.");
+      this.screen.status("Images cannot be drawn here");
+      this.screen.state("ready");
+      return;
     }
     this.link = new Link(this.api, {
       link: (word, error) => this.linked(word, error),
@@ -138,11 +141,20 @@ export class App {
     } else if (!state.volume) {
       this.showNothing();
     } else {
-      if (known?.id !== state.volume.id) await this.load(state.volume);
-      await this.adopt(state.objects);
+      await this.showGiven(state, known);
     }
     this.screen.state(this.work.isBusy ? "busy" : "ready");
     this.showWork();
+  }
+
+  async showGiven({ volume, objects }, known) {
+    try {
+      if (known?.id !== volume.id) await this.load(volume);
+      await this.adopt(objects);
+    } catch (error) {
+      if (error.name !== "Unshown") throw error;
+      this.refused(error, volume.name);
+    }
   }
 
   // The server has lost the session: give it everything that is still here.
@@ -631,6 +643,7 @@ export class App {
   }
 
   point(kji) {
+    if (!this.volume) return null;
     this.goTo(kji);
     this.viewer.drawNow();
     const tile = this.viewer.tiles.find(({ type }) => type === this.viewer.plane);
