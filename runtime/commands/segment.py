@@ -8,6 +8,8 @@ from pathlib import Path
 from runtime.bundle.confidence import MEASURES
 from runtime.commands.options import add_model_options
 from runtime.errors import InputError, PromptError
+from runtime.io.dicom.codes import ABNORMAL, LESION, Code
+from runtime.io.dicom.seg import SEGMENTATION_TYPES, SegmentationOptions
 from runtime.io.volumes.nifti_forms import AFFINES
 from runtime.io.window import CT_PRESETS
 from runtime.jobs import KINDS, Job, kind_of, segment_images, segment_video, segment_volume
@@ -38,6 +40,7 @@ EXAMPLES = f"""examples:
   medsam2 segment -i ct.nii.gz -o lesion.nii.gz --box 57,200,260,180,250 --preview lesion.png
   medsam2 segment -i ct.nii.gz -o lesion.nii.gz --recist 57,214,188,246,240
   medsam2 segment -i series/ -o liver.nrrd --point 40,210,180 --point 40,300,180,- --window abdomen
+  medsam2 segment -i series/ -o lesion.dcm --box 57,200,260,180,250 --code SCT:108369006:Neoplasm
   medsam2 segment -i mr.mha -o mask.mha --prompts prompts.json --z-range 20,60 --memory confidence
   medsam2 segment -i fundus_images/ -o masks/ --box 0,310,420,500,610 --memory self_sorting --order similar
   medsam2 segment -i echo.mp4 -o masks/ --point 0,120,200
@@ -78,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
         "--output",
         required=True,
         metavar="MASK",
-        help=".nii.gz, .nii, .nrrd or .mha; of images, a folder",
+        help=".nii.gz, .nii, .nrrd or .mha; .dcm, of DICOM; of images, a folder",
     )
     add(
         "--as",
@@ -168,6 +171,11 @@ def parser() -> argparse.ArgumentParser:
         help="at the end: keep each object's largest part, fill its cavities, or both",
     )
     volumes("--fuse", choices=list(FUSIONS), help="segment along all three axes and fuse")
+    dicom = p.add_argument_group("masks as DICOM (.dcm)").add_argument
+    dicom("--code", metavar="S:V:M", help=f"what the objects are, coded (default: {LESION})")
+    dicom("--category", metavar="S:V:M", help=f"which kind of thing (default: {ABNORMAL})")
+    dicom("--seg-type", choices=SEGMENTATION_TYPES, help="how objects are stored (default: binary)")
+    dicom("--keep-empty-frames", action="store_true", help="also of slices without an object")
     images = p.add_argument_group("images").add_argument
     images("--order", default="given", choices=ORDERS, help="in which to segment (%(default)s)")
     return p
@@ -184,6 +192,9 @@ def main(arguments: list[str] | None = None) -> None:
     for name, owner in ONLY.items():
         if getattr(args, name) is not None and kind != owner:
             p.error(f"--{name.replace('_', '-')} is for a {owner}; the input is taken as {kind}")
+    is_dicom_told = args.code or args.category or args.seg_type or args.keep_empty_frames
+    if is_dicom_told and not (kind == "volume" and args.output.lower().endswith(".dcm")):
+        p.error("--code, --category, --seg-type and --keep-empty-frames are for a mask named .dcm")
     if args.order != "given" and kind != "images":
         p.error(f"--order is for images; the input is taken as {kind}")
     is_stop_told = args.stop_below != AUTO or args.stop_after is not None
@@ -214,6 +225,7 @@ def main(arguments: list[str] | None = None) -> None:
         clean=args.clean,
         order=args.order,
         affine=args.affine,
+        segmentation=_segmentation(args),
         reports_memory=args.report_memory,
     )
     print_result(SEGMENT[kind](job))
@@ -229,6 +241,15 @@ def _rules(args: argparse.Namespace) -> MemoryRules:
         min_similarity=args.min_similarity,
         confidence=args.confidence,
         seed=args.seed,
+    )
+
+
+def _segmentation(args: argparse.Namespace) -> SegmentationOptions:
+    return SegmentationOptions(
+        Code.parse(args.code) if args.code else LESION,
+        Code.parse(args.category) if args.category else ABNORMAL,
+        args.seg_type or "binary",
+        args.keep_empty_frames,
     )
 
 

@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 
 from runtime.errors import InputError, Sam2Error, VolumeError
 from runtime.files.atomic import check_destination, write_whole
+from runtime.io.dicom.seg import write_segmentation
+from runtime.io.dicom.segments import HasMasks
 from runtime.io.read import NIFTI_SUFFIXES, read_volume
 from runtime.io.volumes.mask_formats import WRITERS, nifti_forms
 from runtime.io.volumes.nifti_forms import AFFINES
 from runtime.io.volumes.volume import Volume
 
 # Formats that are one file each: a header with its data beside it cannot be replaced in one step.
-MASK_SUFFIXES = tuple(WRITERS)
+SEGMENTATION_SUFFIX = ".dcm"
+MASK_SUFFIXES = (*WRITERS, SEGMENTATION_SUFFIX)
 # How far a voxel may be from where it belongs, of the largest coordinate: NIfTI rounds to float32.
 _ROUNDING, _NIFTI_ROUNDING = 1e-12, 1e-6
 
@@ -43,13 +46,19 @@ class HasLabels(Protocol):
 def write_mask(path: str | PathLike[str], labels: NDArray[Any] | HasLabels, like: Volume) -> None:
     """Writes labels (z, y, x) uint8 or uint16, compressed, with exactly the geometry of `like`.
 
+    As DICOM (.dcm) it is a segmentation of the images that `like` was read from, with the codes of
+    `runtime.io.dicom.seg.SegmentationOptions`, and objects of a result may overlap.
+
     NIfTI holds geometry as float32 and rounds it so; a mask of a NIfTI file carries that file's
     qform and sform, bit by bit. The file appears whole or not at all, and only after it has been
     read back and found to be what was to be written. Raises as check_mask_path does, and
     InputError for labels of another shape or dtype, Sam2Error when the writing itself fails.
     """
     path = check_mask_path(path)
-    labels = labels if isinstance(labels, np.ndarray) else labels.labels()
+    if is_segmentation(path):
+        write_segmentation(path, labels if isinstance(labels, HasMasks) else _labels(labels), like)
+        return
+    labels = _labels(labels)
     _check_labels(labels, like)
     write = WRITERS[_suffix(path)]
     write_whole(
@@ -57,6 +66,15 @@ def write_mask(path: str | PathLike[str], labels: NDArray[Any] | HasLabels, like
         lambda part: write(part, labels, like),
         lambda part: _check_written(part, path, labels, like),
     )
+
+
+def is_segmentation(path: Path) -> bool:
+    """Whether a mask of that name is written as a DICOM Segmentation."""
+    return _suffix(path) == SEGMENTATION_SUFFIX
+
+
+def _labels(labels: NDArray[Any] | HasLabels) -> NDArray[Any]:
+    return labels if isinstance(labels, np.ndarray) else labels.labels()
 
 
 def _suffix(path: Path) -> str:

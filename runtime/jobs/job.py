@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from runtime.bundle.defaults import Defaults
 from runtime.errors import InputError
 from runtime.files.atomic import check_destination
+from runtime.io.dicom.seg import SegmentationOptions
 from runtime.io.pictures.images import holds_dicom, holds_pictures
 from runtime.io.pictures.video import VIDEO_SUFFIXES
 from runtime.memory import MemoryRules
@@ -51,6 +52,7 @@ class Job:
         fuse: a key of `FUSIONS`: segment along all axes (volumes).
         clean: a key of `CLEANINGS`: what is done to each object's mask at the end (volumes).
         order: of image sets.
+        segmentation: how a mask is written as DICOM (volumes).
         reports_memory: whether the report says what was in memory on each slice.
     """
 
@@ -76,6 +78,7 @@ class Job:
     clean: str | None = None
     order: Order = "given"
     affine: str | None = None
+    segmentation: SegmentationOptions = field(default_factory=SegmentationOptions)
     reports_memory: bool = False
 
     def load(self) -> Model:

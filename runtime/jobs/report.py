@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from runtime.bundle.bundle import Bundle
+from runtime.io.dicom.seg import Written
 from runtime.jobs.clock import Clock
 from runtime.jobs.job import Job
 from runtime.jobs.notices import Notice, say
@@ -62,6 +63,7 @@ def make_report(
     review: Sequence[tuple[int, int, float]],
     notices: Sequence[Notice],
     clock: Clock,
+    written: Written | None = None,
 ) -> dict[str, Any]:
     """The report, as JSON-able data; its warnings are logged too.
 
@@ -73,6 +75,7 @@ def make_report(
         review: (slice, object id, confidence) of the masks most worth a look.
         notices: warnings.
         clock: seconds by stage.
+        written: the mask, where it is a DICOM Segmentation.
     """
     say(notices)
     return {
@@ -88,7 +91,11 @@ def make_report(
             "window": source.window,
             "names": source.names and list(source.names),
         },
-        "outputs": {"mask": str(job.output), "preview": str(job.preview) if job.preview else None},
+        "outputs": {
+            "mask": str(job.output),
+            "preview": str(job.preview) if job.preview else None,
+            "segmentation": written and _segmentation(job, written),
+        },
         "objects": object_entries(objects, source.voxel_ml, job.reports_memory),
         "review": [
             {"slice": index, "object": object_id, "confidence": round(confidence, 3)}
@@ -122,4 +129,21 @@ def make_report(
             "python": platform.python_version(),
             **installed(PACKAGES),
         },
+    }
+
+
+def _segmentation(job: Job, written: Written) -> dict[str, Any]:
+    """What a report says of a DICOM Segmentation."""
+    options = job.segmentation
+    return {
+        "sop_instance_uid": written.sop_instance,
+        "series_instance_uid": written.series,
+        "type": options.type,
+        "frames": written.num_frames,
+        "code": str(options.code),
+        "category": str(options.category),
+        "segments": [
+            {"number": number, "object": object_id}
+            for number, object_id in enumerate(written.object_ids, 1)
+        ],
     }

@@ -5,20 +5,24 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from dataclasses import replace
 from typing import Any
 
 from PIL import Image
 from tqdm import tqdm
 
-from runtime.bundle.bundle import open_bundle
+from runtime.bundle.bundle import Bundle, open_bundle
 from runtime.errors import InputError
 from runtime.io import Volume, check_mask_path, read_volume, write_mask
+from runtime.io.dicom.seg import Algorithm, Written, check_segmentation, write_segmentation
 from runtime.io.window import parse_window
+from runtime.io.write import is_segmentation
 from runtime.jobs.clock import Clock
 from runtime.jobs.job import REVIEW, Job, check_preview
 from runtime.jobs.notices import about_grid, about_objects, about_prompts, about_range, about_window
 from runtime.jobs.object_report import object_reports
 from runtime.jobs.report import Source, make_report
+from runtime.model import Model
 from runtime.predictors.clean import clean
 from runtime.predictors.orientations import fuse_orientations
 from runtime.predictors.presets import PRESETS, add_prompts, finish
@@ -35,8 +39,7 @@ log = logging.getLogger("runtime")
 
 def segment_volume(job: Job) -> dict[str, Any]:
     """Run a job; everything is read and checked before any computing starts. Returns its report."""
-    if os.path.realpath(check_mask_path(job.output)) == os.path.realpath(job.input):
-        raise InputError(f"{job.output} is the input itself; name another file for the mask")
+    _check_output(job)
     check_preview(job)
     clock, asked = Clock(), parse_window(job.window)
     with clock("read"):
@@ -59,7 +62,7 @@ def segment_volume(job: Job) -> dict[str, Any]:
         # Drawn before anything is written: what fails leaves nothing behind.
         title = SEPARATOR.join((job.input.name, model.numbers.name, f"window {used.describe}"))
         picture = _draw(job, predictor, volume, result, title) if job.preview else None
-        write_mask(job.output, result, like=volume)
+        written = _write(job, result, volume, bundle, model)
         if picture and job.preview:
             write_preview(job.preview, picture)
     objects = object_reports(result.slices, job.prompted, _ends(job, result))
@@ -81,16 +84,49 @@ def segment_volume(job: Job) -> dict[str, Any]:
         *about_range(objects, job.z_range, volume.shape[0]),
     ]
     review = result.review(REVIEW)
-    return make_report(job, source, bundle, model, objects, review, notices, clock)
+    return make_report(job, source, bundle, model, objects, review, notices, clock, written)
+
+
+def _check_output(job: Job) -> None:
+    """Raise InputError or MissingInput unless the mask can be written and leaves the input as it is."""
+    output, source = os.path.realpath(check_mask_path(job.output)), os.path.realpath(job.input)
+    if output == source:
+        raise InputError(f"{job.output} is the input itself; name another file for the mask")
+    if is_segmentation(job.output) and os.path.dirname(output) == source:
+        raise InputError(
+            f"{job.output} would lie among the slices of the input, which would be two series then; choose another "
+            "folder"
+        )
+
+
+def _write(
+    job: Job, result: Result, volume: Volume, bundle: Bundle, model: Model
+) -> Written | None:
+    """Write the masks; what was written is told of DICOM, where it has numbers of its own."""
+    if not is_segmentation(job.output):
+        write_mask(job.output, result, like=volume)
+        return None
+    parameters = {
+        "backend": model.backend.description,
+        "memory": job.memory.policy,
+        "zoom": str(job.zoom),
+    }
+    algorithm = Algorithm(
+        model=model.numbers.name, serial=bundle.fingerprint, parameters=parameters
+    )
+    options = replace(job.segmentation, algorithm=algorithm)
+    return write_segmentation(job.output, result, volume, options)
 
 
 def _check(job: Job, volume: Volume) -> None:
-    """Raise PromptError or InputError for what does not fit the volume."""
+    """Raise PromptError, InputError or SeriesError for what does not fit the volume, or its images."""
     for _, prompts in job.calls:
         for prompt in prompts:
             check_prompt(prompt, volume.shape)
     if job.z_range:
         check_z_range(job.z_range, volume.shape[0])
+    if is_segmentation(job.output):
+        check_segmentation(volume, job.segmentation)
 
 
 def _propagate(predictor: VolumePredictor, volume: Volume, job: Job) -> Result:

@@ -21,6 +21,7 @@ EXTRAS = {
     "matplotlib": "benchmarks",
     "av": "video",
     "openvino": "openvino",
+    "highdicom": "dicom-seg",
     "tensorrt": "gpu",
     "cuda": "gpu",
     "starlette": "serve",

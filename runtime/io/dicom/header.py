@@ -6,7 +6,7 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -66,7 +66,7 @@ class Header:
     Attributes:
         path: of the file.
         syntax: its transfer syntax.
-        dataset: the elements that matter here, up to the pixel data.
+        dataset: the elements that were asked for, up to the pixel data.
         pixel_at: of the first byte of the value of the pixel data.
         pixel_bytes: its length; None where it is encapsulated.
         pixel_vr: its VR, "" where the file has none.
@@ -125,9 +125,10 @@ def is_image_class(sop_class: str) -> bool:
     return not sop_class.startswith(_NOT_IMAGES)
 
 
-def read_header(path: Path) -> Header | None:
+def read_header(path: Path, tags: Collection[int] | None = _WANTED) -> Header | None:
     """The header of an image, or None for an object without pixels (a report, a DICOMDIR).
 
+    `tags` are the elements that are read; None reads all of them.
     Raises SeriesError for what is no DICOM, or is damaged or cut short; OSError passes through.
     """
     if not path.is_file():
@@ -135,14 +136,14 @@ def read_header(path: Path) -> Header | None:
     with open_plain(path) as stream:
         try:
             with warnings.catch_warnings(action="ignore"):
-                return _read_header(BoundedFile(stream), path)
+                return _read_header(BoundedFile(stream), path, tags)
         except (SeriesError, MemoryError):
             raise
         except Exception as error:  # as in `refusing`
             raise _damaged(path, f"{type(error).__name__}: {error}") from error
 
 
-def _read_header(stream: BoundedFile, path: Path) -> Header | None:
+def _read_header(stream: BoundedFile, path: Path, tags: Collection[int] | None) -> Header | None:
     from pydicom.filereader import read_dataset
 
     meta, syntax, start = _read_meta(stream, path)
@@ -160,7 +161,7 @@ def _read_header(stream: BoundedFile, path: Path) -> Header | None:
         syntax.is_implicit,
         syntax.is_little,
         stop_when=lambda tag, vr, length: tag in (_FLOAT_PIXELS, _DOUBLE_PIXELS, _PIXELS),
-        specific_tags=list(_WANTED),
+        specific_tags=None if tags is None else list(tags),
     )
     check_whole(dataset)
     element = stream.read(12)

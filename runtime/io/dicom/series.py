@@ -18,7 +18,7 @@ from runtime.io.dicom.pixels import read_stored
 from runtime.io.dicom.values import common_type, read_modality_transforms
 from runtime.io.room import new_array
 from runtime.io.volumes.stack import Stack, stack_planes
-from runtime.io.volumes.volume import Volume
+from runtime.io.volumes.volume import SourceFrame, Volume
 
 # Pixel spacings are written with few decimals; two that differ by less are the same.
 _SPACING_TOLERANCE = 1e-4
@@ -68,8 +68,19 @@ def _read_volume(scans: Sequence[Scan], source: str) -> Volume:
     # One slice has no neighbour to measure to: its thickness must do, and 1 mm where it has none.
     z_mm = stack.spacing_mm or frames.thickness_mm or 1.0
     y_mm, x_mm = frames.spacing_yx_mm
+    stored = [
+        SourceFrame(header.path, number)
+        for header, layout, _ in scans
+        for number in range(1, layout.frames + 1)
+    ]
     return Volume(
-        array, (z_mm, y_mm, x_mm), stack.origin_mm, stack.direction, header.modality, source
+        array,
+        (z_mm, y_mm, x_mm),
+        stack.origin_mm,
+        stack.direction,
+        header.modality,
+        source,
+        frames=tuple(stored[index] for index in stack.order),
     )
 
 

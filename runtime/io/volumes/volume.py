@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -19,6 +20,14 @@ IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 ORTHONORMAL_TOLERANCE = 1e-4
 
 
+@dataclass(frozen=True, slots=True)
+class SourceFrame:
+    """Where the pixels of one slice came from: a DICOM file, and which of its frames, from 1."""
+
+    path: Path
+    number: int = 1
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Volume:
     """A volume of one value per voxel.
@@ -31,6 +40,7 @@ class Volume:
         modality: DICOM's word ("CT", "MR", ...) or None when the source does not say.
         source: where it came from, for messages.
         nifti: both affines of the NIfTI file it was read from, which its masks carry on.
+        frames: of DICOM, one for each slice along z; what is written as DICOM refers to them.
 
     Raises VolumeError for an array that is not 3-D, is empty or not numeric, and for a geometry that is not positive,
     finite and orthonormal.
@@ -43,6 +53,7 @@ class Volume:
     modality: str | None = None
     source: str = "array"
     nifti: NiftiForms | None = None
+    frames: tuple[SourceFrame, ...] = ()
 
     def __post_init__(self) -> None:
         _check_array(self.array, self.source)

@@ -310,7 +310,7 @@ def test_labels_of_another_shape_are_refused(tmp_path: Path, wrong: np.ndarray) 
     assert names_in(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", ["a", "a.gz", "a.mhd", "a.nhdr", "a.npz", "a.dcm", "nii"])
+@pytest.mark.parametrize("name", ["a", "a.gz", "a.mhd", "a.nhdr", "a.npz", "a.dcm.gz", "nii"])
 def test_a_suffix_that_is_not_written_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=r"wanted \.nii\.gz"):
         check_mask_path(tmp_path / name)

@@ -1,0 +1,54 @@
+"""Coded concepts: what a segment is, in the words of a terminology (PS3.3 section 8, PS3.16)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runtime.errors import InputError
+
+# How long a Short String and a Long String may be, PS3.5 table 6.2-1.
+_SHORT, _LONG = 16, 64
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """One concept of a coding scheme.
+
+    Attributes:
+        scheme: its designator: SCT for SNOMED CT, DCM for DICOM's own (PS3.16 chapter 8).
+        value: the code.
+        meaning: in words.
+
+    Raises InputError for a part that is empty, too long for DICOM, or holds a backslash or a control character.
+    """
+
+    scheme: str
+    value: str
+    meaning: str
+
+    def __post_init__(self) -> None:
+        for part, most in ((self.scheme, _SHORT), (self.value, _SHORT), (self.meaning, _LONG)):
+            if not (part.strip() and len(part) <= most and part.isprintable() and "\\" not in part):
+                raise InputError(
+                    f"found {part!r} in the code {self}; wanted a scheme and a value of 1 to {_SHORT} letters and a "
+                    f"meaning of 1 to {_LONG}, without backslashes, such as SCT:52988006:Lesion"
+                )
+
+    def __str__(self) -> str:
+        return f"{self.scheme}:{self.value}:{self.meaning}"
+
+    @classmethod
+    def parse(cls, text: str) -> Code:
+        """From SCHEME:VALUE:MEANING. Raises InputError."""
+        parts = [part.strip() for part in text.split(":", 2)]
+        if len(parts) != 3:
+            raise InputError(
+                f"found the code {text!r}; wanted SCHEME:VALUE:MEANING, such as {LESION}"
+            )
+        return cls(*parts)
+
+
+# Of a segment of which nobody has said what it is. PS3.16 CID 7159, Lesion Segmentation Types (part of CID 7151,
+# Segmentation Property Types), and CID 7150, Segmentation Property Categories.
+LESION = Code("SCT", "52988006", "Lesion")
+ABNORMAL = Code("SCT", "49755003", "Morphologically Abnormal Structure")

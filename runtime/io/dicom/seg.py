@@ -1,0 +1,231 @@
+"""Masks as a DICOM Segmentation (PS3.3 A.51 and, of label maps, A.91) that refers to the images they were made of."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import InputError, Sam2Error, SeriesError
+from runtime.files.atomic import check_destination, write_whole
+from runtime.io.dicom.codes import ABNORMAL, LESION, Code
+from runtime.io.dicom.segments import HasMasks, Segments, as_segments
+from runtime.io.dicom.sources import Sources, read_sources
+from runtime.io.dicom.written import difference
+from runtime.io.volumes.volume import Volume
+from runtime.process.packages import DISTRIBUTION, missing
+from runtime.version import __version__
+
+SegmentationType = Literal["binary", "labelmap"]
+SEGMENTATION_TYPES: tuple[SegmentationType, ...] = get_args(SegmentationType)
+# PS3.16 CID 7162, Surface Processing Algorithm Families; highdicom takes it from pydicom.
+_FAMILY = Code("DCM", "123110", "Artificial Intelligence")
+_CHARACTERS = (
+    "ISO_IR 192"  # UTF-8, which holds whatever names the source has, and any meaning of a code
+)
+_LONG_STRING, _NAME = 64, 56  # the second with a number of an object behind it
+_PARTED = str.maketrans(
+    ",=", ";:"
+)  # highdicom parts parameters by commas, and names from values by =
+# Added to the number of the source's series, so that the two do not have one number.
+_SERIES_NUMBERS = 1000
+# Of segments, in turn, as red, green and blue.
+_COLOURS = (
+    *((242, 85, 90), (61, 169, 252), (244, 185, 66), (95, 211, 141)),
+    *((185, 140, 245), (255, 143, 92), (66, 211, 200), (242, 138, 192)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """What made a segmentation.
+
+    Attributes:
+        name, version: of the software.
+        model: the network's name.
+        serial: what tells this network from others, as a bundle's fingerprint does.
+        parameters: with which it ran, by name.
+    """
+
+    name: str = DISTRIBUTION
+    version: str = __version__
+    model: str = DISTRIBUTION
+    serial: str = __version__
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentationOptions:
+    """How masks are written.
+
+    Attributes:
+        code: what all segments are (Segmented Property Type).
+        category: which kind of thing that is (Segmented Property Category).
+        type: "binary": a frame for each segment and slice, in which segments may overlap, and which most viewers read;
+            "labelmap": one frame a slice.
+        keeps_empty_frames: whether slices without a segment have frames too.
+        algorithm: what made them.
+
+    Raises InputError for another type.
+    """
+
+    code: Code = LESION
+    category: Code = ABNORMAL
+    type: SegmentationType = "binary"
+    keeps_empty_frames: bool = False
+    algorithm: Algorithm = field(default_factory=Algorithm)
+
+    def __post_init__(self) -> None:
+        if self.type not in SEGMENTATION_TYPES:
+            raise InputError(
+                f"found the segmentation type {self.type!r}; wanted {', '.join(SEGMENTATION_TYPES)}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A segmentation that was written.
+
+    Attributes:
+        sop_instance, series: its UIDs.
+        object_ids: of segments 1, 2, 3...
+        num_frames: how many frames it has.
+    """
+
+    sop_instance: str
+    series: str
+    object_ids: tuple[int, ...]
+    num_frames: int
+
+
+def check_segmentation(volume: Volume, options: SegmentationOptions | None = None) -> None:
+    """See that a segmentation of `volume` can be written, before work goes into it. Raises as the writing does."""
+    first = np.zeros(volume.shape, np.uint8)
+    first.flat[0] = 1
+    _make(as_segments(first, False), read_sources(volume), volume, options or SegmentationOptions())
+
+
+def write_segmentation(
+    path: str | PathLike[str],
+    masks: HasMasks | NDArray[Any],
+    like: Volume,
+    options: SegmentationOptions | None = None,
+) -> Written:
+    """Write masks as a DICOM Segmentation of the images that `like` was read from.
+
+    It has the patient and the study of these images and a series of its own. Segments are numbered from 1 by
+    increasing object id, as DICOM demands, and labelled with what they
+    are and their ids. The file appears whole or not at all, and only
+    after its frames were read back and found to be the masks on the right images.
+
+    Args:
+        path: destination.
+        masks: a result, whose objects may overlap in "binary", or labels (z, y, x), uint8 or uint16, 0 outside.
+        like: a volume that was read from DICOM.
+        options: codes, type and so on.
+
+    Raises InputError for a volume that is not from DICOM and for labels that do not fit or hold no object, SeriesError
+    for images that cannot be referred to, MissingPackage without highdicom, and Sam2Error where the writing fails.
+    """
+    path, options = Path(path), options or SegmentationOptions()
+    check_destination(path)
+    sources = read_sources(like)
+    segments = as_segments(masks, options.type == "binary", like.shape, like.source)
+    dataset = _make(segments, sources, like, options)
+
+    def check(part: Path) -> None:
+        wrong = difference(part, segments, sources, options.keeps_empty_frames)
+        if wrong:
+            raise Sam2Error(f"{path} could not be written: read back, {wrong}; is the disk full?")
+
+    with warnings.catch_warnings(action="ignore"):
+        write_whole(path, lambda part: dataset.save_as(part), check)
+    return Written(
+        str(dataset.SOPInstanceUID),
+        str(dataset.SeriesInstanceUID),
+        segments.object_ids,
+        int(dataset.NumberOfFrames),
+    )
+
+
+def _make(segments: Segments, sources: Sources, like: Volume, options: SegmentationOptions) -> Any:
+    """The data set. Raises SeriesError for what highdicom refuses."""
+    highdicom, seg = _module("highdicom"), _module("highdicom.seg")
+    first, algorithm = sources.datasets[0], options.algorithm
+    array = segments.array
+    if sources.stored != tuple(range(len(array))):
+        array = array[list(sources.stored)]
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            dataset = seg.Segmentation(
+                source_images=sources.datasets,
+                pixel_array=array,
+                segmentation_type=options.type.upper(),
+                segment_descriptions=_descriptions(segments, options),
+                series_instance_uid=highdicom.UID(),
+                series_number=_SERIES_NUMBERS + max(0, int(first.get("SeriesNumber") or 0)),
+                sop_instance_uid=highdicom.UID(),
+                instance_number=1,
+                manufacturer=algorithm.name[:_LONG_STRING],
+                manufacturer_model_name=algorithm.model[:_LONG_STRING],
+                software_versions=f"{algorithm.name} {algorithm.version}"[:_LONG_STRING],
+                device_serial_number=algorithm.serial[:_LONG_STRING],
+                omit_empty_frames=not options.keeps_empty_frames,
+                content_label="SEGMENTATION",
+                content_description=f"{options.code.meaning} by {algorithm.model}"[:_LONG_STRING],
+                series_description=f"Segmentation by {algorithm.model}"[:_LONG_STRING],
+                specific_character_set=_CHARACTERS,
+            )
+            dataset.ContentCreatorName = ""  # nobody is known; it must be there (type 2)
+            return dataset
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SeriesError(
+            f"{like.source}: its images cannot be referred to ({type(error).__name__}: {error}); export the series "
+            "again, or write the mask as .nii.gz, .nrrd or .mha"
+        ) from error
+
+
+def _descriptions(segments: Segments, options: SegmentationOptions) -> list[Any]:
+    highdicom, seg, sr = map(_module, ("highdicom", "highdicom.seg", "highdicom.sr"))
+    colour = _module("highdicom.color").CIELabColor
+    algorithm, name = options.algorithm, options.code.meaning[:_NAME]
+    code, category, family = (
+        sr.CodedConcept(each.value, each.scheme, each.meaning)
+        for each in (options.code, options.category, _FAMILY)
+    )
+    identification = highdicom.AlgorithmIdentificationSequence(
+        algorithm.name[:_LONG_STRING],
+        family,
+        algorithm.version[:_LONG_STRING],
+        parameters={k: v.translate(_PARTED) for k, v in algorithm.parameters.items()} or None,
+    )
+    return [
+        seg.SegmentDescription(
+            segment_number=number,
+            segment_label=f"{name} {object_id}",
+            segmented_property_category=category,
+            segmented_property_type=code,
+            algorithm_type="SEMIAUTOMATIC",
+            algorithm_identification=identification,
+            tracking_uid=highdicom.UID(),
+            tracking_id=f"{name} {object_id}",
+            display_color=colour.from_rgb(*_COLOURS[(number - 1) % len(_COLOURS)]),
+        )
+        for number, object_id in enumerate(segments.object_ids, 1)
+    ]
+
+
+def _module(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        if (why := missing(error)) is None:
+            raise
+        raise why from error
