@@ -27,6 +27,7 @@ from runtime.predictors.flow import ORDERS
 from runtime.predictors.orientations import FUSIONS
 from runtime.predictors.presets import PRESETS
 from runtime.predictors.stop import STOP_AFTER, StopRule
+from runtime.predictors.zoom import check_zoom
 from runtime.process.streams import print_result
 from runtime.prompts.prompt_file import Calls, group, parse_box, parse_point, read_prompts
 from runtime.prompts.recist import parse_recist
@@ -112,6 +113,14 @@ def parser() -> argparse.ArgumentParser:
         help="also report what was in memory on each slice",
     )
     add("--window", default="auto", help="how intensities become 8 bits (%(default)s)")
+    add(
+        "--zoom",
+        type=number,
+        default=AUTO,
+        metavar="F",
+        help="show the network a crop so many times the object's extent, such as 3; none: whole slices "
+        f"({OF_BUNDLE} none; of images and videos: none)",
+    )
     add_model_options(p)
     memory = p.add_argument_group("memory").add_argument
     memory("--memory", choices=list(POLICIES), help=f"what is remembered ({OF_BUNDLE} fifo)")
@@ -152,14 +161,6 @@ def parser() -> argparse.ArgumentParser:
         f"through all ({OF_BUNDLE} none; of videos: none)",
     )
     stop("--stop-after", type=int, metavar="N", help=f"how many in a row (default: {STOP_AFTER})")
-    add(
-        "--zoom",
-        type=number,
-        default=AUTO,
-        metavar="F",
-        help="show the network a crop so many times the object's extent, such as 3; none: whole slices "
-        f"({OF_BUNDLE} none; of images and videos: none)",
-    )
     volumes = p.add_argument_group("volumes").add_argument
     volumes("--z-range", metavar="Z0,Z1", help="stay within these slices, half-open")
     volumes("--series", metavar="UID", help="which series of a DICOM folder")
@@ -210,7 +211,7 @@ def main(arguments: list[str] | None = None) -> None:
         memory=_rules(args),
         is_memory_told=args.memory is not None or args.pick_up is not None,
         stop=_stop(args),
-        zoom=args.zoom,
+        zoom=args.zoom if args.zoom == AUTO else check_zoom(args.zoom),
         preview=args.preview,
         bundle=args.bundle,
         backend=args.backend,

@@ -66,7 +66,8 @@ def segment_images(job: Job) -> dict[str, Any]:
         *about_objects(objects, "image"),
     ]
     review = result.review(REVIEW)
-    return make_report(job, source, bundle, model, objects, review, notices, clock)
+    num_encodings = predictor.num_encodings
+    return make_report(job, source, bundle, model, objects, review, notices, clock, num_encodings)
 
 
 def _read(job: Job, window: Window) -> tuple[Images, list[NDArray[np.uint8]]]:

@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from runtime.jobs.crop_report import CropReport, crop_reports
+from runtime.predictors.region import Region
 from runtime.predictors.result import SliceMask
 from runtime.predictors.stop import End
 
@@ -20,6 +22,7 @@ class SliceReport:
         voxels: of its mask.
         is_prompted: whether it was prompted there.
         in_memory: slices that were in memory there.
+        shown: the part of the slice that the network was shown, in pixels.
     """
 
     slice: int
@@ -27,12 +30,16 @@ class SliceReport:
     voxels: int
     is_prompted: bool
     in_memory: tuple[int, ...]
+    shown: Region
 
     @classmethod
-    def of(cls, index: int, mask: SliceMask, is_prompted: bool) -> SliceReport:
-        """From a mask."""
+    def of(
+        cls, index: int, mask: SliceMask, is_prompted: bool, shown: Region | None = None
+    ) -> SliceReport:
+        """From a mask; `shown` is what it was first found in, where it has been changed since."""
         voxels = int(mask.mask().sum())
-        return cls(index, mask.confidence, voxels, is_prompted, mask.memory_frames)
+        seen = shown or mask.crop or Region.whole(mask.shape)
+        return cls(index, mask.confidence, voxels, is_prompted, mask.memory_frames, seen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,12 @@ class ObjectReport:
         return sum(row.voxels for row in self.rows)
 
     @property
+    def crops(self) -> list[CropReport]:
+        """In which the network was shown it."""
+        shown = {row.slice: row.shown for row in self.rows}
+        return crop_reports(shown, [row.slice for row in self.rows if row.is_prompted])
+
+    @property
     def extent(self) -> list[int] | None:
         """The first slice with a mask and the one after the last; None if there is none."""
         held = [row.slice for row in self.rows if row.voxels]
@@ -59,13 +72,18 @@ def object_reports(
     slices: Mapping[int, Mapping[int, SliceMask]],
     prompted: Mapping[int, Collection[int]],
     ends: Mapping[int, Sequence[End]] | None = None,
+    first: Mapping[int, Mapping[int, SliceMask]] | None = None,
 ) -> list[ObjectReport]:
-    """Objects from masks by object and slice, the slices on which each was prompted, and where each ended."""
+    """Objects from masks by object and slice, the slices on which each was prompted, and where each ended.
+
+    `first` are the masks as they were found, where they have been changed since.
+    """
+    found = slices if first is None else first
     return [
         ObjectReport(
             object_id,
             tuple(
-                SliceReport.of(i, mask, i in prompted[object_id])
+                SliceReport.of(i, mask, i in prompted[object_id], found[object_id][i].crop)
                 for i, mask in sorted(masks.items())
             ),
             tuple((ends or {}).get(object_id, ())),
@@ -75,7 +93,7 @@ def object_reports(
 
 
 def object_entries(
-    objects: Sequence[ObjectReport], voxel_ml: float | None, with_memory: bool
+    objects: Sequence[ObjectReport], voxel_ml: float | None, with_memory: bool, with_crops: bool
 ) -> list[dict[str, Any]]:
     """The report's `objects`; volumes only where the size of a voxel is known."""
     return [
@@ -85,6 +103,7 @@ def object_entries(
             "volume_ml": None if voxel_ml is None else round(each.voxels * voxel_ml, 3),
             "extent": each.extent,
             "ends": [asdict(end) for end in each.ends],
+            "crops": [crop.entry() for crop in each.crops] if with_crops else [],
             "slices": [_entry(row, with_memory) for row in each.rows],
         }
         for each in objects

@@ -63,6 +63,7 @@ def make_report(
     review: Sequence[tuple[int, int, float]],
     notices: Sequence[Notice],
     clock: Clock,
+    num_encodings: int,
     written: Written | None = None,
 ) -> dict[str, Any]:
     """The report, as JSON-able data; its warnings are logged too.
@@ -75,6 +76,7 @@ def make_report(
         review: (slice, object id, confidence) of the masks most worth a look.
         notices: warnings.
         clock: seconds by stage.
+        num_encodings: slices and crops of slices that were encoded, each counted once.
         written: the mask, where it is a DICOM Segmentation.
     """
     say(notices)
@@ -96,7 +98,9 @@ def make_report(
             "preview": str(job.preview) if job.preview else None,
             "segmentation": written and _segmentation(job, written),
         },
-        "objects": object_entries(objects, source.voxel_ml, job.reports_memory),
+        "objects": object_entries(
+            objects, source.voxel_ml, job.reports_memory, job.zoom is not None
+        ),
         "review": [
             {"slice": index, "object": object_id, "confidence": round(confidence, 3)}
             for index, object_id, confidence in review
@@ -123,6 +127,7 @@ def make_report(
             "licence": bundle.licence,
             "backend": model.backend.description,
         },
+        "num_encodings": num_encodings,
         "timing_s": clock.entry(),
         "versions": {
             DISTRIBUTION: __version__,

@@ -48,7 +48,8 @@ def segment_video(job: Job) -> dict[str, Any]:
         job = job.settled("video", model.defaults)
         rule = job.stop if isinstance(job.stop, StopRule) else None
         zoom = None if job.zoom == AUTO else job.zoom
-    run = VideoRun(job, VideoPredictor(model, job.memory, rule, zoom), clock, min(asked))
+        predictor = VideoPredictor(model, job.memory, rule, zoom)
+    run = VideoRun(job, predictor, clock, min(asked))
     with tqdm(total=total, desc="segment", unit="frame", file=sys.stderr) as bar:
         while True:
             with clock("read"):
@@ -69,7 +70,8 @@ def segment_video(job: Job) -> dict[str, Any]:
     source = Source("video", run.index + 1, run.shape, described)
     objects = run.objects()
     notices = [*_missing(job, total, run.index + 1), *run.notices, *about_objects(objects, "frame")]
-    return make_report(job, source, bundle, model, objects, _review(objects), notices, clock)
+    review, num_encodings = _review(objects), predictor.num_encodings
+    return make_report(job, source, bundle, model, objects, review, notices, clock, num_encodings)
 
 
 def _check_frames(job: Job, total: int | None) -> list[int]:

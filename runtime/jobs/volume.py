@@ -65,7 +65,8 @@ def segment_volume(job: Job) -> dict[str, Any]:
         written = _write(job, result, volume, bundle, model)
         if picture and job.preview:
             write_preview(job.preview, picture)
-    objects = object_reports(result.slices, job.prompted, _ends(job, result))
+    first = predictor.current().slices
+    objects = object_reports(result.slices, job.prompted, _ends(job, result), first)
     source = Source(
         "volume",
         volume.shape[0],
@@ -84,7 +85,8 @@ def segment_volume(job: Job) -> dict[str, Any]:
         *about_range(objects, job.z_range, volume.shape[0]),
     ]
     review = result.review(REVIEW)
-    return make_report(job, source, bundle, model, objects, review, notices, clock, written)
+    costs = clock, predictor.num_encodings
+    return make_report(job, source, bundle, model, objects, review, notices, *costs, written)
 
 
 def _check_output(job: Job) -> None:

@@ -145,6 +145,11 @@ class FlowPredictor:
         """End whatever `stream` or `propagate` is under way, after the current image; rules as for volumes."""
         self._runs.cancel()
 
+    @property
+    def num_encodings(self) -> int:
+        """How many images and crops of images have been encoded since they were set, each counted once."""
+        return 0 if self._tracker is None else self._tracker.num_encodings
+
     def num_results(self) -> int:
         """How many masks `stream` will give, for progress bars."""
         return len(self._shapes) * len(self._need_images().objects)

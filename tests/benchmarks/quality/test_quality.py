@@ -374,3 +374,14 @@ def test_benchmarks_are_found_by_name() -> None:
     assert unknown.returncode == 2
     for name in ("rivals", "quality", "phantoms"):
         assert name in unknown.stderr
+
+
+def test_zooms_are_compared(tmp_path: Path, tiny: Path) -> None:
+    assert quality.zooms("none,2,3.5") == [None, 2.0, 3.5]
+    for text in ("nan", "0.5", "2,inf"):
+        with pytest.raises(InputError, match="zoom"):
+            quality.zooms(text)
+    out = tmp_path / "zoom.json"
+    quality.main(["--suite", "box", "--zoom", "none,3", "--folder", str(tiny), "-o", str(out)])
+    (report,) = json.loads(out.read_text("utf-8"))
+    assert list(report["summary"]["volumes"]) == ["box", "box, zoom 3"]

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import runtime.jobs.images
-import runtime.predictors.tracker
+import runtime.predictors.search
 from runtime.commands.segment import main
 from runtime.errors import InputError, MissingInput, OutOfMemory, PromptError, Sam2Error
 from runtime.io.pictures.images import read_images
@@ -244,7 +244,7 @@ def test_a_mask_is_written_once_when_all_objects_are_in_it(
 def test_what_fails_half_way_leaves_the_masks_made_before(
     run: Run, telling: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    track_step = runtime.predictors.tracker.track_step
+    track_step = runtime.predictors.search.track_step
     left = [None]
 
     def fail(*args: Any, **kwargs: Any) -> Any:
@@ -253,7 +253,7 @@ def test_what_fails_half_way_leaves_the_masks_made_before(
         left.pop()
         return track_step(*args, **kwargs)
 
-    monkeypatch.setattr(runtime.predictors.tracker, "track_step", fail)
+    monkeypatch.setattr(runtime.predictors.search, "track_step", fail)
     with pytest.raises(OutOfMemory):
         run("--point", "2,3,3")
     assert set(read_labels(tmp_path / "masks")) == {"scan10.png", "scan1.png"}

@@ -21,6 +21,7 @@ from runtime.jobs.notices import (
     say,
 )
 from runtime.jobs.object_report import ObjectReport, SliceReport
+from runtime.predictors.region import Region
 from runtime.prompts.prompts import Box, Point
 
 SHAPE = (8, 64, 64)
@@ -114,7 +115,7 @@ def test_images_that_are_windowed_wrongly_are_said_in_one_warning() -> None:
 def of(voxels: list[int], confidence: list[float], prompted: int, start: int = 0) -> ObjectReport:
     """An object on slices from `start` on."""
     rows = [
-        SliceReport(start + i, c, v, start + i == prompted, ())
+        SliceReport(start + i, c, v, start + i == prompted, (), Region((0, 1), (0, 1)))
         for i, (v, c) in enumerate(zip(voxels, confidence, strict=True))
     ]
     return ObjectReport(1, tuple(rows))
