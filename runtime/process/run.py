@@ -176,9 +176,7 @@ def _exit_code(error: BaseException, signals: Signals) -> int:
         if instead := missing(error):
             _say_error(str(instead))
             return instead.exit_code
-    if (
-        is_tight()
-    ):  # such as a library's "I/O operation on closed file" for memory that it did not get
+    if is_tight():  # such as a library's "I/O operation on closed file", for memory it did not get
         _say_error(f"out of memory: {type(error).__name__}: {error}")
         return OutOfMemory.exit_code
     import traceback
