@@ -127,14 +127,14 @@ def test_an_encoded_slice_takes_what_the_contract_says() -> None:
     assert found.size_bytes == feature_bytes(model.numbers)
 
 
-@pytest.mark.parametrize("room", [0, ONE_SLICE_BYTES, None])
-def test_masks_do_not_depend_on_how_many_encodings_are_held(target: int | None) -> None:
+@pytest.mark.parametrize("max_bytes", [0, ONE_SLICE_BYTES, None])
+def test_masks_do_not_depend_on_how_many_encodings_are_held(max_bytes: int | None) -> None:
     def masks(
-        kind: type[VolumePredictor | FlowPredictor], target: int | None
+        kind: type[VolumePredictor | FlowPredictor], max_bytes: int | None
     ) -> tuple[list[np.ndarray], int]:
         """Logits by object and slice, and how often a slice was encoded."""
         model, backend = fake_model(TELLING)
-        predictor = kind(model, max_feature_bytes=target)
+        predictor = kind(model, max_feature_bytes=max_bytes)
         if isinstance(predictor, VolumePredictor):
             predictor.set_volume(slices, "none")
         else:
@@ -148,10 +148,10 @@ def test_masks_do_not_depend_on_how_many_encodings_are_held(target: int | None) 
 
     slices = np.random.default_rng(1).integers(0, 255, (8, 24, 24)).astype(np.uint8)
     for kind in (VolumePredictor, FlowPredictor):
-        (found, encoded), (wanted, once) = masks(kind, target), masks(kind, 10**9)
+        (found, encoded), (wanted, once) = masks(kind, max_bytes), masks(kind, 10**9)
         np.testing.assert_array_equal(found, wanted)
         assert once == len(slices)
-        assert (encoded > once) == (target is not None)
+        assert (encoded > once) == (max_bytes is not None)
 
 
 def test_the_budget_is_a_share_of_the_machine_unless_it_is_given(
