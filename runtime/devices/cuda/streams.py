@@ -48,6 +48,11 @@ class Streams:
         finally:
             self._entered.pop()
 
+    def drain(self) -> None:
+        """Have steps wait for all that is being encoded by now, from whatever thread this is called."""
+        self._device.use()
+        self.step.wait(self.encode)
+
     def synchronize(self) -> None:
         """Wait until everything enqueued is done."""
         self._device.use()

@@ -76,7 +76,7 @@ class DeviceFeatures:
         self._order: list[int] = []
         self._has_said = False
         # What was encoded ahead and is not wanted any more still writes to slots; they are freed on the step's stream.
-        drain = weakref.finalize(self, memory.streams.step.wait, memory.streams.encode)
+        drain = weakref.finalize(self, memory.streams.drain)
         drain.atexit = False
 
     def __contains__(self, index: object) -> bool:
