@@ -71,6 +71,8 @@ class Tracker:
         self._search = Search(model, self._memories, encoded, zoom, shape_of, self._confidence)
         self._run: Run | None = None
         self.objects: dict[int, TrackedObject] = {}
+        # No method: a tracker that holds itself would keep its memory until a garbage collection.
+        self._new_object = partial(TrackedObject, is_ordered)
         self.history = History(self.lock, self.objects, self._new_object)
 
     @property
@@ -236,9 +238,6 @@ class Tracker:
                 for chain in known.chains.values():
                     chain.lose_memory()
             raise
-
-    def _new_object(self) -> TrackedObject:
-        return TrackedObject(self._is_ordered)
 
     def _asked(
         self, known: TrackedObject, object_id: int, index: int, prompts: Sequence[Prompt]
