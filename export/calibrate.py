@@ -174,8 +174,8 @@ def main(arguments: list[str] | None = None) -> None:
         p.error("wanted --folder with labelled volumes")
     import_module("scipy.optimize")  # what is missing is told before the work, not after it
     model = load(args.bundle, args.backend)
-    found = some_of_each(folder_cases(args.folder), args.objects)
-    cases = tqdm(found, desc="calibrate", unit="object", file=sys.stderr)
+    labelled = some_of_each(folder_cases(args.folder), args.objects)
+    cases = tqdm(labelled, desc="calibrate", unit="object", file=sys.stderr)
     said, worth = collect(model, cases, args.measure, args.window)
     if len(said) < MIN_MASKS:
         raise InputError(

@@ -132,9 +132,9 @@ class Model:
 
     def plain(self) -> Model:
         """This model, engines and all, without its bundle's defaults: what predictors do is what SAM 2 does."""
-        made = Model(self.numbers, self.backend, self.constants, self._calibrations)
-        made._engines = self._engines
-        return made
+        model = Model(self.numbers, self.backend, self.constants, self._calibrations)
+        model._engines = self._engines
+        return model
 
     def confidence(self, measure: str) -> Confidence:
         """A measure of confidence (a key of `MEASURES`), calibrated if the bundle holds a calibration of it."""

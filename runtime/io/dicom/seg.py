@@ -197,8 +197,8 @@ def _descriptions(segments: Segments, options: SegmentationOptions) -> list[Any]
     colour = _module("highdicom.color").CIELabColor
     algorithm, name = options.algorithm, options.code.meaning[:_NAME]
     code, category, family = (
-        sr.CodedConcept(each.value, each.scheme, each.meaning)
-        for each in (options.code, options.category, _FAMILY)
+        sr.CodedConcept(concept.value, concept.scheme, concept.meaning)
+        for concept in (options.code, options.category, _FAMILY)
     )
     identification = highdicom.AlgorithmIdentificationSequence(
         algorithm.name[:_LONG_STRING],
