@@ -37,6 +37,18 @@ class Asked:
     others: Sequence[Crop] = ()
     shared: Sequence[Crop] = ()
 
+    @property
+    def is_anew(self) -> bool:
+        """Whether the prompts say by themselves where the object is, whatever was there."""
+        return any(isinstance(p, Box | Mask) for p in self.prompts)
+
+    @property
+    def corrected(self) -> PromptedSlice | Tracked | None:
+        """What points correct, unless it was that the object is absent, which says nothing of where it is."""
+        if self.is_anew or self.before is None:
+            return None if self.is_anew else self.tracked
+        return None if self.before.is_empty else self.before
+
 
 def prompt_zoomed(
     model: Model, encoded: Encoded, zoom: Zoom, asked: Asked, confidence: Confidence
@@ -49,18 +61,20 @@ def prompt_zoomed(
     """
     if zoom.factor is None:
         return _segment(model, encoded, asked, confidence, None, asked.before)
-    is_anew = any(isinstance(p, Box | Mask) for p in asked.prompts)
-    here = None if is_anew else asked.before or asked.tracked
-    crops = [*asked.others, *([here.crop] if here else [])]
-    extent = Region.of_prompts(asked.prompts)
-    is_unseen = not asked.others and (here is None or (here is asked.before and here.crop is None))
-    if not is_unseen:
-        crop = _holding(zoom, crops, extent, asked.shape, NEAR if is_anew else 0.0)
-    elif is_anew:
+    here, extent = asked.corrected, Region.of_prompts(asked.prompts)
+    if asked.others or (here is not None and not _is_look(here)):
+        crops = [*asked.others, *([here.crop] if here else [])]
+        crop = _holding(zoom, crops, extent, asked.shape, NEAR if asked.is_anew else 0.0)
+    elif asked.is_anew:
         crop = _first(zoom, extent, asked)
     else:
         return _look(model, encoded, zoom, asked, confidence)
     return _segment(model, encoded, asked, confidence, crop, asked.before)
+
+
+def _is_look(here: PromptedSlice | Tracked) -> bool:
+    """Whether points were answered on a whole slice because nobody knew, and nobody knows, where there is more."""
+    return isinstance(here, PromptedSlice) and here.crop is None and here.conditioned is None
 
 
 def _look(

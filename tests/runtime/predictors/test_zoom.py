@@ -184,6 +184,15 @@ def test_an_absent_object_says_nothing_of_where_it_is() -> None:
     assert not result.slices[1][0].mask().any()
 
 
+def test_a_click_where_the_object_was_said_to_be_absent_keeps_its_crop() -> None:
+    predictor, _ = make(scene((100, 140)))
+    predictor.add(Mask(slice=0, mask=np.zeros((SIDE, SIDE), bool)))
+    crop = predictor.add(box(KEY, 100, 140)).crop
+    assert crop is not None
+    assert predictor.add(Point(slice=0, y=100, x=140)).crop == crop
+    assert set(crops(predictor.propagate())) == {crop}
+
+
 def test_thick_pixels_are_shown_in_their_true_shape() -> None:
     volume = Volume.from_array(scene((100, 140)), (5.0, 2.0, 0.5))
     predictor, _ = make(volume)
