@@ -38,6 +38,8 @@ from runtime.serve.strokes import (
     skeleton,
 )
 
+NEW_SHARE = 0.1  # of a lasso that lies outside what is drawn, for it to add to that
+
 Signed = tuple[Position, bool]
 """A voxel, and whether it is inside."""
 LookAt = Callable[[int, Box], Mask2]
@@ -125,14 +127,14 @@ class Scene:
         return self._as_points(interaction, axis, [(each, is_positive) for each in positions])
 
     def lasso(self, mask: NDArray[np.bool_], spans: Spans, is_positive: bool) -> Request:
-        """What it encloses is the object, with what is drawn on its plane already; or is none of it."""
+        """What it encloses is the object, with what is drawn on its plane already; or is none of it.
+
+        One that lies within what is drawn there adds nothing to it: it says that the rest is not the object.
+        """
         across = thin_axis(spans, self.now.axis)
-        axis = self.axis(across)
-        seen_across = axis if across is None else across
+        axis = self.axis() if across is None else across
         inside = np.zeros_like(mask)
-        for target, plane in zip(
-            planes_of(inside, seen_across), planes_of(mask, seen_across), strict=True
-        ):
+        for target, plane in zip(planes_of(inside, axis), planes_of(mask, axis), strict=True):
             target[...] = filled(plane)
         interaction = Interaction("lasso", is_positive, spans, across)
         if not is_positive:
@@ -144,12 +146,16 @@ class Scene:
                 interaction, across, spans[across][0], planes_of(whole, across)[0], only_adds=True
             )
         planes, start = planes_of(inside, axis), spans[axis][0]
+        y, x = (slice(*span) for i, span in enumerate(spans) if i != axis)
         exact = {}
         for index in key_slices(np.count_nonzero(planes, axis=(1, 2))):
-            (y0, y1), (x0, x1) = (span for i, span in enumerate(spans) if i != axis)
-            joined = self._drawn(start + index).mask(plane_shape(self.shape, axis))
-            joined[y0:y1, x0:x1] |= planes[index]
-            exact[start + index] = joined
+            whole = np.zeros(plane_shape(self.shape, axis), bool)
+            whole[y, x] = planes[index]
+            if self.now.axis == axis:
+                drawn = self._drawn(start + index).mask(whole.shape)
+                if np.count_nonzero(whole & ~drawn) > NEW_SHARE * np.count_nonzero(whole):
+                    whole |= drawn
+            exact[start + index] = whole
         return self._masks(interaction, axis, exact)
 
     def seed(self, mask: NDArray[np.bool_]) -> Request:

@@ -138,6 +138,15 @@ def test_a_box_moves_an_object_of_points_to_its_plane(session: InteractiveSessio
     assert session.axis == 0
     np.testing.assert_array_equal(session.target_buffer, before)
     assert len(prompts(session)[4]) == 2
+    box = thin(1, 7, (1, 8), (2, 9))
+    session.add_lasso_interaction(inside(box), True, interaction_bbox=box)
+    assert session.axis == 1 and set(prompts(session)) == {5, 7}
+    wanted = np.zeros((9, 12), bool)
+    wanted[1:8, 2:9] = True
+    np.testing.assert_array_equal(session.target_buffer[:, 7], wanted)
+    session.undo()
+    session.add_bbox_interaction(box, True)
+    session.undo()
     session.redo()
     assert session.axis == 1 and set(prompts(session)) == {5, 7}
 
@@ -205,6 +214,17 @@ def test_a_lasso_is_what_it_encloses(session: InteractiveSession, axis: int) -> 
     (asked,) = prompts(session)[5]
     wanted[1:3, 8 : more[2 if axis < 2 else 1][1]] = True
     np.testing.assert_array_equal(unpadded(asked.mask, wanted.shape), wanted)
+
+
+def test_a_lasso_within_what_is_drawn_says_that_the_rest_is_not_the_object(
+    session: InteractiveSession,
+) -> None:
+    for y, x in (((1, 12), (1, 11)), ((3, 8), (2, 9))):
+        box = thin(0, 5, y, x)
+        session.add_lasso_interaction(inside(box), True, interaction_bbox=box)
+        wanted = np.zeros(SHAPE[1:], bool)
+        wanted[slice(*y), slice(*x)] = True
+        np.testing.assert_array_equal(session.target_buffer[5], wanted)
 
 
 def test_what_takes_away_is_points_in_what_is_drawn_there(session: InteractiveSession) -> None:
