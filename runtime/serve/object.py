@@ -167,7 +167,8 @@ class SessionObject:
         before, predictor, num_changes = self.now, self.predictor(request.axis), 0
         try:
             self._begin(request, goes_on)
-            if request.is_fresh and predictor.object_ids:
+            moves = request.is_fresh or before.axis not in (request.axis, None)
+            if moves and predictor.object_ids:
                 predictor.reset()
                 num_changes += 1
             for prompts in request.adds:

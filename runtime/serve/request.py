@@ -1,27 +1,25 @@
 """What the network is asked when a viewer's prompt comes: nnInteractive's meanings in terms of points, boxes and masks.
 
-An object is followed across the planes of one axis. The first prompt that was drawn in a plane chooses it; what is
-drawn across it later is given as points on the planes that it passes.
+An object is followed across the planes of one axis: that of its latest box or lasso in a plane, or of its first
+scribble. Points and later scribbles are given on those of its planes that they lie on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.prompts.prompts import Box, Mask, Point, Prompt
-from runtime.serve.drawing import NOTHING, Drawn, part_drawn
+from runtime.serve.drawing import NOTHING, Drawn, extent, part_drawn
 from runtime.serve.history import Interaction, Moment
 from runtime.serve.planes import (
     Position,
     Span,
     Spans,
-    at_start,
     in_plane,
-    part_of,
     plane_shape,
     planes_of,
     position_in,
@@ -30,6 +28,7 @@ from runtime.serve.planes import (
 )
 from runtime.serve.strokes import (
     MAX_POINTS,
+    MAX_SLICES,
     Mask2,
     depths,
     farthest_first,
@@ -42,8 +41,6 @@ NEW_SHARE = 0.1  # of a lasso that lies outside what is drawn, for it to add to 
 
 Signed = tuple[Position, bool]
 """A voxel, and whether it is inside."""
-LookAt = Callable[[int, Box], Mask2]
-"""The mask (y, x) of a box across an axis, on its own plane alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +91,7 @@ class Scene:
         interaction = Interaction("point", is_positive, (k, j, i), None, (position,))
         return self._as_points(interaction, self.axis(), [(position, is_positive)])
 
-    def box(self, spans: Spans, is_positive: bool, look_at: LookAt) -> Request:
+    def box(self, spans: Spans, is_positive: bool) -> Request:
         """A box one voxel thin is one of its plane; a thicker one of its middle plane, and a range to stay within."""
         across = thin_axis(spans, self.now.axis)
         interaction = Interaction("bbox", is_positive, spans, across)
@@ -105,9 +102,6 @@ class Scene:
             axis = self.axis()
             z_range = self._hull(spans[axis])
             return Request(interaction, axis, ((_box(spans, axis),),), z_range=z_range)
-        if self._crosses(across):
-            mask = look_at(across, _box(spans, across))
-            return self._across(interaction, across, spans[across][0], mask)
         return self._drawn_in(interaction, across, [(_box(spans, across),)])
 
     def scribble(self, mask: NDArray[np.bool_], spans: Spans, is_positive: bool) -> Request:
@@ -115,13 +109,23 @@ class Scene:
         across = thin_axis(spans, self.now.axis)
         axis = self.axis(across)
         seen_across = axis if across is None else across
-        ridge = [
-            position_in(spans, seen_across, index, y, x)
-            for index, plane in enumerate(planes_of(mask, seen_across))
-            if plane.any()
-            for y, x in skeleton(plane)
-        ]
-        chosen = farthest_first(np.array(ridge, np.intp).reshape(-1, 3))
+        ridge = np.array(
+            [
+                position_in(spans, seen_across, index, y, x)
+                for index, plane in enumerate(planes_of(mask, seen_across))
+                if plane.any()
+                for y, x in skeleton(plane)
+            ],
+            np.intp,
+        )
+        count = MAX_POINTS
+        if (
+            axis != seen_across
+        ):  # each point would be a prompt of its own plane: only what is wrong there
+            drawn = part_drawn(self.now.drawn, axis, spans)
+            at = ridge - [start for start, _ in spans]
+            ridge, count = ridge[drawn[tuple(at.T)] != is_positive], MAX_SLICES
+        chosen = farthest_first(ridge, count)
         positions = tuple((int(k), int(j), int(i)) for k, j, i in chosen)
         interaction = Interaction("scribble", is_positive, spans, across, positions)
         return self._as_points(interaction, axis, [(each, is_positive) for each in positions])
@@ -139,24 +143,21 @@ class Scene:
         interaction = Interaction("lasso", is_positive, spans, across)
         if not is_positive:
             return self._takes_away(interaction, inside)
-        if across is not None and self._crosses(across):
-            whole = self._whole_plane(across, spans[across][0])
-            part_of(whole, at_start(spans, across))[...] = inside
-            return self._across(
-                interaction, across, spans[across][0], planes_of(whole, across)[0], only_adds=True
-            )
-        planes, start = planes_of(inside, axis), spans[axis][0]
         y, x = (slice(*span) for i, span in enumerate(spans) if i != axis)
-        exact = {}
-        for index in key_slices(np.count_nonzero(planes, axis=(1, 2))):
+        masks: dict[int, Mask2] = {}
+        for index in key_slices(np.count_nonzero(planes_of(inside, axis), axis=(1, 2))):
+            plane = spans[axis][0] + index
             whole = np.zeros(plane_shape(self.shape, axis), bool)
-            whole[y, x] = planes[index]
-            if self.now.axis == axis:
-                drawn = self._drawn(start + index).mask(whole.shape)
-                if np.count_nonzero(whole & ~drawn) > NEW_SHARE * np.count_nonzero(whole):
-                    whole |= drawn
-            exact[start + index] = whole
-        return self._masks(interaction, axis, exact)
+            whole[y, x] = planes_of(inside, axis)[index]
+            drawn = self._drawn_on(axis, plane)
+            is_more = np.count_nonzero(whole & ~drawn) > NEW_SHARE * np.count_nonzero(whole)
+            if is_more and (whole & drawn).any():
+                whole |= drawn
+                masks |= self._carried_over(axis)
+            masks[plane] = whole
+        exact = {index: Drawn.of(mask) for index, mask in masks.items()}
+        asked = [(_mask(index, mask),) for index, mask in sorted(masks.items())]
+        return self._drawn_in(interaction, axis, asked, exact)
 
     def seed(self, mask: NDArray[np.bool_]) -> Request:
         """The object itself, in place of all that was known of it."""
@@ -169,11 +170,6 @@ class Scene:
         adds = [(_mask(index, planes[index]),) for index in key_slices(areas)]
         return Request(interaction, axis, tuple(adds), drawn, None, True)
 
-    def _masks(self, interaction: Interaction, axis: int, masks: Mapping[int, Mask2]) -> Request:
-        exact = {index: Drawn.of(mask) for index, mask in masks.items()}
-        adds = [(_mask(index, mask),) for index, mask in masks.items()]
-        return self._drawn_in(interaction, axis, adds, exact)
-
     def _drawn_in(
         self,
         interaction: Interaction,
@@ -181,29 +177,39 @@ class Scene:
         adds: Sequence[tuple[Prompt, ...]],
         exact: Mapping[int, Drawn] | None = None,
     ) -> Request:
-        """Prompts in planes of the object; one that has had only points is moved to these planes, points and all."""
+        """Prompts in planes that are the object's from now on.
+
+        If they were not, what was prompted in others is gone, but for points that lie on these.
+        """
         if self.now.axis in (axis, None):
-            z_range = self._hull_of(adds)
-            return Request(interaction, axis, tuple(adds), exact or {}, z_range)
+            return Request(interaction, axis, tuple(adds), exact or {}, self._hull_of(adds))
+        held = {prompt.slice for prompts in adds for prompt in prompts}
         earlier = [
             (position, each.is_positive)
             for each in self.now.interactions
             for position in each.points
+            if position[axis] in held
         ]
-        held = {prompt.slice for prompts in adds for prompt in prompts}
-        again = _grouped(earlier, axis)
-        kept = [
-            prompts
-            for prompts in again
-            if prompts[0].slice in held or any(p.positive for p in prompts if isinstance(p, Point))
-        ]
-        return Request(interaction, axis, (*adds, *kept), exact or {})
+        return Request(interaction, axis, (*adds, *_grouped(earlier, axis)), exact or {})
 
-    def _crosses(self, across: int) -> bool:
-        """Whether planes across an axis are other ones than the object's, which has had more than points."""
-        if self.now.axis in (across, None):
-            return False
-        return any(each.kind not in ("point", "scribble") for each in self.now.interactions)
+    def _carried_over(self, axis: int) -> dict[int, Mask2]:
+        """What is drawn of an object in planes of another axis, on a few of those that it is moved to."""
+        whole = extent(self.now.drawn, self.axis())
+        if self.now.axis in (axis, None) or whole is None:
+            return {}
+        drawn = planes_of(part_drawn(self.now.drawn, self.axis(), whole), axis)
+        y, x = (slice(*span) for i, span in enumerate(whole) if i != axis)
+        masks = {}
+        for index in key_slices(np.count_nonzero(drawn, axis=(1, 2))):
+            masks[whole[axis][0] + index] = mask = np.zeros(plane_shape(self.shape, axis), bool)
+            mask[y, x] = drawn[index]
+        return masks
+
+    def _drawn_on(self, axis: int, index: int) -> Mask2:
+        """What is drawn on a plane of any axis."""
+        part = part_drawn(self.now.drawn, self.axis(), whole_plane(self.shape, axis, index))
+        drawn: Mask2 = planes_of(part, axis)[0]
+        return drawn
 
     def _as_points(self, interaction: Interaction, axis: int, points: list[Signed]) -> Request:
         """Points on the planes of an object; what is to be taken away where nothing is drawn changes nothing."""
@@ -224,32 +230,6 @@ class Scene:
             for y, x in farthest_first(_inner(region[index]), max(1, MAX_POINTS // len(chosen))):
                 points.append((position_in(spans, axis, index, int(y), int(x)), False))
         return self._as_points(interaction, axis, points)
-
-    def _across(
-        self,
-        interaction: Interaction,
-        across: int,
-        index: int,
-        mask: Mask2,
-        only_adds: bool = False,
-    ) -> Request:
-        """Points where a mask on a plane across the object's own ones and what is drawn there differ."""
-        drawn = planes_of(self._whole_plane(across, index), across)[0]
-        spans = whole_plane(self.shape, across, index)
-        points: list[Signed] = []
-        wrong = (
-            [(mask & ~drawn, True)]
-            if only_adds
-            else [(mask & ~drawn, True), (drawn & ~mask, False)]
-        )
-        for region, is_positive in wrong:
-            for y, x in farthest_first(_inner(region), MAX_POINTS // len(wrong)):
-                points.append((position_in(spans, across, 0, int(y), int(x)), is_positive))
-        return self._as_points(interaction, self.axis(), points)
-
-    def _whole_plane(self, across: int, index: int) -> NDArray[np.bool_]:
-        """What is drawn on a plane of another axis, as a box one voxel thin."""
-        return part_drawn(self.now.drawn, self.axis(), whole_plane(self.shape, across, index))
 
     def _drawn(self, index: int) -> Drawn:
         return self.now.drawn.get(index, NOTHING)

@@ -129,8 +129,8 @@ class InteractiveSession(Overview):
         """
 
         def read(shape: Position) -> Ask:
-            spans, look_at = spans_of(bbox_coords, shape), self._state.look_at
-            return lambda scene: scene.box(spans, bool(include_interaction), look_at)
+            spans = spans_of(bbox_coords, shape)
+            return lambda scene: scene.box(spans, bool(include_interaction))
 
         return self._prompt(read, run_prediction)
 

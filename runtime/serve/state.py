@@ -7,18 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Lock, RLock
 
-import numpy as np
-from numpy.typing import NDArray
-
 from runtime.errors import NoImage, OutOfMemory, SessionClosed
 from runtime.io.volumes.volume import Volume
 from runtime.model import Model
-from runtime.prompts.prompts import Box
 from runtime.serve.answer import Wait
 from runtime.serve.image import SessionImage
 from runtime.serve.object import SessionObject
 from runtime.serve.objects import Objects
-from runtime.serve.planes import Box3, Position, Spans, as_lists, plane_shape
+from runtime.serve.planes import Box3, Position, Spans, as_lists
 from runtime.serve.request import Request, Scene
 from runtime.serve.worker import Steps, Task, Urgency, Worker
 from runtime.steps.encodings import Encodings
@@ -187,12 +183,6 @@ class SessionState:
                 self._begin(chosen, chosen.follow(), Urgency.BACKGROUND)
                 chosen.is_prompted, chosen.is_awaited = True, False
             return changed
-
-    def look_at(self, axis: int, box: Box) -> NDArray[np.bool_]:
-        """The mask (y, x) of a box on a plane by itself, whatever is known of any object."""
-        image = self.need_image()
-        y, x = plane_shape(image.shape, axis)
-        return self.worker.call(self, lambda: image.predictor(axis).add(box).mask()[:y, :x])
 
     def _begin(self, chosen: SessionObject, steps: Steps, urgency: Urgency) -> Task:
         chosen.is_prompted, chosen.is_awaited = False, True

@@ -130,45 +130,71 @@ def test_a_box_moves_an_object_of_points_to_its_plane(session: InteractiveSessio
     before = session.target_buffer.copy()
     session.add_bbox_interaction(thin(1, 7, (1, 8), (2, 9)), True)
     assert session.axis == 1
-    assert prompts(session) == {
-        7: (Box(slice=7, y=(1, 8), x=(2, 9)),),
-        5: (Point(slice=5, y=4, x=6),),
-    }
+    assert prompts(session) == {7: (Box(slice=7, y=(1, 8), x=(2, 9)),)}
     session.undo()
     assert session.axis == 0
     np.testing.assert_array_equal(session.target_buffer, before)
     assert len(prompts(session)[4]) == 2
     box = thin(1, 7, (1, 8), (2, 9))
     session.add_lasso_interaction(inside(box), True, interaction_bbox=box)
-    assert session.axis == 1 and set(prompts(session)) == {5, 7}
-    wanted = np.zeros((9, 12), bool)
+    assert session.axis == 1 and 7 in prompts(session)
+    wanted = before[:, 7].astype(bool)
     wanted[1:8, 2:9] = True
     np.testing.assert_array_equal(session.target_buffer[:, 7], wanted)
     session.undo()
-    session.add_bbox_interaction(box, True)
+    session.add_bbox_interaction(thin(1, 5, (1, 8), (2, 9)), True)
+    assert prompts(session) == {
+        5: (Box(slice=5, y=(1, 8), x=(2, 9)), Point(slice=5, y=4, x=6))  # which lies in its plane
+    }
     session.undo()
     session.redo()
-    assert session.axis == 1 and set(prompts(session)) == {5, 7}
+    assert session.axis == 1 and set(prompts(session)) == {5}
 
 
-def test_what_crosses_the_objects_planes_becomes_points(session: InteractiveSession) -> None:
+def test_a_scribble_across_the_objects_planes_is_points_where_they_are_wrong(
+    session: InteractiveSession,
+) -> None:
     session.add_bbox_interaction(thin(0, 4, (2, 9), (3, 8)), True)
-    drawn = session.target_buffer[:, 7, :].astype(bool)
-    lasso = np.ones((9, 12), np.uint8)
-    session.add_lasso_interaction(lasso[:, None], True, interaction_bbox=[[0, 9], [7, 8], [0, 12]])
-    assert session.axis == 0
-    asked = [p for of in prompts(session).values() for p in of if isinstance(p, Point)]
-    assert 1 <= len(asked) <= 16
-    assert all(p.positive and p.y == 7 and not drawn[p.slice, int(p.x)] for p in asked)
+    drawn = session.target_buffer[:, 7].astype(bool)
+    line = np.zeros((9, 1, 10), np.uint8)
+    line[5] = line[:, :, 4] = 1
+    for sign in (True, False):
+        session.add_scribble_interaction(line, sign, interaction_bbox=[[0, 9], [7, 8], [1, 11]])
+        assert session.axis == 0
+        asked = [p for of in prompts(session).values() for p in of if isinstance(p, Point)]
+        assert 1 <= len(asked) <= 8
+        assert all(p.positive == sign and p.y == 7 for p in asked)
+        assert all(drawn[p.slice, int(p.x)] != sign for p in asked)
+        session.undo()
+
+
+def test_a_lasso_across_the_objects_planes_takes_it_there(session: InteractiveSession) -> None:
+    session.add_bbox_interaction(thin(0, 4, (2, 9), (3, 8)), True)
+    before = session.target_buffer.copy()
+    _, x = np.nonzero(before[:, 7])
+    more = thin(1, 7, (0, 9), (int(x.max()) - 1, int(x.max()) + 4))
+    session.add_lasso_interaction(inside(more), True, interaction_bbox=more)
+    assert session.axis == 1
+    wanted = before[:, 7].astype(bool)
+    wanted[:, int(x.max()) - 1 : int(x.max()) + 4] = True
+    np.testing.assert_array_equal(session.target_buffer[:, 7], wanted)
+    asked = prompts(session)
+    assert 2 <= len(asked) <= 9 and all(isinstance(p, Mask) for of in asked.values() for p in of)
+    for index, of in asked.items():
+        if index != 7 and isinstance(mask := of[0], Mask):
+            np.testing.assert_array_equal(unpadded(mask.mask, (9, 12)), before[:, index])
     session.undo()
-    session.add_bbox_interaction([[0, 9], [7, 8], [0, 12]], True)
-    assert session.axis == 0
-    session.undo()
-    session.add_scribble_interaction(
-        np.ones((9, 1, 1), np.uint8), True, interaction_bbox=[[0, 9], [7, 8], [5, 6]]
-    )
-    assert session.axis == 0
-    assert {i for i, of in prompts(session).items() if isinstance(of[-1], Point)} >= {0, 8}
+    np.testing.assert_array_equal(session.target_buffer, before)
+    within = thin(1, 7, (2, 5), (int(x.min()), int(x.max())))
+    session.add_lasso_interaction(inside(within), True, interaction_bbox=within)
+    assert session.axis == 1 and set(prompts(session)) == {7}
+    session.add_bbox_interaction(thin(0, 3, (2, 9), (3, 8)), True)
+    assert session.axis == 0 and set(prompts(session)) == {
+        3
+    }  # and of the first box nothing is left
+    for _ in range(3):
+        session.undo()
+    assert not session.target_buffer.any() and not session.can_undo
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
