@@ -109,7 +109,7 @@ def check_segmentation(volume: Volume, options: SegmentationOptions | None = Non
     """See that a segmentation of `volume` can be written, before work goes into it. Raises as the writing does."""
     first = np.zeros(volume.shape, np.uint8)
     first.flat[0] = 1
-    _make(as_segments(first, False), read_sources(volume), volume, options or SegmentationOptions())
+    _make(Segments((1,), first), read_sources(volume), volume, options or SegmentationOptions())
 
 
 def write_segmentation(

@@ -108,9 +108,10 @@ def _of_masks(
         is_overlapping = is_overlapping or bool(array[mask].any())
         array[mask] = number
     if is_overlapping:
-        array = np.empty((*array.shape, len(object_ids)), bool)
+        stack = np.empty((len(object_ids), *array.shape), bool)
         for index, object_id in enumerate(object_ids):
-            array[..., index] = masks.mask(object_id)
+            stack[index] = masks.mask(object_id)
+        array = np.moveaxis(stack, 0, -1)  # a view, of which each mask is in one piece
     return Segments(object_ids, array)
 
 
