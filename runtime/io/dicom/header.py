@@ -39,7 +39,7 @@ PALETTE = (0x00281101, 0x00281102, 0x00281103, 0x00281201, 0x00281202, 0x0028120
 DETECTORS, SLICE_VECTOR = 0x00540022, 0x00540080
 SHARED_GROUPS, FRAME_GROUPS = 0x52009229, 0x52009230
 _DESCRIPTION, _MEDIA_CLASS = 0x0008103E, 0x00020002
-_WANTED = [
+WANTED = [
     *(IMAGE_TYPE, SOP_CLASS, MODALITY, _DESCRIPTION, THICKNESS, SLICE_SPACING, SERIES),
     *(POSITION, ORIENTATION, SAMPLES, PHOTOMETRIC, PLANAR, FRAMES, ROWS, COLUMNS, PIXEL_SPACING),
     *(ALLOCATED, STORED, HIGH_BIT, IS_SIGNED, INTERCEPT, SLOPE, MODALITY_LUT, *PALETTE),
@@ -125,7 +125,7 @@ def is_image_class(sop_class: str) -> bool:
     return not sop_class.startswith(_NOT_IMAGES)
 
 
-def read_header(path: Path, tags: Collection[int] | None = _WANTED) -> Header | None:
+def read_header(path: Path, tags: Collection[int] | None = WANTED) -> Header | None:
     """The header of an image, or None for an object without pixels (a report, a DICOMDIR).
 
     `tags` are the elements that are read; None reads all of them.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
+from io import BytesIO
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -109,7 +111,10 @@ def check_segmentation(volume: Volume, options: SegmentationOptions | None = Non
     """See that a segmentation of `volume` can be written, before work goes into it. Raises as the writing does."""
     first = np.zeros(volume.shape, np.uint8)
     first.flat[0] = 1
-    _make(Segments((1,), first), read_sources(volume), volume, options or SegmentationOptions())
+    dataset = _make(
+        Segments((1,), first), read_sources(volume), volume, options or SegmentationOptions()
+    )
+    _save(dataset, BytesIO(), volume)
 
 
 def write_segmentation(
@@ -121,9 +126,9 @@ def write_segmentation(
     """Write masks as a DICOM Segmentation of the images that `like` was read from.
 
     It has the patient and the study of these images and a series of its own. Segments are numbered from 1 by
-    increasing object id, as DICOM demands, and labelled with what they
-    are and their ids. The file appears whole or not at all, and only
-    after its frames were read back and found to be the masks on the right images.
+    increasing object id, as DICOM demands, and labelled with what they are and their ids. The
+    file appears whole or not at all, and only after its frames were read back and found to be the masks on the right
+    images.
 
     Args:
         path: destination.
@@ -145,8 +150,7 @@ def write_segmentation(
         if wrong:
             raise Sam2Error(f"{path} could not be written: read back, {wrong}; is the disk full?")
 
-    with warnings.catch_warnings(action="ignore"):
-        write_whole(path, lambda part: dataset.save_as(part), check)
+    write_whole(path, lambda part: _save(dataset, part, like), check)
     return Written(
         str(dataset.SOPInstanceUID),
         str(dataset.SeriesInstanceUID),
@@ -162,30 +166,44 @@ def _make(segments: Segments, sources: Sources, like: Volume, options: Segmentat
     array = segments.array
     if sources.stored != tuple(range(len(array))):
         array = array[list(sources.stored)]
+    with _refusals(like):
+        dataset = seg.Segmentation(
+            source_images=sources.datasets,
+            pixel_array=array,
+            segmentation_type=options.type.upper(),
+            segment_descriptions=_descriptions(segments, options),
+            series_instance_uid=highdicom.UID(),
+            series_number=_SERIES_NUMBERS + max(0, int(first.get("SeriesNumber") or 0)),
+            sop_instance_uid=highdicom.UID(),
+            instance_number=1,
+            manufacturer=algorithm.name[:_LONG_STRING],
+            manufacturer_model_name=algorithm.model[:_LONG_STRING],
+            software_versions=f"{algorithm.name} {algorithm.version}"[:_LONG_STRING],
+            device_serial_number=algorithm.serial[:_LONG_STRING],
+            omit_empty_frames=not options.keeps_empty_frames,
+            content_label="SEGMENTATION",
+            content_description=f"{options.code.meaning} by {algorithm.model}"[:_LONG_STRING],
+            series_description=f"Segmentation by {algorithm.model}"[:_LONG_STRING],
+            specific_character_set=_CHARACTERS,
+        )
+        dataset.ContentCreatorName = ""  # nobody is known; it must be there (type 2)
+        return dataset
+
+
+def _save(dataset: Any, part: Path | BytesIO, like: Volume) -> None:
+    with _refusals(like):
+        dataset.save_as(part)
+
+
+@contextmanager
+def _refusals(like: Volume) -> Iterator[None]:
+    """What highdicom and pydicom find wrong with values of the sources, as a SeriesError."""
     try:
         with warnings.catch_warnings(action="ignore"):
-            dataset = seg.Segmentation(
-                source_images=sources.datasets,
-                pixel_array=array,
-                segmentation_type=options.type.upper(),
-                segment_descriptions=_descriptions(segments, options),
-                series_instance_uid=highdicom.UID(),
-                series_number=_SERIES_NUMBERS + max(0, int(first.get("SeriesNumber") or 0)),
-                sop_instance_uid=highdicom.UID(),
-                instance_number=1,
-                manufacturer=algorithm.name[:_LONG_STRING],
-                manufacturer_model_name=algorithm.model[:_LONG_STRING],
-                software_versions=f"{algorithm.name} {algorithm.version}"[:_LONG_STRING],
-                device_serial_number=algorithm.serial[:_LONG_STRING],
-                omit_empty_frames=not options.keeps_empty_frames,
-                content_label="SEGMENTATION",
-                content_description=f"{options.code.meaning} by {algorithm.model}"[:_LONG_STRING],
-                series_description=f"Segmentation by {algorithm.model}"[:_LONG_STRING],
-                specific_character_set=_CHARACTERS,
-            )
-            dataset.ContentCreatorName = ""  # nobody is known; it must be there (type 2)
-            return dataset
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+            yield
+    except (Sam2Error, OSError, MemoryError):
+        raise
+    except Exception as error:
         raise SeriesError(
             f"{like.source}: its images cannot be referred to ({type(error).__name__}: {error}); export the series "
             "again, or write the mask as .nii.gz, .nrrd or .mha"

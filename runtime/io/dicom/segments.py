@@ -99,7 +99,8 @@ def _of_masks(
     source: str,
 ) -> Segments:
     dtype = _number_type(object_ids)
-    array, is_overlapping = np.zeros(0, dtype), False
+    array: NDArray[Any] = np.zeros(0, dtype)
+    is_overlapping = False
     for number, object_id in enumerate(object_ids, 1):
         mask = masks.mask(object_id)
         if number == 1:

@@ -27,16 +27,16 @@ from runtime.io.volumes.volume import Volume
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-_SOP_INSTANCE, _STUDY, _FRAME_OF_REFERENCE = 0x00080018, 0x0020000D, 0x00200052
+_SOP_INSTANCE, _STUDY, FRAME_OF_REFERENCE = 0x00080018, 0x0020000D, 0x00200052
 # Without these nothing can refer to an image, or say where it lies.
 _IDENTITY = {
     SOP_CLASS: "SOP Class UID",
     _SOP_INSTANCE: "SOP Instance UID",
     _STUDY: "Study Instance UID",
     SERIES: "Series Instance UID",
-    _FRAME_OF_REFERENCE: "Frame of Reference UID",
+    FRAME_OF_REFERENCE: "Frame of Reference UID",
 }
-_ALIKE = (_STUDY, SERIES, _FRAME_OF_REFERENCE)
+_ALIKE = (_STUDY, SERIES, FRAME_OF_REFERENCE)
 _OF_EVERY_SLICE = (
     *_IDENTITY,
     *(POSITION, ORIENTATION, PIXEL_SPACING, ROWS, COLUMNS, FRAMES),
