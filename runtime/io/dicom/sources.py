@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ _OF_EVERY_SLICE = (
     *_IDENTITY,
     *(POSITION, ORIENTATION, PIXEL_SPACING, ROWS, COLUMNS, FRAMES),
 )
+_UID = re.compile(r"[0-9.]{1,64}")  # PS3.5 section 9; zeros in front, which it forbids, are seen
 _FRAME_GROUPS = "PerFrameFunctionalGroupsSequence"
 _OR_ELSE = "write the mask as .nii.gz, .nrrd or .mha"
 # Elements that must be there and may be empty (type 2) of a patient and a study, PS3.3 C.7.1.1 and C.7.2.1.
@@ -158,10 +160,10 @@ def _check_identity(headers: dict[Path, Dataset]) -> None:
     first = next(iter(headers.values()))
     for path, header in headers.items():
         for tag, name in _IDENTITY.items():
-            if not text(header, tag):
+            if not _UID.fullmatch(found := text(header, tag)):
                 raise SeriesError(
-                    f"{path} has no {name} ({shown(tag)}), so that no segmentation can refer to it; export the series "
-                    f"again, or {_OR_ELSE}"
+                    f"{path} has {f'{found[:64]!r} as' if found else 'no'} {name} ({shown(tag)}), so that no "
+                    f"segmentation can refer to it; export the series again, or {_OR_ELSE}"
                 )
             if tag in _ALIKE and text(header, tag) != text(first, tag):
                 raise SeriesError(

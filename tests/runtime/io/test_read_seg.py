@@ -169,7 +169,9 @@ def shift(dataset: Dataset) -> None:
 
 
 def leave(dataset: Dataset) -> None:
-    first_frame(dataset).PlanePositionSequence[0].ImagePositionPatient[2] += 5  # frames are sorted downwards
+    first_frame(dataset).PlanePositionSequence[0].ImagePositionPatient[2] += (
+        5  # frames are sorted downwards
+    )
 
 
 def repeat(dataset: Dataset) -> None:
