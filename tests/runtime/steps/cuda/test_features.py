@@ -209,7 +209,7 @@ def test_a_volume_may_take_what_the_one_before_has_left(monkeypatch: pytest.Monk
     assert held.nbytes > rest, "they make room for anything else"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**32))
 def test_whatever_is_asked_in_whatever_order_each_slice_is_found(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -141,7 +141,7 @@ def assert_same(ours: Found, right: Found) -> None:
         assert found.memory_frames == truth.memory_frames
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.integers(0, 2**32))
 def test_predictors_of_one_model_do_not_disturb_each_other(seed: int) -> None:
     device = HostDevice(1 << 23)
