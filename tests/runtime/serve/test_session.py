@@ -253,6 +253,25 @@ def test_a_lasso_within_what_is_drawn_says_that_the_rest_is_not_the_object(
         np.testing.assert_array_equal(session.target_buffer[5], wanted)
 
 
+def test_points_and_the_box_of_their_plane_are_answered_as_one() -> None:
+    model, backend = fake_model(TELLING)
+    with InteractiveSession(model) as session:
+        session.set_image(IMAGE)
+        session.add_bbox_interaction(thin(0, 4, (2, 9), (3, 8)), True)
+        for number, sign in enumerate((True, False), 1):
+            backend.calls.clear()
+            session.add_point_interaction((4, 5, 5), sign)
+            asked = next(call.inputs for call in backend.calls if call.graph == "mask_decoder")
+            assert asked["point_labels"].tolist() == [[2, 3, 1, 0][: 2 + number]]
+            assert not asked["has_mask_input"].any()
+        assert len(prompts(session)[4]) == 3
+        session.undo()
+        assert len(prompts(session)[4]) == 2
+        session.add_point_interaction((6, 5, 5), True)
+        asked = [call.inputs for call in backend.calls if call.graph == "mask_decoder"]
+        assert any(each["has_mask_input"].any() for each in asked)  # what was tracked is corrected
+
+
 def test_what_takes_away_is_points_in_what_is_drawn_there(session: InteractiveSession) -> None:
     session.add_bbox_interaction(thin(0, 4, (2, 9), (3, 8)), True)
     drawn = session.target_buffer[4].astype(bool)
