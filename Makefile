@@ -24,13 +24,13 @@ test: $(VENV)/.test  ## set up everything, then run all tests
 
 # An environment of its own: 1.3 GB, of which nothing else is needed here. Without a screen, say
 # make test-viewers SCREEN="xvfb-run --auto-servernum" (Debian: xvfb, libgl1, libegl1, libxcb-cursor0, libxkbcommon-x11-0).
-test-viewers: $(VENV)-viewers/.done  ## napari's plugin against the server
-	$(SCREEN) $(VENV)-viewers/bin/python -m pytest -q -rs tests/runtime/serve/test_napari.py
+test-viewers: $(VENV)-viewers/.done  ## napari's plugin against the server, and dcmqi, as 3D Slicer has it
+	$(SCREEN) $(VENV)-viewers/bin/python -m pytest -q -rs tests/runtime/serve/test_napari.py tests/runtime/io/test_dcmqi.py
 
 $(VENV)-viewers/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-viewers
-	$(VENV)-viewers/bin/python -m pip install --quiet --editable ".[$(DEVICE),serve]" pytest hypothesis pycurl \
-		"napari[pyqt6]" napari-nninteractive
+	$(VENV)-viewers/bin/python -m pip install --quiet --editable ".[$(DEVICE),serve,dicom-seg]" pytest hypothesis \
+		pycurl "napari[pyqt6]" napari-nninteractive dcmqi
 	touch $@
 
 lint: $(VENV)/.test  ## style and types
