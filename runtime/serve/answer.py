@@ -10,7 +10,7 @@ from runtime.serve.object import SessionObject
 from runtime.serve.planes import Spans, union
 from runtime.serve.worker import Task
 
-LONGEST_S = 45.0  # clients give up after 60 s
+LONGEST_S = 45.0  # until a prompt has been taken; clients give up after 60 s
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,5 +73,5 @@ class Wait:
 
     def _left(self, chosen: SessionObject) -> float:
         """Seconds that may still be waited."""
-        limit = min(self.deadline_s, LONGEST_S) if chosen.is_prompted else LONGEST_S
+        limit = self.deadline_s if chosen.is_prompted else LONGEST_S
         return self.began + limit - self.clock()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from threading import Condition
 from typing import Any
@@ -14,29 +14,15 @@ from numpy.typing import NDArray
 from runtime.predictors import VolumePredictor
 from runtime.predictors.chosen import AUTO
 from runtime.predictors.result import SliceMask
-from runtime.prompts.prompts import Box, Point, Prompt
 from runtime.serve.drawing import NOTHING, Canvas, Drawn, extent
 from runtime.serve.history import BLANK, Change, Moment
 from runtime.serve.image import SessionImage
 from runtime.serve.planes import Spans, plane_shape, union
-from runtime.serve.request import Request
+from runtime.serve.request import Request, with_box
 from runtime.serve.worker import Steps, Task, Urgency
 
 log = logging.getLogger("runtime")
 THE_OBJECT = 1  # of its predictors: each object has its own, so that each has a history of its own
-
-
-def with_box(predictor: VolumePredictor, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
-    """Points on a plane that has a box, together with that box and the points there: they are answered as one.
-
-    A mask that a box has given says less than the box. With the embedded model a click in the middle of an object makes
-    .97 of a box's Dice of .98 this way, and .27 as a correction of its mask.
-    """
-    if THE_OBJECT not in predictor.object_ids:
-        return prompts
-    before = predictor.prompts(THE_OBJECT).get(prompts[0].slice, ())
-    has_box = any(isinstance(p, Box) for p in before)
-    return (*before, *prompts) if has_box and isinstance(prompts[0], Point) else prompts
 
 
 class SessionObject:
@@ -186,7 +172,9 @@ class SessionObject:
                 predictor.reset()
                 num_changes += 1
             for prompts in request.adds:
-                shown = self._image.padded(with_box(predictor, prompts), request.axis)
+                known = predictor.prompts(THE_OBJECT) if predictor.object_ids else {}
+                asked = with_box(known.get(prompts[0].slice, ()), prompts)
+                shown = self._image.padded(asked, request.axis)
                 found = predictor.add(*shown, object_id=THE_OBJECT)
                 num_changes += 1
                 self._take(found, request.exact)
