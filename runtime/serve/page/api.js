@@ -1,5 +1,7 @@
 // The server's API: requests with the key and the session's token in headers, and events through a streamed answer.
 
+const SILENT_MS = 35000;
+
 export class ApiError extends Error {
   // status is 0 where no answer came at all.
   constructor(status, name, detail) {
@@ -71,8 +73,9 @@ export class Api {
     for (;;) {
       let step;
       try {
-        step = await reader.read();
+        step = await inTime(reader.read());
       } catch (error) {
+        reader.cancel().catch(() => {});
         if (signal?.aborted) throw error;
         throw new ApiError(0, "Unreachable", "The connection was lost.");
       }
@@ -94,6 +97,15 @@ export class Api {
       ...(this.token ? { "X-Lease-Token": this.token } : {}),
     };
   }
+}
+
+// A server that says nothing for so long is gone: it gives signs of life more often.
+function inTime(reading) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error("nothing was heard")), SILENT_MS);
+  });
+  return Promise.race([reading, late]).finally(() => clearTimeout(timer));
 }
 
 function deliver(block, onEvent) {

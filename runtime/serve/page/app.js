@@ -6,7 +6,7 @@ import { fillHelp, listenForKeys } from "./keys.js";
 import { Link } from "./link.js";
 import { Marks } from "./marks.js";
 import { bytesOfBase64, Masks } from "./masks.js";
-import { ObjectPanel } from "./objects.js";
+import { millilitres, ObjectPanel } from "./objects.js";
 import { Screen } from "./screen.js";
 import { DOUBTFUL, Strip } from "./strip.js";
 import { Tools } from "./tools.js";
@@ -92,7 +92,7 @@ export class App {
       event: (name, data) => this.event(name, data),
       needKey: (wasWrong) => this.askKey(wasWrong),
       ended: (reason) => this.ended(reason),
-      full: (error) => this.screen.status(`${error.message} Trying again.`),
+      full: (error) => this.full(error),
     });
     await this.link.run();
   }
@@ -108,8 +108,14 @@ export class App {
       this.screen.status("Waiting for the server");
     } else if (word === "up") {
       this.screen.quiet("gone");
+      this.screen.quiet("full");
       this.showWork();
     }
+  }
+
+  full(error) {
+    this.screen.banner(`This server is busy: ${error.message} This page goes on trying.`, { kind: "note", key: "full" });
+    this.screen.status("Waiting for a place");
   }
 
   async askKey(wasWrong) {
@@ -160,10 +166,24 @@ export class App {
   // The server has lost the session: give it everything that is still here.
   async sendAgain() {
     this.screen.status("Sending your file again");
-    const files = this.files ?? [new File([this.voxels], `${this.volume.name.replace(/\.(nii(\.gz)?|nrrd|nhdr|mha|mhd|npz|dcm)$/i, "")}.nii`)];
-    const state = await this.api.upload(files, (share) => this.screen.progress(share, false));
+    const state = await this.uploadAgain();
     this.screen.progress(null);
     await this.sendMasksAgain(state.objects);
+  }
+
+  // The files themselves or, if they are not there any more, the volume as it is known here.
+  async uploadAgain() {
+    const tell = (share) => this.screen.progress(share, false);
+    if (this.files) {
+      try {
+        return await this.api.upload(this.files, tell);
+      } catch (error) {
+        if (error.status !== 0) throw error;
+        await this.api.call("GET", "/api/session"); // the server is there, so that it is the files
+        this.files = null;
+      }
+    }
+    return this.api.upload([new File([this.voxels], `${this.volume.name.replace(/\.(nii(\.gz)?|nrrd|nhdr|mha|mhd|npz|dcm)$/i, "")}.nii`)], tell);
   }
 
   async sendMasksAgain(fresh) {
@@ -406,7 +426,7 @@ export class App {
       await something();
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
-      if (error.status === 410) this.link.lookAgain();
+      if (error.status === 410) return; // the stream of events says so too
       this.screen.banner(error.message, { key: "verb" });
     }
   }
@@ -531,8 +551,13 @@ export class App {
       screen.progress(work.share);
       if (work.isBusy) {
         const slices = work.slices;
+        this.wasBusy = true;
         screen.status(slices ? `Following the object, ${slices[0]} of ${slices[1]} slices` : "Segmenting");
-      } else if (this.volume && screen.root.dataset.link !== "gone") screen.status("Ready");
+      } else if (this.volume && screen.root.dataset.link !== "gone") {
+        screen.status("Ready");
+        if (this.wasBusy) screen.say(`Done. ${this.object.name}: ${millilitres(this.object.ml)} millilitres.`);
+        this.wasBusy = false;
+      }
     }
     if (!work.last) {
       this.el("timing").textContent = "";

@@ -29,6 +29,7 @@ export class Link {
         if (this.reason === "closing") throw new ApiError(0, "Closing", "The server is closing.");
         if (this.reason === "expired" || this.reason === "replaced") {
           this.forget();
+          this.on.link("connecting");
           await this.on.ended(this.reason);
         }
       } catch (error) {
@@ -61,7 +62,6 @@ export class Link {
     let isCaughtUp = false;
     let waiting = [];
     const stop = new AbortController();
-    this.stream = stop;
     let failed = null;
     const catchUp = async () => {
       const state = await this.api.call("GET", "/api/session");
@@ -103,11 +103,6 @@ export class Link {
       this.on.link("gone", error);
       await wait(RETRY_MS[Math.min(failures, RETRY_MS.length - 1)]);
     }
-  }
-
-  // The session is said to be over: see for oneself.
-  lookAgain() {
-    this.stream?.abort();
   }
 
   forget() {

@@ -32,6 +32,11 @@ export class Screen {
     if (this.el("status").textContent !== text) this.el("status").textContent = text;
   }
 
+  // Read out by screen readers; the status itself changes too often for that.
+  say(text) {
+    this.el("said").textContent = text;
+  }
+
   // share is 0 to 1, or null for nothing to show.
   progress(share, isStoppable = true) {
     this.el("progress").hidden = share === null;

@@ -26,7 +26,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 SOFTWARE = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox")
 CAUTION = "Demonstration. Not for clinical use."
 PATIENCE_S = 240.0  # machines of tests are slow, and draw without a graphics card
-SIZE = {"width": 760, "height": 560}
+SIZE = {"width": 760, "height": 540}
 
 
 @contextmanager
@@ -91,11 +91,12 @@ class Viewer:
     Args:
         browser: that shows it.
         url: of the server, with or without a key.
-        seed: a script to run before the page's own.
+        layout: of the views; one plane is drawn fastest.
     """
 
-    def __init__(self, browser: Browser, url: str) -> None:
+    def __init__(self, browser: Browser, url: str, layout: str = "one") -> None:
         self._context = browser.new_context(viewport=SIZE, accept_downloads=True)
+        self._context.add_init_script(f"localStorage.setItem('medsam2-layout', '{layout}')")
         self.page: Page = self._context.new_page()
         self.page.set_default_timeout(1000 * PATIENCE_S)
         self.complaints: list[str] = []
@@ -117,7 +118,7 @@ class Viewer:
         deadline = time.monotonic() + PATIENCE_S
         while not self.page.evaluate(what):
             assert time.monotonic() < deadline, f"{what}; {self.words('body')}; {self.complaints}"
-            time.sleep(0.02)
+            time.sleep(0.1)
 
     def until_ready(self) -> Viewer:
         self.until("document.documentElement.dataset.state === 'ready'")
@@ -157,6 +158,14 @@ class Viewer:
         self.page.mouse.move(x1, y1)
         self.page.mouse.up()
         self.until_ready()
+
+    def release(self) -> None:
+        """End the session behind the page's back."""
+        status = self.page.evaluate(
+            "fetch('/api/session', {method: 'DELETE',"
+            " headers: {'X-Lease-Token': sessionStorage.getItem('medsam2-session')}}).then(a => a.status)"
+        )
+        assert status == 204
 
     def prompts(self) -> list[list[list[int]]]:
         """Boxes of the selected object's prompts, as the server has them."""

@@ -16,6 +16,7 @@ from runtime.io.volumes.volume import Volume
 from runtime.io.write import write_mask
 from runtime.measure.phantom import Phantom, make_phantom
 from runtime.model import Model, load
+from runtime.serve.limits import Limits
 from tests.runtime.serve.browser import Served, Viewer, chromium
 
 if TYPE_CHECKING:
@@ -71,6 +72,20 @@ def middle_of(phantom: Phantom, object_id: int) -> tuple[int, int, int]:
 
 def dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     return float(2 * (one & other).sum() / max(1, one.sum() + other.sum()))
+
+
+def test_all_views_are_there(browser: Browser, served: Served, phantom: Phantom) -> None:
+    viewer = Viewer(browser, served.url, "main").until_ready()
+    viewer.click(middle_of(phantom, 1))
+    for layout in ("four", "one", "main"):
+        viewer.page.click(f"[data-layout={layout}]")
+        assert viewer.state["layout"] == layout
+    x, y = viewer.pixel(middle_of(phantom, 2))
+    viewer.page.mouse.move(x, y)
+    viewer.page.mouse.wheel(0, 80)  # on the large plane
+    viewer.until(f"window.viewerState().voxel[0] !== {MIDDLE}")
+    assert viewer.complaints == []
+    viewer.close()
 
 
 def test_a_session_from_click_to_download(viewer: Viewer, phantom: Phantom, tmp_path: Path) -> None:
@@ -218,8 +233,10 @@ def test_a_bad_file_is_refused_in_words_and_a_good_one_opens(
     viewer.until_ready()
     assert min(viewer.grey((4, 25, 65))) > 150  # what is on the screen is where it was said to be
     assert max(viewer.grey((4, 25, 30))) < 60
-    viewer.click((4, 25, 65))
-    assert viewer.prompts() == [[[4, 5], [25, 26], [65, 66]]]
+    viewer.page.keyboard.press("+")  # the crosshair is there, and stays
+    viewer.page.keyboard.press("+")
+    viewer.click((4, 26, 63))
+    assert viewer.prompts() == [[[4, 5], [26, 27], [63, 64]]]
 
 
 def test_the_server_goes_and_comes_back(browser: Browser, model: Model, phantom: Phantom) -> None:
@@ -242,8 +259,33 @@ def test_the_server_goes_and_comes_back(browser: Browser, model: Model, phantom:
         token = viewer.page.evaluate("sessionStorage.getItem('medsam2-session')")
         served.service.leases.release(token)  # as if its time were over
         viewer.click(middle_of(phantom, 1))
-        viewer.until(f"sessionStorage.getItem('medsam2-session') !== '{token}'")
+        viewer.until("document.getElementById('over').open")
+        assert viewer.complaints == []
+    finally:
+        viewer.close()
+        served.stop()
+
+
+def test_a_full_server_is_waited_for_and_a_session_that_has_ended_goes_on(
+    browser: Browser, model: Model, phantom: Phantom
+) -> None:
+    volume = Volume.from_array(phantom.pixels)
+    served = Served(model, volume, limits=Limits(max_sessions=1))
+    viewer = Viewer(browser, served.url).until_ready()
+    try:
+        viewer.click(middle_of(phantom, 1))
+        masked = viewer.state["maskedVoxels"]
+        viewer.release()
+        viewer.until("document.getElementById('over').open")
+        other = served.service.leases.grant("another")
+        viewer.page.click("#over-go")
+        viewer.until("document.getElementById('banner-text').textContent.includes('busy')")
+        served.service.leases.release(other.token)
         viewer.until("document.documentElement.dataset.link === 'up'")
+        viewer.until_ready()
+        assert viewer.state["maskedVoxels"] == masked
+        assert "begun anew" in viewer.words("#banner")
+        viewer.click(middle_of(phantom, 1))
         assert viewer.complaints == []
     finally:
         viewer.close()
