@@ -22,7 +22,7 @@ bench: $(VENV)/.runtime  ## set up the runtime, then measure it on the embedded 
 test: $(VENV)/.test  ## set up everything, then run all tests
 	$(RUN) -m pytest -q
 
-# An environment of its own: 1.3 GB, of which nothing else is needed here. Without a screen, say
+# An environment of its own: 1.5 GB, of which nothing else is needed here. Without a screen, say
 # make test-viewers SCREEN="xvfb-run --auto-servernum" (Debian: xvfb, libgl1, libegl1, libxcb-cursor0, libxkbcommon-x11-0).
 test-viewers: $(VENV)-viewers/.done  ## napari's plugin against the server, and dcmqi, as 3D Slicer has it
 	$(SCREEN) $(VENV)-viewers/bin/python -m pytest -q -rs tests/runtime/serve/test_napari.py tests/runtime/io/test_dcmqi.py

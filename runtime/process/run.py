@@ -59,6 +59,11 @@ def _run(module: str, arguments: Sequence[str] | None, signals: Signals) -> None
 
     settle_openblas()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for name in (
+        "highdicom",
+        "pydicom",
+    ):  # which tell of every module and every odd value they copy
+        logging.getLogger(name).setLevel(logging.ERROR)
     main = import_module(module).main
     signals.is_working = True
     main(arguments)

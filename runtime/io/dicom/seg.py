@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -141,6 +142,8 @@ def write_segmentation(
     """
     path, options = Path(path), options or SegmentationOptions()
     check_destination(path)
+    if os.path.realpath(path) in {os.path.realpath(frame.path) for frame in like.frames}:
+        raise InputError(f"{path} is one of the images themselves; name another file for the mask")
     sources = read_sources(like)
     segments = as_segments(masks, options.type == "binary", like.shape, like.source)
     dataset = _make(segments, sources, like, options)

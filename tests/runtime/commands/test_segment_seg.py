@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -156,3 +159,14 @@ def test_options_of_dicom_are_for_dicom(
         run(*BOXES, *words, mask="mask.nrrd")
     assert left.value.code == 2
     assert "are for a mask named .dcm" in capsys.readouterr().err
+
+
+def test_libraries_do_not_talk_on_stderr(tmp_path: Path) -> None:
+    save_phantom(tmp_path / "series")
+    command = [sys.executable, "-m", "runtime", "segment", "-i", str(tmp_path / "series")]
+    words = ["-o", str(tmp_path / "mask.dcm"), "--window", "128/256", *BOXES[:2]]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    done = subprocess.run([*command, *words], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0
+    assert "copy" not in done.stderr
+    assert read_report(done.stdout.strip())["outputs"]["segmentation"]["frames"] > 0

@@ -444,6 +444,14 @@ def test_labels_that_do_not_fit(labels: np.ndarray, message: str, tmp_path: Path
         write_mask(tmp_path / "out.dcm", wrong, like=volume)
 
 
+def test_an_image_is_not_written_over(tmp_path: Path) -> None:
+    volume = a_series(tmp_path / "in")
+    before = volume.frames[2].path.read_bytes()
+    with pytest.raises(InputError, match="one of the images themselves"):
+        write_mask(volume.frames[2].path, some_labels(), like=volume)
+    assert volume.frames[2].path.read_bytes() == before
+
+
 def test_another_type_is_refused() -> None:
     with pytest.raises(InputError, match="wanted binary, labelmap"):
         SegmentationOptions(type="fractional")  # type: ignore[arg-type]
