@@ -153,8 +153,8 @@ def main(arguments: list[str] | None = None) -> None:
         depth, height, width = (int(side) for side in args.shape.split(","))
     except ValueError as error:
         raise InputError(f"found --shape {args.shape}; wanted Z,Y,X such as 6,128,128") from error
-    if args.sessions < 5 or min(depth, height, width) < 8:
-        raise InputError("wanted at least 5 sessions, and sides of at least 8 voxels")
+    if args.sessions < 5 or depth < 3 or min(height, width) < 16:
+        raise InputError("wanted at least 5 sessions, of at least 3 slices of 16 x 16 voxels")
     words = ["--max-memory", args.max_memory, "--max-sessions", str(MAX_SESSIONS)]
     words += ["--bundle", args.bundle] if args.bundle else []
     report = soak(words, args.sessions, (depth, height, width))

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from runtime.devices.machine import trim_memory
 from runtime.errors import OutOfMemory, Sam2Error
 from runtime.serve.limits import Limits
 from runtime.serve.session import InteractiveSession
@@ -250,6 +251,7 @@ class Leases:
         lease.held_bytes.clear()
         lease.session.cancel()
         self._closer.submit(_close, lease, why)
+        self._closer.submit(trim_memory)  # once nothing holds the session any more
 
 
 def _close(lease: Lease, why: str) -> None:

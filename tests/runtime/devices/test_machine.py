@@ -77,3 +77,15 @@ def test_a_cap_makes_another_processor(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_flag_belongs_to_one_instruction_set() -> None:
     flags = [flag for names in INSTRUCTIONS.values() for flag in names]
     assert len(flags) == len(set(flags)) and all(flag == flag.lower() for flag in flags)
+
+
+@pytest.mark.parametrize(("platform", "calls"), [("linux", [0]), ("win32", [])])
+def test_freed_memory_is_given_back_where_the_system_can(
+    platform: str, calls: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[int] = []
+    library = SimpleNamespace(malloc_trim=found.append)
+    monkeypatch.setattr(machine.sys, "platform", platform)
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: library)
+    machine.trim_memory()
+    assert found == calls
