@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from runtime.predictors import VolumePredictor
 from runtime.predictors.chosen import AUTO
 from runtime.predictors.result import SliceMask
-from runtime.serve.drawing import NOTHING, Canvas, Drawn, extent
+from runtime.serve.drawing import NOTHING, Canvas, Drawn
 from runtime.serve.history import BLANK, Change, Moment
 from runtime.serve.image import SessionImage
 from runtime.serve.planes import Spans, plane_shape, union
@@ -71,8 +71,11 @@ class SessionObject:
     @property
     def axis(self) -> int:
         """Across whose planes it is followed."""
-        axis = self._fields.axis
-        return self._image.default_axis if axis is None else axis
+        return self.axis_of(self._fields)
+
+    def axis_of(self, moment: Moment) -> int:
+        """Across whose planes it is followed at a time."""
+        return self._image.default_axis if moment.axis is None else moment.axis
 
     @property
     def is_complete(self) -> bool:
@@ -90,20 +93,11 @@ class SessionObject:
         task = self.task
         return task is not None and not task.is_over
 
-    @property
-    def box(self) -> Spans | None:
-        """The tight box of what is drawn."""
-        return extent(self.now.drawn, self.axis)
-
-    @property
-    def num_voxels(self) -> int:
-        """That are drawn."""
-        return sum(drawn.num_pixels for drawn in self.now.drawn.values())
-
     def confidence(self) -> NDArray[np.float32]:
         """By plane; NaN where nothing was computed."""
-        values = np.full(self._image.shape[self.axis], np.nan, np.float32)
-        for index, value in self.now.confidence.items():
+        now = self.now
+        values = np.full(self._image.shape[self.axis_of(now)], np.nan, np.float32)
+        for index, value in now.confidence.items():
             values[index] = value
         return values
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from runtime.errors import NoObject
 from runtime.prompts.prompts import shown
+from runtime.serve.drawing import extent
 from runtime.serve.image import SessionImage
 from runtime.serve.info import ObjectInfo
 from runtime.serve.object import SessionObject
@@ -41,6 +42,11 @@ class Objects:
             raise NoObject(f"no object {shown(object_id)}; there are: {sorted(self._objects)}")
         return found
 
+    @property
+    def chosen(self) -> SessionObject:
+        """The one that is selected."""
+        return self._objects[self.selected]
+
     def add(self, name: str | None) -> int:
         """A new one, which is not selected. Returns its number."""
         self._latest += 1
@@ -56,9 +62,11 @@ class Objects:
 
     def remove(self, object_id: int) -> None:
         """Forget one; if it was selected, the lowest that is left is, or a new one. Raises NoObject."""
-        del self._objects[self[object_id].id]
-        if object_id == self.selected:
-            self.selected = min(self._objects) if self._objects else self.add(None)
+        gone = self[object_id].id
+        if gone == self.selected:  # who looks meanwhile always finds one that is there
+            left = [each for each in self._objects if each != gone]
+            self.selected = min(left) if left else self.add(None)
+        del self._objects[gone]
 
     def infos(self) -> list[ObjectInfo]:
         """All, lowest number first."""
@@ -67,13 +75,14 @@ class Objects:
 
 def _info(each: SessionObject) -> ObjectInfo:
     now = each.now
+    axis = each.axis_of(now)
     return ObjectInfo(
         each.id,
         each.name,
-        each.axis,
+        axis,
         now.interactions,
         sum(drawn.num_pixels for drawn in now.drawn.values()),
-        each.box,
+        extent(now.drawn, axis),
         bool(each.past),
         bool(each.future),
         each.is_running,

@@ -56,12 +56,14 @@ class Overview:
     @property
     def can_undo(self) -> bool:
         """Whether the selected object has a prompt to be taken back."""
-        return self._state.objects is not None and bool(self._state.chosen().past)
+        objects = self._state.objects
+        return objects is not None and bool(objects.chosen.past)
 
     @property
     def can_redo(self) -> bool:
         """Whether one that was taken back can come again."""
-        return self._state.objects is not None and bool(self._state.chosen().future)
+        objects = self._state.objects
+        return objects is not None and bool(objects.chosen.future)
 
     @property
     def selected(self) -> int:

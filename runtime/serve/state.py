@@ -27,6 +27,9 @@ Read = Callable[[Position], Ask]
 OnSlices = Callable[[int, Box3], None]
 
 
+NO_IMAGE = "there is no image yet; call set_image first"
+
+
 class SessionState:
     """A session but for its verbs; every method but `urge` and what only looks belongs into a `turn`.
 
@@ -113,20 +116,19 @@ class SessionState:
 
     def need_image(self) -> SessionImage:
         """The image. Raises NoImage."""
-        if self.image is None:
-            raise NoImage("there is no image yet; call set_image first")
-        return self.image
+        if (image := self.image) is None:
+            raise NoImage(NO_IMAGE)
+        return image
 
     def need_objects(self) -> Objects:
         """The objects. Raises NoImage."""
-        self.need_image()
-        assert self.objects is not None
-        return self.objects
+        if (objects := self.objects) is None:
+            raise NoImage(NO_IMAGE)
+        return objects
 
     def chosen(self) -> SessionObject:
         """The object that is selected. Raises NoImage."""
-        objects = self.need_objects()
-        return objects[objects.selected]
+        return self.need_objects().chosen
 
     def prompt(
         self,

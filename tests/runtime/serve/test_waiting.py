@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from runtime.errors import NoImage
 from runtime.serve.planes import Box3
 from runtime.serve.session import InteractiveSession
 from runtime.serve.worker import Worker
@@ -365,6 +366,37 @@ def test_any_thread_may_call_anything_at_any_time() -> None:
             np.testing.assert_array_equal(finished(session), alone(click))
     finally:
         sys.setswitchinterval(before)
+
+
+def test_who_only_looks_never_finds_half_of_anything() -> None:
+    """While another thread changes images and objects: answers, or that there is no image."""
+    with InteractiveSession(fake_model(TELLING)[0], deadline_s=0.0) as session:
+        session.set_image(IMAGE)
+        errors: list[BaseException] = []
+        done: list[bool] = []
+
+        def look() -> None:
+            try:
+                while not done:
+                    assert isinstance(session.can_undo, bool) and isinstance(session.objects, list)
+                    with suppress(NoImage):
+                        assert session.progress.done >= 0 and len(session.confidence) > 0
+            except BaseException as error:
+                errors.append(error)
+
+        looking = [Thread(target=look) for _ in range(2)]
+        for thread in looking:
+            thread.start()
+        for _ in range(8):
+            session.set_image(IMAGE[:5])
+            session.select_object(session.add_object())
+            session.add_point_interaction((2, 6, 6), True)
+            session.remove_object(session.selected)
+            session.remove_object(session.selected)
+        done.append(True)
+        for thread in looking:
+            thread.join(LONG_S)
+        assert not errors
 
 
 def test_closing_ends_a_wait(
