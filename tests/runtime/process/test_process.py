@@ -210,6 +210,7 @@ def test_a_door_is_ready_for_interrupts_before_it_imports_anything(path: Path) -
     assert f"run_command{command}" in (
         f"run_command('{module_of(path)}')",
         f"run_command('runtime.commands.{path.stem}')",
+        f"run_command('runtime.commands.{path.parent.stem}')",
         f"run_command('benchmarks.training.{path.stem}')",
     )
 
