@@ -8,6 +8,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -119,6 +120,16 @@ def test_every_runtime_module_imports_without_torch() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_file_is_one_noun(path: Path) -> None:
     assert len(path.read_text("utf-8").splitlines()) <= LINE_BUDGET
+
+
+def test_no_two_classes_have_one_name() -> None:
+    files = defaultdict(list)
+    for path in FILES:
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                files[node.name].append(str(path.relative_to(ROOT)))
+    assert {"Model", "MemoryBank", "Kernel"} <= files.keys()
+    assert {name: paths for name, paths in files.items() if len(paths) > 1} == {}
 
 
 def test_the_heart_fits_one_screen() -> None:

@@ -39,12 +39,12 @@ class Interval:
 def interval(values: Sequence[float], groups: Sequence[str]) -> Interval:
     """Mean of values that are numbers, and its interval over the groups that they belong to, drawn with replacement."""
     pairs = zip(groups, values, strict=True)
-    known = [(group, value) for group, value in pairs if not isnan(value)]
-    if not known:
+    finite = [(group, value) for group, value in pairs if not isnan(value)]
+    if not finite:
         return Interval(nan, nan, nan)
-    names = sorted({group for group, _ in known})
-    sums = np.array([sum(v for g, v in known if g == name) for name in names])
-    counts = np.array([sum(1 for g, _ in known if g == name) for name in names])
+    names = sorted({group for group, _ in finite})
+    sums = np.array([sum(v for g, v in finite if g == name) for name in names])
+    counts = np.array([sum(1 for g, _ in finite if g == name) for name in names])
     mean = float(sums.sum() / counts.sum())
     if len(names) == 1:
         return Interval(mean, nan, nan)

@@ -61,12 +61,12 @@ def segment(model: Model, case: Case, pixels: NDArray[np.uint8], setting: Settin
 
 def judge(case: Case, setting: Setting, result: Result, ruined: list[int]) -> dict[str, Any]:
     """Figures of a result. NaN stands for what does not exist in this case."""
-    found, truth, key = result.mask(1), case.truth, case.key
+    mask, truth, key = result.mask(1), case.truth, case.key
     present = truth.any((1, 2))
     others = [i for i in np.flatnonzero(present) if i != key]
-    drawn = found.any((1, 2))
-    limited = found & present[:, None, None]
-    agreement = compare(found, truth, case.volume.spacing_mm)
+    drawn = mask.any((1, 2))
+    limited = mask & present[:, None, None]
+    agreement = compare(mask, truth, case.volume.spacing_mm)
     return {
         "case": case.name,
         "setting": setting.name,
@@ -77,22 +77,22 @@ def judge(case: Case, setting: Setting, result: Result, ruined: list[int]) -> di
         "hd95_mm": agreement.hd95_mm,
         "nsd": agreement.nsd,
         "dice_where_present": dice(limited, truth),
-        "prompted_slice": dice(found[key], truth[key]),
-        "other_slices": mean_dice(found, truth, others),
+        "prompted_slice": dice(mask[key], truth[key]),
+        "other_slices": mean_dice(mask, truth, others),
         "copy_of_mask": mean_dice(np.repeat(truth[key][None], len(truth), 0), truth, others),
         "by_distance": {
             d: value
             for d in DISTANCES
-            if not np.isnan(value := mean_dice(found, truth, near(key, d, present)))
+            if not np.isnan(value := mean_dice(mask, truth, near(key, d, present)))
         },
         "drawn_where_absent": float(drawn[~present].mean()) if not present.all() else float("nan"),
         "lost_where_present": float((~drawn[present]).mean()),
-        **(_ruined_figures(found, truth, key, present, result, ruined) if ruined else {}),
+        **(_ruined_figures(mask, truth, key, present, result, ruined) if ruined else {}),
     }
 
 
 def _ruined_figures(
-    found: NDArray[np.bool_],
+    mask: NDArray[np.bool_],
     truth: NDArray[np.bool_],
     key: int,
     present: NDArray[np.bool_],
@@ -104,10 +104,8 @@ def _ruined_figures(
         bool(set(ruined) & set(result.slices[1][i].memory_frames)) for i in after if i < len(truth)
     ]
     return {
-        "ruined_slices": mean_dice(found, truth, [i for i in ruined if present[i]]),
-        "after_ruined": mean_dice(
-            found, truth, [i for i in after if i < len(truth) and present[i]]
-        ),
+        "ruined_slices": mean_dice(mask, truth, [i for i in ruined if present[i]]),
+        "after_ruined": mean_dice(mask, truth, [i for i in after if i < len(truth) and present[i]]),
         "ruined_in_memory": float(np.mean(reads)) if reads else float("nan"),
     }
 
@@ -118,9 +116,9 @@ def near(key: int, distance: int, present: NDArray[np.bool_] | None = None) -> l
     return both if present is None else [i for i in both if i < len(present) and present[i]]
 
 
-def mean_dice(found: NDArray[np.bool_], truth: NDArray[np.bool_], slices: list[int]) -> float:
+def mean_dice(mask: NDArray[np.bool_], truth: NDArray[np.bool_], slices: list[int]) -> float:
     """Mean Dice over some slices, NaN over none."""
-    return float(np.mean([dice(found[i], truth[i]) for i in slices])) if slices else float("nan")
+    return float(np.mean([dice(mask[i], truth[i]) for i in slices])) if slices else float("nan")
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -144,5 +142,5 @@ def _means(rows: list[dict[str, Any]]) -> Mapping[str, Any]:
 
 
 def _mean(values: list[float]) -> float | None:
-    known = [v for v in values if not np.isnan(v)]
-    return round(float(np.mean(known)), 4) if known else None
+    numbers = [v for v in values if not np.isnan(v)]
+    return round(float(np.mean(numbers)), 4) if numbers else None

@@ -26,25 +26,25 @@ class Agreement:
     nsd: float
 
 
-def dice(found: Mask, truth: Mask) -> float:
+def dice(mask: Mask, truth: Mask) -> float:
     """Dice coefficient; 1 if both are empty."""
-    total = int(found.sum()) + int(truth.sum())
-    return 2 * int((found & truth).sum()) / total if total else 1.0
+    total = int(mask.sum()) + int(truth.sum())
+    return 2 * int((mask & truth).sum()) / total if total else 1.0
 
 
-def compare(found: Mask, truth: Mask, spacing_mm: tuple[float, float, float]) -> Agreement:
+def compare(mask: Mask, truth: Mask, spacing_mm: tuple[float, float, float]) -> Agreement:
     """All measures of two masks (z, y, x) with voxels of `spacing_mm` (z, y, x)."""
-    both, either = int((found & truth).sum()), int((found | truth).sum())
+    both, either = int((mask & truth).sum()), int((mask | truth).sum())
     iou = both / either if either else 1.0
-    if not found.any() or not truth.any():
+    if not mask.any() or not truth.any():
         empty = 1.0 if not either else 0.0
-        return Agreement(dice(found, truth), iou, float("nan"), empty)
-    where = tuple(slice(span.min(), span.max() + 1) for span in np.nonzero(found | truth))
-    near, real = np.pad(found[where], 1), np.pad(truth[where], 1)  # nothing beyond matters
-    to_truth, to_found = (_distances_mm(a, b, spacing_mm) for a, b in ((near, real), (real, near)))
-    distances = np.concatenate([to_truth, to_found])
-    hd95 = max(float(np.percentile(d, 95)) for d in (to_truth, to_found))
-    return Agreement(dice(found, truth), iou, hd95, float((distances <= NSD_TOLERANCE_MM).mean()))
+        return Agreement(dice(mask, truth), iou, float("nan"), empty)
+    where = tuple(slice(span.min(), span.max() + 1) for span in np.nonzero(mask | truth))
+    near, real = np.pad(mask[where], 1), np.pad(truth[where], 1)  # nothing beyond matters
+    to_truth, to_mask = (_distances_mm(a, b, spacing_mm) for a, b in ((near, real), (real, near)))
+    distances = np.concatenate([to_truth, to_mask])
+    hd95 = max(float(np.percentile(d, 95)) for d in (to_truth, to_mask))
+    return Agreement(dice(mask, truth), iou, hd95, float((distances <= NSD_TOLERANCE_MM).mean()))
 
 
 def _distances_mm(a: Mask, b: Mask, spacing_mm: tuple[float, float, float]) -> NDArray[np.float32]:

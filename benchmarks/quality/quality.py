@@ -35,6 +35,7 @@ from runtime.memory.policies import POLICIES
 from runtime.predictors.zoom import check_zoom
 from runtime.preview.preview import write_preview
 from runtime.process.streams import print_result, sayable
+from runtime.process.subcommands import command_parser
 
 MAX_OBJECTS = 3  # of one phantom
 WORST = 6  # cases drawn
@@ -69,13 +70,13 @@ suites: prompts (box, click, mask), memory (every policy and pick-up, and none),
 def phantom_cases(count: int) -> Iterator[Case]:
     """Objects of `count` held-out phantoms, then of a third as many flows."""
     for seed in range(HELD_OUT_SEEDS, HELD_OUT_SEEDS + count):
-        made = make_volume(seed)
-        volume = Volume.from_array(made.pixels)
-        for label, truth, key in objects(made.labels)[:MAX_OBJECTS]:
+        phantom = make_volume(seed)
+        volume = Volume.from_array(phantom.pixels)
+        for label, truth, key in objects(phantom.labels)[:MAX_OBJECTS]:
             yield Case(f"phantom {seed} object {label}", volume, truth, key)
     for seed in range(HELD_OUT_SEEDS, HELD_OUT_SEEDS + max(count // 3, 1)):
-        made = make_flow(seed)
-        yield Case(f"flow {seed}", Volume.from_array(made.pixels), made.labels == 1, 0, True)
+        phantom = make_flow(seed)
+        yield Case(f"flow {seed}", Volume.from_array(phantom.pixels), phantom.labels == 1, 0, True)
 
 
 def measure(
@@ -160,11 +161,8 @@ def table(summary: dict[str, Any]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    p = argparse.ArgumentParser(
-        prog="python -m benchmarks quality",
-        description="Measure a bundle against ground truth.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    p = command_parser(
+        "python -m benchmarks quality", "Measure a bundle against ground truth.", EXAMPLES
     )
     p.add_argument(
         "--bundle",
@@ -208,8 +206,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError(f"no suite '{unknown.pop()}'; there are: {', '.join(SUITES)}")
     chosen = [setting for suite in suites for setting in SUITES[suite]]
     settings = [seen(setting, zoom) for zoom in args.zoom for setting in chosen]
-    found = phantom_cases(args.phantoms) if args.folder is None else folder_cases(args.folder)
-    cases = list(found)
+    generated = phantom_cases(args.phantoms) if args.folder is None else folder_cases(args.folder)
+    cases = list(generated)
     reports, pictures = [], []
     for name, model in models(args):
         rows, examples = measure(model, cases, settings, args.window)

@@ -53,8 +53,8 @@ def _curves(report: dict[str, Any]) -> Image.Image:
     settings = report["summary"].get("volumes", {})
     for name, means in settings.items():
         points = [(0, means["prompted_slice"]), *means["by_distance"].items()]
-        known = [(d, v) for d, v in points if v is not None]
-        left.plot(*zip(*known, strict=True), marker="o", label=name)
+        finite = [(d, v) for d, v in points if v is not None]
+        left.plot(*zip(*finite, strict=True), marker="o", label=name)
     if settings:
         copied = next(iter(settings.values()))["copy_of_mask"]
         left.axhline(

@@ -32,6 +32,7 @@ from runtime.files.atomic import write_text
 from runtime.predictors.result import SliceMask
 from runtime.predictors.stop import StopRule
 from runtime.process.streams import print_result, sayable
+from runtime.process.subcommands import command_parser
 from runtime.steps.encodings import Encodings
 
 AFTER = 6  # slices behind the damaged ones that SAM 2's memory would hold these on
@@ -82,9 +83,9 @@ class Row:
 def cases(count: int, num_objects: int) -> Iterator[tuple[str, Case]]:
     """Phantoms by name with some of their objects."""
     for seed in range(HELD_OUT_SEEDS, HELD_OUT_SEEDS + count):
-        made = make_volume(seed)
-        volume = Volume.from_array(made.pixels)
-        for label, truth, key in objects(made.labels)[:num_objects]:
+        phantom = make_volume(seed)
+        volume = Volume.from_array(phantom.pixels)
+        for label, truth, key in objects(phantom.labels)[:num_objects]:
             yield str(seed), Case(f"phantom {seed} object {label}", volume, truth, key)
 
 
@@ -123,14 +124,14 @@ def rows_of(
 ) -> Iterator[Row]:
     """One run, under every stop rule."""
     pixels, damaged = DAMAGES[suite].do(case, case.volume.array)
-    found = run(encodings, case, pixels, memory, zoom)
-    masks = {i: mask.mask() for i, mask in found.items()}
+    slice_masks = run(encodings, case, pixels, memory, zoom)
+    masks = {i: mask.mask() for i, mask in slice_masks.items()}
     present = case.truth.any((1, 2))
     behind = [i for i in after(case.key, damaged, len(pixels)) if present[i]]
     for rule in (None, *(STOPS if memory in BEST else ())):
         drawn = np.zeros_like(case.truth)
-        kept = up_to_end(found, case.key, rule)
-        for index in kept:
+        visited = up_to_end(slice_masks, case.key, rule)
+        for index in visited:
             drawn[index] = masks[index]
         absent = drawn.any((1, 2))[~present]
         yield Row(
@@ -141,18 +142,18 @@ def rows_of(
             dice(drawn, case.truth),
             float(np.mean([dice(drawn[i], case.truth[i]) for i in behind])) if behind else nan,
             float(absent.mean()) if absent.size else nan,
-            len(kept) / len(pixels),
+            len(visited) / len(pixels),
         )
 
 
 def after(key: int, damaged: Sequence[int], depth: int) -> list[int]:
     """The slices behind damaged ones, seen from the prompted one."""
-    found = []
+    indices = []
     for way in (1, -1):
         if there := [i for i in damaged if (i - key) * way > 0]:
             last = max(there, key=lambda i: abs(i - key))
-            found += [last + way * d for d in range(1, AFTER + 1)]
-    return [i for i in found if 0 <= i < depth]
+            indices += [last + way * d for d in range(1, AFTER + 1)]
+    return [i for i in indices if 0 <= i < depth]
 
 
 def measure(model: Model, count: int, num_objects: int, suites: Sequence[str]) -> list[Row]:
@@ -194,19 +195,18 @@ def table(rows: Sequence[Row], suites: Sequence[str], settings: Sequence[str]) -
     for setting in settings:
         cells = []
         for figure, suite, _ in columns:
-            found, is_sure = summary(rows, figure, suite, setting)
-            cells.append(f"{found}{' *' if is_sure else ''}")
+            text, is_sure = summary(rows, figure, suite, setting)
+            cells.append(f"{text}{' *' if is_sure else ''}")
         lines.append(f"| {setting} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    p = argparse.ArgumentParser(
-        prog="python -m benchmarks study",
-        description="Compare memory, pick-up, end of following and zoom on clean and damaged phantoms.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    p = command_parser(
+        "python -m benchmarks study",
+        "Compare memory, pick-up, end of following and zoom on clean and damaged phantoms.",
+        EXAMPLES,
     )
     p.add_argument("--bundle", metavar="BUNDLE", help="default: the embedded demonstration model")
     p.add_argument("--backend", default="auto")

@@ -29,6 +29,7 @@ from runtime.predictors.presets import PRESETS
 from runtime.predictors.stop import STOP_AFTER, StopRule
 from runtime.predictors.zoom import check_zoom
 from runtime.process.streams import print_result
+from runtime.process.subcommands import command_parser
 from runtime.prompts.prompt_file import Calls, group, parse_box, parse_point, read_prompts
 from runtime.prompts.recist import parse_recist
 
@@ -63,11 +64,10 @@ exit codes: 0 ok, 1 failure, 2 usage, 3 bad input, 4 bad bundle, 5 no such back 
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    p = argparse.ArgumentParser(
-        prog="medsam2 segment",
-        description="Segment a volume, a set of images or a video from prompts on some of its slices.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    p = command_parser(
+        "medsam2 segment",
+        "Segment a volume, a set of images or a video from prompts on some of its slices.",
+        EXAMPLES,
     )
     add = p.add_argument
     add(
@@ -198,8 +198,8 @@ def main(arguments: list[str] | None = None) -> None:
         p.error("--code, --category, --seg-type and --keep-empty-frames are for a mask named .dcm")
     if args.order != "given" and kind != "images":
         p.error(f"--order is for images; the input is taken as {kind}")
-    is_stop_told = args.stop_below != AUTO or args.stop_after is not None
-    if is_stop_told and kind == "images":
+    is_stop_chosen = args.stop_below != AUTO or args.stop_after is not None
+    if is_stop_chosen and kind == "images":
         p.error("--stop-below and --stop-after are for volumes and videos: images have no order")
     if args.stop_after is not None and not isinstance(args.stop_below, float):
         p.error("--stop-after says how many slices of less than --stop-below: give that too")
@@ -209,7 +209,7 @@ def main(arguments: list[str] | None = None) -> None:
         calls=_calls(args),
         lines=tuple(parse_recist(text) for text in args.recist or ()),
         memory=_rules(args),
-        is_memory_told=args.memory is not None or args.pick_up is not None,
+        is_memory_chosen=args.memory is not None or args.pick_up is not None,
         stop=_stop(args),
         zoom=args.zoom if args.zoom == AUTO else check_zoom(args.zoom),
         preview=args.preview,

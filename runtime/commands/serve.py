@@ -18,6 +18,7 @@ from runtime.io.read import read_volume
 from runtime.io.volumes.volume import Volume
 from runtime.model import load
 from runtime.process.streams import print_result
+from runtime.process.subcommands import command_parser
 from runtime.serve.banner import Address, banner, page_of
 from runtime.serve.browser import show
 from runtime.serve.keys import VARIABLE, read_key
@@ -52,11 +53,8 @@ image does not fit, the sessions whose users have been away longest end. The key
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    p = argparse.ArgumentParser(
-        prog="medsam2 serve",
-        description="Segment in a browser, or from 3D Slicer, napari or ITK-SNAP.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    p = command_parser(
+        "medsam2 serve", "Segment in a browser, or from 3D Slicer, napari or ITK-SNAP.", EXAMPLES
     )
     add_model_options(
         p, max_memory="for encoded slices, images and masks; default: two thirds of the machine's"

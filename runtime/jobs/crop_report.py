@@ -45,9 +45,9 @@ def crop_reports(shown: Mapping[int, Region], prompted: Collection[int]) -> list
     chosen = {shown[index] for index in prompted if index in shown}
     # Neighbours that were shown alike have one number in common: their own less how many came before.
     rows = [(index, crop, index - n) for n, (index, crop) in enumerate(sorted(shown.items()))]
-    found = []
+    reports = []
     for (crop, _), group in groupby(rows, key=lambda row: row[1:]):
         slices = [index for index, *_ in group]
         reason = "prompt" if crop in chosen else "edge"
-        found.append(CropReport(slices[0], slices[-1] + 1, crop, reason))
-    return found
+        reports.append(CropReport(slices[0], slices[-1] + 1, crop, reason))
+    return reports

@@ -33,7 +33,7 @@ def segment_images(job: Job) -> dict[str, Any]:
     check_preview(job)
     clock, window = Clock(), parse_window(job.window)
     with clock("read"):
-        found, images = _read(job, window)
+        pictures, images = _read(job, window)
     with clock("load"):
         bundle, model = open_bundle(job.bundle), job.load()
         job = job.settled("images", model.defaults)
@@ -45,11 +45,11 @@ def segment_images(job: Job) -> dict[str, Any]:
             predictor.add(*prompts, object_id=object_id)
     folder = make_output_folder(job.output)
     with clock("propagate"):
-        result = _propagate(predictor, job, found.names, [i.shape[:2] for i in images], folder)
+        result = _propagate(predictor, job, pictures.names, [i.shape[:2] for i in images], folder)
     with clock("write"):
         if job.preview:
             title = SEPARATOR.join((job.input.name, model.numbers.name))
-            picture = draw_gallery(images, result, job.prompts, found.names, title)
+            picture = draw_gallery(images, result, job.prompts, pictures.names, title)
             write_preview(job.preview, picture)
     objects = object_reports(result.slices, job.prompted)
     shapes = set(result.shapes)
@@ -58,10 +58,10 @@ def segment_images(job: Job) -> dict[str, Any]:
         len(images),
         shapes.pop() if len(shapes) == 1 else None,
         f"{window.describe}, image by image",
-        names=tuple(found.names),
+        names=tuple(pictures.names),
     )
     notices = [
-        *about_images(found.arrays, found.names, window),
+        *about_images(pictures.arrays, pictures.names, window),
         *about_prompts(dict(enumerate(images)), job.prompts, "image"),
         *about_objects(objects, "image"),
     ]
@@ -72,15 +72,17 @@ def segment_images(job: Job) -> dict[str, Any]:
 
 def _read(job: Job, window: Window) -> tuple[Images, list[NDArray[np.uint8]]]:
     """The images, and what the network sees of them. Raises PromptError for prompts on others."""
-    found = read_images(job.input)
-    images = [eight_bits(*named, window) for named in zip(found.names, found.arrays, strict=True)]
+    pictures = read_images(job.input)
+    images = [
+        eight_bits(*named, window) for named in zip(pictures.names, pictures.arrays, strict=True)
+    ]
     for _, prompts in job.calls:
         for prompt in prompts:
             if not 0 <= prompt.slice < len(images):
                 raise PromptError(
                     f"there is no image {prompt.slice}: {job.input} holds {len(images)}, 0 to {len(images) - 1}"
                 )
-    return found, images
+    return pictures, images
 
 
 def _propagate(

@@ -41,7 +41,7 @@ class Job:
         calls: prompts by object and slice, in the order in which to add them.
         lines: RECIST lines of objects (volumes), in place of calls.
         memory: rules of the bank.
-        is_memory_told: whether their policy and pick-up were asked for, or are what the bundle says.
+        is_memory_chosen: whether their policy and pick-up were asked for, or are what the bundle says.
         stop: when an object is followed no further (volumes, videos); "auto" is what the bundle says.
         zoom: side of the crop that is shown to the network; "auto" is what the bundle says.
         bundle, backend, threads, hint: as for `load`.
@@ -61,7 +61,7 @@ class Job:
     calls: Calls
     memory: MemoryRules
     lines: tuple[Recist, ...] = ()
-    is_memory_told: bool = True
+    is_memory_chosen: bool = True
     stop: StopRule | Auto | None = AUTO
     zoom: float | Auto | None = AUTO
     preview: Path | None = None
@@ -101,7 +101,7 @@ class Job:
             log.info(HOW_TO_MEASURE, self.bundle or "BUNDLE")
         return replace(
             self,
-            memory=self.memory if self.is_memory_told else replace(self.memory, **chosen.memory),
+            memory=self.memory if self.is_memory_chosen else replace(self.memory, **chosen.memory),
             stop=stop_of(chosen) if self.stop == AUTO else self.stop,
             zoom=chosen.zoom if self.zoom == AUTO else self.zoom,
         )
@@ -117,7 +117,7 @@ class Job:
     @property
     def prompted(self) -> dict[int, set[int]]:
         """Object id to the slices on which it is prompted."""
-        return {o: {prompt.slice for prompt in given} for o, given in self.prompts.items()}
+        return {o: {prompt.slice for prompt in own} for o, own in self.prompts.items()}
 
 
 def kind_of(path: Path) -> str:

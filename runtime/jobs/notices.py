@@ -103,8 +103,8 @@ def about_images(
             continue
         volume = replace(Volume.from_array(array[None]), source=name)
         for notice in about_window(volume, asked, apply_window(volume, asked)[1]):
-            known = merged.setdefault(notice.code, notice)
-            merged[notice.code] = replace(known, slices=(*known.slices, index))
+            first = merged.setdefault(notice.code, notice)
+            merged[notice.code] = replace(first, slices=(*first.slices, index))
     return list(merged.values())
 
 
@@ -137,8 +137,8 @@ def about_prompts(
 ) -> list[Notice]:
     """Boxes of a single grey in the pictures (y, x) that the network sees, by slice."""
     notices = []
-    for object_id, given in sorted(prompts.items()):
-        for prompt in given:
+    for object_id, own in sorted(prompts.items()):
+        for prompt in own:
             if not isinstance(prompt, Box):
                 continue
             inside = _inside(pixels[prompt.slice], prompt)
@@ -163,25 +163,25 @@ def _inside(plane: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
 def about_objects(objects: Sequence[ObjectReport], unit: str = "slice") -> list[Notice]:
     """Whether objects were found, followed, and surely."""
     notices = []
-    for each in objects:
-        tracked = [row for row in each.rows if not row.is_prompted]
+    for report in objects:
+        tracked = [row for row in report.rows if not row.is_prompted]
         doubtful = tuple(r.slice for r in tracked if r.voxels and not r.confidence >= DOUBT)
-        if not each.voxels:
+        if not report.voxels:
             notices.append(
                 Notice(
                     "empty_object",
-                    f"object {each.object_id} was found on no {unit}; see with --preview whether its prompts lie on it "
-                    "and the window shows it",
-                    each.object_id,
+                    f"object {report.object_id} was found on no {unit}; see with --preview whether its prompts lie on "
+                    "it and the window shows it",
+                    report.object_id,
                 )
             )
         elif tracked and not any(row.voxels for row in tracked):
             notices.append(
                 Notice(
                     "not_followed",
-                    f"object {each.object_id} was found where it was prompted and on none of the {len(tracked)} "
+                    f"object {report.object_id} was found where it was prompted and on none of the {len(tracked)} "
                     f"other {unit}s; prompt it on further ones",
-                    each.object_id,
+                    report.object_id,
                 )
             )
         if doubtful:
@@ -189,9 +189,9 @@ def about_objects(objects: Sequence[ObjectReport], unit: str = "slice") -> list[
             notices.append(
                 Notice(
                     "low_confidence",
-                    f"object {each.object_id}: on {len(doubtful)} of {written} {unit}s it was followed to, confidence "
-                    f"is below {DOUBT:g} ({in_ranges(doubtful)}); look at these, and add prompts there",
-                    each.object_id,
+                    f"object {report.object_id}: on {len(doubtful)} of {written} {unit}s it was followed to, "
+                    f"confidence is below {DOUBT:g} ({in_ranges(doubtful)}); look at these, and add prompts there",
+                    report.object_id,
                     doubtful,
                 )
             )
@@ -207,15 +207,15 @@ def about_range(
     first, last = z_range[0], z_range[1] - 1
     ends: Collection[int] = {i for i, end in ((first, 0), (last, depth - 1)) if i != end}
     notices = []
-    for each in objects:
-        held = tuple(row.slice for row in each.rows if row.voxels and row.slice in ends)
+    for report in objects:
+        held = tuple(row.slice for row in report.rows if row.voxels and row.slice in ends)
         if held:
             notices.append(
                 Notice(
                     "cut_by_range",
-                    f"object {each.object_id} is there on slice {in_ranges(held)}, where --z-range ends and the volume "
-                    "does not; widen the range if it goes on",
-                    each.object_id,
+                    f"object {report.object_id} is there on slice {in_ranges(held)}, where --z-range ends and the "
+                    "volume does not; widen the range if it goes on",
+                    report.object_id,
                     held,
                 )
             )

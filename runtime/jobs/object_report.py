@@ -78,12 +78,12 @@ def object_reports(
 
     `first` are the masks as they were found, where they have been changed since.
     """
-    found = slices if first is None else first
+    as_found = slices if first is None else first
     return [
         ObjectReport(
             object_id,
             tuple(
-                SliceReport.of(i, mask, i in prompted[object_id], found[object_id][i].crop)
+                SliceReport.of(i, mask, i in prompted[object_id], as_found[object_id][i].crop)
                 for i, mask in sorted(masks.items())
             ),
             tuple((ends or {}).get(object_id, ())),
@@ -98,15 +98,15 @@ def object_entries(
     """The report's `objects`; volumes only where the size of a voxel is known."""
     return [
         {
-            "id": each.object_id,
-            "voxels": each.voxels,
-            "volume_ml": None if voxel_ml is None else round(each.voxels * voxel_ml, 3),
-            "extent": each.extent,
-            "ends": [asdict(end) for end in each.ends],
-            "crops": [crop.entry() for crop in each.crops] if with_crops else [],
-            "slices": [_entry(row, with_memory) for row in each.rows],
+            "id": report.object_id,
+            "voxels": report.voxels,
+            "volume_ml": None if voxel_ml is None else round(report.voxels * voxel_ml, 3),
+            "extent": report.extent,
+            "ends": [asdict(end) for end in report.ends],
+            "crops": [crop.entry() for crop in report.crops] if with_crops else [],
+            "slices": [_entry(row, with_memory) for row in report.rows],
         }
-        for each in objects
+        for report in objects
     ]
 
 

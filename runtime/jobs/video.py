@@ -93,9 +93,9 @@ def _missing(job: Job, total: int | None, came: int) -> list[Notice]:
 def _review(objects: Sequence[ObjectReport]) -> list[tuple[int, int, float]]:
     """Tracked frames, the least confident first."""
     tracked = [
-        (row.confidence, row.slice, each.object_id)
-        for each in objects
-        for row in each.rows
+        (row.confidence, row.slice, report.object_id)
+        for report in objects
+        for row in report.rows
         if not row.is_prompted
     ]
     return [(index, object_id, confidence) for confidence, index, object_id in sorted(tracked)][
@@ -202,7 +202,7 @@ class Sample:
             self._kept[index] = frame, masks
         while len(self._kept) > KEPT:
             self._stride *= 2
-            self._kept = {i: kept for i, kept in self._kept.items() if i % self._stride == 0}
+            self._kept = {i: drawn for i, drawn in self._kept.items() if i % self._stride == 0}
 
     def draw(self, title: str, prompts: Mapping[int, Sequence[Prompt]]) -> Image.Image:
         """A sheet of them."""
@@ -214,8 +214,8 @@ class Sample:
             for object_id, mask in masks.items():
                 slices.setdefault(object_id, {})[places[index]] = mask
         drawn = {
-            object_id: [replace(p, slice=places[p.slice]) for p in given if p.slice in places]
-            for object_id, given in prompts.items()
+            object_id: [replace(p, slice=places[p.slice]) for p in own if p.slice in places]
+            for object_id, own in prompts.items()
         }
         result = Result(tuple(i.shape[:2] for i in images), slices)
         return draw_gallery(images, result, drawn, [f"frame {i}" for i in shown], title)
@@ -226,10 +226,10 @@ def _frames(job: Job) -> tuple[Iterator[NDArray[np.uint8]], int | None]:
     if not job.input.is_dir():
         return read_video(job.input), num_frames(job.input)
     window = parse_window(job.window)
-    found = read_images(job.input)
-    if len(kinds := {a.ndim for a in found.arrays}) > 1:
+    pictures = read_images(job.input)
+    if len(kinds := {a.ndim for a in pictures.arrays}) > 1:
         raise InputError(
             f"{job.input} mixes grey and colour images; wanted one kind, found {kinds}"
         )
-    named = zip(found.names, found.arrays, strict=True)
-    return (eight_bits(name, array, window) for name, array in named), len(found.names)
+    named = zip(pictures.names, pictures.arrays, strict=True)
+    return (eight_bits(name, array, window) for name, array in named), len(pictures.names)

@@ -135,8 +135,8 @@ def _propagate(predictor: VolumePredictor, volume: Volume, job: Job) -> Result:
     slices: dict[int, dict[int, SliceMask]] = {object_id: {} for object_id, _ in job.calls}
     total = predictor.num_results(job.z_range)
     with tqdm(total=total, desc="segment", unit="slice", file=sys.stderr) as bar:
-        for found in predictor.stream(job.z_range, stop=job.stop):
-            slices[found.object_id][found.slice] = found
+        for slice_mask in predictor.stream(job.z_range, stop=job.stop):
+            slices[slice_mask.object_id][slice_mask.slice] = slice_mask
             bar.update()
         bar.total = bar.n  # fewer where objects have ended
     depth, height, width = volume.shape

@@ -36,7 +36,7 @@ RELEASED_MARGIN = 0.1  # how much less confident a newcomer may be, func_2d/func
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class PolicyLimits:
     """What a policy goes by.
 
     Attributes:
@@ -52,16 +52,18 @@ class Limits:
     min_similarity: float = MIN_SIMILARITY
 
 
-Keep = Callable[[Sequence[Record], Similarity, Limits], list[Record]]
+Keep = Callable[[Sequence[Record], Similarity, PolicyLimits], list[Record]]
 
 
-def keep_latest(records: Sequence[Record], similarity: Similarity, limits: Limits) -> list[Record]:
+def keep_latest(
+    records: Sequence[Record], similarity: Similarity, limits: PolicyLimits
+) -> list[Record]:
     """`fifo`, SAM 2's own: the latest tracked frames, whatever they are worth."""
     return _tracked(records)[-limits.capacity :]
 
 
 def keep_confident(
-    records: Sequence[Record], similarity: Similarity, limits: Limits
+    records: Sequence[Record], similarity: Similarity, limits: PolicyLimits
 ) -> list[Record]:
     """`confidence` (MedSAM-2 v1, section 2.3): the latest of the confident frames that differ from each other.
 
@@ -69,18 +71,18 @@ def keep_confident(
     `max_similarity` takes the place of the one it is most alike to, so that the bank stays diverse and up to date.
     """
     *_, new = records
-    kept = _tracked(records)[:-1]
+    staying = _tracked(records)[:-1]
     if not new.confidence >= limits.min_confidence:
-        return kept
+        return staying
     index = {record: i for i, record in enumerate(records)}
-    alike = [float(similarity[index[record], -1]) for record in kept]
+    alike = [float(similarity[index[record], -1]) for record in staying]
     if alike and max(alike) > limits.max_similarity:
-        kept.pop(int(np.argmax(alike)))
-    return [*kept, new][-limits.capacity :]
+        staying.pop(int(np.argmax(alike)))
+    return [*staying, new][-limits.capacity :]
 
 
 def keep_dissimilar(
-    records: Sequence[Record], similarity: Similarity, limits: Limits
+    records: Sequence[Record], similarity: Similarity, limits: PolicyLimits
 ) -> list[Record]:
     """`self_sorting` (MedSAM-2 v2): of bank and confident newcomer, the records of largest total dissimilarity.
 
@@ -99,7 +101,7 @@ def keep_dissimilar(
 
 
 def keep_as_released(
-    records: Sequence[Record], similarity: Similarity, limits: Limits
+    records: Sequence[Record], similarity: Similarity, limits: PolicyLimits
 ) -> list[Record]:
     """`self_sorting_released` (Medical-SAM2 func_2d/function.py): all until full, then one for one.
 
@@ -123,7 +125,7 @@ def keep_as_released(
 
 
 def keep_confident_and_latest(
-    records: Sequence[Record], similarity: Similarity, limits: Limits
+    records: Sequence[Record], similarity: Similarity, limits: PolicyLimits
 ) -> list[Record]:
     """`confident_and_latest`: the latest confident frames, and the latest of all whatever it is worth.
 
@@ -138,7 +140,7 @@ def keep_confident_and_latest(
 
 
 def keep_dissimilar_and_latest(
-    records: Sequence[Record], similarity: Similarity, limits: Limits
+    records: Sequence[Record], similarity: Similarity, limits: PolicyLimits
 ) -> list[Record]:
     """`self_sorting_and_latest`: the same, but of the confident frames those of largest total dissimilarity.
 
@@ -157,13 +159,15 @@ def keep_dissimilar_and_latest(
     return [*(record for record in confident if record in best), new]
 
 
-def _parted(records: Sequence[Record], limits: Limits) -> tuple[list[Record], list[Record], Record]:
+def _parted(
+    records: Sequence[Record], limits: PolicyLimits
+) -> tuple[list[Record], list[Record], Record]:
     """The bank, its confident frames, and the newcomer."""
     *bank, new = _tracked(records)
     return bank, [r for r in bank if r.confidence >= limits.min_confidence], new
 
 
-def _is_outlier(records: Sequence[Record], similarity: Similarity, limits: Limits) -> bool:
+def _is_outlier(records: Sequence[Record], similarity: Similarity, limits: PolicyLimits) -> bool:
     """Whether the newcomer is unsure and unlike all others, for a few frames at the most."""
     *others, new = records
     if new.confidence >= limits.min_confidence or not others:

@@ -13,8 +13,8 @@ from runtime.memory.policies import (
     MIN_CONFIDENCE,
     MIN_SIMILARITY,
     POLICIES,
-    Limits,
     Policy,
+    PolicyLimits,
 )
 
 
@@ -80,7 +80,7 @@ class MemoryRules:
         """Whether image embeddings have to be kept beside the memories."""
         return self.row.compares == "image" or self.pick_up != "all"
 
-    def limits(self, model: ModelNumbers) -> Limits:
+    def limits(self, model: ModelNumbers) -> PolicyLimits:
         """The limits for a model. Raises InputError for a capacity beyond the temporal code of a recency policy."""
         span = model.num_maskmem - 1
         capacity = self.capacity or self.row.capacity or span
@@ -89,4 +89,4 @@ class MemoryRules:
                 f"{self.policy} has temporal codes for {span} tracked frames, found capacity {capacity}; "
                 "choose a smaller capacity or another policy"
             )
-        return Limits(capacity, self.min_confidence, self.max_similarity, self.min_similarity)
+        return PolicyLimits(capacity, self.min_confidence, self.max_similarity, self.min_similarity)

@@ -99,8 +99,8 @@ class Chain:
         """Planned slices up to where the chain is known to end under a rule."""
         if rule is None:
             return list(frames)
-        found = {index: step.segmented for index, step in self.steps.items()}
-        return rule.cut(frames, found, self.direction, prompted)
+        segmented = {index: step.segmented for index, step in self.steps.items()}
+        return rule.cut(frames, segmented, self.direction, prompted)
 
     def widen(self, crop: Region | None, frame: int) -> None:
         """Go on in a wider crop from a slice on, without memory, but for the last sure mask."""

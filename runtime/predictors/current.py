@@ -17,10 +17,10 @@ def object_ids(tracker: Tracker | None) -> tuple[int, ...]:
 
 def prompts_of(tracker: Tracker, object_id: int) -> dict[int, tuple[Prompt, ...]]:
     """An object's prompts by slice. Raises PromptError for one that is not there."""
-    known = tracker.objects.get(object_id)
-    if known is None:
+    obj = tracker.objects.get(object_id)
+    if obj is None:
         raise PromptError(f"no object {shown(object_id)}; there are: {list(object_ids(tracker))}")
-    return {index: known.prompted[index].prompts for index in sorted(known.prompted)}
+    return {index: obj.prompted[index].prompts for index in sorted(obj.prompted)}
 
 
 def current(tracker: Tracker, shapes: Sequence[tuple[int, int]], is_ordered: bool = True) -> Result:
@@ -32,10 +32,13 @@ def current(tracker: Tracker, shapes: Sequence[tuple[int, int]], is_ordered: boo
         is_ordered: False for images of a set.
     """
     with tracker.lock:
-        found = {i: known.found() for i, known in sorted(tracker.objects.items())}
+        results = {i: obj.results() for i, obj in sorted(tracker.objects.items())}
     slices = {
-        i: {z: SliceMask(z, i, each.segmented, shapes[z], each.crop) for z, each in masks.items()}
-        for i, masks in found.items()
+        i: {
+            z: SliceMask(z, i, answer.segmented, shapes[z], answer.crop)
+            for z, answer in masks.items()
+        }
+        for i, masks in results.items()
     }
     is_complete = bool(slices) and all(len(masks) == len(shapes) for masks in slices.values())
     return Result(tuple(shapes), slices, is_complete, is_ordered)

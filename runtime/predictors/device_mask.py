@@ -10,8 +10,8 @@ from runtime.model import Model
 from runtime.predictors.result import SliceMask
 
 
-def device_mask(model: Model, found: SliceMask) -> DeviceArray:
-    """A mask (y, x) uint8 at the slice's size, ready on the model's device, bit for bit what `found.mask()` is.
+def device_mask(model: Model, slice_mask: SliceMask) -> DeviceArray:
+    """A mask (y, x) uint8 at the slice's size, ready on the model's device, bit for bit what the mask on the host is.
 
     It has `__cuda_array_interface__` and `__dlpack__`: torch, cupy, numba and pycuda take it without a copy.
     It is freed in the order of the model's stream once nobody holds it: who reads it on another stream holds it until
@@ -20,15 +20,15 @@ def device_mask(model: Model, found: SliceMask) -> DeviceArray:
     memory = model.device_memory
     if not isinstance(memory, CudaMemory):
         raise InputError(
-            f"{model.backend.description} has no masks on a device; ask found.mask() for one on the host"
+            f"{model.backend.description} has no masks on a device; ask mask() of the slice's for one on the host"
         )
-    logits, numbers = memory.put(found.segmented.logits[None]), {"size": found.shape}
+    logits, numbers = memory.put(slice_mask.segmented.logits[None]), {"size": slice_mask.shape}
     shapes = {"logits": logits.shape}
-    made = {
+    outputs = {
         name: memory.empty(shape, dtype)
         for name, (shape, dtype) in KERNEL.outputs(shapes, numbers).items()
     }
-    memory.run(KERNEL, {"logits": logits, **made}, shapes, numbers)
+    memory.run(KERNEL, {"logits": logits, **outputs}, shapes, numbers)
     model.steps.synchronize()
-    mask: DeviceArray = made["mask"][0]
+    mask: DeviceArray = outputs["mask"][0]
     return mask

@@ -176,16 +176,16 @@ class FlowPredictor:
         return Result(shapes, slices, run.is_complete, is_ordered=False)
 
     def _stream(self, tracker: Tracker, run: Run, order: Order) -> Iterator[SliceMask]:
-        found = tracker.run(run, lambda: self._plans(tracker, run, order))
-        yield from (mask for mask in found if mask is not None)
+        masks = tracker.run(run, lambda: self._plans(tracker, run, order))
+        yield from (mask for mask in masks if mask is not None)
 
     def _plans(self, tracker: Tracker, run: Run, order: Order) -> dict[int, Plan]:
         _check(tracker, order)
         plans: dict[int, Plan] = {}
-        for object_id, known in tracker.objects.items():
-            others = [i for i in range(tracker.num_slices) if i not in known.prompted]
+        for object_id, obj in tracker.objects.items():
+            others = [i for i in range(tracker.num_slices) if i not in obj.prompted]
             if order == "similar":
-                others = self._by_similarity(tracker, run, others, sorted(known.prompted))
+                others = self._by_similarity(tracker, run, others, sorted(obj.prompted))
             plans[object_id] = {FORWARD: others}
         return plans
 
@@ -194,12 +194,14 @@ class FlowPredictor:
     ) -> list[int]:
         """Numbers of images, those most alike to any prompted image first, equals in the order given."""
         get = self._model.device_memory.get
-        known = np.stack([get(tracker.embedding(i)) for i in prompted])
+        embeddings = np.stack([get(tracker.embedding(i)) for i in prompted])
         best = {}
         for i in others:
             if run.is_cancelled:
                 return []
-            best[i] = slot_similarity(known, range(len(known)), get(tracker.embedding(i))).max()
+            best[i] = slot_similarity(
+                embeddings, range(len(embeddings)), get(tracker.embedding(i))
+            ).max()
         return sorted(others, key=lambda i: -best[i])
 
     def _need_images(self) -> Tracker:

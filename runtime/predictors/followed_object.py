@@ -26,7 +26,7 @@ class ObjectMemory:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptFrame:
+class SeedFrame:
     """A frame, and what was found on it."""
 
     pixels: NDArray[np.uint8]
@@ -53,8 +53,8 @@ class FollowedObject:
     tracked: Tracked | None = None
     latest: list[tuple[int, Segmented]] = field(default_factory=list)
     end: End | None = None
-    past: dict[int, KeptFrame] = field(default_factory=dict)
-    sure: tuple[int, KeptFrame] | None = None
+    past: dict[int, SeedFrame] = field(default_factory=dict)
+    sure: tuple[int, SeedFrame] | None = None
 
     @property
     def conditioning(self) -> ConditioningFrames:
@@ -72,7 +72,7 @@ class FollowedObject:
         return self.memory.crop
 
     @property
-    def kept(self) -> dict[int, KeptFrame]:
+    def seeds(self) -> dict[int, SeedFrame]:
         """Frames by number, with which another crop would be begun."""
         return self.past if self.sure is None else {self.sure[0]: self.sure[1], **self.past}
 
@@ -83,15 +83,15 @@ class FollowedObject:
         if self.crop is None:
             self.past, self.sure = {}, None
         elif segmented.confidence >= SURE:
-            self.sure = index, KeptFrame(pixels, PromptedSlice((), segmented, crop=self.crop))
+            self.sure = index, SeedFrame(pixels, PromptedSlice((), segmented, crop=self.crop))
         if rule is None:
             return
         self.latest = [(index, segmented), *self.latest][: rule.after]
         if rule.is_over(self.latest, FORWARD, prompted=[-1]):  # all of these are later
-            self.end = End(FORWARD, index, reason_of([each for _, each in self.latest]))
+            self.end = End(FORWARD, index, reason_of([one for _, one in self.latest]))
 
     def begin_again(self, index: int, pixels: NDArray[np.uint8], prompted: PromptedSlice) -> None:
         """Follow it on from a prompt."""
         self.prompted, self.latest, self.end = prompted, [], None
         if self.crop is not None:
-            self.past[index] = KeptFrame(pixels, prompted)
+            self.past[index] = SeedFrame(pixels, prompted)

@@ -45,11 +45,11 @@ class Memories:
         """Begin with empty memory; what was made before is to be forgotten."""
         self.arena = self._model.arena()
 
-    def bank(self, known: TrackedObject, direction: int, search: SearchRegion) -> MemoryBank:
+    def bank(self, obj: TrackedObject, direction: int, search: SearchRegion) -> MemoryBank:
         """An empty bank for a chain in one search region."""
         return MemoryBank(
             self.arena,
-            self._memorised(known, search).conditioning,
+            self._memorised(obj, search).conditioning,
             direction,
             self._num_slices,
             self._model.numbers,
@@ -57,33 +57,33 @@ class Memories:
             self._is_ordered,
         )
 
-    def memorise(self, known: TrackedObject, search: SearchRegion, prompted: Prompted) -> None:
+    def memorise(self, obj: TrackedObject, search: SearchRegion, prompted: Prompted) -> None:
         """Make a region's conditioning frames those of some prompted slices; only what has changed is encoded."""
-        memorised, wanted = self._memorised(known, search), {**search.seeds, **prompted}
+        memorised, wanted = self._memorised(obj, search), {**search.seeds, **prompted}
         for index in [*memorised.of]:
             if memorised.of[index] is not wanted.get(index):
                 memorised.conditioning.drop(index)
                 del memorised.of[index]
-        for index, each in sorted(wanted.items()):
+        for index, answer in sorted(wanted.items()):
             if index not in memorised.of:
                 features = self._encoded(index, search.crop)
-                found = self._seen(index, each, search)
-                memory = memorise_prompted(self._model, features, found)
-                scores = found.confidence, found.object_score
+                segmented = self._seen(index, answer, search)
+                memory = memorise_prompted(self._model, features, segmented)
+                scores = segmented.confidence, segmented.object_score
                 memorised.conditioning.add(
-                    index, features.vision_features, memory, found.obj_ptr, *scores
+                    index, features.vision_features, memory, segmented.obj_ptr, *scores
                 )
-                memorised.of[index] = each
+                memorised.of[index] = answer
 
-    def condition_again(self, known: TrackedObject, chain: Chain, index: int) -> Buffer:
+    def condition_again(self, obj: TrackedObject, chain: Chain, index: int) -> Buffer:
         """Condition a slice on what its step read: the slices that were prompted by then, and tracked ones.
 
         Memories are not kept for all slices, so these are made anew.
         """
         step = chain.steps[index]
         search = step.search
-        self.memorise(known, search, step.prompted)
-        bank = self.bank(known, chain.direction, search)
+        self.memorise(obj, search, step.prompted)
+        bank = self.bank(obj, chain.direction, search)
         try:
             in_memory = set(step.segmented.memory_frames)
             before = list(takewhile(lambda frame: frame != index, chain.steps))
@@ -97,11 +97,14 @@ class Memories:
             else:
                 before = [frame for frame in before if frame in in_memory]
             for frame in before:
-                features, found = self._encoded(frame, search.crop), chain.steps[frame].segmented
+                features, segmented = (
+                    self._encoded(frame, search.crop),
+                    chain.steps[frame].segmented,
+                )
                 memory = None
                 if frame in in_memory:
-                    memory = memorise_tracked(self._model, features, found)
-                bank.recall(frame, features.vision_features, memory, found.obj_ptr)
+                    memory = memorise_tracked(self._model, features, segmented)
+                bank.recall(frame, features.vision_features, memory, segmented.obj_ptr)
             own = self._encoded(index, search.crop)
             inputs = self.arena.gather_reads([bank.read(index, own.vision_features[0])])
             return self._model.condition(attended_features=own.attended_features, **inputs)
@@ -116,7 +119,7 @@ class Memories:
         crops = prompted.crop, search.crop
         return mask_in(self._model, features, prompted.segmented, *crops, self._shape_of(index))
 
-    def _memorised(self, known: TrackedObject, search: SearchRegion) -> Memorised:
-        if search not in known.memorised:
-            known.memorised[search] = Memorised(ConditioningFrames(self.arena, self._rules))
-        return known.memorised[search]
+    def _memorised(self, obj: TrackedObject, search: SearchRegion) -> Memorised:
+        if search not in obj.memorised:
+            obj.memorised[search] = Memorised(ConditioningFrames(self.arena, self._rules))
+        return obj.memorised[search]

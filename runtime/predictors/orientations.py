@@ -31,7 +31,7 @@ def mean(votes: list[Probabilities]) -> Probabilities:
 
 def vote(votes: list[Probabilities]) -> Probabilities:
     """`vote`: the share of axes along which a voxel is inside."""
-    return np.asarray(np.mean([each > 0.5 for each in votes], 0), np.float32)
+    return np.asarray(np.mean([probabilities > 0.5 for probabilities in votes], 0), np.float32)
 
 
 FUSIONS: dict[str, Callable[[list[Probabilities]], Probabilities]] = {"mean": mean, "vote": vote}
@@ -64,8 +64,8 @@ def fuse_orientations(
     along: dict[int, list[Probabilities]] = {object_id: [] for object_id in result.slices}
     for axis in (1, 2):
         of_axis = {i: course for i, of in courses.items() for course in of if course.axis == axis}
-        for object_id, found in _follow(predictor, of_axis, spacing_mm, axis, on_slice):
-            along[object_id].append(found)
+        for object_id, probabilities in _follow(predictor, of_axis, spacing_mm, axis, on_slice):
+            along[object_id].append(probabilities)
     slices: dict[int, Mapping[int, SliceMask]] = {}
     for object_id, masks in result.slices.items():
         votes = [_axial(result, object_id)]
@@ -191,13 +191,13 @@ def _follow(
     view = predictor.another_view(plane.fill(planes))
     for object_id, course in courses.items():
         view.add(plane.box(course.inside, course.key - first), object_id=object_id)
-        found = np.zeros((course.stop - course.start, *planes.shape[1:]), np.float32)
+        of_object = np.zeros((course.stop - course.start, *planes.shape[1:]), np.float32)
         for slice_mask in view.stream((course.start - first, course.stop - first), stop=None):
             probabilities = plane.take(sigmoid(slice_mask.logits()))
-            found[first + slice_mask.slice - course.start] = probabilities
+            of_object[first + slice_mask.slice - course.start] = probabilities
             on_slice()
         view.reset()
-        yield object_id, found
+        yield object_id, of_object
 
 
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:

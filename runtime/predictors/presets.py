@@ -49,10 +49,11 @@ def add_prompts(
     predictor: VolumePredictor, prompts: Sequence[Prompt], object_id: int, preset: Preset | None
 ) -> SliceMask:
     """Prompt as the preset's script does; errors as for `VolumePredictor.add`."""
-    found = predictor.add(*prompts, object_id=object_id)
+    slice_mask = predictor.add(*prompts, object_id=object_id)
     if preset and preset.reenters_mask and not isinstance(prompts[0], Mask):
-        return predictor.add(Mask(slice=found.slice, mask=found.mask()), object_id=object_id)
-    return found
+        mask = Mask(slice=slice_mask.slice, mask=slice_mask.mask())
+        return predictor.add(mask, object_id=object_id)
+    return slice_mask
 
 
 def finish(result: Result, preset: Preset | None) -> Result:

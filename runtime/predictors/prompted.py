@@ -86,8 +86,8 @@ def prompt_slice(
     first = prompts[0]
     if isinstance(first, Mask):
         mask = first.mask if crop is None else crop.of(first.mask)
-        found = segment_mask(model, features(), as_mask(model, mask))
-        return PromptedSlice((first,), found, crop=crop)
+        segmented = segment_mask(model, features(), as_mask(model, mask))
+        return PromptedSlice((first,), segmented, crop=crop)
     points = [p for p in prompts if isinstance(p, Point | Box)]
     previous, conditioned = None, None
     if not any(isinstance(p, Box) for p in points):
@@ -100,8 +100,8 @@ def prompt_slice(
             conditioned = tracked.condition() if tracked.crop == crop else None
     part = crop or Region.whole(slice_shape)
     prompt = to_points(part.moved(points), part.shape, model.numbers.image_size)
-    found = segment_points(model, features(), prompt, previous, confidence, conditioned)
-    return PromptedSlice(tuple(points), found, conditioned, crop)
+    segmented = segment_points(model, features(), prompt, previous, confidence, conditioned)
+    return PromptedSlice(tuple(points), segmented, conditioned, crop)
 
 
 def as_mask(model: Model, mask: NDArray[np.generic]) -> MaskPrompt:
@@ -144,9 +144,9 @@ def mask_in(
     logits = segmented.logits
     whole = resize(logits, shape) if before is None else before.put_back(logits, shape)
     mask = as_mask(model, (whole if crop is None else crop.of(whole)) > 0)
-    found = segment_mask(model, features, mask)
-    score = found.object_score if mask.is_empty else segmented.object_score
-    return replace(found, iou=segmented.iou, quality=segmented.quality, object_score=score)
+    from_mask = segment_mask(model, features, mask)
+    score = from_mask.object_score if mask.is_empty else segmented.object_score
+    return replace(from_mask, iou=segmented.iou, quality=segmented.quality, object_score=score)
 
 
 def check_prompts(prompts: Sequence[Prompt], shape: tuple[int, int, int]) -> None:

@@ -48,11 +48,11 @@ class Region:
     @classmethod
     def of_prompts(cls, prompts: Sequence[Prompt]) -> Region | None:
         """The tight one about prompts of one slice, or None for an empty mask."""
-        found: Region | None = None
+        region: Region | None = None
         for prompt in prompts:
             one = _of_prompt(prompt)
-            found = one if found is None else found if one is None else found.with_(one)
-        return found
+            region = one if region is None else region if one is None else region.with_(one)
+        return region
 
     @property
     def shape(self) -> Shape:
@@ -94,8 +94,8 @@ class Region:
 
 def widest(crops: Sequence[Region | None]) -> Region | None:
     """The crop that holds all of them; None, the whole slice, among them is the widest."""
-    known = [crop for crop in crops if crop is not None]
-    return reduce(Region.with_, known) if known and len(known) == len(crops) else None
+    regions = [crop for crop in crops if crop is not None]
+    return reduce(Region.with_, regions) if regions and len(regions) == len(crops) else None
 
 
 def _of_prompt(prompt: Prompt) -> Region | None:

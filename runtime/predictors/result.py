@@ -130,17 +130,17 @@ class Result:
         """
         if count is not None and not (is_whole(count) and count >= 0):
             raise InputError(f"count is {shown(count)}; wanted a whole number from 0, or None")
-        found = []
+        doubtful = []
         for chosen in self.object_ids if object_id is None else (object_id,):
             masks = self._of(chosen)
             for index, slice_mask in masks.items():
                 near = [masks.get(i) for i in (index - 1, index + 1)]
                 is_end = any(other is not None and other.confidence > 0 for other in near)
-                is_told = slice_mask.segmented.is_finite
-                is_found = slice_mask.confidence > 0 or not is_told
+                is_finite = slice_mask.segmented.is_finite
+                is_found = slice_mask.confidence > 0 or not is_finite
                 if slice_mask.memory_frames and (is_found or is_end or not self.is_ordered):
-                    found.append((is_told, slice_mask.confidence, index, chosen))
-        return [(index, chosen, worth) for _, worth, index, chosen in sorted(found)[:count]]
+                    doubtful.append((is_finite, slice_mask.confidence, index, chosen))
+        return [(index, chosen, worth) for _, worth, index, chosen in sorted(doubtful)[:count]]
 
     def mask(self, object_id: int | None = None) -> NDArray[np.bool_]:
         """Mask (z, y, x) of one object, or of all together; objects may overlap here."""

@@ -52,9 +52,9 @@ class Search:
         try:
             cut = [n for n, look in enumerate(looks) if self._widens(look, answers[n])]
             while cut:
-                for known, chain, _ in (looks[n] for n in cut):
-                    self._memories.memorise(known, chain.search, known.prompted)
-                    chain.bank = self._memories.bank(known, chain.direction, chain.search)
+                for obj, chain, _ in (looks[n] for n in cut):
+                    self._memories.memorise(obj, chain.search, obj.prompted)
+                    chain.bank = self._memories.bank(obj, chain.direction, chain.search)
                 for n, segmented in zip(cut, self._step([looks[n] for n in cut]), strict=True):
                     answers[n] = segmented
                 cut = [n for n in cut if self._widens(looks[n], answers[n])]

@@ -25,7 +25,7 @@ REASONS = {
 }
 
 
-class Found(Protocol):
+class Scored(Protocol):
     """What a slice's answer says about whether the object is there: a `Segmented`."""
 
     @property
@@ -67,13 +67,13 @@ class StopRule:
         if not (is_whole(self.after) and self.after >= 1):
             raise InputError(f"stop_after is {shown(self.after)}; wanted a whole number from 1")
 
-    def counts(self, found: Found) -> bool:
+    def counts(self, scored: Scored) -> bool:
         """Whether the object is absent or unsure; also where the scores are no numbers."""
-        is_there = found.is_finite and found.object_score > 0
-        return not (is_there and found.confidence >= self.below)
+        is_there = scored.is_finite and scored.object_score > 0
+        return not (is_there and scored.confidence >= self.below)
 
     def is_over(
-        self, latest: Iterable[tuple[int, Found]], direction: int, prompted: Collection[int]
+        self, latest: Iterable[tuple[int, Scored]], direction: int, prompted: Collection[int]
     ) -> bool:
         """Whether a chain ends here: slices that it has come to with what was found there, the latest one first."""
         last = _last_prompted(direction, prompted)
@@ -85,7 +85,7 @@ class StopRule:
     def cut(
         self,
         frames: Sequence[int],
-        steps: Mapping[int, Found],
+        steps: Mapping[int, Scored],
         direction: int,
         prompted: Collection[int],
     ) -> list[int]:
@@ -120,14 +120,14 @@ class End:
     reason: str
 
 
-def reason_of(counted: Sequence[Found]) -> str:
+def reason_of(counted: Sequence[Scored]) -> str:
     """Why a chain ended, by the slices in a row that counted."""
-    is_absent = all(each.is_finite and each.object_score <= 0 for each in counted)
+    is_absent = all(scored.is_finite and scored.object_score <= 0 for scored in counted)
     return "absent" if is_absent else "unsure"
 
 
 def ends(
-    found: Mapping[int, Found],
+    scored: Mapping[int, Scored],
     prompted: Collection[int],
     rule: StopRule | None,
     z_range: tuple[int, int] | None,
@@ -136,7 +136,7 @@ def ends(
     """Where and why each direction of one object ended, by what it was found to be on each slice.
 
     Args:
-        found: slice to answer, of a run in both directions.
+        scored: slice to answer, of a run in both directions.
         prompted: slices with prompts.
         rule: of the run.
         z_range: of the run, half-open.
@@ -144,21 +144,21 @@ def ends(
     """
     start, stop = z_range or (0, num_slices)
     ways = ((1, stop - 1, num_slices - 1), (-1, start, 0))
-    return [_end(found, prompted, rule, *way) for way in ways] if found else []
+    return [_end(scored, prompted, rule, *way) for way in ways] if scored else []
 
 
 def _end(
-    found: Mapping[int, Found],
+    scored: Mapping[int, Scored],
     prompted: Collection[int],
     rule: StopRule | None,
     direction: int,
     planned: int,
     outermost: int,
 ) -> End:
-    last = max(found) if direction > 0 else min(found)
-    latest = [(i, found[i]) for i in sorted(found, reverse=direction > 0) if i not in prompted]
+    last = max(scored) if direction > 0 else min(scored)
+    latest = [(i, scored[i]) for i in sorted(scored, reverse=direction > 0) if i not in prompted]
     if rule and rule.is_over(latest, direction, prompted):
-        reason = reason_of([each for _, each in latest[: rule.after]])
+        reason = reason_of([one for _, one in latest[: rule.after]])
     elif last == planned:
         reason = "input" if planned == outermost else "range"
     else:

@@ -58,11 +58,11 @@ class TrackedObject:
         steps = ((chain, chain.steps.get(index)) for chain in self.chains.values())
         return next(((chain, step) for chain, step in steps if step), None)
 
-    def found(self) -> dict[int, PromptedSlice | TrackedSlice]:
+    def results(self) -> dict[int, PromptedSlice | TrackedSlice]:
         """What is known by slice: of prompted ones what their prompts gave, of others what tracking found."""
         steps = (step for chain in self.chains.values() for step in chain.steps.items())
-        found: dict[int, PromptedSlice | TrackedSlice] = {**dict(steps), **self.prompted}
-        return dict(sorted(found.items()))
+        results: dict[int, PromptedSlice | TrackedSlice] = {**dict(steps), **self.prompted}
+        return dict(sorted(results.items()))
 
     def can_go_on(self, plan: Plan) -> bool:
         """Whether what the chains have found is what this plan would find, as far as it goes."""
@@ -114,7 +114,7 @@ class TrackedObject:
     def tidy(self) -> None:
         """Give back memories in search regions that no chain has any more, nor will a new one."""
         current = [self.search, *(chain.search for chain in self.chains.values())]
-        for search in [each for each in self.memorised if each not in current]:
+        for search in [region for region in self.memorised if region not in current]:
             self.memorised.pop(search).conditioning.clear()
 
     def forget(self) -> None:
@@ -153,4 +153,4 @@ def in_turn(ways: Sequence[Sequence[int]]) -> list[int]:
 
 def crops_of(prompted: Prompted) -> list[Region | None]:
     """In which an object was prompted; where it was said to be absent nothing was seen of it."""
-    return [each.crop for each in prompted.values() if not each.is_empty]
+    return [answer.crop for answer in prompted.values() if not answer.is_empty]

@@ -94,15 +94,15 @@ class Tracker:
         """Prompt one object on one slice; prompts have been checked against the slices. Raises PromptError."""
         check_object_id(object_id)
         object_id, index = int(object_id), int(prompts[0].slice)
-        known = self.objects.get(object_id) or self._new_object()
+        obj = self.objects.get(object_id) or self._new_object()
         with self._sound_memory():
-            asked = self._asked(known, object_id, index, prompts)
+            asked = self._asked(obj, object_id, index, prompts)
             prompted = prompt_zoomed(
                 self._model, self._encoded, self._zoom, asked, self._confidence
             )
         self.history.note([object_id])
-        self.objects[object_id] = known
-        known.prompted = {**known.prompted, index: prompted}
+        self.objects[object_id] = obj
+        obj.prompted = {**obj.prompted, index: prompted}
         return self._slice_mask(object_id, index, prompted)
 
     @alone
@@ -127,15 +127,15 @@ class Tracker:
         if run.is_cancelled:
             return
         plans, self._run = plan(), run
-        to_come = [each for i, plan in plans.items() for each in self._set_out(i, plan, run)]
+        to_come = [way for i, plan in plans.items() for way in self._set_out(i, plan, run)]
         behind = [(i, c, c.behind) for i, c, frames in to_come if not c.steps.keys() >= {*frames}]
         for _ in self._advance(behind, run):
             yield None
         if self._is_over(run):
             return
         for object_id in plans:
-            known = self.objects.get(object_id)
-            for index, prompted in sorted(known.prompted.items()) if known else ():
+            obj = self.objects.get(object_id)
+            for index, prompted in sorted(obj.prompted.items()) if obj else ():
                 yield self._slice_mask(object_id, index, prompted)
                 if self._is_over(run):
                     return
@@ -152,18 +152,18 @@ class Tracker:
 
     def _set_out(self, object_id: int, plan: Plan, run: Run) -> list[Way]:
         """An object's chains and what is planned for them."""
-        known = self.objects[object_id]
-        ways = known.set_out(plan, run.stop, partial(self._memories.bank, known))
+        obj = self.objects[object_id]
+        ways = obj.set_out(plan, run.stop, partial(self._memories.bank, obj))
         return [(object_id, chain, frames) for chain, frames in ways]
 
     def _is_followed(self, object_id: int, chain: Chain) -> bool:
         """Whether a chain is still its object's: that was not reset, nor what the chain has read taken back."""
-        known = self.objects.get(object_id)
-        return known is not None and known.chains.get(chain.direction) is chain
+        obj = self.objects.get(object_id)
+        return obj is not None and obj.chains.get(chain.direction) is chain
 
     def _advance(self, ways: list[Way], run: Run) -> Iterator[list[SliceMask]]:
         """Steps of chains side by side, each to its last slice, or until the run is over."""
-        active = [each for each in ways if each[2]]
+        active = [way for way in ways if way[2]]
         expected = self._expect(active)
         while active:
             for start in range(0, len(active), MAX_ROWS):
@@ -172,7 +172,7 @@ class Tracker:
                 with self._sound_memory():
                     masks = self._step(active[start : start + MAX_ROWS], run)
                 yield masks
-            active = [each for each in active if each[2]]
+            active = [way for way in active if way[2]]
             if [chain.search for _, chain, _ in active] != expected:
                 expected = self._expect(active)  # what lies beyond an end is not needed
 
@@ -200,21 +200,21 @@ class Tracker:
                 run.has_gaps = True
                 frames.clear()
                 continue
-            known, frame = self.objects[object_id], frames[0]
-            self._memories.memorise(known, chain.search, known.prompted)
-            known.agree()
-            if prompted := known.prompted.get(frame):  # since this run began
+            obj, frame = self.objects[object_id], frames[0]
+            self._memories.memorise(obj, chain.search, obj.prompted)
+            obj.agree()
+            if prompted := obj.prompted.get(frame):  # since this run began
                 masks.append(self._slice_mask(object_id, frame, prompted))
             else:
-                batch.append((object_id, known, chain, frames, frame))
+                batch.append((object_id, obj, chain, frames, frame))
         if batch:
-            answers = self._search.segment([(known, chain, z) for _, known, chain, _, z in batch])
-            for (object_id, known, chain, frames, frame), segmented in zip(
+            answers = self._search.segment([(obj, chain, z) for _, obj, chain, _, z in batch])
+            for (object_id, obj, chain, frames, frame), segmented in zip(
                 batch, answers, strict=True
             ):
-                chain.steps[frame] = step = TrackedSlice(segmented, known.prompted, chain.search)
+                chain.steps[frame] = step = TrackedSlice(segmented, obj.prompted, chain.search)
                 chain.num_remembered += 1
-                if chain.ends(run.stop, known.prompted):
+                if chain.ends(run.stop, obj.prompted):
                     frames.clear()
                 masks.append(self._slice_mask(object_id, frame, step))
         for *_, frames in ways:
@@ -233,44 +233,44 @@ class Tracker:
             raise
         except BaseException:
             self._memories.renew()
-            for known in self.objects.values():
-                known.memorised = {}
-                for chain in known.chains.values():
+            for obj in self.objects.values():
+                obj.memorised = {}
+                for chain in obj.chains.values():
                     chain.lose_memory()
             raise
 
     def _asked(
-        self, known: TrackedObject, object_id: int, index: int, prompts: Sequence[Prompt]
+        self, obj: TrackedObject, object_id: int, index: int, prompts: Sequence[Prompt]
     ) -> Asked:
         """Prompts, and what is known of their object by now."""
-        others = {i: p for i, p in known.prompted.items() if i != index}
+        others = {i: p for i, p in obj.prompted.items() if i != index}
         return Asked(
             index,
             self._shape_of(index),
             prompts,
-            known.prompted.get(index),
-            self._tracked(known, index),
+            obj.prompted.get(index),
+            self._tracked(obj, index),
             crops_of(others) if self._is_ordered else (),
             self._crops_beside(object_id, index),
         )
 
     def _crops_beside(self, object_id: int, index: int) -> list[Region | None]:
         """In which other objects are seen on a slice."""
-        others = [known for i, known in self.objects.items() if i != object_id]
+        others = [obj for i, obj in self.objects.items() if i != object_id]
         if self._is_ordered:
-            return [known.crop for known in others]
-        return [known.prompted[index].crop for known in others if index in known.prompted]
+            return [obj.crop for obj in others]
+        return [obj.prompted[index].crop for obj in others if index in obj.prompted]
 
-    def _tracked(self, known: TrackedObject, index: int) -> Tracked | None:
+    def _tracked(self, obj: TrackedObject, index: int) -> Tracked | None:
         """What tracking found on a slice, if it came there."""
-        found = known.step(index)
-        if found is None:
+        chain_step = obj.step(index)
+        if chain_step is None:
             return None
-        chain, step = found
+        chain, step = chain_step
         again = self._memories.condition_again
-        return Tracked(step.segmented, lambda: again(known, chain, index), step.search.crop)
+        return Tracked(step.segmented, lambda: again(obj, chain, index), step.search.crop)
 
     def _slice_mask(
-        self, object_id: int, index: int, found: PromptedSlice | TrackedSlice
+        self, object_id: int, index: int, answer: PromptedSlice | TrackedSlice
     ) -> SliceMask:
-        return SliceMask(index, object_id, found.segmented, self._shape_of(index), found.crop)
+        return SliceMask(index, object_id, answer.segmented, self._shape_of(index), answer.crop)

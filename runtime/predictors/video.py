@@ -83,34 +83,34 @@ class VideoPredictor:
         any other error it is: objects that were not found on it have nothing there to be corrected.
         """
         # The caller may write the next frame into the same buffer.
-        kept = self._model.device_memory.take(frame, is_kept=True)
-        check_image(kept, f"frame {self.index + 1}")
+        pixels = self._model.device_memory.take(frame, is_kept=True)
+        check_image(pixels, f"frame {self.index + 1}")
         if self._frame is not None and frame.shape != self._frame.shape:
             raise InputError(
                 f"frame {self.index + 1} is {frame.shape}, those before it are {self._frame.shape}; "
                 "a video of another size needs a predictor of its own"
             )
         if self._zoom.factor is not None:  # crops are cut on the host
-            kept = self._model.device_memory.get(kept)
-        for known in self._objects.values():
-            known.prompted = known.tracked = None
+            pixels = self._model.device_memory.get(pixels)
+        for obj in self._objects.values():
+            obj.prompted = obj.tracked = None
         self._encoded.clear()
-        self._frame, self.index = kept, self.index + 1
-        followed = [(i, known) for i, known in self._objects.items() if known.end is None]
+        self._frame, self.index = pixels, self.index + 1
+        followed = [(i, obj) for i, obj in self._objects.items() if obj.end is None]
         masks = {}
         for start in range(0, len(followed), MAX_ROWS):
             batch = followed[start : start + MAX_ROWS]
             with self._sound_memory():
-                again = [self._condition_again(known) for _, known in batch]
-                answers = self._step([known for _, known in batch])
-                for n, (_, known) in enumerate(batch):
-                    while self._widens(known, answers[n]):
-                        again[n] = self._condition_again(known)
-                        (answers[n],) = self._step([known])
-            for (object_id, known), segmented, condition in zip(batch, answers, again, strict=True):
-                known.tracked = Tracked(segmented, condition, known.crop)
-                known.come_to(self.index, self._pixels(), segmented, self._stop)
-                masks[object_id] = self._slice_mask(object_id, segmented, known.crop)
+                again = [self._condition_again(obj) for _, obj in batch]
+                answers = self._step([obj for _, obj in batch])
+                for n, (_, obj) in enumerate(batch):
+                    while self._widens(obj, answers[n]):
+                        again[n] = self._condition_again(obj)
+                        (answers[n],) = self._step([obj])
+            for (object_id, obj), segmented, condition in zip(batch, answers, again, strict=True):
+                obj.tracked = Tracked(segmented, condition, obj.crop)
+                obj.come_to(self.index, self._pixels(), segmented, self._stop)
+                masks[object_id] = self._slice_mask(object_id, segmented, obj.crop)
         return masks
 
     @alone
@@ -129,29 +129,29 @@ class VideoPredictor:
         check_prompts(here, (1, *self._shape))
         check_object_id(object_id)
         object_id = int(object_id)
-        known = self._objects.get(object_id)
-        prompted = self._prompted(object_id, known, here)
+        obj = self._objects.get(object_id)
+        prompted = self._prompted(object_id, obj, here)
         with self._sound_memory():
-            known = known or self._new_object(prompted.crop)
-            if known.crop != prompted.crop:
-                self._move(known, prompted.crop)
-            self._memorise(known.memory, self.index, prompted)
-            known.bank.drop(self.index)
-            known.begin_again(self.index, self._pixels(), prompted)
-            self._objects[object_id] = known
+            obj = obj or self._new_object(prompted.crop)
+            if obj.crop != prompted.crop:
+                self._move(obj, prompted.crop)
+            self._memorise(obj.memory, self.index, prompted)
+            obj.bank.drop(self.index)
+            obj.begin_again(self.index, self._pixels(), prompted)
+            self._objects[object_id] = obj
         return self._slice_mask(object_id, prompted.segmented, prompted.crop)
 
     def _prompted(
-        self, object_id: int, known: FollowedObject | None, prompts: Sequence[Prompt]
+        self, object_id: int, obj: FollowedObject | None, prompts: Sequence[Prompt]
     ) -> PromptedSlice:
         """What prompts give on the current frame."""
         asked = Asked(
             self.index,
             self._shape,
             prompts,
-            known.prompted if known else None,
-            known.tracked if known else None,
-            [known.crop] if known and known.since < self.index else [],
+            obj.prompted if obj else None,
+            obj.tracked if obj else None,
+            [obj.crop] if obj and obj.since < self.index else [],
             [other.crop for i, other in self._objects.items() if i != object_id],
         )
         return prompt_zoomed(self._model, self._encoded, self._zoom, asked, self._confidence)
@@ -164,7 +164,7 @@ class VideoPredictor:
     @property
     def ends(self) -> dict[int, End]:
         """Objects that have ended by the stop rule, and where."""
-        return {i: known.end for i, known in self._objects.items() if known.end is not None}
+        return {i: obj.end for i, obj in self._objects.items() if obj.end is not None}
 
     @alone
     def reset(self, object_id: int | None = None) -> None:
@@ -173,9 +173,9 @@ class VideoPredictor:
             raise PromptError(f"no object {object_id}; there are: {sorted(self._objects)}")
         for chosen in list(self._objects) if object_id is None else [object_id]:
             with self._sound_memory():
-                known = self._objects.pop(chosen)
-                known.bank.close()
-                known.conditioning.clear()
+                obj = self._objects.pop(chosen)
+                obj.bank.close()
+                obj.conditioning.clear()
 
     def _new_object(self, crop: Region | None) -> FollowedObject:
         return FollowedObject(self._empty(crop), self.index)
@@ -191,37 +191,37 @@ class VideoPredictor:
         seen = prompted.segmented
         if prompted.crop != crop:
             seen = mask_in(self._model, features, seen, prompted.crop, crop, self._shape)
-        made = memorise_prompted(self._model, features, seen)
+        memory_values = memorise_prompted(self._model, features, seen)
         scores = seen.confidence, seen.object_score
-        memory.conditioning.add(index, features.vision_features, made, seen.obj_ptr, *scores)
+        memory.conditioning.add(
+            index, features.vision_features, memory_values, seen.obj_ptr, *scores
+        )
 
-    def _move(self, known: FollowedObject, crop: Region | None) -> None:
+    def _move(self, obj: FollowedObject, crop: Region | None) -> None:
         """Follow an object in another crop from this frame on."""
         memory = self._empty(crop)
-        for index, kept in known.kept.items():
+        for index, seed in obj.seeds.items():
             if index != self.index:
-                self._memorise(memory, index, kept.prompted)
-        before, known.memory = known.memory, memory
+                self._memorise(memory, index, seed.prompted)
+        before, obj.memory = obj.memory, memory
         before.bank.close()
         before.conditioning.clear()
 
-    def _widens(self, known: FollowedObject, segmented: Segmented) -> bool:
+    def _widens(self, obj: FollowedObject, segmented: Segmented) -> bool:
         """Whether a mask may be cut by its crop; the object has a wider one then."""
-        crop = known.crop
+        crop = obj.crop
         if crop is None:
             return False
         extent = extent_of(segmented.unfilled, crop, self._shape)
         if extent is None or not self._zoom.is_at_edge(crop, extent, self._shape):
             return False
-        self._move(known, self._zoom.wider(crop, extent, self._shape))
+        self._move(obj, self._zoom.wider(crop, extent, self._shape))
         return True
 
     def _step(self, followed: Sequence[FollowedObject]) -> list[Segmented]:
         """Answers of objects on the current frame, from memory."""
         number = self._encoded.numbering.of
-        rows = [
-            BatchRow(known.bank, self.index, number(self.index, known.crop)) for known in followed
-        ]
+        rows = [BatchRow(obj.bank, self.index, number(self.index, obj.crop)) for obj in followed]
         cache = self._encoded.cache
         return track_step(self._model, self._arena, cache, rows, self._confidence)
 
@@ -234,8 +234,8 @@ class VideoPredictor:
         try:
             yield
         except BaseException:
-            owners = [(known.conditioning, known.bank) for known in self._objects.values()]
-            both = [each for pair in owners for each in pair]
+            owners = [(obj.conditioning, obj.bank) for obj in self._objects.values()]
+            both = [holder for pair in owners for holder in pair]
             needed = [
                 counts
                 for conditioning, bank in owners
@@ -245,16 +245,16 @@ class VideoPredictor:
                 )
             ]
             self._arena.keep_only(
-                [record for each in both for record in each.memories],
-                [record for each in both for record in each.pointers],
+                [record for holder in both for record in holder.memories],
+                [record for holder in both for record in holder.pointers],
                 [sum(counts[kind] for counts in needed) for kind in range(3)],
             )
             raise
 
-    def _condition_again(self, known: FollowedObject) -> Callable[[], Buffer]:
+    def _condition_again(self, obj: FollowedObject) -> Callable[[], Buffer]:
         """What conditions the current frame once more, if a prompt asks for it; to be made before the step."""
-        features = self._encoded(self.index, known.crop)
-        read = known.bank.read(self.index, features.vision_features[0])
+        features = self._encoded(self.index, obj.crop)
+        read = obj.bank.read(self.index, features.vision_features[0])
         inputs = self._arena.gather_reads([read])
         inputs["attended_features"] = features.attended_features
         return lambda: self._model.condition(**inputs)
@@ -275,5 +275,5 @@ class VideoPredictor:
         """The current frame, or one that is kept for an object."""
         if index == self.index:
             return self._pixels()
-        kept = (known.kept for known in self._objects.values())
-        return next(frames[index].pixels for frames in kept if index in frames)
+        seeds = (obj.seeds for obj in self._objects.values())
+        return next(frames[index].pixels for frames in seeds if index in frames)

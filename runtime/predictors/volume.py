@@ -253,7 +253,7 @@ class VolumePredictor:
 
         Raises PromptError without prompts or with one outside `z_range`, InputError for arguments that do not fit.
         """
-        return (found for found in self.steps(z_range, directions, stop) if found is not None)
+        return (mask for mask in self.steps(z_range, directions, stop) if mask is not None)
 
     def steps(
         self,

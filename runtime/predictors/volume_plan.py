@@ -25,19 +25,19 @@ def plans(tracker: Tracker, z_range: ZRange | None, directions: Sequence[int]) -
     start, stop = z_range or (0, tracker.num_slices)
     if unknown := set(directions) - {FORWARD, BACKWARD}:
         raise InputError(f"no direction {unknown.pop()}; there are: {FORWARD}, {BACKWARD}")
-    made: dict[int, Plan] = {}
-    for object_id, known in tracker.objects.items():
-        if outside := [index for index in known.prompted if not start <= index < stop]:
+    by_object: dict[int, Plan] = {}
+    for object_id, obj in tracker.objects.items():
+        if outside := [index for index in obj.prompted if not start <= index < stop]:
             raise PromptError(
                 f"object {object_id} is prompted on slice {outside[0]}, outside the z-range [{start}, {stop})"
             )
-        first = min(known.prompted)
+        first = min(obj.prompted)
         ways = {FORWARD: range(first + 1, stop), BACKWARD: range(first - 1, start - 1, -1)}
-        made[object_id] = {
-            direction: [frame for frame in ways[direction] if frame not in known.prompted]
+        by_object[object_id] = {
+            direction: [frame for frame in ways[direction] if frame not in obj.prompted]
             for direction in directions
         }
-    return made
+    return by_object
 
 
 def check_z_range(z_range: ZRange, num_slices: int) -> None:

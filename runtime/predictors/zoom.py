@@ -73,15 +73,15 @@ class Zoom:
         if crop is None or self.factor is None:
             return None
         side = max(WIDEN * self._side(crop), self.factor * self._side(extent))
-        made = (self._square(extent, side, shape) or Region.whole(shape)).with_(crop)
-        return self._square(made, self._side(made), shape)
+        square = (self._square(extent, side, shape) or Region.whole(shape)).with_(crop)
+        return self._square(square, self._side(square), shape)
 
     def fits(self, crop: Region | None, extent: Region, shape: Shape) -> bool:
         """Whether a crop that is there already serves an object as well as one of its own."""
         own = self.about(extent, shape)
         if crop is None or own is None:
             return crop is own
-        room = [self.room(each, extent, shape) for each in (crop, own)]
+        room = [self.room(region, extent, shape) for region in (crop, own)]
         is_roomy = room[0] * self._side(crop) >= ROOM * room[1] * self._side(own)
         return is_roomy and self._side(crop) <= SHARED * self._side(own)
 
@@ -105,28 +105,28 @@ class Zoom:
 
     def _side(self, region: Region) -> float:
         """The larger of both, in the unit of the spacing."""
-        return max(n * each for n, each in zip(region.shape, self.spacing, strict=True))
+        return max(n * step_mm for n, step_mm in zip(region.shape, self.spacing, strict=True))
 
     def _square(self, about: Region, side: float, shape: Shape) -> Region | None:
         """A square of a side (in the unit of the spacing) about a region, moved and cut to lie within the slice."""
         spans = []
-        for span, each, size in zip((about.y, about.x), self.spacing, shape, strict=True):
-            length = min(max(ceil(side / each - 1e-9), span[1] - span[0]), size)
+        for span, step_mm, size in zip((about.y, about.x), self.spacing, shape, strict=True):
+            length = min(max(ceil(side / step_mm - 1e-9), span[1] - span[0]), size)
             start = min(max((span[0] + span[1] - length) // 2, 0), size - length)
             spans.append((start, start + length))
-        made = Region(*spans)
-        return None if made.shape == shape else made
+        square = Region(*spans)
+        return None if square.shape == shape else square
 
 
 def extent_of(logits: NDArray[np.float32], crop: Region | None, shape: Shape) -> Region | None:
     """What a mask takes up on its slice of a shape (y, x), from logits of its crop; None where it is empty."""
-    found = Region.of_mask(logits > 0)
-    if found is None:
+    extent = Region.of_mask(logits > 0)
+    if extent is None:
         return None
     part = crop or Region.whole(shape)
     spans = []
     for span, (first, last), cells in zip(
-        (found.y, found.x), (part.y, part.x), logits.shape, strict=True
+        (extent.y, extent.x), (part.y, part.x), logits.shape, strict=True
     ):
         scale = (last - first) / cells
         spans.append((first + int(span[0] * scale), min(first + ceil(span[1] * scale), last)))

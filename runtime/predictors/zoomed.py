@@ -82,12 +82,12 @@ def _look(
 ) -> PromptedSlice:
     """Points alone, of an object whose extent nobody knows."""
     whole = _segment(model, encoded, asked, confidence, None, asked.before)
-    found = extent_of(whole.segmented.logits, None, asked.shape)
+    extent = extent_of(whole.segmented.logits, None, asked.shape)
     points = Region.of_prompts(whole.prompts)
     if (
-        found is None
+        extent is None
         or points is None
-        or (crop := _first(zoom, found.with_(points), asked)) is None
+        or (crop := _first(zoom, extent.with_(points), asked)) is None
     ):
         return whole
     seen = replace(whole, prompts=asked.before.prompts if asked.before else ())

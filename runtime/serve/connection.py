@@ -115,10 +115,10 @@ class Connection(H11Protocol):
 
     def _make_room(self) -> bool:
         """Close the connection that has waited longest; returns whether one waits."""
-        waiting = [each for each in self.connections if each is not self and each.is_waiting]  # type: ignore[union-attr]
+        waiting = [peer for peer in self.connections if peer is not self and peer.is_waiting]  # type: ignore[union-attr]
         if not waiting:
             return False
-        min(waiting, key=lambda each: each.since).transport.abort()  # type: ignore[union-attr]
+        min(waiting, key=lambda peer: peer.since).transport.abort()  # type: ignore[union-attr]
         return True
 
 

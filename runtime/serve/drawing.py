@@ -135,7 +135,7 @@ class Canvas:
         if before is drawn:
             return None
         boxes: Iterator[Spans | None] = iter(
-            each.spans(index, self._axis) for each in (before, drawn)
+            part.spans(index, self._axis) for part in (before, drawn)
         )
         old, new = boxes
         if old is not None:

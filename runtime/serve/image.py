@@ -19,7 +19,7 @@ from runtime.predictors.volume_plan import slices_ahead
 from runtime.prompts.prompts import Mask, Prompt, shown
 from runtime.serve.planes import Position, in_plane, plane_shape, planes_of
 from runtime.serve.worker import Steps, Urgency
-from runtime.steps.encodings import Encodings, View
+from runtime.steps.encodings import Encodings, EncodingView
 
 V = TypeVar("V", bound=np.generic)
 
@@ -51,7 +51,7 @@ class SessionImage:
         self.window, self.spacing_mm = used.describe, volume.spacing_mm
         self._model, self.encodings = model, encodings
         self.is_zoomed = is_zoomed
-        self._view: View | None = None
+        self._view: EncodingView | None = None
         encodings.join(self)
         self.encoded, self.to_encode = 0, min(self.shape[self.default_axis], encodings.share)
         """Slices across the usual axis that are encoded ahead of need, and how many are to be."""
@@ -159,11 +159,11 @@ def taken(array: object, properties: Mapping[str, Any] | None) -> Volume:
         raise VolumeError(
             f"found an image of {array.dtype}; wanted bools, or integers or floats of at most 64 bits"
         )
-    told = properties or {}
-    modality = told.get("modality")
+    entries = properties or {}
+    modality = entries.get("modality")
     if modality is not None and not isinstance(modality, str):
         raise VolumeError(f"found the modality {shown(modality)}; wanted DICOM's word, such as CT")
-    spacing = told.get("spacing")
+    spacing = entries.get("spacing")
     return Volume(
         voxels.view(np.uint8) if voxels.dtype == np.bool_ else voxels,
         (1.0, 1.0, 1.0) if spacing is None else _three(spacing),

@@ -60,9 +60,9 @@ def routes(serving: Serving) -> list[Route]:
         "/process_scribble_interaction/{sid}": partial(_draw, call=_scribble),
         "/process_lasso_interaction/{sid}": partial(_draw, call=_lasso),
     }
-    found = []
+    table = []
     for prefix in PREFIXES:
-        found += [
+        table += [
             Route(f"{prefix}/status", _status),
             Route(f"{prefix}/models", _models),
             Route(f"{prefix}/start_session", partial(_start, serving)),
@@ -74,7 +74,7 @@ def routes(serving: Serving) -> list[Route]:
                 for path, do in posts.items()
             ),
         ]
-    return found
+    return table
 
 
 async def _status(request: Request) -> Response:

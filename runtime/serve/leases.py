@@ -164,7 +164,7 @@ class Leases:
                 )
             before = lease.held_bytes.pop(what, 0)
             while self.held_bytes + num_bytes > most:
-                idle = [each for each in self._by_age() if each is not lease and not each.pending]
+                idle = [held for held in self._by_age() if held is not lease and not held.pending]
                 if not idle:
                     lease.held_bytes[what] = before
                     raise OutOfMemory(
@@ -194,7 +194,7 @@ class Leases:
     def expire(self) -> None:
         """End the leases whose time is over."""
         with self._lock:
-            for lease in [each for each in self._leases.values() if self._is_over(each)]:
+            for lease in [held for held in self._leases.values() if self._is_over(held)]:
                 self._end(lease, "its time was over")
 
     def cancel_all(self) -> None:

@@ -71,7 +71,7 @@ def tight(mask: NDArray[np.bool_]) -> Spans | None:
         return None
     held = np.any(mask[first[0] : first[-1] + 1], 0)
     rows, columns = np.flatnonzero(held.any(1)), np.flatnonzero(held.any(0))
-    k, j, i = ((int(each[0]), int(each[-1]) + 1) for each in (first, rows, columns))
+    k, j, i = ((int(line[0]), int(line[-1]) + 1) for line in (first, rows, columns))
     return k, j, i
 
 

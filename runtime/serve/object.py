@@ -166,12 +166,12 @@ class SessionObject:
                 predictor.reset()
                 num_changes += 1
             for prompts in request.adds:
-                known = predictor.prompts(THE_OBJECT) if predictor.object_ids else {}
-                asked = with_box(known.get(prompts[0].slice, ()), prompts)
+                by_slice = predictor.prompts(THE_OBJECT) if predictor.object_ids else {}
+                asked = with_box(by_slice.get(prompts[0].slice, ()), prompts)
                 shown = self._image.padded(asked, request.axis)
-                found = predictor.add(*shown, object_id=THE_OBJECT)
+                slice_mask = predictor.add(*shown, object_id=THE_OBJECT)
                 num_changes += 1
-                self._take(found, request.exact)
+                self._take(slice_mask, request.exact)
                 yield Urgency.PROMPT
         except BaseException:
             for _ in range(num_changes):
@@ -199,11 +199,11 @@ class SessionObject:
         if predictor.object_ids:
             self.done, self.planned = 0, predictor.num_results(z_range)
             stop = AUTO if z_range is None else None  # a range says where it ends
-            for found in predictor.steps(z_range, stop=stop):
-                if found is not None:
-                    seen.add(found.slice)
+            for slice_mask in predictor.steps(z_range, stop=stop):
+                if slice_mask is not None:
+                    seen.add(slice_mask.slice)
                     self.done = len(seen)
-                    self._take(found, {})
+                    self._take(slice_mask, {})
                 yield Urgency.AWAITED if self.is_awaited else Urgency.BACKGROUND
         self._complete(seen)
 
@@ -252,23 +252,23 @@ class SessionObject:
                 self._drawn, self._confidence = dict(request.exact), {}
                 self._unshown, self._is_whole = {}, True
 
-    def _take(self, found: SliceMask, exact: Mapping[int, Drawn]) -> None:
+    def _take(self, slice_mask: SliceMask, exact: Mapping[int, Drawn]) -> None:
         """Draw what was found on a slice, if it is new."""
-        before = self._drawn.get(found.slice, NOTHING)
-        if before.source is found.segmented:
+        before = self._drawn.get(slice_mask.slice, NOTHING)
+        if before.source is slice_mask.segmented:
             return
-        given = exact.get(found.slice)
+        exact_mask = exact.get(slice_mask.slice)
         y, x = plane_shape(self._image.shape, self.axis)
-        drawn = Drawn.of(found.mask()[:y, :x]) if given is None else given
-        drawn = replace(drawn, source=found.segmented)
+        drawn = Drawn.of(slice_mask.mask()[:y, :x]) if exact_mask is None else exact_mask
+        drawn = replace(drawn, source=slice_mask.segmented)
         with self.news:
-            self._drawn[found.slice] = drawn
-            self._confidence[found.slice] = found.confidence
-            self._unshown[found.slice] = None
+            self._drawn[slice_mask.slice] = drawn
+            self._confidence[slice_mask.slice] = slice_mask.confidence
+            self._unshown[slice_mask.slice] = None
             is_awaited = self.is_awaited
             self.news.notify_all()
         if not is_awaited:
-            boxes = [each.spans(found.slice, self.axis) for each in (before, drawn)]
+            boxes = [part.spans(slice_mask.slice, self.axis) for part in (before, drawn)]
             if (box := union(*boxes)) is not None:
                 self._report(self, box)
 

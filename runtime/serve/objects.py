@@ -37,10 +37,10 @@ class Objects:
 
     def __getitem__(self, object_id: object) -> SessionObject:
         """Raises NoObject for a number that none has."""
-        found = self._objects.get(object_id) if isinstance(object_id, int) else None
-        if found is None:
+        chosen = self._objects.get(object_id) if isinstance(object_id, int) else None
+        if chosen is None:
             raise NoObject(f"no object {shown(object_id)}; there are: {sorted(self._objects)}")
-        return found
+        return chosen
 
     @property
     def chosen(self) -> SessionObject:
@@ -50,15 +50,15 @@ class Objects:
     def add(self, name: str | None) -> int:
         """A new one, which is not selected. Returns its number."""
         self._latest += 1
-        made = SessionObject(
+        new = SessionObject(
             self._latest,
             name or f"object {self._latest}",
             self._image,
             self._report,
             self._max_steps,
         )
-        self._objects[made.id] = made
-        return made.id
+        self._objects[new.id] = new
+        return new.id
 
     def remove(self, object_id: int) -> None:
         """Forget one; if it was selected, the lowest that is left is, or a new one. Raises NoObject."""
@@ -70,23 +70,23 @@ class Objects:
 
     def infos(self) -> list[ObjectInfo]:
         """All, lowest number first."""
-        return [_info(each) for each in self]
+        return [_info(obj) for obj in self]
 
 
-def _info(each: SessionObject) -> ObjectInfo:
-    now = each.now
-    axis = each.axis_of(now)
+def _info(obj: SessionObject) -> ObjectInfo:
+    now = obj.now
+    axis = obj.axis_of(now)
     return ObjectInfo(
-        each.id,
-        each.name,
+        obj.id,
+        obj.name,
         axis,
         now.interactions,
         sum(drawn.num_pixels for drawn in now.drawn.values()),
         extent(now.drawn, axis),
-        bool(each.past),
-        bool(each.future),
-        each.is_running,
+        bool(obj.past),
+        bool(obj.future),
+        obj.is_running,
         now.is_complete,
-        each.done,
-        each.planned,
+        obj.done,
+        obj.planned,
     )

@@ -120,7 +120,7 @@ class Page:
 
     async def _claim(self, request: Request) -> Response:
         await read_json(request, NOTHING)
-        for token in [each for each in self._pages if self._leases.remaining_s(each) <= 0]:
+        for token in [page for page in self._pages if self._leases.remaining_s(page) <= 0]:
             self._drop(token)
         token, session = await to_thread.run_sync(self._leases.claim)
         page = PageSession(session)
@@ -161,8 +161,8 @@ class Page:
         return Response(None, 204, _FRESH)
 
     async def _heartbeat(self, request: Request) -> Response:
-        found = await read_json(request, HEARTBEAT)
-        self._page(request, is_active=found.get("active", False))
+        body = await read_json(request, HEARTBEAT)
+        self._page(request, is_active=body.get("active", False))
         return _json({"remaining_seconds": self._leases.remaining_s(_token(request))})
 
     async def _open(self, request: Request) -> Response:

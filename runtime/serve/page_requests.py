@@ -46,11 +46,11 @@ def read_meta(request: Request, rule: Object) -> dict[str, Any]:
 def parse_object(text: bytes | str, rule: Object) -> dict[str, Any]:
     """JSON held to a rule. Raises InputError."""
     try:
-        found: dict[str, Any] = parse(text)
-        rule.check(found, "")
+        content: dict[str, Any] = parse(text)
+        rule.check(content, "")
     except Fault as fault:
         raise InputError(f"the request is not what was wanted: {fault}") from fault
-    return found
+    return content
 
 
 async def read_bytes(request: Request, max_bytes: int) -> bytes:

@@ -63,7 +63,7 @@ class PageSession:
             self._work.forget()
             self._session.set_image(volume.array[None], properties)
             self.shown = shown
-            self._looks = {each.id: _look(each.id) for each in self._session.objects}
+            self._looks = {obj.id: _look(obj.id) for obj in self._session.objects}
         self._work.watch_encodings()
 
     def submit(self, object_id: int, call: Call) -> int:
@@ -101,19 +101,19 @@ class PageSession:
             self._work.forget(object_id)
             self._session.remove_object(object_id)
             self._looks.pop(object_id, None)
-            for each in self._session.objects:
-                self._looks.setdefault(each.id, _look(each.id))
+            for obj in self._session.objects:
+                self._looks.setdefault(obj.id, _look(obj.id))
 
     def object(self, object_id: int) -> dict[str, Any]:
         """What the page is told of an object. Raises NoObject."""
         self._check_object(object_id)
-        return self._described(next(each for each in self._session.objects if each.id == object_id))
+        return self._described(next(obj for obj in self._session.objects if obj.id == object_id))
 
     def objects(self) -> list[dict[str, Any]]:
         """What the page is told of all objects; there are none before there is a volume."""
         if self.shown is None:
             return []
-        return [self._described(each) for each in self._session.objects if each.id in self._looks]
+        return [self._described(obj) for obj in self._session.objects if obj.id in self._looks]
 
     def mask(self, object_id: int) -> NDArray[Any]:
         """An object's mask (z, y, x), zero outside. Raises NoObject."""
@@ -124,8 +124,8 @@ class PageSession:
         """All objects (z, y, x): 1, 2, ... in their order, later ones over earlier ones. Raises NoImage."""
         labels = np.zeros(self.need_volume().volume.shape, np.uint8)
         with self._work.turn:
-            for number, each in enumerate(self._session.objects, 1):
-                np.copyto(labels, number, where=self._session.mask_of(each.id) != 0)
+            for number, obj in enumerate(self._session.objects, 1):
+                np.copyto(labels, number, where=self._session.mask_of(obj.id) != 0)
         return labels
 
     def need_volume(self) -> ShownVolume:
@@ -151,12 +151,12 @@ class PageSession:
             "confidence": numbers(self._session.confidence_of(info.id)),
             "prompts": [
                 {
-                    "kind": each.kind,
-                    "positive": each.is_positive,
-                    "axis": info.axis if each.axis is None else each.axis,
-                    "box": each.spans,
+                    "kind": interaction.kind,
+                    "positive": interaction.is_positive,
+                    "axis": info.axis if interaction.axis is None else interaction.axis,
+                    "box": interaction.spans,
                 }
-                for each in info.interactions
+                for interaction in info.interactions
             ],
             "can_undo": info.can_undo,
             "can_redo": info.can_redo,

@@ -18,18 +18,18 @@ Shape = tuple[int, int, int]
 
 
 async def _point(request: Request, shape: Shape) -> Call:
-    found = await read_json(request, POINT)
-    return lambda s: s.add_point_interaction(found["kji"], found["positive"])
+    body = await read_json(request, POINT)
+    return lambda s: s.add_point_interaction(body["kji"], body["positive"])
 
 
 async def _box(request: Request, shape: Shape) -> Call:
-    found = await read_json(request, BOX)
-    return lambda s: s.add_bbox_interaction(found["box"], found["positive"])
+    body = await read_json(request, BOX)
+    return lambda s: s.add_bbox_interaction(body["box"], body["positive"])
 
 
 async def _stroke(request: Request, shape: Shape, is_lasso: bool) -> Call:
-    found = read_meta(request, BOX)
-    box: Box3 = found["box"]
+    body = read_meta(request, BOX)
+    box: Box3 = body["box"]
     size = [stop - start for start, stop in box]
     if min(size) < 1 or num_bytes(size) > num_bytes(shape):
         raise PromptError(f"found the box {box}; wanted one with a voxel in it, within the volume")
@@ -37,7 +37,7 @@ async def _stroke(request: Request, shape: Shape, is_lasso: bool) -> Call:
 
     def call(session: InteractiveSession) -> Box3 | None:
         add = session.add_lasso_interaction if is_lasso else session.add_scribble_interaction
-        return add(crop, found["positive"], interaction_bbox=box)
+        return add(crop, body["positive"], interaction_bbox=box)
 
     return call
 
@@ -49,7 +49,7 @@ async def _plain(request: Request, shape: Shape, call: Call) -> Call:
 
 def _reset(session: InteractiveSession) -> Box3 | None:
     """Forget the selected object's prompts and mask. Gives where the mask was."""
-    spans = next(each.spans for each in session.objects if each.id == session.selected)
+    spans = next(obj.spans for obj in session.objects if obj.id == session.selected)
     session.reset_interactions()
     return as_lists(spans)
 

@@ -29,7 +29,7 @@ Call = Callable[[InteractiveSession], Box3 | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Verb:
+class PageVerb:
     """One verb that was asked for.
 
     Attributes:
@@ -66,8 +66,8 @@ class PageWork:
         self.turn = threading.RLock()
         """Held while the session's selected object matters."""
         self._lock = threading.Lock()
-        self._verbs: deque[Verb] = deque()
-        self._followed: dict[int, Verb] = {}
+        self._verbs: deque[PageVerb] = deque()
+        self._followed: dict[int, PageVerb] = {}
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._seq = 0
@@ -85,7 +85,7 @@ class PageWork:
         with self._lock:
             self._seq += 1
             self._is_cancelled = False
-            self._verbs.append(Verb(self._seq, object_id, call, time.monotonic()))
+            self._verbs.append(PageVerb(self._seq, object_id, call, time.monotonic()))
             seq = self._seq
         self._start()
         return seq
@@ -107,8 +107,8 @@ class PageWork:
         with self._lock:
             keep = [v for v in self._verbs if object_id not in (None, v.object_id)]
             self._verbs = deque(keep)
-            for each in [*self._followed] if object_id is None else [object_id]:
-                self._followed.pop(each, None)
+            for number in [*self._followed] if object_id is None else [object_id]:
+                self._followed.pop(number, None)
 
     def watch_encodings(self) -> None:
         """Tell how far encoding ahead has come until it is done."""
@@ -156,7 +156,7 @@ class PageWork:
                 self._collect(followed)
         return True
 
-    def _run(self, verb: Verb) -> None:
+    def _run(self, verb: PageVerb) -> None:
         self._events.send("begun", seq=verb.seq, object=verb.object_id)
         earlier = self._followed.pop(verb.object_id, None)
         try:
@@ -177,7 +177,7 @@ class PageWork:
         else:
             self._tell_done(verb, is_changed=box is not None)
 
-    def _collect(self, verb: Verb) -> None:
+    def _collect(self, verb: PageVerb) -> None:
         """Hand over what the background has found for an object, and see whether it is done."""
         is_running = self._info(
             verb.object_id
@@ -195,9 +195,9 @@ class PageWork:
             self._tell_done(verb, is_changed=True, is_cancelled=self._is_cancelled)
 
     def _info(self, object_id: int) -> ObjectInfo:
-        return next(each for each in self._session.objects if each.id == object_id)
+        return next(info for info in self._session.objects if info.id == object_id)
 
-    def _tell_mask(self, verb: Verb, box: Box3 | None) -> None:
+    def _tell_mask(self, verb: PageVerb, box: Box3 | None) -> None:
         if box is None:
             return
         axis = self._info(verb.object_id).axis
@@ -223,11 +223,11 @@ class PageWork:
                 "progress", seq=verb.seq, object=object_id, done=done, planned=planned
             )
         if self._is_encoding_ahead:
-            found = self._session.progress
-            self._is_encoding_ahead = found.encoded < found.to_encode
-            self._events.send("ahead", done=found.encoded, planned=found.to_encode)
+            progress = self._session.progress
+            self._is_encoding_ahead = progress.encoded < progress.to_encode
+            self._events.send("ahead", done=progress.encoded, planned=progress.to_encode)
 
-    def _tell_done(self, verb: Verb, is_changed: bool, is_cancelled: bool = False) -> None:
+    def _tell_done(self, verb: PageVerb, is_changed: bool, is_cancelled: bool = False) -> None:
         self._events.send(
             "done",
             seq=verb.seq,
@@ -238,7 +238,7 @@ class PageWork:
             described=self._describe(verb.object_id),
         )
 
-    def _tell_failed(self, verb: Verb, error: Exception) -> None:
+    def _tell_failed(self, verb: PageVerb, error: Exception) -> None:
         if not isinstance(error, Sam2Error):
             log.error("a verb of a page failed", exc_info=error)
         described = self._describe(verb.object_id)

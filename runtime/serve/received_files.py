@@ -18,7 +18,7 @@ from anyio import to_thread
 from runtime.errors import InputError, Sam2Error
 from runtime.files.strict_json import Fault, Integer, Object, Rule, Text, parse
 from runtime.io.read import SUFFIXES, read_volume
-from runtime.io.room import no_larger_than
+from runtime.io.size_limit import no_larger_than
 from runtime.io.volumes.volume import Volume
 
 MAX_FILES = 5000
@@ -127,16 +127,16 @@ class _Received:
 
     def _plan(self, head: bytes) -> None:
         try:
-            found = parse(head)
-            _HEAD.check(found, "")
+            content = parse(head)
+            _HEAD.check(content, "")
         except Fault as fault:
             raise InputError(f"the list of files is not what was wanted: {fault}") from fault
-        sizes = [each["size"] for each in found["files"]]
+        sizes = [file["size"] for file in content["files"]]
         if sum(sizes) > self._max_bytes:
             raise InputError(
                 f"the files have {sum(sizes) >> 20} MiB; this server takes {self._max_bytes >> 20}"
             )
-        self.names = [each["name"] for each in found["files"]]
+        self.names = [file["name"] for file in content["files"]]
         self.paths = [self._folder / name for name in plain_names(self.names)]
         self._to_come = list(zip(self.paths, sizes, strict=True))
 

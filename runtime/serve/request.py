@@ -128,7 +128,7 @@ class Scene:
         chosen = farthest_first(ridge, count)
         positions = tuple((int(k), int(j), int(i)) for k, j, i in chosen)
         interaction = Interaction("scribble", is_positive, spans, across, positions)
-        return self._as_points(interaction, axis, [(each, is_positive) for each in positions])
+        return self._as_points(interaction, axis, [(point, is_positive) for point in positions])
 
     def lasso(self, mask: NDArray[np.bool_], spans: Spans, is_positive: bool) -> Request:
         """What it encloses is the object, with what is drawn on its plane already; or is none of it.
@@ -185,9 +185,9 @@ class Scene:
             return Request(interaction, axis, tuple(adds), exact or {}, self._hull_of(adds))
         held = {prompt.slice for prompts in adds for prompt in prompts}
         earlier = [
-            (position, each.is_positive)
-            for each in self.now.interactions
-            for position in each.points
+            (position, other.is_positive)
+            for other in self.now.interactions
+            for position in other.points
             if position[axis] in held
         ]
         return Request(interaction, axis, (*adds, *_grouped(earlier, axis)), exact or {})

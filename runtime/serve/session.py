@@ -224,8 +224,8 @@ class InteractiveSession(Overview):
 
     def cancel(self) -> None:
         """End predictions that are under way, soon; what was found stays. It waits for nobody."""
-        for each in self._state.objects or ():
-            each.stop(wait=False)
+        for obj in self._state.objects or ():
+            obj.stop(wait=False)
 
     def close(self) -> None:
         """Give back the image and everything else; later calls raise SessionClosed. May be called twice."""

@@ -78,9 +78,9 @@ class SessionState:
         """Count with those who want their turn."""
         with self._count_lock:
             self._num_urging += more
-        for each in self.objects or ():
-            with each.news:
-                each.news.notify_all()
+        for obj in self.objects or ():
+            with obj.news:
+                obj.news.notify_all()
 
     def set_image(self, volume: Volume) -> None:
         """Take an image, with one object in it, and begin to encode it. Raises InputError, and is without one then."""
@@ -96,7 +96,7 @@ class SessionState:
 
     def drop_image(self) -> None:
         """Be without an image, its objects and all that goes on for them."""
-        for task in [self._ahead, *(each.task for each in self.objects or ())]:
+        for task in [self._ahead, *(obj.task for obj in self.objects or ())]:
             if task is not None:
                 task.end()
         if self.image is not None:

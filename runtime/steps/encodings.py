@@ -59,9 +59,9 @@ class Encodings:
         self._cache = model.features(self._read, max_bytes)
         self._numbers: OrderedDict[bytes, int] = OrderedDict()
         # Held weakly: whoever drops a view, and the pixels behind it, need not say so.
-        self._sources: dict[int, WeakKeyDictionary[View, int]] = {}
+        self._sources: dict[int, WeakKeyDictionary[EncodingView, int]] = {}
         self._latest = 0
-        self._expecting: ref[View] | None = None
+        self._expecting: ref[EncodingView] | None = None
         self._users: set[int] = set()
 
     @property
@@ -79,7 +79,7 @@ class Encodings:
         with self.lock:
             self._users.discard(id(user))
 
-    def features(self, read_slice: ReadSlice, max_bytes: int | None = None) -> View:
+    def features(self, read_slice: ReadSlice, max_bytes: int | None = None) -> EncodingView:
         """Encodings of some slices, by the numbers that their owner gives them.
 
         Args:
@@ -88,9 +88,9 @@ class Encodings:
         """
         with self.lock:
             self._drop_spare()
-        return View(self, read_slice)
+        return EncodingView(self, read_slice)
 
-    def number(self, view: View, index: int, pixels: NDArray[np.uint8]) -> int:
+    def number(self, view: EncodingView, index: int, pixels: NDArray[np.uint8]) -> int:
         """The number of a slice's pixels here, which are from now on read from this view too."""
         key = content(self.model.device_memory.get(pixels))
         with self.lock:
@@ -101,7 +101,7 @@ class Encodings:
             self._sources.setdefault(number, WeakKeyDictionary())[view] = index
         return number
 
-    def forget(self, view: View, numbers: Sequence[int]) -> None:
+    def forget(self, view: EncodingView, numbers: Sequence[int]) -> None:
         """Read nothing from a view any more. Encodings stay, for whoever comes with the same pixels."""
         with self.lock:
             self._cache.expect([])  # they may be this view's
@@ -110,7 +110,7 @@ class Encodings:
                     self._sources[number].pop(view, None)
             self._drop_spare()
 
-    def expect(self, view: View, numbers: Sequence[int]) -> None:
+    def expect(self, view: EncodingView, numbers: Sequence[int]) -> None:
         """Say what a view will ask for; under the lock."""
         self._expecting = ref(view)
         self._cache.expect(numbers)
@@ -136,7 +136,7 @@ class Encodings:
         return view.read_slice(index)
 
 
-class View:
+class EncodingView:
     """One owner's slices among the encodings of all (`runtime.steps.features.Cache`), by its own numbers."""
 
     def __init__(self, encodings: Encodings, read_slice: ReadSlice) -> None:

@@ -16,7 +16,7 @@ from runtime.io.dicom.frames import Frames, read_frames
 from runtime.io.dicom.header import Header, read_header
 from runtime.io.dicom.pixels import read_stored
 from runtime.io.dicom.values import common_type, read_modality_transforms
-from runtime.io.room import new_array
+from runtime.io.size_limit import new_array
 from runtime.io.volumes.stack import Stack, stack_planes
 from runtime.io.volumes.volume import SourceFrame, Volume
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from runtime.errors import InputError, VolumeError
 from runtime.files.plain_file import open_plain
-from runtime.io.room import new_array
+from runtime.io.size_limit import new_array
 from runtime.io.volumes.inflated import Inflated
 from runtime.io.volumes.nifti_forms import AFFINES, CODES, UNIT_MM, NiftiForms
 from runtime.io.volumes.scalar import several_values, volume_shape

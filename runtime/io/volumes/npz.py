@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from runtime.errors import VolumeError
 from runtime.files.plain_file import open_plain
-from runtime.io.room import new_array
+from runtime.io.size_limit import new_array
 from runtime.io.volumes.inflated import MAX_RATIO
 from runtime.io.volumes.volume import IDENTITY, Volume
 from runtime.io.volumes.voxels import fill

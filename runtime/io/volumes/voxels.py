@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from runtime.errors import VolumeError
 from runtime.files.plain_file import open_plain
-from runtime.io.room import new_array
+from runtime.io.size_limit import new_array
 from runtime.io.volumes.inflated import MAX_RATIO, WINDOW_BITS, Inflated
 
 MAX_PREFACE_BYTES = 1 << 26

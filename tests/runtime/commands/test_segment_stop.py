@@ -232,7 +232,7 @@ def test_masks_are_cleaned_where_asked_for(how: str | None, run: Run) -> None:
 
 
 def test_a_job_is_settled_once() -> None:
-    job = Job(Path("in"), Path("out"), [], MemoryRules(), is_memory_told=False)
+    job = Job(Path("in"), Path("out"), [], MemoryRules(), is_memory_chosen=False)
     settled = job.settled("volume", MEASURED)
     assert settled.stop == StopRule(below=0.5, after=2)
     assert settled.memory == MemoryRules(policy="confident_and_latest")

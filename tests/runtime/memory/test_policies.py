@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.memory.policies import MAX_SKIPPED, POLICIES, RELEASED_MARGIN, Limits
+from runtime.memory.policies import MAX_SKIPPED, POLICIES, RELEASED_MARGIN, PolicyLimits
 from runtime.memory.records import Record
 
 GATED = ("confidence", "self_sorting")
@@ -33,7 +33,7 @@ class Stream:
     conditioning: list[Record]
     frames: list[Record]
     vectors: np.ndarray
-    limits: Limits
+    limits: PolicyLimits
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Decision:
     tracked: list[Record]
     new: Record
     similarity: np.ndarray
-    limits: Limits
+    limits: PolicyLimits
     kept: list[Record]
 
     @property
@@ -56,7 +56,9 @@ class Decision:
         return self.new.confidence >= self.limits.min_confidence
 
 
-def make_stream(seed: int, num_templates: int, length: int, dims: int, limits: Limits) -> Stream:
+def make_stream(
+    seed: int, num_templates: int, length: int, dims: int, limits: PolicyLimits
+) -> Stream:
     """Vectors and confidences are continuous: ties have no chance."""
     rng = np.random.default_rng(seed)
     confidence = rng.uniform(size=num_templates + length)
@@ -75,7 +77,7 @@ streams = st.builds(
     length=st.integers(1, 14),
     dims=st.integers(2, 5),
     limits=st.builds(
-        Limits,
+        PolicyLimits,
         capacity=st.integers(1, 6),
         min_confidence=st.floats(0, 1),
         max_similarity=st.floats(-1, 1),
@@ -282,7 +284,7 @@ def test_self_sorting_with_the_latest_lets_go_of_the_least_dissimilar_confident_
 @pytest.mark.parametrize("policy", WITH_LATEST)
 def test_what_stays_unlike_for_long_is_how_things_look_now(policy: str) -> None:
     template = Record(0, 0, 0.9, 5.0, is_prompted=True)
-    limits = Limits(capacity=6, min_confidence=0.5, max_similarity=1.0, min_similarity=0.65)
+    limits = PolicyLimits(capacity=6, min_confidence=0.5, max_similarity=1.0, min_similarity=0.65)
     unlike = np.eye(2, dtype=np.float32)
     for frame in range(1, MAX_SKIPPED + 3):
         new = Record(frame, 1, 0.2, 5.0)
@@ -292,14 +294,14 @@ def test_what_stays_unlike_for_long_is_how_things_look_now(policy: str) -> None:
 
 @pytest.mark.parametrize("policy", WITH_LATEST)
 def test_outliers_by_hand(policy: str) -> None:
-    limits = Limits(3, min_confidence=0.5, max_similarity=1.0, min_similarity=0.65)
+    limits = PolicyLimits(3, min_confidence=0.5, max_similarity=1.0, min_similarity=0.65)
     # Frame 1 is unsure, 2 sure, 3 new.
     similarity = symmetric([0.9, 0.8, 0.6], [0.9, 0.5], [0.64])
     assert kept_frames(policy, similarity, [0.9, 0.2, 0.9, 0.2], limits) == [1, 2]
     assert kept_frames(policy, similarity, [0.9, 0.2, 0.9, 0.6], limits) == [2, 3], "it is sure"
     similarity = symmetric([0.9, 0.8, 0.6], [0.9, 0.5], [0.66])
     assert kept_frames(policy, similarity, [0.9, 0.2, 0.9, 0.2], limits) == [2, 3], "it is like 2"
-    everybody = Limits(3, 0.5, 1.0, min_similarity=-1.0)
+    everybody = PolicyLimits(3, 0.5, 1.0, min_similarity=-1.0)
     similarity = symmetric([0.9, 0.8, -1.0], [0.9, -1.0], [-1.0])
     assert kept_frames(policy, similarity, [0.9, 0.2, 0.9, 0.2], everybody) == [2, 3]
 
@@ -313,7 +315,7 @@ def symmetric(*rows: Sequence[float]) -> np.ndarray:
 
 
 def kept_frames(
-    policy: str, similarity: np.ndarray, confidence: Sequence[float], limits: Limits
+    policy: str, similarity: np.ndarray, confidence: Sequence[float], limits: PolicyLimits
 ) -> list[int]:
     """Of frame 0, a conditioning frame, and frames 1, 2, ... of which the last is new."""
     records = [Record(i, i, value, 5.0, i == 0) for i, value in enumerate(confidence)]
@@ -322,7 +324,7 @@ def kept_frames(
 
 def test_fifo_by_hand() -> None:
     similarity = symmetric([0.5, 0.5, 0.5], [0.5, 1.0], [1.0])
-    limits = Limits(2, min_confidence=0.5, max_similarity=0.75)
+    limits = PolicyLimits(2, min_confidence=0.5, max_similarity=0.75)
     assert kept_frames("fifo", similarity, [0.9, 0.9, 0.9, 0.0], limits) == [2, 3]
 
 
@@ -341,7 +343,7 @@ def test_fifo_by_hand() -> None:
 )
 def test_confidence_by_hand(alike: list[float], capacity: int, kept: list[int]) -> None:
     similarity = symmetric([1.0, 1.0, alike[0]], [1.0, alike[1]], [alike[2]])
-    limits = Limits(capacity, min_confidence=0.5, max_similarity=0.75)
+    limits = PolicyLimits(capacity, min_confidence=0.5, max_similarity=0.75)
     assert kept_frames("confidence", similarity, [0.9, 0.9, 0.9, 0.5], limits) == kept
     assert kept_frames("confidence", similarity, [0.9, 0.9, 0.9, 0.49], limits) == [1, 2]
 
@@ -349,7 +351,7 @@ def test_confidence_by_hand(alike: list[float], capacity: int, kept: list[int]) 
 def test_self_sorting_by_hand() -> None:
     # Total dissimilarities: frame 1: 1 + 0.5 + 0.5; frame 2: 0.25 + 0.5 + 0.75; frame 3: 0.5 + 0.5 + 0.75.
     similarity = symmetric([0.0, 0.75, 0.5], [0.5, 0.5], [0.25])
-    limits = Limits(2, min_confidence=0.5, max_similarity=0.75)
+    limits = PolicyLimits(2, min_confidence=0.5, max_similarity=0.75)
     assert kept_frames("self_sorting", similarity, [0.9, 0.9, 0.9, 0.5], limits) == [1, 3]
     assert kept_frames("self_sorting", similarity, [0.9, 0.9, 0.9, 0.49], limits) == [1, 2]
     # Frame 3 now has 0.125 + 0.5 + 0.75: of all the least.
@@ -359,7 +361,7 @@ def test_self_sorting_by_hand() -> None:
 
 def test_of_equally_dissimilar_frames_self_sorting_lets_the_older_go() -> None:
     similarity = symmetric([0.5, 0.5, 0.5], [0.5, 0.5], [0.5])
-    limits = Limits(2, min_confidence=0.5, max_similarity=0.75)
+    limits = PolicyLimits(2, min_confidence=0.5, max_similarity=0.75)
     assert kept_frames("self_sorting", similarity, [0.9, 0.9, 0.9, 0.9], limits) == [2, 3]
 
 
@@ -382,7 +384,7 @@ def test_self_sorting_as_released_by_hand(
     # Frame 2 is more like the conditioning frame than like 3, but conditioning frames are not replaced.
     new_0, new_1, new_2, new_3 = alike
     similarity = symmetric([0.0, 0.875, 0.0, new_0], [0.25, 0.0, new_1], [0.75, new_2], [new_3])
-    limits = Limits(capacity, min_confidence=1.0, max_similarity=-1.0)
+    limits = PolicyLimits(capacity, min_confidence=1.0, max_similarity=-1.0)
     scores = [0.9, 0.6, 0.7, 0.8, confidence]
     assert kept_frames("self_sorting_released", similarity, scores, limits) == kept
 
@@ -433,14 +435,14 @@ def frames_by_both(stream: Stream) -> Iterator[tuple[list[int], list[int]]]:
 def test_self_sorting_as_released_is_the_published_rule(
     seed: int, length: int, dims: int, capacity: int
 ) -> None:
-    stream = make_stream(seed, 0, length, dims, Limits(capacity, 1.0, -1.0))
+    stream = make_stream(seed, 0, length, dims, PolicyLimits(capacity, 1.0, -1.0))
     for theirs, ours in frames_by_both(stream):
         assert ours == theirs
 
 
 def test_the_streams_compared_replace_and_refuse() -> None:
     """Without this, the comparison above could be of banks that never change."""
-    stream = make_stream(1, 0, 60, 4, Limits(6, 1.0, -1.0))
+    stream = make_stream(1, 0, 60, 4, PolicyLimits(6, 1.0, -1.0))
     banks = [theirs for theirs, _ in frames_by_both(stream)]
     is_new = [record.frame in bank for record, bank in zip(stream.frames, banks, strict=True)]
     assert 10 < sum(is_new[6:]) < 44
@@ -454,5 +456,5 @@ def test_the_margin_is_the_published_one() -> None:
 def test_a_confidence_that_is_no_number_does_not_pass_a_gate(policy: str) -> None:
     prompted = Record(0, 0, 0.9, 5.0, is_prompted=True)
     new = Record(1, 1, np.nan, 5.0)
-    limits = Limits(capacity=6, min_confidence=0.0, max_similarity=0.98)
+    limits = PolicyLimits(capacity=6, min_confidence=0.0, max_similarity=0.98)
     assert POLICIES[policy].keep([prompted, new], np.eye(2, dtype=np.float32), limits) == []

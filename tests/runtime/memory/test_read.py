@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.bundle.contract import ModelNumbers
-from runtime.memory.policies import Limits, keep_latest
+from runtime.memory.policies import PolicyLimits, keep_latest
 from runtime.memory.read import Clock
 from runtime.memory.read import read as read_bank
 from runtime.memory.records import MemoryRead, Record
@@ -59,7 +59,7 @@ def records(frames: Iterable[int], first_slot: int = 0) -> list[Record]:
 
 
 def latest(kept: list[Record], capacity: int) -> list[Record]:
-    return keep_latest(kept, np.empty((0, 0), np.float32), Limits(capacity, 0.0, 1.0))
+    return keep_latest(kept, np.empty((0, 0), np.float32), PolicyLimits(capacity, 0.0, 1.0))
 
 
 def codes(read: MemoryRead) -> Codes:

@@ -10,7 +10,7 @@ from runtime.bundle.confidence import MEASURES
 from runtime.errors import InputError
 from runtime.memory import MemoryRules
 from runtime.memory.pick_up import PICK_UPS
-from runtime.memory.policies import MAX_SIMILARITY, MIN_CONFIDENCE, POLICIES, Limits
+from runtime.memory.policies import MAX_SIMILARITY, MIN_CONFIDENCE, POLICIES, PolicyLimits
 from runtime.predictors import FlowPredictor, VideoPredictor, VolumePredictor
 from tests.fakes import FAKE_NUMBERS, fake_model
 
@@ -118,7 +118,7 @@ def test_each_policy_has_its_own_capacity_unless_one_is_given(policy: str, capac
     rules = MemoryRules(
         policy=policy, capacity=2, min_confidence=0.25, max_similarity=0.5, min_similarity=0.25
     )
-    assert rules.limits(FAKE_NUMBERS) == Limits(2, 0.25, 0.5, 0.25)
+    assert rules.limits(FAKE_NUMBERS) == PolicyLimits(2, 0.25, 0.5, 0.25)
 
 
 def test_capacity_follows_the_model() -> None:

@@ -96,10 +96,10 @@ def test_only_frames_that_a_wider_crop_would_need_are_kept() -> None:
     video = VideoPredictor(fake_model(SEEING)[0], zoom=3.0)
     follow(video, [*frames(0), *frames(0)])
     known = video._objects[1]
-    assert sorted(known.kept) == [0, 2 * NUM - 1]
+    assert sorted(known.seeds) == [0, 2 * NUM - 1]
     for x in range(90, 256, 8):
         video.push(square(128, x, 50))
-    assert known.crop is None and known.kept == {}
+    assert known.crop is None and known.seeds == {}
     arena = video._arena
     video.reset()
     assert arena.memories.in_use == arena.pointers.in_use == arena.embeddings.in_use == 0

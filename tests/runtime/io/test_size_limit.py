@@ -9,7 +9,7 @@ import pytest
 
 from runtime.errors import VolumeError
 from runtime.io.read import read_volume
-from runtime.io.room import no_larger_than
+from runtime.io.size_limit import no_larger_than
 from runtime.io.volumes.volume import Volume
 from runtime.io.write import write_mask
 from tests.dicoms import save_series
