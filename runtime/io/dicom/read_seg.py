@@ -138,10 +138,10 @@ def _check_grid(header: Header, layout: PixelFormat, like: Volume) -> None:
     if like.frames:
         source = read_header(like.frames[0].path, (FRAME_OF_REFERENCE,))
         wanted = text(source.dataset, FRAME_OF_REFERENCE) if source else ""
-        found = text(header.dataset, FRAME_OF_REFERENCE)
-        if wanted != found:
+        frame = text(header.dataset, FRAME_OF_REFERENCE)
+        if wanted != frame:
             raise SeriesError(
-                f"{header.path} lies in the frame of reference {found or 'unknown'}; wanted {wanted or 'none'}, that "
+                f"{header.path} lies in the frame of reference {frame or 'unknown'}; wanted {wanted or 'none'}, that "
                 f"of {like.source}"
             )
 

@@ -160,9 +160,9 @@ def _check_identity(headers: dict[Path, Dataset]) -> None:
     first = next(iter(headers.values()))
     for path, header in headers.items():
         for tag, name in _IDENTITY.items():
-            if not _UID.fullmatch(found := text(header, tag)):
+            if not _UID.fullmatch(uid := text(header, tag)):
                 raise SeriesError(
-                    f"{path} has {f'{found[:64]!r} as' if found else 'no'} {name} ({shown(tag)}), so that no "
+                    f"{path} has {f'{uid[:64]!r} as' if found else 'no'} {name} ({shown(tag)}), so that no "
                     f"segmentation can refer to it; export the series again, or {_OR_ELSE}"
                 )
             if tag in _ALIKE and text(header, tag) != text(first, tag):
