@@ -64,7 +64,7 @@ class Objects:
         """Forget one; if it was selected, the lowest that is left is, or a new one. Raises NoObject."""
         gone = self[object_id].id
         if gone == self.selected:  # who looks meanwhile always finds one that is there
-            left = [each for each in self._objects if each != gone]
+            left = [number for number in self._objects if number != gone]
             self.selected = min(left) if left else self.add(None)
         del self._objects[gone]
 

@@ -249,18 +249,18 @@ class Scene:
         return min(held), max(held)
 
 
-def with_box(known: Sequence[Prompt], prompts: Sequence[Prompt]) -> Sequence[Prompt]:
+def with_box(before: Sequence[Prompt], prompts: Sequence[Prompt]) -> Sequence[Prompt]:
     """Points on a plane that has a box, together with that box and the points there: they are answered as one.
 
     A mask that a box has given says less than the box. With the embedded model a click in the middle of an object makes
     .97 of a box's Dice of .98 this way, and .27 as a correction of its mask.
 
     Args:
-        known: prompts of the plane by now.
+        before: prompts of the plane by now.
         prompts: new ones there.
     """
-    has_box = any(isinstance(p, Box) for p in known)
-    return (*known, *prompts) if has_box and isinstance(prompts[0], Point) else prompts
+    has_box = any(isinstance(p, Box) for p in before)
+    return (*before, *prompts) if has_box and isinstance(prompts[0], Point) else prompts
 
 
 def _box(spans: Spans, axis: int) -> Box:

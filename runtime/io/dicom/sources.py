@@ -162,7 +162,7 @@ def _check_identity(headers: dict[Path, Dataset]) -> None:
         for tag, name in _IDENTITY.items():
             if not _UID.fullmatch(uid := text(header, tag)):
                 raise SeriesError(
-                    f"{path} has {f'{uid[:64]!r} as' if found else 'no'} {name} ({shown(tag)}), so that no "
+                    f"{path} has {f'{uid[:64]!r} as' if uid else 'no'} {name} ({shown(tag)}), so that no "
                     f"segmentation can refer to it; export the series again, or {_OR_ELSE}"
                 )
             if tag in _ALIKE and text(header, tag) != text(first, tag):
