@@ -22,6 +22,7 @@ from tqdm import trange
 from runtime.errors import InputError, Sam2Error
 from runtime.measure.phantom import make_phantom
 from runtime.process.streams import print_result
+from runtime.process.subcommands import command_parser
 
 EXAMPLES = """examples:
   python -m benchmarks soak --sessions 1000
@@ -133,11 +134,10 @@ class Beats:
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    p = argparse.ArgumentParser(
-        prog="python -m benchmarks soak",
-        description="Many sessions one after another, and what the server has kept of them.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    p = command_parser(
+        "python -m benchmarks soak",
+        "Many sessions one after another, and what the server has kept of them.",
+        EXAMPLES,
     )
     p.add_argument("--sessions", type=int, default=200, help="(%(default)s)")
     p.add_argument("--shape", default="6,128,128", metavar="Z,Y,X", help="(%(default)s)")
