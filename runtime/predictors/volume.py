@@ -88,8 +88,8 @@ class VolumePredictor:
 
         Args:
             volume: what `read_volume` gives, or an array (z, y, x). With a back end on a CUDA device it may lie there
-                (`__cuda_array_interface__` or DLPack): uint8 is read in place, anything else comes to the host once,
-                where its window is worked out.
+                (`__cuda_array_interface__` or DLPack): uint8 is read in place, anything else, and all with zoom,
+                comes to the host once, where its window is worked out and crops are cut.
             window: how intensities become eight bits, see `runtime.io.window.apply_window`.
 
         Returns the window used. Raises VolumeError or InputError.

@@ -21,9 +21,7 @@ from runtime.errors import InputError
 from runtime.predictors.region import Region, Shape
 from runtime.prompts.prompts import shown
 
-LEAST_SHARE = (
-    0.25  # of the network's side: a crop is never enlarged to more than 4 times its own pixels
-)
+LEAST_SHARE = 0.25  # of the network's side: a crop is enlarged to four times its own pixels at most
 WIDEN = 2.0  # times as wide as the crop before, at the least
 NEAR = 1 / 16  # of a crop's side: a mask that comes so near to its edge goes on in a wider one
 SURE = 0.5  # confidence of a mask with which a chain goes on in a wider crop: more right than wrong

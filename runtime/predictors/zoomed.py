@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from runtime.bundle.confidence import Confidence
 from runtime.model import Model
@@ -56,7 +56,7 @@ def prompt_zoomed(
     """Segment a slice from its prompts, in a crop about their object.
 
     A box or a mask tells where it is. Points alone tell nothing of its extent: they are answered on the whole slice
-    first, then again in a crop about the mask that this gave, which they correct. A crop that the object has already
+    first, then anew in a crop about the mask that this gave. A crop that the object has already
     stays, or becomes a wider one where prompts lie outside it or at its edge.
     """
     if zoom.factor is None:
@@ -90,8 +90,8 @@ def _look(
         or (crop := _first(zoom, extent.with_(points), asked)) is None
     ):
         return whole
-    seen = replace(whole, prompts=asked.before.prompts if asked.before else ())
-    return _segment(model, encoded, asked, confidence, crop, seen)
+    # Not given that mask to correct: its coarse outline misleads more than it helps (benchmarks/notes.md).
+    return _segment(model, encoded, asked, confidence, crop, asked.before)
 
 
 def _first(zoom: Zoom, extent: Region | None, asked: Asked) -> Crop:

@@ -146,7 +146,7 @@ def test_points_are_answered_on_the_whole_slice_first() -> None:
     assert num_encoded(backend) == 2
     assert found.crop is not None and found.crop.holds(Region((90, 110), (130, 150)))
     decoded = [call.inputs for call in backend.calls if call.graph == "mask_decoder"]
-    assert [bool(inputs["has_mask_input"][0]) for inputs in decoded] == [False, True]
+    assert [bool(inputs["has_mask_input"][0]) for inputs in decoded] == [False, False]
     whole, crop = (inputs["point_coords"][0, 0] for inputs in decoded)
     np.testing.assert_allclose(whole, (140 / SIDE * 64, 100 / SIDE * 64))
     height, width = found.crop.shape
