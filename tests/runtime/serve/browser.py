@@ -20,7 +20,7 @@ from runtime.serve.server import listen
 from runtime.serve.service import Service, Shown
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import BrowserContext, Page
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 SOFTWARE = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox")
@@ -30,7 +30,7 @@ SIZE = {"width": 760, "height": 540}
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
+def chromium() -> Iterator[BrowserContext]:
     """A browser without a window; skips the test where there is none."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     program = next(filter(None, map(shutil.which, NAMES)), None)
@@ -38,7 +38,8 @@ def chromium() -> Iterator[Browser]:
         pytest.skip("no chromium here (apt-get install --no-install-recommends chromium)")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=program, args=SOFTWARE)
-        yield browser
+        # One profile for all pages: what one has compiled for drawing the next need not.
+        yield browser.new_context(viewport=SIZE, accept_downloads=True)
         browser.close()
 
 
@@ -94,10 +95,9 @@ class Viewer:
         layout: of the views; one plane is drawn fastest.
     """
 
-    def __init__(self, browser: Browser, url: str, layout: str = "one") -> None:
-        self._context = browser.new_context(viewport=SIZE, accept_downloads=True)
-        self._context.add_init_script(f"localStorage.setItem('medsam2-layout', '{layout}')")
-        self.page: Page = self._context.new_page()
+    def __init__(self, browser: BrowserContext, url: str, layout: str = "one") -> None:
+        self.page: Page = browser.new_page()
+        self.page.add_init_script(f"localStorage.setItem('medsam2-layout', '{layout}')")
         self.page.set_default_timeout(1000 * PATIENCE_S)
         self.complaints: list[str] = []
         self.page.on("console", lambda said: self._note(said.type, said.text))
@@ -111,7 +111,7 @@ class Viewer:
             self.complaints.append(text)
 
     def close(self) -> None:
-        self._context.close()
+        self.page.close()
 
     def until(self, what: str) -> None:
         """Wait until a script's value is true; the page's policy forbids it to do so by itself."""

@@ -20,7 +20,7 @@ from runtime.serve.limits import Limits
 from tests.runtime.serve.browser import Served, Viewer, chromium
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import BrowserContext
 
 SHAPE = (14, 96, 96)
 MIDDLE = 7
@@ -42,7 +42,7 @@ def model() -> Iterator[Model]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser() -> Iterator[BrowserContext]:
     with chromium() as browser:
         yield browser
 
@@ -58,7 +58,7 @@ def served(model: Model, phantom: Phantom) -> Iterator[Served]:
 
 
 @pytest.fixture
-def viewer(browser: Browser, served: Served) -> Iterator[Viewer]:
+def viewer(browser: BrowserContext, served: Served) -> Iterator[Viewer]:
     viewer = Viewer(browser, served.url).until_ready()
     yield viewer
     assert viewer.complaints == []
@@ -74,7 +74,7 @@ def dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     return float(2 * (one & other).sum() / max(1, one.sum() + other.sum()))
 
 
-def test_all_views_are_there(browser: Browser, served: Served, phantom: Phantom) -> None:
+def test_all_views_are_there(browser: BrowserContext, served: Served, phantom: Phantom) -> None:
     viewer = Viewer(browser, served.url, "main").until_ready()
     viewer.click(middle_of(phantom, 1))
     for layout in ("four", "one", "main"):
@@ -239,7 +239,9 @@ def test_a_bad_file_is_refused_in_words_and_a_good_one_opens(
     assert viewer.prompts() == [[[4, 5], [26, 27], [63, 64]]]
 
 
-def test_the_server_goes_and_comes_back(browser: Browser, model: Model, phantom: Phantom) -> None:
+def test_the_server_goes_and_comes_back(
+    browser: BrowserContext, model: Model, phantom: Phantom
+) -> None:
     served = Served(model, Volume(phantom.pixels, (1.0, 1.0, 1.0), source="phantom.nrrd"))
     viewer = Viewer(browser, served.url).until_ready()
     try:
@@ -267,7 +269,7 @@ def test_the_server_goes_and_comes_back(browser: Browser, model: Model, phantom:
 
 
 def test_a_full_server_is_waited_for_and_a_session_that_has_ended_goes_on(
-    browser: Browser, model: Model, phantom: Phantom
+    browser: BrowserContext, model: Model, phantom: Phantom
 ) -> None:
     volume = Volume.from_array(phantom.pixels)
     served = Served(model, volume, limits=Limits(max_sessions=1))
@@ -292,7 +294,7 @@ def test_a_full_server_is_waited_for_and_a_session_that_has_ended_goes_on(
         served.stop()
 
 
-def test_a_key_is_asked_for_and_never_in_an_address(browser: Browser, model: Model) -> None:
+def test_a_key_is_asked_for_and_never_in_an_address(browser: BrowserContext, model: Model) -> None:
     served = Served(model, key="correct-horse-battery-staple")
     viewer = Viewer(browser, served.url)
     try:
