@@ -183,7 +183,10 @@ def test_the_report_tells_what_to_look_at_first(run: Run) -> None:
     ("words", "why"),
     [
         (("--capacity", "0"), "a memory of capacity 0 holds nothing"),
-        (("--capacity", "7"), "temporal codes for 6 tracked frames, found capacity 7"),
+        (
+            ("--memory", "fifo", "--capacity", "7"),
+            "temporal codes for 6 tracked frames, found capacity 7",
+        ),
         (("--min-confidence", "1.5"), r"min_confidence 1\.5 is not within 0 to 1"),
         (("--min-confidence", "nan"), "min_confidence nan is not within 0 to 1"),
         (("--max-similarity", "2"), "max_similarity 2 is no cosine"),

@@ -219,7 +219,8 @@ class Oracle:
     def reset(self) -> None:
         """Every object is asked for by itself."""
 
-    def stream(self, z_range: tuple[int, int]) -> Iterator[SliceMask]:
+    def stream(self, z_range: tuple[int, int], stop: object) -> Iterator[SliceMask]:
+        assert stop is None, "the first run has said how far the object goes"
         self.ranges.append(z_range)
         for index in range(*z_range):
             is_prompted = index == self.boxes[-1].slice
@@ -373,7 +374,7 @@ def test_the_other_axes_remember_by_the_same_rules(monkeypatch: pytest.MonkeyPat
             zoom: float | None = None,
         ) -> None:
             made.append((memory, max_feature_bytes, zoom))
-            super().__init__(model, memory, max_feature_bytes, zoom)
+            super().__init__(model, memory, max_feature_bytes, zoom=zoom)
 
     monkeypatch.setattr(runtime.predictors.volume, "VolumePredictor", Watched)
     rules = MemoryRules(policy="self_sorting", pick_up="weighted")
