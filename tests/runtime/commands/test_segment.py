@@ -370,7 +370,7 @@ def test_what_fails_half_way_leaves_nothing_behind(
     def fail(*args: Any, **kwargs: Any) -> None:
         raise OutOfMemory("full")
 
-    owner = runtime.predictors.tracker if step == "track_step" else runtime.jobs.volume
+    owner = runtime.predictors.search if step == "track_step" else runtime.jobs.volume
     monkeypatch.setattr(owner, step, fail)
     with pytest.raises(OutOfMemory):
         main(arguments(place, *OK))
