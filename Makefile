@@ -25,7 +25,7 @@ test: $(VENV)/.test  ## set up everything, then run all tests
 # An environment of its own: 1.5 GB, of which nothing else is needed here. Without a screen, say
 # make test-viewers SCREEN="xvfb-run --auto-servernum" (Debian: xvfb, libgl1, libegl1, libxcb-cursor0, libxkbcommon-x11-0).
 test-viewers: $(VENV)-viewers/.done  ## napari's plugin against the server, and dcmqi, as 3D Slicer has it
-	$(SCREEN) $(VENV)-viewers/bin/python -m pytest -q -rs tests/runtime/serve/test_napari.py tests/runtime/io/test_dcmqi.py
+	$(SCREEN) $(VENV)-viewers/bin/python -m pytest -q -rs -W ignore tests/runtime/serve/test_napari.py tests/runtime/io/test_dcmqi.py
 
 $(VENV)-viewers/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-viewers
