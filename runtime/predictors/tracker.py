@@ -90,13 +90,14 @@ class Tracker:
         return embedding
 
     @alone
-    def add(self, prompts: Sequence[Prompt], object_id: int) -> SliceMask:
+    def add(self, prompts: Sequence[Prompt], object_id: int, at_once: bool = False) -> SliceMask:
         """Prompt one object on one slice; prompts have been checked against the slices. Raises PromptError."""
         check_object_id(object_id)
         object_id, index = int(object_id), int(prompts[0].slice)
         obj = self.objects.get(object_id) or self._new_object()
         with self._sound_memory():
             asked = self._asked(obj, object_id, index, prompts)
+            asked = asked.at_once() if at_once else asked
             prompted = prompt_zoomed(
                 self._model, self._encoded, self._zoom, asked, self._confidence
             )

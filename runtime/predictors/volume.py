@@ -138,18 +138,21 @@ class VolumePredictor:
         view.set_volume(pixels, "none")
         return view
 
-    def add(self, *prompts: Prompt, object_id: int = 1) -> SliceMask:
+    def add(self, *prompts: Prompt, object_id: int = 1, at_once: bool = False) -> SliceMask:
         """Prompt one object on one slice and see the result at once.
 
         Points join earlier ones on their slice and correct the mask that is there, also one that a run has found; a
         box (with or without points) or a mask starts the slice anew. During a run the slice is read as prompted
         from the next step on.
 
+        With `at_once` points are answered together with the box and points before them on their slice, rather than as a
+        correction of the mask those gave; not where tracking came first.
+
         Raises PromptError if the prompts do not fit the volume or each other.
         """
         tracker = self._need_volume()
         check_prompts(prompts, self._shape)
-        return tracker.add(prompts, object_id)
+        return tracker.add(prompts, object_id, at_once)
 
     def undo(self) -> None:
         """Take back the last `add` or `reset`, step by step. Raises PromptError if there is none.

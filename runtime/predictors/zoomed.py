@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from runtime.bundle.confidence import Confidence
 from runtime.model import Model
@@ -11,7 +11,7 @@ from runtime.predictors.encoded import Encoded
 from runtime.predictors.prompted import PromptedSlice, Tracked, prompt_slice
 from runtime.predictors.region import Region, Shape, widest
 from runtime.predictors.zoom import NEAR, Zoom, extent_of
-from runtime.prompts.prompts import Box, Mask, Prompt
+from runtime.prompts.prompts import Box, Mask, Point, Prompt
 
 Crop = Region | None
 
@@ -36,6 +36,17 @@ class Asked:
     tracked: Tracked | None = None
     others: Sequence[Crop] = ()
     shared: Sequence[Crop] = ()
+
+    def at_once(self) -> Asked:
+        """Points together with the box and points before them on their slice, if tracking had not come there first."""
+        before = self.before
+        if before is None or before.conditioned is not None:
+            return self
+        if not all(isinstance(p, Point) for p in self.prompts):
+            return self
+        if any(isinstance(p, Mask) for p in before.prompts):
+            return self
+        return replace(self, prompts=(*before.prompts, *self.prompts), before=None, tracked=None)
 
     @property
     def is_anew(self) -> bool:

@@ -18,7 +18,7 @@ from runtime.serve.drawing import NOTHING, Canvas, Drawn
 from runtime.serve.history import BLANK, Change, Moment
 from runtime.serve.image import SessionImage
 from runtime.serve.planes import Spans, plane_shape, union
-from runtime.serve.request import Request, with_box
+from runtime.serve.request import Request
 from runtime.serve.worker import Steps, Task, Urgency
 
 log = logging.getLogger("runtime")
@@ -156,6 +156,9 @@ class SessionObject:
     def carry_out(self, request: Request, goes_on: bool) -> Steps:
         """Take a prompt, and follow the object from there; only on the worker's thread.
 
+        All points of a plane are answered at once, as is usual with SAM on an image. With the embedded model a second
+        point makes a Dice of .94 this way, and .25 as a correction of the first one's mask (.91).
+
         Until all of it is taken it can be ended as if it had never been begun.
         """
         before, predictor, num_changes = self.now, self.predictor(request.axis), 0
@@ -166,10 +169,8 @@ class SessionObject:
                 predictor.reset()
                 num_changes += 1
             for prompts in request.adds:
-                by_slice = predictor.prompts(THE_OBJECT) if predictor.object_ids else {}
-                asked = with_box(by_slice.get(prompts[0].slice, ()), prompts)
-                shown = self._image.padded(asked, request.axis)
-                slice_mask = predictor.add(*shown, object_id=THE_OBJECT)
+                shown = self._image.padded(prompts, request.axis)
+                slice_mask = predictor.add(*shown, object_id=THE_OBJECT, at_once=True)
                 num_changes += 1
                 self._take(slice_mask, request.exact)
                 yield Urgency.PROMPT

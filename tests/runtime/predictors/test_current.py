@@ -132,3 +132,36 @@ def test_sets_of_images_tell_the_same() -> None:
     assert held(images.current()) == held(complete)
     with pytest.raises(PromptError, match="no object 2"):
         images.prompts(2)
+
+
+@pytest.mark.parametrize("first", [CLICK, Box(slice=6, y=(5, 20), x=(5, 20))])
+@pytest.mark.parametrize("at_once", [False, True])
+def test_points_correct_a_mask_or_are_answered_at_once(first: Point | Box, at_once: bool) -> None:
+    model, backend = fake_model(TELLING)
+    predictor = VolumePredictor(model)
+    predictor.set_volume(PIXELS)
+    predictor.add(first)
+    second = Point(slice=6, y=2, x=2, positive=False)
+    found = predictor.add(second, at_once=at_once)
+    asked = backend.calls[-1].inputs
+    assert asked["point_labels"].shape[1] == (2 if isinstance(first, Point) else 3)
+    assert asked["has_mask_input"].tolist() == [not at_once]
+    assert predictor.prompts() == {6: (first, second)}
+    alone = VolumePredictor(model)
+    alone.set_volume(PIXELS)
+    same = (alone.add(first, second).segmented.logits == found.segmented.logits).all()
+    assert bool(same) == at_once
+
+
+def test_what_was_tracked_or_given_as_a_mask_is_corrected_in_any_case() -> None:
+    model, backend = fake_model(TELLING)
+    predictor = VolumePredictor(model)
+    predictor.set_volume(PIXELS)
+    predictor.add(BOX)
+    predictor.propagate()
+    for _ in range(2):
+        predictor.add(CLICK, at_once=True)
+        assert backend.calls[-1].inputs["has_mask_input"].all()
+    predictor.add(Mask(slice=2, mask=np.ones((32, 32), bool)))
+    predictor.add(Point(slice=2, y=3, x=3), at_once=True)
+    assert backend.calls[-1].inputs["has_mask_input"].all()

@@ -295,7 +295,7 @@ def test_a_failing_network_is_told_and_is_no_step(
     before = session.target_buffer.copy()
     predictor = session._state.chosen().predictor(0)
     with monkeypatch.context() as patch:
-        patch.setattr(predictor, "add", lambda *prompts, object_id: 1 / 0)
+        patch.setattr(predictor, "add", lambda *prompts, **more: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             session.add_point_interaction((5, 2, 2), False)
     np.testing.assert_array_equal(session.target_buffer, before)
