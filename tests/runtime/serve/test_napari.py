@@ -19,8 +19,8 @@ with warnings.catch_warnings():  # theirs
         "napari_nninteractive.widget_main", reason="its plugin is not installed"
     )
 
-from tests.runtime.serve.real import serving  # noqa: E402
-from tests.runtime.serve.test_with_model import dice  # noqa: E402
+from tests.runtime.serve.real import serving
+from tests.runtime.serve.test_with_model import dice
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SHAPE, MIDDLE = (5, 160, 160), 2
