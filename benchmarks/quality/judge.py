@@ -30,6 +30,7 @@ class Setting:
         rules: of memory; None prompts every slice anew with the same prompt, without memory.
         is_ruined: some slices of the volume are noise.
         zoom: as for predictors.
+        has_defaults: memory, zoom and stop rule are the bundle's own.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Setting:
     rules: MemoryRules | None = PLAIN
     is_ruined: bool = False
     zoom: float | None = None
+    has_defaults: bool = False
 
 
 def segment(model: Model, case: Case, pixels: NDArray[np.uint8], setting: Setting) -> Result:
@@ -47,7 +49,11 @@ def segment(model: Model, case: Case, pixels: NDArray[np.uint8], setting: Settin
         predictor = FlowPredictor(model, setting.rules, zoom=setting.zoom)
         predictor.set_images(list(pixels))
     else:
-        predictor = VolumePredictor(model.plain(), setting.rules, zoom=setting.zoom)
+        predictor = (
+            VolumePredictor(model)
+            if setting.has_defaults
+            else VolumePredictor(model.plain(), setting.rules, zoom=setting.zoom)
+        )
         predictor.set_volume(replace(case.volume, array=pixels), "none")
     if setting.rules is not None:
         predictor.add(prompt)
@@ -100,9 +106,8 @@ def _ruined_figures(
     ruined: list[int],
 ) -> dict[str, float]:
     after = [i for d in AFTER for i in near(key, d)]
-    reads = [
-        bool(set(ruined) & set(result.slices[1][i].memory_frames)) for i in after if i < len(truth)
-    ]
+    slices = result.slices[1]
+    reads = [bool(set(ruined) & set(slices[i].memory_frames)) for i in after if i in slices]
     return {
         "ruined_slices": mean_dice(mask, truth, [i for i in ruined if present[i]]),
         "after_ruined": mean_dice(mask, truth, [i for i in after if i < len(truth) and present[i]]),

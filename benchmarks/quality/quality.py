@@ -55,6 +55,10 @@ SUITES: dict[str, list[Setting]] = {
         for policy in POLICIES
     ],
     "box": [Setting("box")],
+    "defaults": [
+        Setting("the bundle's defaults", has_defaults=True),
+        Setting("ruined slices, the bundle's defaults", is_ruined=True, has_defaults=True),
+    ],
 }
 
 EXAMPLES = """examples:
@@ -62,6 +66,7 @@ EXAMPLES = """examples:
   python -m benchmarks quality --suite prompts,memory,ruined -o quality.json --picture quality.png
   python -m benchmarks quality --folder lesions/ --bundle medsam2 --backend ort,openvino -o lesions.json
   python -m benchmarks quality --suite box --zoom none,2,3,4 --folder lesions/
+  python -m benchmarks quality --suite box,defaults --phantoms 24      # plain, and as medsam2 segment does it
   python -m benchmarks quality --suite box --checkpoint out/nano/nano.pt   # weights that are being trained
 suites: prompts (box, click, mask), memory (every policy and pick-up, and none), ruined (noise on two slices), box.
 """

@@ -28,6 +28,7 @@ from benchmarks.quality.quality_picture import Example, draw_quality
 from export.labelled import MIN_AREA, Case, folder_cases
 from runtime import Volume, write_mask
 from runtime.bundle.bundle import EMBEDDED
+from runtime.bundle.defaults import Defaults
 from runtime.errors import BundleError, InputError, MissingInput
 from runtime.io.volumes.itk import sitk
 from runtime.measure.phantom import make_phantom
@@ -169,6 +170,22 @@ def test_the_worst_volumes_under_the_first_setting_are_kept() -> None:
     for example in examples:
         (row,) = [r for r in rows if (r["case"], r["prompt"]) == (example.case.name, "box")]
         assert row["dice"] == example.dice
+
+
+@pytest.mark.parametrize("stop", [None, {"below": 1.0, "after": 2}])
+def test_a_bundles_defaults_are_measured_beside_plain_tracking(
+    stop: dict[str, float] | None,
+) -> None:
+    model, _ = fake_model(TELLING)
+    model.defaults = Defaults(stop=stop)
+    cases = [small_case(seed)[0] for seed in range(2)]
+    rows, _ = measure(model, cases, [*SUITES["box"], *SUITES["defaults"]], "none")
+    plain, own = (
+        [row["other_slices"] for row in rows if row["setting"] == name]
+        for name in ("box", "the bundle's defaults")
+    )
+    assert len(rows) == 3 * len(cases) and len(own) == len(cases)
+    assert (own == plain) == (stop is None), "a chain that ends at once finds less"
 
 
 def test_backends_and_bundles_are_compared_in_reports_of_their_own(
