@@ -35,7 +35,6 @@ PREFIXES = ("", "/v2")
 DTYPES = ("float32", "float64", *(f"{s}int{bits}" for s in ("", "u") for bits in (8, 16, 32, 64)))
 MAX_SIDE = 2**20
 _METADATA_BYTES = 64 * 1024
-_FORM_BYTES = 64 * 1024  # around the parts
 _PIECE = 2**20
 _METADATA = Object(
     {"dimensions": Numbers(Integer(1, MAX_SIDE), 3, 3)},

@@ -17,7 +17,6 @@ from runtime.io.volumes.nifti_forms import NiftiForms, forms_of
 from runtime.io.volumes.volume import Volume
 
 _NIFTI_CODES = {"uint8": (2, 8), "uint16": (512, 16)}
-_NRRD_TYPES = {"uint8": "uint8", "uint16": "uint16"}
 _META_TYPES = {"uint8": "MET_UCHAR", "uint16": "MET_USHORT"}
 _NIFTI1_LONGEST = 32767
 _GZIP_BITS, _ZLIB_BITS = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS
