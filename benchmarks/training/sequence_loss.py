@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.phantoms.shapes import Rng
+from benchmarks.training.corrections import draw_corrections
 from benchmarks.training.samples import TrainingBatch
 from export.model.sam2 import Sam2
-from runtime.bundle.contract import LABEL_PAD, NO_OBJ_SCORE, PIXEL_MEAN, PIXEL_STD, ModelNumbers
+from runtime.bundle.contract import (
+    LABEL_PAD,
+    NO_OBJ_SCORE,
+    PIXEL_MEAN,
+    PIXEL_STD,
+    PREVIOUS_LOGIT_LIMIT,
+    ModelNumbers,
+)
 
 FOCAL_WEIGHT, ABSENT_WEIGHT = 20.0, 2.0
 # Upstream has none: what is drawn where nothing is would then grow through the memory.
 ABSENT_MASK_WEIGHT = 0.5
 REACH = 15  # pointers are normalised as in long volumes
+Heads = tuple[Tensor, Tensor, Tensor, Tensor]  # masks, ious, tokens, object score
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -52,10 +63,19 @@ class Memory:
 
 
 def sequence_loss(
-    model: Sam2, batch: TrainingBatch, kind: str, teacher: float
+    model: Sam2, batch: TrainingBatch, kind: str, teacher: float, corrected: float
 ) -> tuple[Tensor, dict[str, float]]:
-    """Mean loss over a batch of sequences, and figures of its first and last slices."""
+    """Mean loss over a batch of sequences, and figures of its first and last slices.
+
+    Args:
+        model: computes.
+        batch: of sequences.
+        kind: of the prompt on the first slice: "box", "click", "clicks" or "mask".
+        teacher: probability that memory holds the truth.
+        corrected: share of the slices, the first among them, that get clicks where they are wrong.
+    """
     num_slices = batch.images.shape[1]
+    rng = np.random.default_rng(int(torch.randint(2**62, ())))
     encoded = model.encode(normalise(batch.images.flatten(0, 1)))
     raw, attended, projected, high0, high1 = (
         e.unflatten(0, (-1, num_slices))[batch.sequence] for e in encoded
@@ -68,12 +88,22 @@ def sequence_loss(
         features = raw[:, step]
         if step:
             features = model.condition(attended[:, step], **past.read(step, model.numbers))
-        heads = _heads(model, features, (high0[:, step], high1[:, step]), batch, kind, step)
-        masks, ious, tokens, score = heads
+        high = (high0[:, step], high1[:, step])
+        masks, ious, tokens, score = _heads(model, features, high, batch, kind, step)
         loss, dice = slice_loss(masks, ious, score, truth)
         total = total + loss * (0.3 if kind == "mask" and step == 0 else 1.0)
+        _note(figures, batch.is_flow, step, num_slices, dice, ious, score, truth)
+        if rng.random() < corrected:
+            if step == 0:
+                features = features + model.no_mem_embed.reshape(1, -1, 1, 1)
+            points = _points(batch, kind) if step == 0 else None
+            masks, ious, tokens, score = _correct(
+                model, features, high, masks, ious, truth, points, rng
+            )
+            loss, dice = slice_loss(masks, ious, score, truth)
+            total = total + loss
+            _note_correction(figures, dice, ious, truth)
         best = ious.argmax(1)
-        _note(figures, batch.is_flow, step, num_slices, dice, best, score, truth)
         if step + 1 < num_slices:
             rows = torch.arange(len(best))
             use_truth = (torch.rand(len(best)) < teacher) | (kind == "mask" and step == 0)
@@ -98,7 +128,7 @@ def _heads(
     batch: TrainingBatch,
     kind: str,
     step: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> Heads:
     """Candidate masks (b, n, 4 G, 4 G) with ious, tokens and score: one of a certain prompt, three of a vague one."""
     rows = len(features)
     coords, labels = torch.zeros(rows, 1, 2), torch.full((rows, 1), LABEL_PAD)
@@ -112,11 +142,7 @@ def _heads(
         )
     elif step == 0:
         features = features + model.no_mem_embed.reshape(1, -1, 1, 1)
-        coords, labels = batch.clicks, batch.click_labels
-        if kind == "box":
-            coords, labels = batch.boxes, batch.box_labels
-        elif kind == "click":
-            coords, labels = coords[:, :1], labels[:, :1]
+        coords, labels = _points(batch, kind)
     prompts = model.sam_prompt_encoder
     masks, ious, tokens, score = model.sam_mask_decoder(
         features + prompts.dense(dense, has_dense),
@@ -125,6 +151,46 @@ def _heads(
         *high,
     )
     chosen = slice(1, None) if multimask else slice(0, 1)
+    return masks[:, chosen], ious[:, chosen], tokens[:, chosen], score
+
+
+def _points(batch: TrainingBatch, kind: str) -> tuple[Tensor, Tensor]:
+    """Coordinates and labels of the prompts of the first slice; none where it is a mask."""
+    if kind == "box":
+        return batch.boxes, batch.box_labels
+    count = {"click": 1, "clicks": batch.clicks.shape[1], "mask": 0}[kind]
+    return batch.clicks[:, :count], batch.click_labels[:, :count]
+
+
+def _correct(
+    model: Sam2,
+    features: Tensor,
+    high: tuple[Tensor, Tensor],
+    logits: Tensor,
+    ious: Tensor,
+    truth: Tensor,
+    points: tuple[Tensor, Tensor] | None,
+    rng: Rng,
+) -> Heads:
+    """The decoder again, with the best mask so far, the points before and clicks on what is wrong.
+
+    As `runtime.predictors.prompted`: three candidates of one point, else one.
+    """
+    best = logits[torch.arange(len(logits)), ious.argmax(1)].detach()
+    limit = PREVIOUS_LOGIT_LIMIT
+    coords, labels = draw_corrections(rng, best, truth, truth.shape[-1])
+    if points is not None:
+        coords, labels = (torch.cat(pair, 1) for pair in zip(points, (coords, labels), strict=True))
+    prompts = model.sam_prompt_encoder
+    given = torch.ones(len(best), dtype=torch.bool)
+    corrected = model.sam_mask_decoder(
+        features + prompts.dense(best.clamp(-limit, limit)[:, None], given),
+        prompts.image_position(),
+        prompts.points(coords, labels),
+        *high,
+    )
+    chosen = slice(1, None) if coords.shape[1] == 1 else slice(0, 1)
+    masks, ious, tokens, score = corrected
     return masks[:, chosen], ious[:, chosen], tokens[:, chosen], score
 
 
@@ -194,7 +260,7 @@ def _note(
     step: int,
     num_slices: int,
     dice: Tensor,
-    best: Tensor,
+    ious: Tensor,
     score: Tensor,
     truth: Tensor,
 ) -> None:
@@ -203,13 +269,24 @@ def _note(
     "flow" is the last slice's Dice where slices have no order, "last" where they have one.
     """
     present = truth.flatten(1).amax(1) > 0
-    chosen = dice[torch.arange(len(best)), best]
+    chosen = dice[torch.arange(len(dice)), ious.argmax(1)]
     right = (score[:, 0] > 0) == present
     parts = {"present": right[present].float(), "absent": right[~present].float()} if step else {}
     if step == 0:
         parts["first"] = chosen[present]
     if step == num_slices - 1:
         parts["last"], parts["flow"] = chosen[present & ~is_flow], chosen[present & is_flow]
+    _add(figures, parts)
+
+
+def _note_correction(figures: dict[str, float], dice: Tensor, ious: Tensor, truth: Tensor) -> None:
+    """Dice of corrected slices where the object is, as sum and count."""
+    present = truth.flatten(1).amax(1) > 0
+    chosen = dice[torch.arange(len(dice)), ious.argmax(1)]
+    _add(figures, {"corrected": chosen[present]})
+
+
+def _add(figures: dict[str, float], parts: dict[str, Tensor]) -> None:
     for key, values in parts.items():
         figures[key] = figures.get(key, 0.0) + float(values.sum())
         figures[f"{key}_count"] = figures.get(f"{key}_count", 0.0) + len(values)

@@ -30,10 +30,11 @@ from runtime.errors import MissingInput
 from runtime.files.atomic import write_whole
 
 KINDS = ("box", "click", "clicks", "mask")
-KIND_SHARES = (0.5, 0.2, 0.12, 0.18)
+KIND_SHARES = (0.32, 0.36, 0.16, 0.16)
+CORRECTED_SHARE = 0.3  # of the slices
 WARM_UP = 40  # steps
 SAVE_EVERY_S, COPY_EVERY_S = 300.0, 900.0
-FIGURES = ("loss", "first", "last", "flow", "present", "absent")
+FIGURES = ("loss", "first", "last", "flow", "corrected", "present", "absent")
 EMA_DECAY, EMA_RAMP = 0.999, 5  # the average reaches over the last fifth of the steps, at most 1000
 WEIGHT_DECAY = 0.03
 STATE, WEIGHTS, COPIES = "state.pt", "nano.pt", "copies"
@@ -204,7 +205,8 @@ def train(
         kind = str(np.random.default_rng([seed, trainer.step, 1]).choice(KINDS, p=KIND_SHARES))
         batch = TrainingBatch(*(part.to(device) for part in next(batches)))
         with device:  # what the loss makes on its way lies there too
-            loss, figures = sequence_loss(model, batch, kind, between(stage.teacher, along))
+            teacher = between(stage.teacher, along)
+            loss, figures = sequence_loss(model, batch, kind, teacher, CORRECTED_SHARE)
         trainer.update(loss, between(stage.lr, along) * min(1.0, (trainer.step + 1) / WARM_UP))
         for key, value in {**figures, "loss": float(loss.detach()), "loss_count": 1.0}.items():
             sums[key] = sums.get(key, 0.0) + value

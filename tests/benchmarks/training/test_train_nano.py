@@ -102,7 +102,7 @@ def test_every_parameter_that_matters_gets_a_gradient(toy, batch: TrainingBatch,
     model = type(toy)(TOY)
     model.load_state_dict(toy.state_dict())
     model.requires_grad_(True)
-    loss, figures = sequence_loss(shared(model, 64), batch, kind, teacher=0.0)
+    loss, figures = sequence_loss(shared(model, 64), batch, kind, teacher=0.0, corrected=1.0)
     loss.backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None]
     unused = {"no_mem_pos_enc"}
@@ -120,20 +120,35 @@ def test_every_parameter_that_matters_gets_a_gradient(toy, batch: TrainingBatch,
     ]
     assert not unexpected
     assert figures["first_count"] == len(batch.truth)
+    assert figures["corrected_count"] > 0
+
+
+@pytest.mark.parametrize("kind", training.KINDS)
+def test_what_is_corrected_is_remembered_and_costs(toy, batch: TrainingBatch, kind: str) -> None:
+    model = shared(deepcopy(toy), 64)
+    with torch.no_grad():
+        torch.manual_seed(1)
+        plain, without = sequence_loss(model, batch, kind, teacher=0.0, corrected=0.0)
+        torch.manual_seed(1)
+        more, _ = sequence_loss(model, batch, kind, teacher=0.0, corrected=1.0)
+    assert "corrected_count" not in without
+    assert float(more) > float(plain)
 
 
 def test_each_object_is_segmented_in_its_own_sequence(toy, batch: TrainingBatch) -> None:
     """The loss of a batch is that of its sequences one by one."""
     model = shared(deepcopy(toy), 64)  # a twin asks for gradients of what it shares
     with torch.no_grad():
-        together, _ = sequence_loss(model, batch, "box", teacher=1.0)
+        together, _ = sequence_loss(model, batch, "box", teacher=1.0, corrected=0.0)
         apart = []
         for number in range(3):
             mine = batch.sequence == number
             images = batch.images[number : number + 1]
             rows = (part[mine] for part in batch[2:])
             alone = TrainingBatch(images, torch.zeros(int(mine.sum()), dtype=torch.long), *rows)
-            apart.append(sequence_loss(model, alone, "box", teacher=1.0)[0] * mine.sum())
+            apart.append(
+                sequence_loss(model, alone, "box", teacher=1.0, corrected=0.0)[0] * mine.sum()
+            )
     wanted = torch.stack(apart).sum() / len(batch.truth)
     assert float(together) == pytest.approx(float(wanted), abs=1e-4)
 
