@@ -48,12 +48,12 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable ".[$(DEVICE)]"
 	touch $@
 
-# The official package is a test oracle: without its CUDA extension, and without torchvision, which it needs only for
-# what is not tested here.
+# The official package is a test oracle: without its CUDA extension, and without torchvision, which it and timm need only
+# for what is not tested here.
 $(VENV)/.test: $(VENV)/.runtime
 	$(PIP) setuptools wheel
 	$(PIP) --editable ".[$(DEVICE),export,test]"
-	SAM2_BUILD_CUDA=0 $(PIP) --no-deps --no-build-isolation sam2
+	SAM2_BUILD_CUDA=0 $(PIP) --no-deps --no-build-isolation sam2 timm
 	touch $@
 
 clean:
