@@ -5,38 +5,38 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from runtime.bundle.confidence import MEASURES
 from runtime.commands.options import add_model_options
+from runtime.commands.segment_options import (
+    add_dicom_options,
+    add_memory_options,
+    add_sight_options,
+    add_stop_options,
+    add_volume_options,
+    check_stop,
+    is_dicom_told,
+    is_memory_chosen,
+    memory_rules_of,
+    segmentation_of,
+    stop_of_options,
+)
 from runtime.errors import InputError, PromptError
-from runtime.io.dicom.codes import ABNORMAL, LESION, Code
-from runtime.io.dicom.seg import SEGMENTATION_TYPES, SegmentationOptions
-from runtime.io.volumes.nifti_forms import AFFINES
 from runtime.io.window import CT_PRESETS
 from runtime.jobs import KINDS, Job, kind_of, segment_images, segment_video, segment_volume
-from runtime.memory import MemoryRules
-from runtime.memory.pick_up import PICK_UPS
-from runtime.memory.policies import (
-    MAX_SIMILARITY,
-    MIN_CONFIDENCE,
-    MIN_SIMILARITY,
-    POLICIES,
-)
-from runtime.predictors.chosen import AUTO, Auto
-from runtime.predictors.clean import CLEANINGS
+from runtime.predictors.chosen import AUTO
 from runtime.predictors.flow import ORDERS
 from runtime.predictors.orientations import FUSIONS
 from runtime.predictors.presets import PRESETS
-from runtime.predictors.stop import STOP_AFTER, StopRule
 from runtime.predictors.zoom import check_zoom
 from runtime.process.streams import print_result
 from runtime.process.subcommands import command_parser
+from runtime.prompts.label_map import LABELS_AS
 from runtime.prompts.prompt_file import Calls, group, parse_box, parse_point, read_prompts
 from runtime.prompts.recist import parse_recist
 
 SEGMENT = {"volume": segment_volume, "images": segment_images, "video": segment_video}
-ONLY = dict.fromkeys(("z_range", "series", "affine", "preset", "fuse", "clean", "recist"), "volume")
-
-OF_BUNDLE = "default: what the bundle has measured, else"
+ONLY = dict.fromkeys(
+    ("z_range", "series", "affine", "preset", "fuse", "clean", "recist", "labels"), "volume"
+)
 
 EXAMPLES = f"""examples:
   medsam2 segment -i ct.nii.gz -o lesion.nii.gz --box 57,200,260,180,250 --preview lesion.png
@@ -106,77 +106,30 @@ def parser() -> argparse.ArgumentParser:
         help="of volumes: the ends of a lesion's longest diameter; each line is an object",
     )
     add("--prompts", metavar="P.json", help="several objects, slices and kinds of prompts")
+    add(
+        "--labels",
+        metavar="L",
+        type=Path,
+        help="of volumes: a label map or DICOM Segmentation, whose objects are asked for again",
+    )
+    add("--labels-as", choices=list(LABELS_AS), help="how (box)")
     add("--preview", metavar="P.png", type=Path, help="also draw contours on some slices")
     add(
         "--report-memory",
         action="store_true",
         help="also report what was in memory on each slice",
     )
-    add("--window", default="auto", help="how intensities become 8 bits (%(default)s)")
-    add(
-        "--zoom",
-        type=number,
-        default=AUTO,
-        metavar="F",
-        help="show the network a crop so many times the object's extent, such as 3; none: whole slices "
-        f"({OF_BUNDLE} none; of images and videos: none)",
-    )
+    add_sight_options(p)
     add_model_options(p)
-    memory = p.add_argument_group("memory").add_argument
-    memory("--memory", choices=list(POLICIES), help=f"what is remembered ({OF_BUNDLE} fifo)")
-    memory("--pick-up", choices=list(PICK_UPS), help=f"how it weighs ({OF_BUNDLE} all)")
-    memory(
-        "--capacity", type=int, metavar="N", help="tracked slices kept; default: the policy's own"
-    )
-    memory(
-        "--min-confidence",
-        type=float,
-        default=MIN_CONFIDENCE,
-        metavar="C",
-        help="to enter (%(default)s)",
-    )
-    memory(
-        "--max-similarity",
-        type=float,
-        default=MAX_SIMILARITY,
-        metavar="S",
-        help="of two (%(default)s)",
-    )
-    memory(
-        "--min-similarity",
-        type=float,
-        default=MIN_SIMILARITY,
-        metavar="S",
-        help="of an unsure one to any, to enter (%(default)s); -1 lets all in",
-    )
-    memory("--confidence", default="iou", choices=list(MEASURES), help="what it is (%(default)s)")
-    memory("--seed", type=int, default=0, help="of --pick-up resample (%(default)s)")
-    stop = p.add_argument_group("volumes and videos").add_argument
-    stop(
-        "--stop-below",
-        type=number,
-        default=AUTO,
-        metavar="C",
-        help="end where an object was absent, or less confident than this, on some slices in a row; none: follow it "
-        f"through all ({OF_BUNDLE} none; of videos: none)",
-    )
-    stop("--stop-after", type=int, metavar="N", help=f"how many in a row (default: {STOP_AFTER})")
-    volumes = p.add_argument_group("volumes").add_argument
+    add_memory_options(p)
+    add_stop_options(p, "volumes and videos")
+    add_volume_options(p)
+    volumes = p.add_argument_group("of volumes, too").add_argument
     volumes("--z-range", metavar="Z0,Z1", help="stay within these slices, half-open")
     volumes("--series", metavar="UID", help="which series of a DICOM folder")
-    volumes("--affine", choices=AFFINES, help="which is right where NIfTI's two disagree")
     volumes("--preset", choices=list(PRESETS), help="as one of MedSAM2's scripts does")
-    volumes(
-        "--clean",
-        choices=list(CLEANINGS),
-        help="at the end: keep each object's largest part, fill its cavities, or both",
-    )
     volumes("--fuse", choices=list(FUSIONS), help="segment along all three axes and fuse")
-    dicom = p.add_argument_group("masks as DICOM (.dcm)").add_argument
-    dicom("--code", metavar="S:V:M", help=f"what the objects are, coded (default: {LESION})")
-    dicom("--category", metavar="S:V:M", help=f"which kind of thing (default: {ABNORMAL})")
-    dicom("--seg-type", choices=SEGMENTATION_TYPES, help="how objects are stored (default: binary)")
-    dicom("--keep-empty-frames", action="store_true", help="also of slices without an object")
+    add_dicom_options(p)
     images = p.add_argument_group("images").add_argument
     images("--order", default="given", choices=ORDERS, help="in which to segment (%(default)s)")
     return p
@@ -186,31 +139,33 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     p = parser()
     args = p.parse_args(arguments)
-    if not (args.box or args.point or args.prompts or args.recist):
-        p.error("no prompt: give --box, --point, --recist or --prompts")
+    if not (args.box or args.point or args.prompts or args.recist or args.labels):
+        p.error("no prompt: give --box, --point, --recist, --prompts or --labels")
+    if args.labels_as and not args.labels:
+        p.error("--labels-as says how --labels are taken: give that too")
     source = Path(args.input)
     kind = kind_of(source) if args.kind == "auto" else args.kind
     for name, owner in ONLY.items():
         if getattr(args, name) is not None and kind != owner:
             p.error(f"--{name.replace('_', '-')} is for a {owner}; the input is taken as {kind}")
-    is_dicom_told = args.code or args.category or args.seg_type or args.keep_empty_frames
-    if is_dicom_told and not (kind == "volume" and args.output.lower().endswith(".dcm")):
+    if is_dicom_told(args) and not (kind == "volume" and args.output.lower().endswith(".dcm")):
         p.error("--code, --category, --seg-type and --keep-empty-frames are for a mask named .dcm")
     if args.order != "given" and kind != "images":
         p.error(f"--order is for images; the input is taken as {kind}")
     is_stop_chosen = args.stop_below != AUTO or args.stop_after is not None
     if is_stop_chosen and kind == "images":
         p.error("--stop-below and --stop-after are for volumes and videos: images have no order")
-    if args.stop_after is not None and not isinstance(args.stop_below, float):
-        p.error("--stop-after says how many slices of less than --stop-below: give that too")
+    check_stop(p, args)
     job = Job(
         input=source,
         output=Path(args.output),
         calls=_calls(args),
-        lines=tuple(parse_recist(text) for text in args.recist or ()),
-        memory=_rules(args),
-        is_memory_chosen=args.memory is not None or args.pick_up is not None,
-        stop=_stop(args),
+        lines=tuple(enumerate(map(parse_recist, args.recist or ()), 1)),
+        labels=args.labels,
+        labels_as=args.labels_as or "box",
+        memory=memory_rules_of(args),
+        is_memory_chosen=is_memory_chosen(args),
+        stop=stop_of_options(args),
         zoom=args.zoom if args.zoom == AUTO else check_zoom(args.zoom),
         preview=args.preview,
         bundle=args.bundle,
@@ -226,46 +181,10 @@ def main(arguments: list[str] | None = None) -> None:
         clean=args.clean,
         order=args.order,
         affine=args.affine,
-        segmentation=_segmentation(args),
+        segmentation=segmentation_of(args),
         reports_memory=args.report_memory,
     )
     print_result(SEGMENT[kind](job))
-
-
-def _rules(args: argparse.Namespace) -> MemoryRules:
-    return MemoryRules(
-        policy=args.memory or "fifo",
-        pick_up=args.pick_up or "all",
-        capacity=args.capacity,
-        min_confidence=args.min_confidence,
-        max_similarity=args.max_similarity,
-        min_similarity=args.min_similarity,
-        confidence=args.confidence,
-        seed=args.seed,
-    )
-
-
-def _segmentation(args: argparse.Namespace) -> SegmentationOptions:
-    return SegmentationOptions(
-        Code.parse(args.code) if args.code else LESION,
-        Code.parse(args.category) if args.category else ABNORMAL,
-        args.seg_type or "binary",
-        args.keep_empty_frames,
-    )
-
-
-def number(text: str) -> float | Auto | None:
-    """What --stop-below or --zoom says. Raises ValueError for anything but a number, none or auto."""
-    words: dict[str, Auto | None] = {"none": None, AUTO: AUTO}
-    return words[text] if text in words else float(text)
-
-
-def _stop(args: argparse.Namespace) -> StopRule | Auto | None:
-    if not isinstance(args.stop_below, float):
-        below: Auto | None = args.stop_below
-        return below
-    after = STOP_AFTER if args.stop_after is None else args.stop_after
-    return StopRule(below=args.stop_below, after=after)
 
 
 def _calls(args: argparse.Namespace) -> Calls:
@@ -273,7 +192,9 @@ def _calls(args: argparse.Namespace) -> Calls:
     points = [parse_point(text) for text in args.point]
     if args.recist and (args.prompts or boxes or points):
         raise PromptError("each --recist is an object of its own; do not mix it with other prompts")
-    if args.recist:
+    if args.labels and (args.prompts or boxes or points or args.recist):
+        raise PromptError("--labels holds every object; do not mix it with other prompts")
+    if args.recist or args.labels:
         return []
     if args.prompts:
         if boxes or points:

@@ -13,12 +13,14 @@ from runtime.files.atomic import check_destination
 from runtime.io.dicom.seg import SegmentationOptions
 from runtime.io.pictures.images import holds_dicom, holds_pictures
 from runtime.io.pictures.video import VIDEO_SUFFIXES
+from runtime.io.volumes.volume import Volume
 from runtime.memory import MemoryRules
 from runtime.model import Model, load
 from runtime.predictors.chosen import AUTO, Auto, stop_of
 from runtime.predictors.flow import Order
 from runtime.predictors.stop import StopRule
 from runtime.preview.preview import PREVIEW_SUFFIXES
+from runtime.prompts.label_map import calls_of_labels
 from runtime.prompts.prompt_file import Calls
 from runtime.prompts.prompts import Prompt
 from runtime.prompts.recist import Recist
@@ -39,7 +41,9 @@ class Job:
     Attributes:
         input, output, preview: paths.
         calls: prompts by object and slice, in the order in which to add them.
-        lines: RECIST lines of objects (volumes), in place of calls.
+        lines: RECIST lines by object (volumes), beside calls.
+        labels: a label map whose objects are asked for too (volumes).
+        labels_as: how, a key of `LABELS_AS`.
         memory: rules of the bank.
         is_memory_chosen: whether their policy and pick-up were asked for, or are what the bundle says.
         stop: when an object is followed no further (volumes, videos); "auto" is what the bundle says.
@@ -60,7 +64,9 @@ class Job:
     output: Path
     calls: Calls
     memory: MemoryRules
-    lines: tuple[Recist, ...] = ()
+    lines: tuple[tuple[int, Recist], ...] = ()
+    labels: Path | None = None
+    labels_as: str = "box"
     is_memory_chosen: bool = True
     stop: StopRule | Auto | None = AUTO
     zoom: float | Auto | None = AUTO
@@ -85,10 +91,14 @@ class Job:
         """The model asked for."""
         return load(self.bundle, self.backend, self.threads, self.hint)
 
-    def boxed(self, shape: tuple[int, int, int]) -> Job:
-        """The same job with a box for each RECIST line. Raises PromptError for one outside a volume of `shape`."""
-        boxes: Calls = [(i, [line.box(shape)]) for i, line in enumerate(self.lines, 1)]
-        return replace(self, calls=[*self.calls, *boxes], lines=())
+    def asking(self, volume: Volume) -> Job:
+        """The same job with a box for each RECIST line, and prompts for the objects of its label map.
+
+        Raises PromptError for what does not fit the volume.
+        """
+        boxes: Calls = [(i, [line.box(volume.shape)]) for i, line in self.lines]
+        drawn = calls_of_labels(self.labels, volume, self.labels_as) if self.labels else []
+        return replace(self, calls=[*self.calls, *boxes, *drawn], lines=(), labels=None)
 
     def settled(self, kind: str, defaults: Defaults) -> Job:
         """The same job with what it leaves to the bundle filled in, and a word about it in the log.

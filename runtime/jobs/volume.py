@@ -37,17 +37,20 @@ from runtime.prompts.prompts import check_prompt
 log = logging.getLogger("runtime")
 
 
-def segment_volume(job: Job) -> dict[str, Any]:
-    """Run a job; everything is read and checked before any computing starts. Returns its report."""
+def segment_volume(job: Job, model: Model | None = None) -> dict[str, Any]:
+    """Run a job; everything is read and checked before any computing starts. Returns its report.
+
+    `model` is that of the job where it has been loaded before.
+    """
     _check_output(job)
     check_preview(job)
     clock, asked = Clock(), parse_window(job.window)
     with clock("read"):
         volume = read_volume(job.input, job.series, job.affine)
-        job = job.boxed(volume.shape)
+        job = job.asking(volume)
         _check(job, volume)
     with clock("load"):
-        bundle, model = open_bundle(job.bundle), job.load()
+        bundle, model = open_bundle(job.bundle), model or job.load()
         job = job.settled("volume", model.defaults)
         predictor = VolumePredictor(model, job.memory, job.max_memory, zoom=job.zoom)
         used = predictor.set_volume(volume, asked)

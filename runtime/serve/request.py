@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.prompts.key_slices import MAX_SLICES, key_slices
 from runtime.prompts.prompts import Box, Mask, Point, Prompt
 from runtime.serve.drawing import NOTHING, Drawn, extent, part_drawn
 from runtime.serve.history import Interaction, Moment
@@ -28,12 +29,10 @@ from runtime.serve.planes import (
 )
 from runtime.serve.strokes import (
     MAX_POINTS,
-    MAX_SLICES,
     Mask2,
     depths,
     farthest_first,
     filled,
-    key_slices,
     skeleton,
 )
 

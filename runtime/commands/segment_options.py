@@ -1,0 +1,158 @@
+"""What `medsam2 segment` and `medsam2 cohort` are told alike: how objects are seen, remembered and followed."""
+
+from __future__ import annotations
+
+import argparse
+
+from runtime.bundle.confidence import MEASURES
+from runtime.io.dicom.codes import ABNORMAL, LESION, Code
+from runtime.io.dicom.seg import SEGMENTATION_TYPES, SegmentationOptions
+from runtime.io.volumes.nifti_forms import AFFINES
+from runtime.memory import MemoryRules
+from runtime.memory.pick_up import PICK_UPS
+from runtime.memory.policies import (
+    MAX_SIMILARITY,
+    MIN_CONFIDENCE,
+    MIN_SIMILARITY,
+    POLICIES,
+)
+from runtime.predictors.chosen import AUTO, Auto
+from runtime.predictors.clean import CLEANINGS
+from runtime.predictors.stop import STOP_AFTER, StopRule
+
+OF_BUNDLE = "default: what the bundle has measured, else"
+
+
+def add_sight_options(p: argparse.ArgumentParser) -> None:
+    """`--window` and `--zoom`."""
+    p.add_argument("--window", default="auto", help="how intensities become 8 bits (%(default)s)")
+    p.add_argument(
+        "--zoom",
+        type=number,
+        default=AUTO,
+        metavar="F",
+        help="show the network a crop so many times the object's extent, such as 3; none: whole slices "
+        f"({OF_BUNDLE} none; of images and videos: none)",
+    )
+
+
+def add_memory_options(p: argparse.ArgumentParser) -> None:
+    """What `memory_rules_of` reads."""
+    memory = p.add_argument_group("memory").add_argument
+    memory("--memory", choices=list(POLICIES), help=f"what is remembered ({OF_BUNDLE} fifo)")
+    memory("--pick-up", choices=list(PICK_UPS), help=f"how it weighs ({OF_BUNDLE} all)")
+    memory(
+        "--capacity", type=int, metavar="N", help="tracked slices kept; default: the policy's own"
+    )
+    memory(
+        "--min-confidence",
+        type=float,
+        default=MIN_CONFIDENCE,
+        metavar="C",
+        help="to enter (%(default)s)",
+    )
+    memory(
+        "--max-similarity",
+        type=float,
+        default=MAX_SIMILARITY,
+        metavar="S",
+        help="of two (%(default)s)",
+    )
+    memory(
+        "--min-similarity",
+        type=float,
+        default=MIN_SIMILARITY,
+        metavar="S",
+        help="of an unsure one to any, to enter (%(default)s); -1 lets all in",
+    )
+    memory("--confidence", default="iou", choices=list(MEASURES), help="what it is (%(default)s)")
+    memory("--seed", type=int, default=0, help="of --pick-up resample (%(default)s)")
+
+
+def add_stop_options(p: argparse.ArgumentParser, of: str) -> None:
+    """What `stop_of_options` reads; `of` names the group."""
+    stop = p.add_argument_group(of).add_argument
+    stop(
+        "--stop-below",
+        type=number,
+        default=AUTO,
+        metavar="C",
+        help="end where an object was absent, or less confident than this, on some slices in a row; none: follow it "
+        f"through all ({OF_BUNDLE} none; of videos: none)",
+    )
+    stop("--stop-after", type=int, metavar="N", help=f"how many in a row (default: {STOP_AFTER})")
+
+
+def add_volume_options(p: argparse.ArgumentParser) -> None:
+    """`--affine` and `--clean`."""
+    volumes = p.add_argument_group("volumes").add_argument
+    volumes("--affine", choices=AFFINES, help="which is right where NIfTI's two disagree")
+    volumes(
+        "--clean",
+        choices=list(CLEANINGS),
+        help="at the end: keep each object's largest part, fill its cavities, or both",
+    )
+
+
+def add_dicom_options(p: argparse.ArgumentParser) -> None:
+    """What `segmentation_of` reads."""
+    dicom = p.add_argument_group("masks as DICOM (.dcm)").add_argument
+    dicom("--code", metavar="S:V:M", help=f"what the objects are, coded (default: {LESION})")
+    dicom("--category", metavar="S:V:M", help=f"which kind of thing (default: {ABNORMAL})")
+    dicom("--seg-type", choices=SEGMENTATION_TYPES, help="how objects are stored (default: binary)")
+    dicom("--keep-empty-frames", action="store_true", help="also of slices without an object")
+
+
+def is_dicom_told(args: argparse.Namespace) -> bool:
+    """Whether anything was said of masks as DICOM."""
+    return bool(args.code or args.category or args.seg_type or args.keep_empty_frames)
+
+
+def memory_rules_of(args: argparse.Namespace) -> MemoryRules:
+    """The rules of the bank."""
+    return MemoryRules(
+        policy=args.memory or "fifo",
+        pick_up=args.pick_up or "all",
+        capacity=args.capacity,
+        min_confidence=args.min_confidence,
+        max_similarity=args.max_similarity,
+        min_similarity=args.min_similarity,
+        confidence=args.confidence,
+        seed=args.seed,
+    )
+
+
+def is_memory_chosen(args: argparse.Namespace) -> bool:
+    """Whether policy or pick-up were asked for, and are not what the bundle says."""
+    return args.memory is not None or args.pick_up is not None
+
+
+def segmentation_of(args: argparse.Namespace) -> SegmentationOptions:
+    """How masks are written as DICOM."""
+    return SegmentationOptions(
+        Code.parse(args.code) if args.code else LESION,
+        Code.parse(args.category) if args.category else ABNORMAL,
+        args.seg_type or "binary",
+        args.keep_empty_frames,
+    )
+
+
+def stop_of_options(args: argparse.Namespace) -> StopRule | Auto | None:
+    """When an object is followed no further; "auto" is what the bundle says."""
+    if not isinstance(args.stop_below, float):
+        below: Auto | None = args.stop_below
+        return below
+    after = STOP_AFTER if args.stop_after is None else args.stop_after
+    return StopRule(below=args.stop_below, after=after)
+
+
+def check_stop(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """A usage error for a number of slices without a confidence."""
+    if args.stop_after is not None and not isinstance(args.stop_below, float):
+        p.error("--stop-after says how many slices of less than --stop-below: give that too")
+
+
+def number(text: str) -> float | Auto | None:
+    """What --stop-below or --zoom says. Raises ValueError for anything but a number, none or auto."""
+    words: dict[str, Auto | None] = {"none": None, AUTO: AUTO}
+    return words[text] if text in words else float(text)
