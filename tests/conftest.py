@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import locale
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,10 @@ from runtime.bundle.contract import ModelNumbers
 from runtime.files.cache import VARIABLE
 from runtime.model import Model
 from tests.fakes import FAKE_NUMBERS, fake_model
+
+# PyTorch's, here and in children. Models of tests are too small to be shared out between threads, which only wait for
+# each other then, and burn a core at that.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import onnx
 import onnxruntime
 import pytest
-import torch
 
 from export.model.sam2 import Sam2
 from runtime.bundle.bundle import Bundle
@@ -45,12 +42,3 @@ class Graphs:
 @pytest.fixture(scope="session")
 def graphs(toy: Sam2, toy_bundle: Bundle) -> Graphs:
     return Graphs(toy, toy_bundle)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> Iterator[None]:
-    """Models here are too small to be shared out between threads, which only wait for each other then."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
