@@ -13,6 +13,8 @@ from benchmarks.quality.overlap import compare, dice
 from export.damage import DAMAGED_AT
 from export.labelled import Case, draw_prompt
 from runtime import FlowPredictor, MemoryRules, Model, Result, VolumePredictor
+from runtime.predictors.spaced import SpacedSlices
+from runtime.prompts.prompts import Prompt
 
 DISTANCES = (1, 2, 4, 8, 16)
 # Distances at which SAM 2's memory holds the ruined slice.
@@ -31,6 +33,7 @@ class Setting:
         is_ruined: some slices of the volume are noise.
         zoom: as for predictors.
         has_defaults: memory, zoom and stop rule are the bundle's own.
+        every: tracks one slice of so many, and interpolates between them.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Setting:
     is_ruined: bool = False
     zoom: float | None = None
     has_defaults: bool = False
+    every: int = 1
 
 
 def segment(model: Model, case: Case, pixels: NDArray[np.uint8], setting: Setting) -> Result:
@@ -55,6 +59,8 @@ def segment(model: Model, case: Case, pixels: NDArray[np.uint8], setting: Settin
             else VolumePredictor(model.plain(), setting.rules, zoom=setting.zoom)
         )
         predictor.set_volume(replace(case.volume, array=pixels), "none")
+    if setting.every > 1 and isinstance(predictor, VolumePredictor):
+        return _segment_spaced(predictor, case, pixels, prompt, setting.every)
     if setting.rules is not None:
         predictor.add(prompt)
         return predictor.propagate()
@@ -63,6 +69,16 @@ def segment(model: Model, case: Case, pixels: NDArray[np.uint8], setting: Settin
         slices[index] = predictor.add(replace(prompt, slice=index))
         predictor.reset()
     return Result((pixels.shape[1:],) * len(pixels), {1: slices}, is_ordered=not case.is_flow)
+
+
+def _segment_spaced(
+    predictor: VolumePredictor, case: Case, pixels: NDArray[np.uint8], prompt: Prompt, every: int
+) -> Result:
+    spaced = SpacedSlices.of(None, len(pixels), [case.key], every)
+    predictor.set_slices(*spaced.source(pixels), case.volume.spacing_mm[1:])
+    predictor.add(*spaced.prompts([prompt]))
+    masks = {mask.slice: mask for mask in map(spaced.slice_mask, predictor.stream())}
+    return spaced.filled(Result((pixels.shape[1:],) * len(pixels), {1: masks}))
 
 
 def judge(case: Case, setting: Setting, result: Result, ruined: list[int]) -> dict[str, Any]:
@@ -93,6 +109,7 @@ def judge(case: Case, setting: Setting, result: Result, ruined: list[int]) -> di
         },
         "drawn_where_absent": float(drawn[~present].mean()) if not present.all() else float("nan"),
         "lost_where_present": float((~drawn[present]).mean()),
+        "tracked_slices": float(sum(bool(m.memory_frames) for m in result.slices[1].values())),
         **(_ruined_figures(mask, truth, key, present, result, ruined) if ruined else {}),
     }
 

@@ -13,10 +13,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from benchmarks.phantoms.phantoms import HELD_OUT_SEEDS, make_flow, make_volume
@@ -59,6 +61,10 @@ SUITES: dict[str, list[Setting]] = {
         Setting("the bundle's defaults", has_defaults=True),
         Setting("ruined slices, the bundle's defaults", is_ruined=True, has_defaults=True),
     ],
+    "spacing": [
+        Setting("every slice tracked", has_defaults=True),
+        *(Setting(f"one of {n} tracked", has_defaults=True, every=n) for n in (2, 3, 4, 6)),
+    ],
 }
 
 EXAMPLES = """examples:
@@ -67,21 +73,39 @@ EXAMPLES = """examples:
   python -m benchmarks quality --folder lesions/ --bundle medsam2 --backend ort,openvino -o lesions.json
   python -m benchmarks quality --suite box --zoom none,2,3,4 --folder lesions/
   python -m benchmarks quality --suite box,defaults --phantoms 24      # plain, and as medsam2 segment does it
+  python -m benchmarks quality --suite spacing --thin 3                # what --track-every costs and gains
   python -m benchmarks quality --suite box --checkpoint out/nano/nano.pt   # weights that are being trained
-suites: prompts (box, click, mask), memory (every policy and pick-up, and none), ruined (noise on two slices), box.
+suites: prompts (box, click, mask), memory (every policy and pick-up, and none), ruined (noise on two slices), box,
+defaults (what the bundle has chosen, clean and ruined), spacing (some slices tracked, others interpolated).
 """
 
 
-def phantom_cases(count: int) -> Iterator[Case]:
-    """Objects of `count` held-out phantoms, then of a third as many flows."""
+def phantom_cases(count: int, thin: int = 1) -> Iterator[Case]:
+    """Objects of `count` held-out phantoms, then of a third as many flows.
+
+    `thin` gives each volume so many times as many slices, as overlapping reconstructions of a scanner have them.
+    """
     for seed in range(HELD_OUT_SEEDS, HELD_OUT_SEEDS + count):
         phantom = make_volume(seed)
-        volume = Volume.from_array(phantom.pixels)
+        pixels = thinned(phantom.pixels, thin)
+        volume = Volume.from_array(np.rint(pixels).astype(np.uint8))
         for label, truth, key in objects(phantom.labels)[:MAX_OBJECTS]:
-            yield Case(f"phantom {seed} object {label}", volume, truth, key)
+            yield Case(
+                f"phantom {seed} object {label}", volume, thinned(truth, thin) > 0.5, key * thin
+            )
     for seed in range(HELD_OUT_SEEDS, HELD_OUT_SEEDS + max(count // 3, 1)):
         phantom = make_flow(seed)
         yield Case(f"flow {seed}", Volume.from_array(phantom.pixels), phantom.labels == 1, 0, True)
+
+
+def thinned(volume: NDArray[np.generic], thin: int) -> NDArray[np.float32]:
+    """A volume (z, y, x) with `thin` - 1 slices between each two, on the straight line between them."""
+    slices = volume.astype(np.float32)
+    parts = [slices[:1]]
+    for first, last in pairwise(slices):
+        along = np.arange(1, thin + 1, dtype=np.float32)[:, None, None] / thin
+        parts.append(first + along * (last - first))
+    return np.concatenate(parts)
 
 
 def measure(
@@ -142,6 +166,7 @@ def table(summary: dict[str, Any]) -> str:
         "copy of mask",
         "ruined in memory",
         "after ruined",
+        "slices tracked",
     )
     lines = [f"| | cases | {' | '.join(head)} |", "|---" * (len(head) + 2) + "|"]
     for group, settings in summary.items():
@@ -158,6 +183,7 @@ def table(summary: dict[str, Any]) -> str:
                 m["copy_of_mask"],
                 m.get("ruined_in_memory"),
                 m.get("after_ruined"),
+                m.get("tracked_slices"),
             )
             cells = " | ".join("" if v is None else f"{v:.2f}" for v in values)
             lines.append(f"| {group}, {name} | {m['cases']} | {cells} |")
@@ -195,6 +221,13 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--folder", type=Path, help="labelled volumes; default: held-out phantoms")
     p.add_argument("--phantoms", type=int, default=12, help="how many (%(default)s)")
+    p.add_argument(
+        "--thin",
+        type=int,
+        default=1,
+        metavar="N",
+        help="times as many slices in a phantom, interpolated (%(default)s)",
+    )
     p.add_argument("--window", default="auto", help="as for medsam2 segment (%(default)s)")
     p.add_argument("-o", "--output", type=Path, metavar="F.json", help="write every case's figures")
     p.add_argument("--picture", type=Path, metavar="F.png", help="draw curves and the worst cases")
@@ -211,8 +244,10 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError(f"no suite '{unknown.pop()}'; there are: {', '.join(SUITES)}")
     chosen = [setting for suite in suites for setting in SUITES[suite]]
     settings = [seen(setting, zoom) for zoom in args.zoom for setting in chosen]
-    generated = phantom_cases(args.phantoms) if args.folder is None else folder_cases(args.folder)
-    cases = list(generated)
+    if args.thin < 1:
+        raise InputError(f"--thin {args.thin}: wanted a whole number from 1")
+    phantoms = phantom_cases(args.phantoms, args.thin)
+    cases = list(phantoms if args.folder is None else folder_cases(args.folder))
     reports, pictures = [], []
     for name, model in models(args):
         rows, examples = measure(model, cases, settings, args.window)

@@ -35,7 +35,18 @@ from runtime.prompts.recist import parse_recist
 
 SEGMENT = {"volume": segment_volume, "images": segment_images, "video": segment_video}
 ONLY = dict.fromkeys(
-    ("z_range", "series", "affine", "preset", "fuse", "clean", "recist", "labels"), "volume"
+    (
+        "z_range",
+        "series",
+        "affine",
+        "preset",
+        "track_every",
+        "fuse",
+        "clean",
+        "recist",
+        "labels",
+    ),
+    "volume",
 )
 
 EXAMPLES = f"""examples:
@@ -127,6 +138,13 @@ def parser() -> argparse.ArgumentParser:
     volumes = p.add_argument_group("of volumes, too").add_argument
     volumes("--z-range", metavar="Z0,Z1", help="stay within these slices, half-open")
     volumes("--series", metavar="UID", help="which series of a DICOM folder")
+    volumes(
+        "--track-every",
+        type=float,
+        metavar="MM",
+        help="of thin slices: track some, so far apart, and interpolate between them; where a file has no "
+        "spacing its slices are 1 mm apart",
+    )
     volumes("--preset", choices=list(PRESETS), help="as one of MedSAM2's scripts does")
     volumes("--fuse", choices=list(FUSIONS), help="segment along all three axes and fuse")
     add_dicom_options(p)
@@ -150,6 +168,8 @@ def main(arguments: list[str] | None = None) -> None:
             p.error(f"--{name.replace('_', '-')} is for a {owner}; the input is taken as {kind}")
     if is_dicom_told(args) and not (kind == "volume" and args.output.lower().endswith(".dcm")):
         p.error("--code, --category, --seg-type and --keep-empty-frames are for a mask named .dcm")
+    if args.track_every is not None and (args.preset or args.fuse):
+        p.error("--track-every leaves slices out, which no --preset does and --fuse needs")
     if args.order != "given" and kind != "images":
         p.error(f"--order is for images; the input is taken as {kind}")
     is_stop_chosen = args.stop_below != AUTO or args.stop_after is not None
@@ -177,6 +197,7 @@ def main(arguments: list[str] | None = None) -> None:
         series=args.series,
         z_range=_z_range(args.z_range),
         preset=args.preset,
+        track_every_mm=args.track_every,
         fuse=args.fuse,
         clean=args.clean,
         order=args.order,

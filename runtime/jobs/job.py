@@ -53,6 +53,7 @@ class Job:
         window, series, affine: how to read.
         z_range: half-open slices to stay within (volumes).
         preset: a key of `PRESETS` (volumes).
+        track_every_mm: tracks slices so far apart and interpolates between them; None tracks all (volumes).
         fuse: a key of `FUSIONS`: segment along all axes (volumes).
         clean: a key of `CLEANINGS`: what is done to each object's mask at the end (volumes).
         order: of image sets.
@@ -80,6 +81,7 @@ class Job:
     series: str | None = None
     z_range: tuple[int, int] | None = None
     preset: str | None = None
+    track_every_mm: float | None = None
     fuse: str | None = None
     clean: str | None = None
     order: Order = "given"

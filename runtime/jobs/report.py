@@ -115,6 +115,7 @@ def make_report(
             "affine": job.affine,
             "z_range": job.z_range and list(job.z_range),
             "preset": job.preset,
+            "track_every_mm": job.track_every_mm,
             "fuse": job.fuse,
             "clean": job.clean,
             "order": job.order,

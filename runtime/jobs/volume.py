@@ -8,11 +8,13 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
 from runtime.bundle.bundle import Bundle, open_bundle
-from runtime.errors import InputError
+from runtime.errors import InputError, PromptError
 from runtime.io import Volume, check_mask_path, read_volume, write_mask
 from runtime.io.dicom.seg import Algorithm, Written, check_segmentation, write_segmentation
 from runtime.io.window import parse_window
@@ -27,6 +29,7 @@ from runtime.predictors.clean import clean
 from runtime.predictors.orientations import fuse_orientations
 from runtime.predictors.presets import PRESETS, add_prompts, finish
 from runtime.predictors.result import Result, SliceMask
+from runtime.predictors.spaced import SpacedSlices, slices_within
 from runtime.predictors.stop import End, StopRule, ends
 from runtime.predictors.volume import VolumePredictor
 from runtime.predictors.volume_plan import check_z_range
@@ -49,27 +52,33 @@ def segment_volume(job: Job, model: Model | None = None) -> dict[str, Any]:
         volume = read_volume(job.input, job.series, job.affine)
         job = job.asking(volume)
         _check(job, volume)
+        spaced = _spaced(job, volume)
     with clock("load"):
         bundle, model = open_bundle(job.bundle), model or job.load()
         job = job.settled("volume", model.defaults)
         predictor = VolumePredictor(model, job.memory, job.max_memory, zoom=job.zoom)
         used = predictor.set_volume(volume, asked)
+        pixels = predictor.pixels
+        if spaced:
+            predictor.set_slices(*spaced.source(pixels), volume.spacing_mm[1:])
         modality = volume.modality or "unknown modality"
         log.info("%s, %s: window %s", job.input.name, modality, used.describe)
     with clock("prompt"):
         for object_id, prompts in job.calls:
-            add_prompts(predictor, prompts, object_id, PRESETS.get(job.preset or ""))
+            given = spaced.prompts(prompts) if spaced else prompts
+            add_prompts(predictor, given, object_id, PRESETS.get(job.preset or ""))
     with clock("propagate"):
-        result = _propagate(predictor, volume, job)
+        found = _propagate(predictor, volume, job, spaced)
+        result = _finish(predictor, volume, job, spaced.filled(found) if spaced else found)
     with clock("write"):
         # Drawn before anything is written: what fails leaves nothing behind.
         title = SEPARATOR.join((job.input.name, model.numbers.name, f"window {used.describe}"))
-        picture = _draw(job, predictor, volume, result, title) if job.preview else None
+        picture = _draw(job, pixels, volume, result, title) if job.preview else None
         written = _write(job, result, volume, bundle, model)
         if picture and job.preview:
             write_preview(job.preview, picture)
-    first = predictor.current().slices
-    objects = object_reports(result.slices, job.prompted, _ends(job, result), first)
+    first = (spaced.filled(found) if spaced else predictor.current()).slices
+    objects = object_reports(result.slices, job.prompted, _ends(job, found), first)
     source = Source(
         "volume",
         volume.shape[0],
@@ -79,7 +88,7 @@ def segment_volume(job: Job, model: Model | None = None) -> dict[str, Any]:
         volume.modality,
         view_of(volume).plane,
     )
-    prompted = {i: predictor.pixels[i] for slices in job.prompted.values() for i in slices}
+    prompted = {i: pixels[i] for slices in job.prompted.values() for i in slices}
     notices = [
         *about_window(volume, asked, used),
         *about_grid(volume),
@@ -134,16 +143,39 @@ def _check(job: Job, volume: Volume) -> None:
         check_segmentation(volume, job.segmentation)
 
 
-def _propagate(predictor: VolumePredictor, volume: Volume, job: Job) -> Result:
+def _spaced(job: Job, volume: Volume) -> SpacedSlices | None:
+    """Which slices are tracked; None for all. Raises InputError or PromptError for what does not fit."""
+    if job.track_every_mm is None:
+        return None
+    every = slices_within(job.track_every_mm, volume.spacing_mm[0])
+    prompted = sorted(set().union(*job.prompted.values()))
+    start, stop = job.z_range or (0, volume.shape[0])
+    if outside := [index for index in prompted if not start <= index < stop]:
+        raise PromptError(
+            f"there is a prompt on slice {outside[0]}, outside the z-range [{start}, {stop})"
+        )
+    return SpacedSlices.of(job.z_range, volume.shape[0], prompted, every)
+
+
+def _propagate(
+    predictor: VolumePredictor, volume: Volume, job: Job, spaced: SpacedSlices | None
+) -> Result:
+    """Masks of all slices that were tracked."""
     slices: dict[int, dict[int, SliceMask]] = {object_id: {} for object_id, _ in job.calls}
-    total = predictor.num_results(job.z_range)
+    z_range = None if spaced else job.z_range  # outside it nothing is tracked
+    total = predictor.num_results(z_range)
     with tqdm(total=total, desc="segment", unit="slice", file=sys.stderr) as bar:
-        for slice_mask in predictor.stream(job.z_range, stop=job.stop):
+        for found in predictor.stream(z_range, stop=job.stop):
+            slice_mask = spaced.slice_mask(found) if spaced else found
             slices[slice_mask.object_id][slice_mask.slice] = slice_mask
             bar.update()
         bar.total = bar.n  # fewer where objects have ended
     depth, height, width = volume.shape
-    result = Result(((height, width),) * depth, slices)
+    return Result(((height, width),) * depth, slices)
+
+
+def _finish(predictor: VolumePredictor, volume: Volume, job: Job, result: Result) -> Result:
+    """What was found, fused with other axes and cleaned where that was asked for."""
     if job.fuse:
         with tqdm(desc="other axes", unit="slice", file=sys.stderr) as bar:
             result = fuse_orientations(
@@ -168,8 +200,8 @@ def _ends(job: Job, result: Result) -> dict[int, list[End]]:
 
 
 def _draw(
-    job: Job, predictor: VolumePredictor, volume: Volume, result: Result, title: str
+    job: Job, pixels: NDArray[np.uint8], volume: Volume, result: Result, title: str
 ) -> Image.Image:
     spacing_yx_mm = volume.spacing_mm[1:] if has_spacing(volume) else None
     view = view_of(volume)
-    return draw_preview(predictor.pixels, result, job.prompts, spacing_yx_mm, title, view)
+    return draw_preview(pixels, result, job.prompts, spacing_yx_mm, title, view)

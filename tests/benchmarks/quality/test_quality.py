@@ -22,8 +22,8 @@ from benchmarks.phantoms.phantoms import (
     make_volume,
 )
 from benchmarks.quality import quality
-from benchmarks.quality.judge import DISTANCES, Setting, segment
-from benchmarks.quality.quality import SUITES, WORST, measure, table
+from benchmarks.quality.judge import DISTANCES, Setting, judge, segment
+from benchmarks.quality.quality import SUITES, WORST, measure, phantom_cases, table, thinned
 from benchmarks.quality.quality_picture import Example, draw_quality
 from export.labelled import MIN_AREA, Case, folder_cases
 from runtime import Volume, write_mask
@@ -402,3 +402,21 @@ def test_zooms_are_compared(tmp_path: Path, tiny: Path) -> None:
     quality.main(["--suite", "box", "--zoom", "none,3", "--folder", str(tiny), "-o", str(out)])
     (report,) = json.loads(out.read_text("utf-8"))
     assert list(report["summary"]["volumes"]) == ["box", "box, zoom 3"]
+
+
+def test_a_thinned_volume_goes_straight_from_slice_to_slice() -> None:
+    volume = np.array([0, 30, 0], np.uint8)[:, None, None]
+    assert thinned(volume, 1).ravel().tolist() == [0, 30, 0]
+    assert thinned(volume, 3).ravel().tolist() == [0, 10, 20, 30, 20, 10, 0]
+
+
+def test_slices_are_left_out_where_a_setting_says_so() -> None:
+    model, _ = fake_model(TELLING)
+    (case, *_) = phantom_cases(1)
+    pixels = np.asarray(case.volume.array)
+    settings = [Setting(f"one of {every}", every=every) for every in (1, 3)]
+    results = [segment(model, case, pixels, setting) for setting in settings]
+    every, some = (judge(case, *pair, []) for pair in zip(settings, results, strict=True))
+    assert all(sorted(result.slices[1]) == [*range(len(case.truth))] for result in results)
+    assert every["tracked_slices"] == len(case.truth) - 1
+    assert some["tracked_slices"] < 0.5 * every["tracked_slices"]

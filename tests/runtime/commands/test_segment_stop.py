@@ -16,7 +16,7 @@ from PIL import Image
 import runtime.jobs.volume
 from runtime.bundle.defaults import Defaults
 from runtime.commands.segment import main
-from runtime.errors import InputError
+from runtime.errors import InputError, PromptError
 from runtime.io import Volume, read_volume, write_mask
 from runtime.jobs import Job
 from runtime.memory import MemoryRules
@@ -229,6 +229,39 @@ def test_masks_are_cleaned_where_asked_for(how: str | None, run: Run) -> None:
     assert report["options"]["clean"] == how
     with pytest.raises(SystemExit):
         run("images", "--clean", "both")
+
+
+def test_some_slices_are_tracked_and_others_interpolated_where_asked_for(run: Run) -> None:
+    every, some = run("volume"), run("volume", "--track-every", "3")
+    assert every["options"]["track_every_mm"] is None and every["num_encodings"] == len(GREY)
+    assert some["options"]["track_every_mm"] == 3.0 and some["num_encodings"] == 8
+    assert visited(some) == visited(every) == [*range(len(GREY))]
+    assert ends(some) == ends(every)
+    rows = {row["slice"]: row for row in some["objects"][0]["slices"]}
+    assert [i for i, row in rows.items() if row["is_prompted"]] == [7]
+    alike = run("volume", "--track-every", "1")
+    assert alike["objects"] == every["objects"]
+
+
+def test_what_is_interpolated_ends_where_tracking_does(run: Run) -> None:
+    words = ("--stop-below", "0.5", "--stop-after", "1", "--z-range", "3,18")
+    report = run("volume", *words, "--track-every", "2")
+    assert ends(report) == [(1, 11, "unsure"), (-1, 5, "absent")]
+    assert visited(report) == [5, 6, 7, 8, 9, 10, 11]
+
+
+def test_what_leaves_slices_out_is_asked_of_volumes_and_within_reason(run: Run) -> None:
+    for words in (
+        ("images",),
+        ("volume", "--fuse", "vote"),
+        ("volume", "--preset", "medsam2_lesion"),
+    ):
+        with pytest.raises(SystemExit):
+            run(*words, "--track-every", "3")
+    with pytest.raises(InputError, match="wanted a number above zero"):
+        run("volume", "--track-every", "0")
+    with pytest.raises(PromptError, match="slice 7, outside the z-range"):
+        run("volume", "--track-every", "3", "--z-range", "10,18")
 
 
 def test_a_job_is_settled_once() -> None:
