@@ -16,6 +16,7 @@ from runtime.process.subcommands import command_parser
 EXAMPLES = """examples:
   python -m benchmarks.train_nano --start nano_fp16.pt --minutes 600 -o out/nano
   python -m benchmarks.train_nano --start nano_fp16.pt --minutes 600 -o out/nano --resume
+  python -m benchmarks.train_nano --start out/nano/nano.pt --minutes 60 -o out/clicks --only sam_
   python -m benchmarks.train_nano --start nano_fp16.pt --minutes 25 --device cuda --scale 8 --workers 14 -o out/nano
   medsam2 export --checkpoint out/nano/nano.pt --weights-kind demonstration --licence Apache-2.0 \\
     -o runtime/nano --overwrite
@@ -59,6 +60,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="processes that cut sequences; 0: none but this (%(default)s)",
     )
+    p.add_argument(
+        "--only",
+        type=lambda text: tuple(text.split(",")),
+        default=(),
+        metavar="NAME,...",
+        help="train parameters whose names begin so, and leave the others; default: all",
+    )
     p.add_argument("--resume", action="store_true", help="continue the run in the output folder")
     p.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
     return p
@@ -75,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     args.output.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer.begin(args.start, args.device)
+    trainer = Trainer.begin(args.start, args.device, args.only)
     if args.resume:
         trainer.resume(args.output)
     # A setting of the whole process: put back, or others would compute with it.

@@ -11,6 +11,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from benchmarks.training.sequence_loss import sequence_loss
 from export.checkpoints.checkpoint import read_checkpoint
 from export.model.sam2 import Sam2
 from export.variants import VARIANTS
-from runtime.errors import MissingInput
+from runtime.errors import InputError, MissingInput
 from runtime.files.atomic import write_whole
 
 KINDS = ("box", "click", "clicks", "mask")
@@ -80,14 +81,25 @@ class Trainer:
     seconds: float = 0.0
 
     @classmethod
-    def begin(cls, start: Path, device: str = "cpu") -> Trainer:
-        """From a checkpoint of a row in the table."""
+    def begin(cls, start: Path, device: str = "cpu", only: Sequence[str] = ()) -> Trainer:
+        """From a checkpoint of a row in the table.
+
+        `only` are beginnings of the names of parameters to be trained; none trains all of them. Raises InputError for
+        one that no parameter has.
+        """
         checkpoint = read_checkpoint(start)
         model = Sam2(checkpoint.variant)
         model.load_state_dict(checkpoint.state, strict=True)
-        model.to(device).requires_grad_(True)
-        decayed = [p for p in model.parameters() if p.ndim > 1]
-        others = [p for p in model.parameters() if p.ndim <= 1]
+        model.to(device)
+        if unknown := [
+            part for part in only if not any(n.startswith(part) for n in checkpoint.state)
+        ]:
+            raise InputError(f"no parameter's name begins with '{unknown[0]}'")
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(not only or name.startswith(tuple(only)))
+        trained = [p for p in model.parameters() if p.requires_grad]
+        decayed = [p for p in trained if p.ndim > 1]
+        others = [p for p in trained if p.ndim <= 1]
         groups = [
             {"params": decayed, "weight_decay": WEIGHT_DECAY},
             {"params": others, "weight_decay": 0.0},
@@ -148,7 +160,9 @@ class Trainer:
 
 def shared(model: Sam2, size: int) -> Sam2:
     """The same parameters at another image size, on the device where they are."""
-    twin = Sam2(VARIANTS[model.numbers.name], size).requires_grad_(True)
+    twin = Sam2(VARIANTS[model.numbers.name], size)
+    for theirs, ours in zip(twin.parameters(), model.parameters(), strict=True):
+        theirs.requires_grad_(ours.requires_grad)  # or taking ours over would change it
     twin.load_state_dict(model.state_dict(keep_vars=True), assign=True)
     return twin.to(model.no_mem_embed.device)
 

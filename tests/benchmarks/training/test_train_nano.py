@@ -18,7 +18,7 @@ from benchmarks.training.sequence_loss import sequence_loss
 from benchmarks.training.trainer import Stage, Trainer, between, shared, stage_at
 from export.checkpoints import checkpoint as checkpoints
 from runtime.bundle.contract import LABEL_NEGATIVE, LABEL_POSITIVE
-from runtime.errors import MissingInput
+from runtime.errors import InputError, MissingInput
 from tests.variants import TOY
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of worker processes
@@ -274,3 +274,16 @@ def test_the_log_is_json(tmp_path: Path) -> None:
     line = json.loads((tmp_path / "log.jsonl").read_text())
     assert line["loss"] == 2.0 and line["first"] == pytest.approx(0.9) and "last" not in line
     assert np.isclose(line["minutes"], 0.5)
+
+
+@pytest.mark.usefixtures("small")
+def test_some_parameters_are_trained_and_the_others_left(
+    start: Path, pool: Pool, tmp_path: Path
+) -> None:
+    trainer = Trainer.begin(start, only=("sam_mask_decoder", "obj_ptr_proj"))
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    run_for(trainer, 2, pool, tmp_path)
+    moved = {n for n, v in trainer.model.state_dict().items() if not torch.equal(v, before[n])}
+    assert {name.split(".")[0] for name in moved} == {"sam_mask_decoder", "obj_ptr_proj"}
+    with pytest.raises(InputError, match="begins with 'nothing'"):
+        Trainer.begin(start, only=("sam_", "nothing"))
