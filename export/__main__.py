@@ -165,8 +165,8 @@ def _summary(name: str) -> dict[str, object]:
     variant = VARIANTS[name]
     return {
         "image_size": variant.image_size,
-        "blocks": sum(variant.stages),
-        "channels": variant.embed_dim,
+        "blocks": variant.trunk.num_blocks,
+        "channels": variant.trunk.channels,
     }
 
 

@@ -13,7 +13,7 @@ from export.model.sam2 import Sam2
 
 
 class MaskDecoderGraph(nn.Module):
-    """`mask_decoder`."""
+    """`mask_decoder` of a model with finer features."""
 
     def __init__(self, model: Sam2) -> None:
         super().__init__()
@@ -33,8 +33,36 @@ class MaskDecoderGraph(nn.Module):
     ) -> tuple[Tensor, ...]:
         return self.model.decode(
             features,
-            high_res_feats_0,
-            high_res_feats_1,
+            point_coords,
+            point_labels,
+            mask_input,
+            has_mask_input,
+            multimask,
+            add_no_mem_embed,
+            high_res_feats_0=high_res_feats_0,
+            high_res_feats_1=high_res_feats_1,
+        )
+
+
+class CoarseMaskDecoderGraph(nn.Module):
+    """`mask_decoder` of a model without finer features."""
+
+    def __init__(self, model: Sam2) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        features: Tensor,
+        point_coords: Tensor,
+        point_labels: Tensor,
+        mask_input: Tensor,
+        has_mask_input: Tensor,
+        multimask: Tensor,
+        add_no_mem_embed: Tensor,
+    ) -> tuple[Tensor, ...]:
+        return self.model.decode(
+            features,
             point_coords,
             point_labels,
             mask_input,
@@ -67,3 +95,10 @@ MODULES: dict[str, type[nn.Module]] = {
     "mask_decoder": MaskDecoderGraph,
     "memory_encoder": MemoryEncoderGraph,
 }
+
+
+def graph_module(model: Sam2, graph: str) -> nn.Module:
+    """What is traced as one of a model's graphs."""
+    if graph == "mask_decoder" and not model.numbers.has_high_res:
+        return CoarseMaskDecoderGraph(model)
+    return MODULES[graph](model)

@@ -16,7 +16,7 @@ import onnx
 import torch
 from onnx import helper, numpy_helper
 
-from export.graphs import MODULES
+from export.graphs import graph_module
 from export.model.attention import MARK_DOMAIN
 from export.model.sam2 import Sam2
 from runtime.bundle.contract import GraphSpec, TensorSpec, graph_specs
@@ -68,7 +68,7 @@ def _trace(model: Sam2, graph: str, spec: GraphSpec) -> onnx.ModelProto:
         for t in spec.inputs.values()
     )
     with torch.no_grad(), _quiet_tracer():
-        program = torch.export.export(MODULES[graph](model), arguments, dynamic_shapes=dynamic)
+        program = torch.export.export(graph_module(model, graph), arguments, dynamic_shapes=dynamic)
         exported = torch.onnx.export(
             program,
             (),

@@ -1,15 +1,80 @@
 """The table of models this project can export: one row of numbers for each, nothing else.
 
-Numbers of the released models: facebookresearch/sam2 configs sam2/ and sam2.1/ (2b90b9f). A row is all that
-a smaller or larger member of the family needs.
+Numbers of the released models: facebookresearch/sam2 configs sam2/ and sam2.1/ (2b90b9f). A row is all that a smaller
+or larger member of a family needs; another family adds a kind of trunk, here and in `export.model.image_encoder`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol
 
-from runtime.bundle.contract import SIZE_STEP, ModelNumbers
+from runtime.bundle.contract import ModelNumbers
+from runtime.bundle.manifest import MIN_IMAGE_SIZE
 from runtime.errors import InputError
+
+
+class Trunk(Protocol):
+    """What a model's row says of any kind of trunk."""
+
+    @property
+    def stride(self) -> int:
+        """Image pixels along a feature cell."""
+
+    @property
+    def size_step(self) -> int:
+        """What an image size must be a multiple of."""
+
+    @property
+    def has_high_res(self) -> bool:
+        """Whether the mask decoder also sees finer features than those that are remembered."""
+
+    @property
+    def num_blocks(self) -> int:
+        """How deep it is."""
+
+    @property
+    def channels(self) -> int:
+        """How wide it is at first."""
+
+
+@dataclass(frozen=True, slots=True)
+class HieraTrunk:
+    """SAM 2's.
+
+    Attributes:
+        embed_dim, num_heads: of the first stage; both double with each stage.
+        stages: blocks in each of the four stages.
+        global_att_blocks: blocks that attend over the whole map.
+        window_spec: window side in each stage.
+        pos_embed_size: side of the learned background position map.
+    """
+
+    embed_dim: int
+    num_heads: int
+    stages: tuple[int, int, int, int]
+    global_att_blocks: tuple[int, ...]
+    window_spec: tuple[int, int, int, int] = (8, 4, 14, 7)
+    pos_embed_size: int = 7
+
+    stride: ClassVar[int] = 16  # of patches 4, then two poolings
+    size_step: ClassVar[int] = 32  # of the last stage
+    has_high_res: ClassVar[bool] = True
+
+    @property
+    def stage_dims(self) -> tuple[int, ...]:
+        """Channels of the four stages, high to low resolution."""
+        return tuple(self.embed_dim << stage for stage in range(len(self.stages)))
+
+    @property
+    def num_blocks(self) -> int:
+        """Of all stages."""
+        return sum(self.stages)
+
+    @property
+    def channels(self) -> int:
+        """Of the first stage."""
+        return self.embed_dim
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +82,7 @@ class Variant:
     """Every number of one model.
 
     Attributes:
-        embed_dim, num_heads: of the trunk's first stage; both double with each stage.
-        stages: blocks in each of the four stages.
-        global_att_blocks: blocks that attend over the whole map.
-        window_spec: window side in each stage.
-        pos_embed_size: side of the learned background position map.
+        trunk: of the image encoder; its class says of which kind.
         d_model, mem_dim: channels of features and of memory tokens.
         memory_layers, memory_mlp_dim: of memory attention.
         decoder_heads, decoder_mlp_dim, iou_head_dim: of the mask decoder.
@@ -31,12 +92,7 @@ class Variant:
     """
 
     name: str
-    embed_dim: int
-    num_heads: int
-    stages: tuple[int, int, int, int]
-    global_att_blocks: tuple[int, ...]
-    window_spec: tuple[int, int, int, int] = (8, 4, 14, 7)
-    pos_embed_size: int = 7
+    trunk: Trunk
     d_model: int = 256
     mem_dim: int = 64
     memory_layers: int = 4
@@ -50,27 +106,36 @@ class Variant:
     is_2_1: bool = True
     image_size: int = 1024
 
-    @property
-    def stage_dims(self) -> tuple[int, ...]:
-        """Channels of the four stages, high to low resolution."""
-        return tuple(self.embed_dim << stage for stage in range(len(self.stages)))
-
     def numbers(self, image_size: int) -> ModelNumbers:
         """What the runtime needs to know, at one image size. Raises InputError for a size that does not divide."""
-        if image_size < SIZE_STEP * 2 or image_size % SIZE_STEP:
+        step = self.trunk.size_step
+        if image_size < MIN_IMAGE_SIZE or image_size % step:
             raise InputError(
-                f"image size {image_size} is not a multiple of {SIZE_STEP} from {SIZE_STEP * 2} up"
+                f"image size {image_size} is not a multiple of {step} from {MIN_IMAGE_SIZE} up"
             )
+        grid = image_size // self.trunk.stride
         return ModelNumbers(
-            self.name, image_size, self.d_model, self.mem_dim, self.num_maskmem, self.max_obj_ptrs
+            self.name,
+            kind="volume",
+            profile="sam2",
+            image_size=image_size,
+            prompt_size=image_size,
+            grid=grid,
+            d_model=self.d_model,
+            has_high_res=self.trunk.has_high_res,
+            mem_dim=self.mem_dim,
+            memory_tokens=grid**2,
+            keys_per_memory=grid**2,
+            num_maskmem=self.num_maskmem,
+            max_obj_ptrs=self.max_obj_ptrs,
         )
 
 
 _SIZES = (
-    Variant("hiera_t", 96, 1, (1, 2, 7, 2), (5, 7, 9)),
-    Variant("hiera_s", 96, 1, (1, 2, 11, 2), (7, 10, 13)),
-    Variant("hiera_b+", 112, 2, (2, 3, 16, 3), (12, 16, 20), pos_embed_size=14),
-    Variant("hiera_l", 144, 2, (2, 6, 36, 4), (23, 33, 43), window_spec=(8, 4, 16, 8)),
+    Variant("hiera_t", HieraTrunk(96, 1, (1, 2, 7, 2), (5, 7, 9))),
+    Variant("hiera_s", HieraTrunk(96, 1, (1, 2, 11, 2), (7, 10, 13))),
+    Variant("hiera_b+", HieraTrunk(112, 2, (2, 3, 16, 3), (12, 16, 20), pos_embed_size=14)),
+    Variant("hiera_l", HieraTrunk(144, 2, (2, 6, 36, 4), (23, 33, 43), (8, 4, 16, 8))),
 )
 _TINY = _SIZES[0]
 
@@ -84,11 +149,7 @@ VARIANTS: dict[str, Variant] = {
         # The embedded default: a small member of the family trained on synthetic phantoms.
         Variant(
             "sam2.1_hiera_nano",
-            embed_dim=32,
-            num_heads=1,
-            stages=(1, 2, 4, 1),
-            global_att_blocks=(4, 6),
-            window_spec=(8, 4, 8, 4),
+            HieraTrunk(32, 1, (1, 2, 4, 1), (4, 6), window_spec=(8, 4, 8, 4)),
             d_model=128,
             mem_dim=32,
             memory_layers=2,

@@ -36,7 +36,7 @@ def write_bundle(
     overwrite: bool = False,
     progress: Progress = iter,
 ) -> Path:
-    """Export all four graphs and the manifest to a folder.
+    """Export all graphs and the manifest to a folder.
 
     Args:
         model: weights loaded.
@@ -58,7 +58,7 @@ def write_bundle(
 
     def fill(folder: Path) -> None:
         files = {}
-        for graph in progress(GRAPHS):
+        for graph in progress(model.numbers.graphs):
             data = to_onnx(model, graph).SerializeToString()
             files[graph_file(graph)] = _write_graph(folder, graph, data)
         _write_manifest(folder, _manifest(model, weights, licence, files))
@@ -71,7 +71,7 @@ def write_bundle(
 def _read_back(folder: Path) -> None:
     """Raise BundleError unless the disk holds what was written."""
     bundle = open_bundle(folder)
-    for graph in GRAPHS:
+    for graph in bundle.model.graphs:
         bundle.read_graph(graph)
 
 

@@ -26,7 +26,7 @@ def pack_values(
     """`value` (b, N, M), bits of bfloat16 numbers, and `weight` (b, N) float32, with N = k T + p C / M.
 
     Args:
-        memory: (b, k, T, M), finite; M is a multiple of 4 and divides C.
+        memory: (b, k, L, M), finite; M is a multiple of 4 and divides C.
         memory_weight: (b, k).
         obj_ptrs: (b, p, C), finite.
         obj_ptr_weight: (b, p).

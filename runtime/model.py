@@ -1,4 +1,4 @@
-"""A loaded model: the four graphs as four calls on arrays, and `load`, which opens one.
+"""A loaded model: its graphs as calls on arrays, and `load`, which opens one.
 
 It knows the contract and a back end; it does not know prompts, memory policy or the order of calls.
 """
@@ -78,6 +78,14 @@ class Model:
         """A cache of encodings of numbered slices, see `runtime.steps.features.FeatureCache`."""
         return self.steps.features(self, read_slice, max_bytes)
 
+    def check_memory(self) -> None:
+        """Raise BundleError for a network that remembers nothing, before anything is loaded for it in vain."""
+        if self.numbers.kind != "volume":
+            raise BundleError(
+                f"{self.numbers.name} segments single images and has no memory to follow an object with; take a bundle "
+                "of SAM 2's kind, such as the embedded one, or ImagePredictor"
+            )
+
     def run(self, graph: str, inputs: dict[str, Buffer]) -> dict[str, Buffer]:
         """Run one graph; inputs may lie on the host.
 
@@ -108,7 +116,7 @@ class Model:
 
     def encode(self, image: Buffer) -> Features:
         """Encode one normalised slice (1, 3, S, S)."""
-        return Features(**self.run("image_encoder", {"image": image}))
+        return Features(self.run("image_encoder", {"image": image}))
 
     def condition(self, **inputs: Buffer) -> Buffer:
         """Run `memory_attention`: conditioned features (b, C, G, G)."""
@@ -119,7 +127,7 @@ class Model:
         return Decoded(**self.run("mask_decoder", inputs))
 
     def memorise(self, **inputs: Buffer) -> Buffer:
-        """Run `memory_encoder`: memories (b, T, M), not yet rounded."""
+        """Run `memory_encoder`: memories (b, L, M), not yet rounded."""
         return self.run("memory_encoder", inputs)["memory"]
 
     def observed(self, observe: Observer) -> Model:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from kernels.fill_holes import fill_holes
 from runtime.backends import Buffer
 from runtime.bundle.confidence import Confidence
-from runtime.bundle.contract import MASK_PROMPT_LOGIT, PREVIOUS_LOGIT_LIMIT
+from runtime.bundle.contract import LOW_RES_SCALE, MASK_PROMPT_LOGIT, PREVIOUS_LOGIT_LIMIT
 from runtime.bundle.tensors import Decoded, Features, Fetched, LowResMask
 from runtime.memory import MemoryBank, MemoryRead
 from runtime.memory.arena import Arena
@@ -184,12 +184,12 @@ def segment_mask(model: Model, features: Features, prompt: MaskPrompt) -> Segmen
 
 
 def memorise_prompted(model: Model, features: Features, segmented: Segmented) -> Buffer:
-    """The memory (T, M) of a prompted slice: of its filled, binarised mask."""
+    """The memory (L, M) of a prompted slice: of its filled, binarised mask."""
     return _memorise(model, features, segmented.logits, segmented, binarize=True)
 
 
 def memorise_tracked(model: Model, features: Features, segmented: Segmented) -> Buffer:
-    """The memory (T, M) of a tracked slice: of its mask's probabilities, holes and all."""
+    """The memory (L, M) of a tracked slice: of its mask's probabilities, holes and all."""
     return _memorise(model, features, segmented.unfilled, segmented, binarize=False)
 
 
@@ -233,11 +233,10 @@ def decoder_inputs(
 ) -> dict[str, Buffer]:
     """Inputs of `mask_decoder` for b rows with one prompt in common and an optional dense mask (1, 1, 4 G, 4 G)."""
     rows = features.shape[0]
-    side = slices.high_res_feats_0.shape[-1]
+    side = LOW_RES_SCALE * features.shape[-1]
     return {
         "features": features,
-        "high_res_feats_0": slices.high_res_feats_0,
-        "high_res_feats_1": slices.high_res_feats_1,
+        **slices.high_res,
         "point_coords": np.repeat(prompt.coords, rows, 0),
         "point_labels": np.repeat(prompt.labels, rows, 0),
         "mask_input": np.zeros((rows, 1, side, side), np.float32) if mask is None else mask,

@@ -7,26 +7,45 @@ from collections.abc import Mapping
 import numpy as np
 
 from runtime.backends.fake import Answer, FakeBackend
-from runtime.bundle.contract import LOW_RES_STRIDE, PIXEL_MEAN, PIXEL_STD, ModelNumbers
+from runtime.bundle.contract import MASK_SCALE, PIXEL_MEAN, PIXEL_STD, ModelNumbers
 from runtime.model import Model
 
 FAKE_NUMBERS = ModelNumbers(
-    "fake", image_size=64, d_model=8, mem_dim=4, num_maskmem=7, max_obj_ptrs=16
+    "fake",
+    kind="volume",
+    profile="sam2",
+    image_size=64,
+    prompt_size=64,
+    grid=4,
+    d_model=8,
+    has_high_res=True,
+    mem_dim=4,
+    memory_tokens=16,
+    keys_per_memory=16,
+    num_maskmem=7,
+    max_obj_ptrs=16,
 )
+IMAGE_NUMBERS = ModelNumbers(
+    "still", "image", "sam2", image_size=64, prompt_size=64, grid=4, d_model=8, has_high_res=False
+)
+"""Of a network that segments single images."""
+
 NO_EMBEDDING = 0.25  # the mark of features that did not pass memory attention
 
 Inputs = Mapping[str, np.ndarray]
 
 
-def fake_model(answers: Mapping[str, Answer] | None = None) -> tuple[Model, FakeBackend]:
+def fake_model(
+    answers: Mapping[str, Answer] | None = None, numbers: ModelNumbers = FAKE_NUMBERS
+) -> tuple[Model, FakeBackend]:
     """A model on the fake back end, and that back end."""
-    backend = FakeBackend(FAKE_NUMBERS, answers)
+    backend = FakeBackend(numbers, answers)
     constants = {
-        "mask_downsample_weight": np.full((LOW_RES_STRIDE, LOW_RES_STRIDE), 0.0625, np.float32),
+        "mask_downsample_weight": np.full((MASK_SCALE, MASK_SCALE), 0.0625, np.float32),
         "mask_downsample_bias": np.float32(0.0),
-        "no_obj_ptr": np.full(FAKE_NUMBERS.d_model, -1.0, np.float32),
+        "no_obj_ptr": np.full(numbers.d_model, -1.0, np.float32),
     }
-    return Model(FAKE_NUMBERS, backend, constants), backend
+    return Model(numbers, backend, constants), backend
 
 
 def encode(inputs: Inputs) -> Inputs:
@@ -79,7 +98,7 @@ def decode(inputs: Inputs) -> Inputs:
 def memorise(inputs: Inputs) -> Inputs:
     """The height of the mask, which also turns the direction of the memory."""
     masks = inputs["low_res_masks"]
-    memory = np.ones((len(masks), FAKE_NUMBERS.num_tokens, FAKE_NUMBERS.mem_dim), np.float32)
+    memory = np.ones((len(masks), FAKE_NUMBERS.memory_tokens, FAKE_NUMBERS.mem_dim), np.float32)
     memory[..., 0] = masks.max((1, 2, 3))[:, None] + NO_EMBEDDING * inputs["binarize"][:, None]
     return {"memory": memory}
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from export.variants import Variant
+from export.variants import HieraTrunk, Variant
 
 # Windows of 14 and 7 cells are larger than its maps at 128 pixels, so padding is exercised as in the large models.
 TOY = Variant(
     "toy",
-    embed_dim=16,
-    num_heads=1,
-    stages=(1, 2, 3, 1),
-    global_att_blocks=(4,),
+    HieraTrunk(embed_dim=16, num_heads=1, stages=(1, 2, 3, 1), global_att_blocks=(4,)),
     d_model=64,
     mem_dim=16,
     memory_layers=2,
@@ -24,8 +21,7 @@ TOY = Variant(
 WIDE = replace(
     TOY,
     name="wide",
-    stages=(1, 1, 2, 1),
-    global_att_blocks=(3,),
+    trunk=HieraTrunk(embed_dim=16, num_heads=1, stages=(1, 1, 2, 1), global_att_blocks=(3,)),
     d_model=256,
     mem_dim=64,
     memory_layers=3,

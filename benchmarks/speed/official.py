@@ -208,15 +208,15 @@ def _numbers(variant: Variant) -> list[str]:
     neck, encoder = "++model.image_encoder.neck", "++model.memory_encoder"
     d, m = variant.d_model, variant.mem_dim
     return [
-        f"{trunk}.embed_dim={variant.embed_dim}",
-        f"{trunk}.num_heads={variant.num_heads}",
-        f"{trunk}.stages={list(variant.stages)}",
-        f"{trunk}.global_att_blocks={list(variant.global_att_blocks)}",
-        f"{trunk}.window_spec={list(variant.window_spec)}",
-        f"{trunk}.window_pos_embed_bkg_spatial_size={[variant.pos_embed_size] * 2}",
+        f"{trunk}.embed_dim={variant.trunk.embed_dim}",
+        f"{trunk}.num_heads={variant.trunk.num_heads}",
+        f"{trunk}.stages={list(variant.trunk.stages)}",
+        f"{trunk}.global_att_blocks={list(variant.trunk.global_att_blocks)}",
+        f"{trunk}.window_spec={list(variant.trunk.window_spec)}",
+        f"{trunk}.window_pos_embed_bkg_spatial_size={[variant.trunk.pos_embed_size] * 2}",
         f"{neck}.position_encoding.num_pos_feats={d}",
         f"{neck}.d_model={d}",
-        f"{neck}.backbone_channel_list={list(reversed(variant.stage_dims))}",
+        f"{neck}.backbone_channel_list={list(reversed(variant.trunk.stage_dims))}",
         f"{attention}.d_model={d}",
         f"{attention}.layer.d_model={d}",
         f"{attention}.layer.dim_feedforward={variant.memory_mlp_dim}",

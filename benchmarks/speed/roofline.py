@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime.bundle.bundle import Bundle, open_bundle
-from runtime.bundle.contract import GRAPHS
 from runtime.errors import InputError
 from runtime.measure.latency import STAGES
 from runtime.process.streams import print_result
@@ -134,7 +133,7 @@ def step_costs(
 
     return {
         STAGES[graph]: graph_costs(onnx.load_from_string(bundle.read_graph(graph)), axes)
-        for graph in GRAPHS
+        for graph in bundle.model.graphs
     }
 
 

@@ -148,7 +148,7 @@ def _heads(
         features + prompts.dense(dense, has_dense),
         prompts.image_position(),
         prompts.points(coords, labels),
-        *high,
+        high,
     )
     chosen = slice(1, None) if multimask else slice(0, 1)
     return masks[:, chosen], ious[:, chosen], tokens[:, chosen], score

@@ -85,7 +85,7 @@ class CrossAttention(nn.Module):
         ptr_key: Tensor,
         weighted_value: Tensor,
     ) -> Tensor:
-        """x (b, T, C), spatial_key (b, k, T, M), ptr_key (b, pieces, M), weighted_value (b, N, M + 1)."""
+        """x (b, T, C), spatial_key (b, k, L, M), ptr_key (b, pieces, M), weighted_value (b, N, M + 1)."""
         q = self.q_proj(self.layer.norm2(x), angles)
         k = self.k_proj(spatial_key, angles).flatten(1, 2)
         k = torch.cat([k, self.k_proj(ptr_key, None)], 1)

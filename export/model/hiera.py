@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from export.model.attention import MLP, attention
-from export.variants import Variant
+from export.variants import HieraTrunk
 
 PATCH_STRIDE = 4
 NORM_EPS = 1e-6
@@ -95,27 +95,27 @@ class Block(nn.Module):
 class Hiera(nn.Module):
     """(n, 3, S, S) to the four stage outputs (n, c, side, side), high to low resolution."""
 
-    def __init__(self, variant: Variant, image_size: int) -> None:
+    def __init__(self, numbers: HieraTrunk, image_size: int) -> None:
         super().__init__()
         self.side = image_size // PATCH_STRIDE
-        self.patch_embed = PatchEmbed(variant.embed_dim)
-        background = (1, variant.embed_dim, variant.pos_embed_size, variant.pos_embed_size)
+        self.patch_embed = PatchEmbed(numbers.embed_dim)
+        background = (1, numbers.embed_dim, numbers.pos_embed_size, numbers.pos_embed_size)
         self.pos_embed = nn.Parameter(torch.zeros(background))
-        window = variant.window_spec[0]
-        self.pos_embed_window = nn.Parameter(torch.zeros(1, variant.embed_dim, window, window))
+        window = numbers.window_spec[0]
+        self.pos_embed_window = nn.Parameter(torch.zeros(1, numbers.embed_dim, window, window))
         self.blocks = nn.ModuleList()
         self.stage_ends: list[int] = []
-        dim = variant.embed_dim
-        for stage, depth in enumerate(variant.stages):
+        dim = numbers.embed_dim
+        for stage, depth in enumerate(numbers.stages):
             for i in range(depth):
                 # A stage's first block pools inside the windows of the stage before it.
-                lagged = variant.window_spec[max(stage - 1, 0) if i == 0 else stage]
-                window = 0 if len(self.blocks) in variant.global_att_blocks else lagged
-                dim_out = variant.stage_dims[stage]
-                self.blocks.append(Block(dim, dim_out, variant.num_heads << stage, window))
+                lagged = numbers.window_spec[max(stage - 1, 0) if i == 0 else stage]
+                window = 0 if len(self.blocks) in numbers.global_att_blocks else lagged
+                dim_out = numbers.stage_dims[stage]
+                self.blocks.append(Block(dim, dim_out, numbers.num_heads << stage, window))
                 dim = dim_out
             self.stage_ends.append(len(self.blocks) - 1)
-        eye = torch.eye(variant.pos_embed_size)[None, :, :, None]
+        eye = torch.eye(numbers.pos_embed_size)[None, :, :, None]
         cubic = F.interpolate(eye, (self.side, 1), mode="bicubic")[0, :, :, 0].T
         self.register_buffer("cubic", cubic.contiguous(), persistent=False)
 

@@ -5,6 +5,8 @@ Keys and arithmetic: sam2/modeling/sam/mask_decoder.py and sam/transformer.py (2
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -82,8 +84,9 @@ class MaskDecoder(nn.Module):
             nn.ConvTranspose2d(dim // 4, dim // 8, 2, stride=2),
             nn.GELU(),
         )
-        self.conv_s0 = nn.Conv2d(dim, dim // 8, 1)
-        self.conv_s1 = nn.Conv2d(dim, dim // 4, 1)
+        if variant.trunk.has_high_res:
+            self.conv_s0 = nn.Conv2d(dim, dim // 8, 1)
+            self.conv_s1 = nn.Conv2d(dim, dim // 4, 1)
         self.output_hypernetworks_mlps = nn.ModuleList(
             MLP(dim, dim, dim, dim // 8) for _ in range(NUM_MASKS)
         )
@@ -95,10 +98,9 @@ class MaskDecoder(nn.Module):
         image: Tensor,
         image_pos: Tensor,
         prompts: Tensor,
-        high_res_feats_0: Tensor,
-        high_res_feats_1: Tensor,
+        high_res: Sequence[Tensor],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Image (b, C, G, G) with its dense prompt added, prompts (b, q, C).
+        """Image (b, C, G, G) with its dense prompt added, prompts (b, q, C); what `narrowed` gives.
 
         Returns masks (b, 4, 4 G, 4 G), ious (b, 4), mask tokens (b, 4, C), object score logits (b, 1).
         """
@@ -108,9 +110,7 @@ class MaskDecoder(nn.Module):
         tokens, rows = self.transformer(
             image.flatten(2).transpose(1, 2), image_pos, torch.cat([fixed_tokens, prompts], 1)
         )
-        upscaled = self._upscale(
-            rows.transpose(1, 2).unflatten(2, shape), high_res_feats_0, high_res_feats_1
-        )
+        upscaled = self._upscale(rows.transpose(1, 2).unflatten(2, shape), high_res)
         mask_tokens = tokens[:, 2 : 2 + NUM_MASKS]
         mlps = self.output_hypernetworks_mlps
         hyper = torch.stack([mlp(mask_tokens[:, i]) for i, mlp in enumerate(mlps)], 1)
@@ -118,10 +118,19 @@ class MaskDecoder(nn.Module):
         ious = self.iou_prediction_head(tokens[:, 1]).sigmoid()
         return masks, ious, mask_tokens, self.pred_obj_score_head(tokens[:, 0])
 
-    def _upscale(self, image: Tensor, high_res_feats_0: Tensor, high_res_feats_1: Tensor) -> Tensor:
+    def narrowed(self, levels: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The encoder's finer levels at stride 4 and 8, of which there may be none, with the channels wanted here."""
+        if not levels:
+            return ()
+        level0, level1 = levels
+        return self.conv_s0(level0), self.conv_s1(level1)
+
+    def _upscale(self, image: Tensor, high_res: Sequence[Tensor]) -> Tensor:
+        if not high_res:
+            return self.output_upscaling(image)
         deconv1, norm, _, deconv2, _ = self.output_upscaling
-        x = F.gelu(norm(deconv1(image) + high_res_feats_1))
-        return F.gelu(deconv2(x) + high_res_feats_0)
+        x = F.gelu(norm(deconv1(image) + high_res[1]))
+        return F.gelu(deconv2(x) + high_res[0])
 
 
 def select(

@@ -8,17 +8,17 @@ from torch import Tensor, nn
 
 from export.model.attention import LayerNorm2d
 from export.variants import Variant
-from runtime.bundle.contract import STRIDE
+from runtime.bundle.contract import LOW_RES_SCALE, MASK_SCALE
 
 
 class MaskDownSampler(nn.Module):
-    """Mask (b, 1, S, S) to (b, C, S/16, S/16): each halving multiplies the channels by four."""
+    """Mask (b, 1, 16 G, 16 G) to (b, C, G, G): each halving multiplies the channels by four."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         channels = 1
-        for _ in range(STRIDE.bit_length() - 1):
+        for _ in range((LOW_RES_SCALE * MASK_SCALE).bit_length() - 1):
             layers += [
                 nn.Conv2d(channels, 4 * channels, 3, stride=2, padding=1),
                 LayerNorm2d(4 * channels),
@@ -62,7 +62,7 @@ class Fuser(nn.Module):
 
 
 class MemoryEncoder(nn.Module):
-    """Features after `pix_feat_proj` (b, C, G, G) and scaled mask (b, 1, S, S) to a memory map (b, M, G, G)."""
+    """Features after `pix_feat_proj` (b, C, G, G) and scaled mask (b, 1, 16 G, 16 G) to a memory map (b, M, G, G)."""
 
     def __init__(self, variant: Variant) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from export.model.attention import LayerNorm2d
 from export.variants import Variant
-from runtime.bundle.contract import LABEL_PAD
+from runtime.bundle.contract import LABEL_PAD, ModelNumbers
 
 
 class FourierCode(nn.Module):
@@ -25,12 +25,12 @@ class FourierCode(nn.Module):
 
 
 class PromptEncoder(nn.Module):
-    """Points (b, q, 2) in image pixels and a mask (b, 1, 4 G, 4 G) to decoder inputs."""
+    """Points (b, q, 2) in pixels of a square of `prompt_size` and a mask (b, 1, 4 G, 4 G) to decoder inputs."""
 
-    def __init__(self, variant: Variant, image_size: int, grid: int) -> None:
+    def __init__(self, variant: Variant, numbers: ModelNumbers) -> None:
         super().__init__()
         dim, channels = variant.d_model, variant.mask_channels
-        self.image_size = image_size
+        self.prompt_size = numbers.prompt_size
         self.pe_layer = FourierCode(dim)
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, dim) for _ in range(4))
         self.not_a_point_embed = nn.Embedding(1, dim)
@@ -44,14 +44,14 @@ class PromptEncoder(nn.Module):
             nn.GELU(),
             nn.Conv2d(channels, dim, 1),
         )
-        centre = (torch.arange(grid).float() + 0.5) / grid
+        centre = (torch.arange(numbers.grid).float() + 0.5) / numbers.grid
         self.register_buffer("cell_centres", centre, persistent=False)
 
     def points(self, coords: Tensor, labels: Tensor) -> Tensor:
         """Sparse tokens (b, q + 1, C): one for each point and the pad that upstream always appends."""
         coords = torch.cat([coords, torch.zeros_like(coords[:, :1])], 1)
         labels = torch.cat([labels, torch.full_like(labels[:, :1], LABEL_PAD)], 1)
-        code = self.pe_layer((coords + 0.5) / self.image_size)
+        code = self.pe_layer((coords + 0.5) / self.prompt_size)
         kinds = torch.cat(
             [self.not_a_point_embed.weight, *(e.weight for e in self.point_embeddings)]
         )

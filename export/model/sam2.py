@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from export.model.attention import MLP
+from export.model.image_encoder import image_encoder
 from export.model.mask_decoder import MaskDecoder, select
 from export.model.memory_attention import MemoryAttention
 from export.model.memory_encoder import MemoryEncoder
-from export.model.neck import ImageEncoder
 from export.model.position import DistanceCode, SineMap
 from export.model.prompt_encoder import PromptEncoder
 from export.variants import Variant
-from runtime.bundle.contract import LOW_RES_STRIDE, NO_OBJ_SCORE
+from runtime.bundle.contract import HIGH_RES, MASK_SCALE, NO_OBJ_SCORE
 
 MEMORY_SCALE, MEMORY_BIAS = 20.0, -10.0  # sigmoid_scale/bias_for_mem_enc of every official config
 
@@ -30,12 +30,12 @@ class Sam2(nn.Module):
         super().__init__()
         self.numbers = variant.numbers(variant.image_size if image_size is None else image_size)
         dim, mem_dim, grid = variant.d_model, variant.mem_dim, self.numbers.grid
-        self.image_encoder = ImageEncoder(variant, self.numbers.image_size)
+        self.image_encoder = image_encoder(variant, self.numbers.image_size)
         self.memory_attention = MemoryAttention(variant, grid)
         self.memory_encoder = MemoryEncoder(variant)
-        self.sam_prompt_encoder = PromptEncoder(variant, self.numbers.image_size, grid)
+        self.sam_prompt_encoder = PromptEncoder(variant, self.numbers)
         self.sam_mask_decoder = MaskDecoder(variant)
-        self.mask_downsample = nn.Conv2d(1, 1, LOW_RES_STRIDE, stride=LOW_RES_STRIDE)
+        self.mask_downsample = nn.Conv2d(1, 1, MASK_SCALE, stride=MASK_SCALE)
         self.obj_ptr_proj = MLP(dim, dim, dim, dim)
         self.maskmem_tpos_enc = nn.Parameter(torch.zeros(variant.num_maskmem, 1, 1, mem_dim))
         self.no_mem_embed = nn.Parameter(torch.zeros(1, 1, dim))
@@ -49,16 +49,14 @@ class Sam2(nn.Module):
         self.memory_position = SineMap(mem_dim, grid)
         self.eval().requires_grad_(False)
 
-    def encode(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def encode(self, image: Tensor) -> tuple[Tensor, ...]:
         """`image_encoder`: normalised slices (n, 3, S, S)."""
-        level0, level1, level2 = self.image_encoder(image)
-        decoder = self.sam_mask_decoder
+        *finer, features = self.image_encoder(image)
         return (
-            level2,
-            self.memory_attention.attend_self(level2.flatten(2).transpose(1, 2)),
-            self.memory_encoder.pix_feat_proj(level2),
-            decoder.conv_s0(level0),
-            decoder.conv_s1(level1),
+            features,
+            self.memory_attention.attend_self(features.flatten(2).transpose(1, 2)),
+            self.memory_encoder.pix_feat_proj(features),
+            *self.sam_mask_decoder.narrowed(finer),
         )
 
     def condition(
@@ -108,16 +106,18 @@ class Sam2(nn.Module):
     def decode(
         self,
         features: Tensor,
-        high_res_feats_0: Tensor,
-        high_res_feats_1: Tensor,
         point_coords: Tensor,
         point_labels: Tensor,
         mask_input: Tensor,
         has_mask_input: Tensor,
         multimask: Tensor,
         add_no_mem_embed: Tensor,
+        **high_res: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """`mask_decoder`: selected, gated low-resolution logits, iou, object score logit, pointer."""
+        """`mask_decoder`: selected, gated low-resolution logits, iou, object score logit, pointer.
+
+        `high_res` are `high_res_feats_0` and `high_res_feats_1`, where a model has them.
+        """
         no_memory = self.no_mem_embed.reshape(1, -1, 1, 1)
         features = features + torch.where(add_no_mem_embed[:, None, None, None], no_memory, 0.0)
         prompts = self.sam_prompt_encoder
@@ -125,8 +125,7 @@ class Sam2(nn.Module):
             features + prompts.dense(mask_input, has_mask_input),
             prompts.image_position(),
             prompts.points(point_coords, point_labels),
-            high_res_feats_0,
-            high_res_feats_1,
+            [high_res[name] for name in HIGH_RES] if self.numbers.has_high_res else [],
         )
         mask, iou, token = select(masks.float(), ious, tokens, multimask)
         present = score > 0
@@ -145,8 +144,8 @@ class Sam2(nn.Module):
         object_score_logits: Tensor,
         binarize: Tensor,
     ) -> Tensor:
-        """`memory_encoder`: raw logits (b, 1, 4 G, 4 G) to a memory (b, T, M)."""
-        size = self.numbers.image_size
+        """`memory_encoder`: raw logits (b, 1, 4 G, 4 G) to a memory (b, L, M)."""
+        size = self.numbers.mask_size
         logits = F.interpolate(low_res_masks, (size, size), mode="bilinear", align_corners=False)
         mask = torch.where(binarize[:, None, None, None], (logits > 0).float(), logits.sigmoid())
         memory = self.memory_encoder(projected_features, mask * MEMORY_SCALE + MEMORY_BIAS)

@@ -1,4 +1,4 @@
-"""A bundle: a folder with a manifest and four ONNX graphs. It knows files and hashes, not what graphs compute.
+"""A bundle: a folder with a manifest and its ONNX graphs. It knows files and hashes, not what graphs compute.
 
 Graph bytes are read once, checked against the manifest and handed on, so what runs is what was checked.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.bundle.confidence import Calibration
-from runtime.bundle.contract import GRAPHS, ModelNumbers
+from runtime.bundle.contract import ModelNumbers
 from runtime.bundle.defaults import Defaults
 from runtime.bundle.manifest import CAUTIONS, graph_file, read_manifest
 from runtime.errors import BundleChanged, BundleIncomplete
@@ -60,7 +60,8 @@ class Bundle:
     @property
     def fingerprint(self) -> str:
         """What the graphs are known by: SHA-256 over their own hashes, in the order of names."""
-        hashes = [self.manifest["files"][graph_file(graph)]["sha256"] for graph in sorted(GRAPHS)]
+        files, graphs = self.manifest["files"], sorted(self.model.graphs)
+        hashes = [files[graph_file(graph)]["sha256"] for graph in graphs]
         return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
     @property

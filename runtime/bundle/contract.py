@@ -3,6 +3,9 @@
 This is the only file that knows them; exporter, back ends, fake and tests read it. It does not know how a
 graph computes what it computes, nor in which order graphs run.
 
+A *kind* of bundle says which graphs there are and what they can do: a `volume` remembers what it has segmented and
+tells an object's presence and pointer; an `image` does neither. Families differ in numbers alone: see `ModelNumbers`.
+
 Axes that stay dynamic are strings: `n` slices, `b` rows (an object in one direction), `k` memory slots,
 `p` object pointers, `q` points. All host arrays are (z, y, x), boxes half-open; (x, y) order exists only in
 `point_coords`, where the model wants it.
@@ -16,10 +19,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-FORMAT_VERSION = 4
-STRIDE = 16  # image pixels per feature cell (SAM 2: patch stride 4, two poolings)
-LOW_RES_STRIDE = 4  # image pixels per low-resolution mask pixel
-SIZE_STEP = 32  # an image size must be a multiple: the trunk's last stage has stride 32
+FORMAT_VERSION = 5
+LOW_RES_SCALE = 4  # pixels of a low-resolution mask along a feature cell, in every family
+MASK_SCALE = (
+    4  # pixels of a mask as memories are made of it along a low-resolution pixel, in every family
+)
+
+PROFILES = ("sam2",)
+"""How a slice becomes the encoder's input. "sam2": a square of S pixels by PIL's antialiased bicubic filter, whatever
+the slice's shape, and the mean and deviation of ImageNet."""
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)  # ImageNet, sam2/utils/misc.py load_video_frames
 PIXEL_STD = (0.229, 0.224, 0.225)
@@ -31,6 +39,14 @@ PREVIOUS_LOGIT_LIMIT = 32.0
 
 LABEL_PAD, LABEL_NEGATIVE, LABEL_POSITIVE, LABEL_BOX_START, LABEL_BOX_STOP = -1, 0, 1, 2, 3
 
+GRAPHS = ("image_encoder", "memory_attention", "mask_decoder", "memory_encoder")
+"""Every graph that a bundle may hold."""
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "volume": GRAPHS,
+    "image": ("image_encoder", "mask_decoder"),
+}
+"""Graphs by kind of bundle."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelNumbers:
@@ -38,38 +54,57 @@ class ModelNumbers:
 
     Attributes:
         name: row of the exporter's variants table.
+        kind: a key of `KINDS`.
+        profile: one of `PROFILES`.
         image_size: side S of the square image in pixels.
+        prompt_size: side of the square in whose coordinates points and boxes are given; S in SAM 2.
+        grid: side G of the feature map in cells; S / 16 in SAM 2.
         d_model: channels C of a vision feature.
-        mem_dim: channels M of a memory token.
+        has_high_res: the decoder also sees finer features of the slice.
+        mem_dim: channels M of a memory token; this and what follows is 0 in an `image`.
+        memory_tokens: tokens L of a memory as it is stored; G * G in SAM 2.
+        keys_per_memory: keys that memory attention makes of a memory, where it reads several; L in SAM 2.
         num_maskmem: memories read per step apart from further prompted ones (7 in SAM 2).
         max_obj_ptrs: frames whose object pointers are read (16 in SAM 2).
     """
 
     name: str
+    kind: str
+    profile: str
     image_size: int
+    prompt_size: int
+    grid: int
     d_model: int
-    mem_dim: int
-    num_maskmem: int
-    max_obj_ptrs: int
+    has_high_res: bool
+    mem_dim: int = 0
+    memory_tokens: int = 0
+    keys_per_memory: int = 0
+    num_maskmem: int = 0
+    max_obj_ptrs: int = 0
 
     @property
-    def grid(self) -> int:
-        """Side G of the feature map in cells."""
-        return self.image_size // STRIDE
+    def graphs(self) -> tuple[str, ...]:
+        """Names of the model's graphs."""
+        return KINDS[self.kind]
 
     @property
     def num_tokens(self) -> int:
-        """Tokens T of one memory: G * G."""
+        """Tokens T of a slice's features: G * G."""
         return self.grid**2
 
     @property
     def low_res(self) -> int:
         """Side of a low-resolution mask in pixels: 4 G."""
-        return self.image_size // LOW_RES_STRIDE
+        return LOW_RES_SCALE * self.grid
+
+    @property
+    def mask_size(self) -> int:
+        """Side in pixels of a mask as memories and mask prompts are made of it: 16 G, which is S in SAM 2."""
+        return MASK_SCALE * self.low_res
 
     def num_keys(self, k: int, p: int) -> int:
-        """Keys of memory attention: the tokens of k memories, and p pointers cut into pieces of M channels."""
-        return k * self.num_tokens + p * (self.d_model // self.mem_dim)
+        """Keys of memory attention: those of k memories, and p pointers cut into pieces of M channels."""
+        return k * self.keys_per_memory + p * (self.d_model // self.mem_dim)
 
     @property
     def no_time(self) -> int:
@@ -144,11 +179,8 @@ class GraphSpec:
         return None
 
 
-GRAPHS = ("image_encoder", "memory_attention", "mask_decoder", "memory_encoder")
-
-
 def graph_specs(model: ModelNumbers) -> dict[str, GraphSpec]:
-    """The four graphs of a model, keyed by the names in `GRAPHS`.
+    """The graphs of a model, keyed by `ModelNumbers.graphs`.
 
     - `image_encoder`: normalised slices to features; run once a slice. `attended_features` are what memory attention,
       `projected_features` what the memory encoder makes of a slice before it looks at anything else.
@@ -160,29 +192,26 @@ def graph_specs(model: ModelNumbers) -> dict[str, GraphSpec]:
       `add_no_mem_embed` marks rows whose features did not pass memory attention.
     - `memory_encoder`: raw logits to a memory; scaling happens here and nowhere else. `binarize` marks prompted
       masks.
+
+    Of an `image`, `image_encoder` gives features alone, and `mask_decoder` takes and gives nothing that has to do with
+    memory, with presence or with pointers. Where there are no finer features, neither graph names any.
     """
-    s, g, c, m = model.image_size, model.grid, model.d_model, model.mem_dim
-    low, t = model.low_res, model.num_tokens
-    high_res = {
-        "high_res_feats_0": (c // 8, low, low),
-        "high_res_feats_1": (c // 4, low // 2, low // 2),
-    }
-    mask = TensorSpec(("b", 1, low, low))
-    flag, number = TensorSpec(("b",), "bool"), TensorSpec(("b",))
+    encoder, decoder = _encoder(model), _decoder(model)
+    if model.kind == "image":
+        return {"image_encoder": encoder, "mask_decoder": decoder}
+    g, c, m, t, tokens = (
+        model.grid,
+        model.d_model,
+        model.mem_dim,
+        model.num_tokens,
+        model.memory_tokens,
+    )
     return {
-        "image_encoder": GraphSpec(
-            inputs={"image": TensorSpec(("n", 3, s, s))},
-            outputs={
-                "vision_features": TensorSpec(("n", c, g, g)),
-                "attended_features": TensorSpec(("n", t, c)),
-                "projected_features": TensorSpec(("n", c, g, g)),
-                **{name: TensorSpec(("n", *shape)) for name, shape in high_res.items()},
-            },
-        ),
+        "image_encoder": encoder,
         "memory_attention": GraphSpec(
             inputs={
                 "attended_features": TensorSpec(("b", t, c)),
-                "memory": TensorSpec(("b", "k", t, m)),
+                "memory": TensorSpec(("b", "k", tokens, m)),
                 "memory_time": TensorSpec(("b", "k"), "int64"),
                 "memory_weight": TensorSpec(("b", "k")),
                 "obj_ptrs": TensorSpec(("b", "p", c)),
@@ -191,34 +220,59 @@ def graph_specs(model: ModelNumbers) -> dict[str, GraphSpec]:
             },
             outputs={"conditioned_features": TensorSpec(("b", c, g, g))},
         ),
-        "mask_decoder": GraphSpec(
-            inputs={
-                "features": TensorSpec(("b", c, g, g)),
-                **{name: TensorSpec(("b", *shape)) for name, shape in high_res.items()},
-                "point_coords": TensorSpec(("b", "q", 2)),
-                "point_labels": TensorSpec(("b", "q"), "int64"),
-                "mask_input": mask,
-                "has_mask_input": flag,
-                "multimask": flag,
-                "add_no_mem_embed": flag,
-            },
-            outputs={
-                "low_res_masks": mask,
-                "ious": number,
-                "object_score_logits": number,
-                "obj_ptr": TensorSpec(("b", c)),
-            },
-        ),
+        "mask_decoder": decoder,
         "memory_encoder": GraphSpec(
             inputs={
                 "projected_features": TensorSpec(("b", c, g, g)),
-                "low_res_masks": mask,
-                "object_score_logits": number,
-                "binarize": flag,
+                "low_res_masks": TensorSpec(("b", 1, model.low_res, model.low_res)),
+                "object_score_logits": TensorSpec(("b",)),
+                "binarize": TensorSpec(("b",), "bool"),
             },
-            outputs={"memory": TensorSpec(("b", t, m))},
+            outputs={"memory": TensorSpec(("b", tokens, m))},
         ),
     }
+
+
+def _encoder(model: ModelNumbers) -> GraphSpec:
+    s, g, c = model.image_size, model.grid, model.d_model
+    outputs = {"vision_features": TensorSpec(("n", c, g, g))}
+    if model.kind == "volume":
+        outputs["attended_features"] = TensorSpec(("n", model.num_tokens, c))
+        outputs["projected_features"] = TensorSpec(("n", c, g, g))
+    return GraphSpec({"image": TensorSpec(("n", 3, s, s))}, {**outputs, **_high_res(model, "n")})
+
+
+def _decoder(model: ModelNumbers) -> GraphSpec:
+    c, g, low = model.d_model, model.grid, model.low_res
+    mask = TensorSpec(("b", 1, low, low))
+    flag, number = TensorSpec(("b",), "bool"), TensorSpec(("b",))
+    inputs = {
+        "features": TensorSpec(("b", c, g, g)),
+        **_high_res(model, "b"),
+        "point_coords": TensorSpec(("b", "q", 2)),
+        "point_labels": TensorSpec(("b", "q"), "int64"),
+        "mask_input": mask,
+        "has_mask_input": flag,
+        "multimask": flag,
+    }
+    outputs = {"low_res_masks": mask, "ious": number}
+    if model.kind == "volume":
+        inputs["add_no_mem_embed"] = flag
+        outputs |= {"object_score_logits": number, "obj_ptr": TensorSpec(("b", c))}
+    return GraphSpec(inputs, outputs)
+
+
+HIGH_RES = ("high_res_feats_0", "high_res_feats_1")
+"""Finer features of a slice, of which a network has both or none."""
+
+
+def _high_res(model: ModelNumbers, axis: str) -> dict[str, TensorSpec]:
+    """Finer features, as far as a model has them."""
+    if not model.has_high_res:
+        return {}
+    c, low = model.d_model, model.low_res
+    shapes = (c // 8, low, low), (c // 4, low // 2, low // 2)
+    return {name: TensorSpec((axis, *shape)) for name, shape in zip(HIGH_RES, shapes, strict=True)}
 
 
 def feature_bytes(model: ModelNumbers) -> int:

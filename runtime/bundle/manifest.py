@@ -12,11 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from runtime.bundle.confidence import MEASURES, Calibration
-from runtime.bundle.contract import FORMAT_VERSION, GRAPHS, LOW_RES_STRIDE, SIZE_STEP, ModelNumbers
+from runtime.bundle.contract import (
+    FORMAT_VERSION,
+    KINDS,
+    MASK_SCALE,
+    PROFILES,
+    ModelNumbers,
+)
 from runtime.bundle.defaults import DEFAULTS_RULE
 from runtime.errors import BundleError, BundleIncomplete
 from runtime.files.plain_file import read_plain
 from runtime.files.strict_json import (
+    Boolean,
     Fault,
     Integer,
     Number,
@@ -49,7 +56,9 @@ CAUTIONS = {  # by kind of weights
     + HOW_TO_EXPORT,
 }
 
+MIN_IMAGE_SIZE = 64  # pixels
 MAX_IMAGE_SIZE = 8192  # pixels; eight times what any member of the family was trained at
+MIN_GRID, MAX_GRID = 2, 2048  # cells
 MAX_CHANNELS = 4096
 MAX_MEMORIES = 256
 MAX_GRAPH_BYTES = 2**31 - 1  # of one protobuf message
@@ -57,9 +66,8 @@ MAX_SEED = 2**63 - 1
 LARGEST_WEIGHT = 1e30  # well inside float32
 MAX_KNOTS = 100_000
 
-_COUNT = Integer(1, MAX_CHANNELS)
 _WEIGHT = Number(-LARGEST_WEIGHT, LARGEST_WEIGHT)
-_ROW = Numbers(_WEIGHT, LOW_RES_STRIDE, LOW_RES_STRIDE)
+_ROW = Numbers(_WEIGHT, MASK_SCALE, MASK_SCALE)
 _SHARES = Numbers(Number(0, 1), 1, MAX_KNOTS)
 
 
@@ -83,48 +91,58 @@ class CalibrationRule:
             raise Fault(f"{where} is {error}") from error
 
 
-RULES: Rule = Object(
-    required={
-        "model": Object(
-            required={
-                "name": Text(),
-                "image_size": Integer(2 * SIZE_STEP, MAX_IMAGE_SIZE, SIZE_STEP),
-                # The finest features have an eighth of them.
-                "d_model": Integer(8, MAX_CHANNELS, 8),
-                "mem_dim": _COUNT,
-                "num_maskmem": Integer(1, MAX_MEMORIES),
-                "max_obj_ptrs": Integer(1, MAX_MEMORIES),
-            }
-        ),
-        "weights": Object(
-            required={"kind": OneOf(tuple(CAUTIONS)), "source": Text()},
-            optional={"sha256": Sha256(), "seed": Integer(0, MAX_SEED), "entry": Text()},
-            others=True,
-        ),
-        "licence": Text(),
-        "precision": OneOf(PRECISIONS),
-        "constants": Object(
-            required={
-                "mask_downsample_weight": Numbers(_ROW, LOW_RES_STRIDE, LOW_RES_STRIDE),
-                "mask_downsample_bias": _WEIGHT,
-                "no_obj_ptr": Numbers(_WEIGHT, 1, MAX_CHANNELS),
-            }
-        ),
-        "files": Object(
-            required={
-                graph_file(graph): Object(
-                    required={"size_bytes": Integer(1, MAX_GRAPH_BYTES), "sha256": Sha256()}
-                )
-                for graph in GRAPHS
-            }
-        ),
-    },
-    optional={
-        "calibration": Object(optional=dict.fromkeys(MEASURES, CalibrationRule())),
-        "defaults": DEFAULTS_RULE,
-    },
-    others=True,
-)
+_NETWORK: dict[str, Rule] = {
+    "name": Text(),
+    "kind": OneOf(tuple(KINDS)),
+    "profile": OneOf(PROFILES),
+    "image_size": Integer(MIN_IMAGE_SIZE, MAX_IMAGE_SIZE),
+    "prompt_size": Integer(MIN_IMAGE_SIZE, MAX_IMAGE_SIZE),
+    "grid": Integer(MIN_GRID, MAX_GRID),
+    # The finest features have an eighth of them.
+    "d_model": Integer(8, MAX_CHANNELS, 8),
+    "has_high_res": Boolean(),
+}
+_MEMORY: dict[str, Rule] = {
+    "mem_dim": Integer(1, MAX_CHANNELS),
+    "memory_tokens": Integer(1, MAX_GRID**2),
+    "keys_per_memory": Integer(1, MAX_GRID**2),
+    "num_maskmem": Integer(1, MAX_MEMORIES),
+    "max_obj_ptrs": Integer(1, MAX_MEMORIES),
+}
+_MEMORY_CONSTANTS: dict[str, Rule] = {
+    "mask_downsample_weight": Numbers(_ROW, MASK_SCALE, MASK_SCALE),
+    "mask_downsample_bias": _WEIGHT,
+    "no_obj_ptr": Numbers(_WEIGHT, 1, MAX_CHANNELS),
+}
+_NO_MEMORY: dict[str, Rule] = dict.fromkeys(_MEMORY, Integer(0, 0))
+
+
+def _rules(kind: str) -> Rule:
+    """What a bundle of one kind says."""
+    is_volume = kind == "volume"
+    file = Object(required={"size_bytes": Integer(1, MAX_GRAPH_BYTES), "sha256": Sha256()})
+    return Object(
+        required={
+            "model": Object(required={**_NETWORK, **(_MEMORY if is_volume else _NO_MEMORY)}),
+            "weights": Object(
+                required={"kind": OneOf(tuple(CAUTIONS)), "source": Text()},
+                optional={"sha256": Sha256(), "seed": Integer(0, MAX_SEED), "entry": Text()},
+                others=True,
+            ),
+            "licence": Text(),
+            "precision": OneOf(PRECISIONS),
+            "constants": Object(required=_MEMORY_CONSTANTS if is_volume else {}),
+            "files": Object(required={graph_file(graph): file for graph in KINDS[kind]}),
+        },
+        optional={
+            "calibration": Object(optional=dict.fromkeys(MEASURES, CalibrationRule())),
+            "defaults": DEFAULTS_RULE,
+        },
+        others=True,
+    )
+
+
+RULES = {kind: _rules(kind) for kind in KINDS}
 
 
 def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any]:
@@ -154,7 +172,7 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any]:
         raise BundleIncomplete(f"{path} is not whole ({fault}); export the bundle again") from fault
     _check_version(folder, manifest["format_version"])
     try:
-        RULES.check(manifest, "")
+        RULES[_kind(manifest)].check(manifest, "")
         _check_sizes(manifest)
     except Fault as fault:
         raise BundleIncomplete(
@@ -162,6 +180,13 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any]:
         ) from fault
     _check_quantisation(folder, manifest)
     return manifest
+
+
+def _kind(manifest: dict[str, Any]) -> str:
+    """The kind of bundle, or any where it does not say one, for its rules to find fault with that."""
+    model = manifest.get("model")
+    kind = model.get("kind") if type(model) is dict else None
+    return kind if type(kind) is str and kind in KINDS else "volume"
 
 
 def _check_quantisation(folder: Path, manifest: dict[str, Any]) -> None:
@@ -194,6 +219,8 @@ def _check_version(folder: Path, version: Any) -> None:
 def _check_sizes(manifest: dict[str, Any]) -> None:
     """Raise Fault where two entries do not go together."""
     model = ModelNumbers(**manifest["model"])
+    if model.kind != "volume":
+        return
     if model.d_model % model.mem_dim:
         raise Fault(
             f"model.mem_dim is {model.mem_dim}, wanted a divisor of d_model, which is {model.d_model}"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
 
@@ -13,23 +13,44 @@ from numpy.typing import NDArray
 
 from kernels.device_array import Buffer
 from kernels.fill_holes import fill_holes
+from runtime.bundle.contract import HIGH_RES
 from runtime.errors import NotFinite
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Encodings of slices, one after another along the leading axis; shapes as `image_encoder`'s outputs."""
+    """Encodings of slices, one after another along the leading axis.
 
-    vision_features: Buffer
-    attended_features: Buffer
-    projected_features: Buffer
-    high_res_feats_0: Buffer
-    high_res_feats_1: Buffer
+    Attributes:
+        tensors: `image_encoder`'s outputs by name.
+    """
+
+    tensors: Mapping[str, Buffer]
+
+    @property
+    def vision_features(self) -> Buffer:
+        """What every network has, (n, C, G, G)."""
+        return self.tensors["vision_features"]
+
+    @property
+    def attended_features(self) -> Buffer:
+        """What memory attention starts from (n, T, C); only a `volume` has it."""
+        return self.tensors["attended_features"]
+
+    @property
+    def projected_features(self) -> Buffer:
+        """What the memory encoder starts from (n, C, G, G); only a `volume` has it."""
+        return self.tensors["projected_features"]
+
+    @property
+    def high_res(self) -> dict[str, Buffer]:
+        """Finer features for the decoder, by the names of its inputs; empty where a network has none."""
+        return {name: self.tensors[name] for name in HIGH_RES if name in self.tensors}
 
     @property
     def size_bytes(self) -> int:
         """Size of all tensors in bytes."""
-        return sum(getattr(self, part.name).nbytes for part in fields(self))
+        return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import trange
 
 from kernels.device import device_name
-from runtime.bundle.contract import GRAPHS, feature_bytes
+from runtime.bundle.contract import feature_bytes
 from runtime.commands.options import add_model_options
 from runtime.devices.machine import machine_name, peak_memory_mib
 from runtime.errors import InputError
@@ -90,7 +90,8 @@ def main(arguments: list[str] | None = None) -> None:
     floors = _floors(args.roofline)
     started = time.perf_counter()
     model = load(args.bundle, args.backend, args.threads, args.hint)
-    for graph in GRAPHS:
+    model.check_memory()
+    for graph in model.numbers.graphs:
         model.engine(graph)
     load_s = time.perf_counter() - started
     if isinstance(model.steps, CudaSteps):

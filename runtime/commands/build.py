@@ -18,7 +18,7 @@ from runtime.backends.tensorrt.build import build_engine
 from runtime.backends.tensorrt.parts import kernel_reads, parts
 from runtime.backends.tensorrt.trt import BuildBar
 from runtime.bundle.bundle import Bundle, open_bundle
-from runtime.bundle.contract import GRAPHS, ModelNumbers
+from runtime.bundle.contract import ModelNumbers
 from runtime.commands.certify import add_slices_option, certify, check_slices, in_words
 from runtime.errors import BundleError, Mismatch
 from runtime.model import load
@@ -124,7 +124,7 @@ def build(bundle: Bundle, name: str) -> float:
     """Have engines of all graphs, from the cache or new. Returns the seconds it took."""
     started = time.perf_counter()
     model = load(bundle, name)
-    for graph in tqdm(GRAPHS, desc=name, unit="engine", file=sys.stderr):
+    for graph in tqdm(bundle.model.graphs, desc=name, unit="engine", file=sys.stderr):
         model.engine(graph)
     model.close()
     return time.perf_counter() - started
@@ -138,7 +138,9 @@ def check(bundle: Bundle, name: str) -> dict[str, Any]:
     options = BACKENDS[name].options
     precision = replace(PRECISIONS[options["precision"]], attention=options["attention"])
     engines: dict[str, Any] = {}
-    for part in (part for graph in GRAPHS for part in parts(bundle, graph, precision)[0]):
+    for part in (
+        part for graph in bundle.model.graphs for part in parts(bundle, graph, precision)[0]
+    ):
         started = time.perf_counter()
         with BuildBar(part.name) as bar:
             plan = build_engine(

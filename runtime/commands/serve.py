@@ -154,6 +154,7 @@ def _service(
         idle_s=args.idle_timeout,
     )
     model = load(bundle, args.backend, args.threads, args.hint)
+    model.check_memory()
     door = Door(Hosts(host, args.allow_host), key)
     caution = bundle.caution and bundle.caution.partition(";")[0].capitalize()
     shown = Shown(bundle.model.name, caution, opened)

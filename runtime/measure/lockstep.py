@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from runtime.backends import Buffer
-from runtime.bundle.contract import GRAPHS, graph_specs
+from runtime.bundle.contract import graph_specs
 from runtime.model import Model
 
 RMS_SHARE = 0.5
@@ -75,7 +75,7 @@ class Lockstep:
     def __init__(self, reference: Model, candidate: Model, tolerances: Mapping[str, float]) -> None:
         self._reference, self._candidate = reference, candidate
         self._tolerances = tolerances
-        self.graphs: dict[str, dict[str, Any]] = {graph: {} for graph in GRAPHS}
+        self.graphs: dict[str, dict[str, Any]] = {graph: {} for graph in reference.numbers.graphs}
 
     def watch_reference(
         self, graph: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer], ms: float
@@ -109,5 +109,5 @@ class Lockstep:
         return all(
             self.graphs[graph].keys() == specs[graph].outputs.keys()
             and all(output["passed"] for output in self.graphs[graph].values())
-            for graph in GRAPHS
+            for graph in self.graphs
         )

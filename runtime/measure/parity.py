@@ -22,7 +22,6 @@ import numpy as np
 from runtime.backends import BACKENDS, Buffer
 from runtime.backends.strict import StrictBackend
 from runtime.bundle.bundle import Bundle
-from runtime.bundle.contract import GRAPHS
 from runtime.measure.lockstep import Lockstep, compare_tensors
 from runtime.measure.phantom import make_phantom
 from runtime.measure.tasks import TaskRunner, Track, num_masks, tasks
@@ -60,7 +59,7 @@ class Criteria:
 def criteria_of(bundle: Bundle, backend: str) -> Criteria:
     """What a back end has to reach with a bundle."""
     precision = BACKENDS[backend].precision
-    tolerances = dict.fromkeys(GRAPHS, TOLERANCES[precision])
+    tolerances = dict.fromkeys(bundle.model.graphs, TOLERANCES[precision])
     if bundle.precision != "fp32":
         encoder = max(TOLERANCES[precision], TOLERANCES[bundle.precision])
         tolerances["image_encoder"] = encoder

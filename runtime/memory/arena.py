@@ -79,7 +79,7 @@ class Slots:
 
 
 class Arena:
-    """The memories (T, M), object pointers (C,) and, where compared, image embeddings (C * T,) of one predictor.
+    """The memories (L, M), object pointers (C,) and, where compared, image embeddings (C * T,) of one predictor.
 
     Args:
         numbers: of the model.
@@ -88,7 +88,7 @@ class Arena:
 
     def __init__(self, numbers: ModelNumbers, memory: DeviceMemory = HOST_MEMORY) -> None:
         self._memory = memory
-        self.memories = Slots(memory, (numbers.num_tokens, numbers.mem_dim), "memories")
+        self.memories = Slots(memory, (numbers.memory_tokens, numbers.mem_dim), "memories")
         self.pointers = Slots(memory, (numbers.d_model,), "pointers")
         self.embeddings = Slots(memory, (numbers.d_model * numbers.num_tokens,), "embeddings")
 
@@ -146,7 +146,7 @@ class Arena:
     def store(
         self, batch: Batch, memories: Buffer, pointers: Buffer, vision_features: Buffer
     ) -> None:
-        """Write a batch's results to its targets; memories (b, T, M) are rounded to bfloat16, as upstream has it."""
+        """Write a batch's results to its targets; memories (b, L, M) are rounded to bfloat16, as upstream has it."""
         self._memory.store(self.memories.values, batch.memory_targets, memories, True)
         self._memory.store(self.pointers.values, batch.pointer_targets, pointers, False)
         if len(batch.embedding_targets):
@@ -160,7 +160,7 @@ class Arena:
         obj_ptr: Buffer,
         vision_features: Buffer | None,
     ) -> None:
-        """Write a frame's memory (T, M), pointer (C,) and embedding (C, G, G) to its targets, as far as it has them."""
+        """Write a frame's memory (L, M), pointer (C,) and embedding (C, G, G) to its targets, as far as it has them."""
         parts = (
             (self.memories, target.memory, memory, True),
             (self.pointers, target.pointer, obj_ptr, False),

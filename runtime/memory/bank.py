@@ -46,7 +46,7 @@ class ConditioningFrames:
         confidence: float,
         object_score: float,
     ) -> None:
-        """Remember a prompted frame, in place of what is remembered of it: features (1, C, G, G), memory (T, M),
+        """Remember a prompted frame, in place of what is remembered of it: features (1, C, G, G), memory (L, M),
         pointer (C,).
         """
         self._arena.reserve(*self._each)

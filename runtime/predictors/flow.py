@@ -45,7 +45,7 @@ class FlowPredictor:
         memory: policy and pick-up; None keeps the latest images.
         max_feature_bytes: of encoded images to hold; None is a third of the machine's memory.
 
-    Raises InputError if the rules of memory do not fit the model.
+    Raises InputError if the rules of memory do not fit the model, BundleError if it has no memory.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class FlowPredictor:
         max_feature_bytes: int | None = None,
         zoom: float | None = None,
     ) -> None:
+        model.check_memory()
         self._model, self._max_feature_bytes = model, max_feature_bytes
         self._zoom = Zoom(check_zoom(zoom), model.numbers.image_size)
         self._rules = memory or MemoryRules()

@@ -99,7 +99,7 @@ def prompt_slice(
             previous = seen_in(tracked.segmented, tracked.crop, crop, slice_shape)
             conditioned = tracked.condition() if tracked.crop == crop else None
     part = crop or Region.whole(slice_shape)
-    prompt = to_points(part.moved(points), part.shape, model.numbers.image_size)
+    prompt = to_points(part.moved(points), part.shape, model.numbers.prompt_size)
     segmented = segment_points(model, features(), prompt, previous, confidence, conditioned)
     return PromptedSlice(tuple(points), segmented, conditioned, crop)
 
@@ -109,7 +109,7 @@ def as_mask(model: Model, mask: NDArray[np.generic]) -> MaskPrompt:
     constants = model.constants
     return to_mask(
         mask,
-        model.numbers.image_size,
+        model.numbers.mask_size,
         constants["mask_downsample_weight"],
         constants["mask_downsample_bias"],
     )

@@ -52,7 +52,8 @@ class VideoPredictor:
             shows it whole frames. With it the frames on which an object was prompted are kept, as is the last one on
             which it was surely found, for a crop that becomes wider.
 
-    Raises InputError if the rules of memory do not fit the model, or the zoom is no number from 1.
+    Raises InputError if the rules of memory do not fit the model, or the zoom is no number from 1, BundleError for a
+    model without memory.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class VideoPredictor:
         stop: StopRule | None = None,
         zoom: float | None = None,
     ) -> None:
+        model.check_memory()
         self._model, self._stop = model, stop
         self._zoom = Zoom(check_zoom(zoom), model.numbers.image_size)
         self._rules = memory or MemoryRules()

@@ -59,7 +59,8 @@ class VolumePredictor:
             3.0; "auto" is what the bundle has chosen, None shows it whole slices. A crop follows an object that grows
             or drifts by becoming wider.
 
-    Raises InputError if the rules of memory, or the encodings, do not fit the model, or the zoom is no number from 1.
+    Raises InputError if the rules of memory, or the encodings, do not fit the model, or the zoom is no number from 1,
+    BundleError for a model without memory.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class VolumePredictor:
         encodings: Encodings | None = None,
         zoom: float | Auto | None = AUTO,
     ) -> None:
+        model.check_memory()
         self._model, self._max_feature_bytes = model, max_feature_bytes
         self._factor, self._encodings = zoom_factor(model, zoom), encodings
         if encodings is not None and encodings.model is not model:

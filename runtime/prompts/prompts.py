@@ -161,9 +161,9 @@ NO_POINTS = PointPrompt(np.zeros((1, 1, 2), np.float32), np.full((1, 1), LABEL_P
 
 
 def to_points(
-    prompts: Sequence[Point | Box], slice_shape: tuple[int, int], image_size: int
+    prompts: Sequence[Point | Box], slice_shape: tuple[int, int], prompt_size: int
 ) -> PointPrompt:
-    """Clicks and at most one box of one slice, in decoder order: the box's corners first.
+    """Clicks and at most one box of one slice of a shape (y, x), in decoder order: the box's corners first.
 
     The last voxel inside a half-open box is its second corner, as in upstream's tight boxes.
     """
@@ -175,7 +175,7 @@ def to_points(
     xy += [(p.x, p.y) for p in points]
     labels += [LABEL_POSITIVE if p.positive else LABEL_NEGATIVE for p in points]
     scale = np.array([width, height], np.float32)
-    coords = np.asarray(np.array(xy, np.float32) / scale * np.float32(image_size), np.float32)
+    coords = np.asarray(np.array(xy, np.float32) / scale * np.float32(prompt_size), np.float32)
     return PointPrompt(coords[None], np.array([labels], np.int64))
 
 
@@ -208,7 +208,7 @@ class MaskPrompt:
 
 def to_mask(
     mask: NDArray[np.generic],
-    image_size: int,
+    mask_size: int,
     weight: NDArray[np.float32],
     bias: NDArray[np.float32],
 ) -> MaskPrompt:
@@ -216,12 +216,12 @@ def to_mask(
 
     Args:
         mask: non-zero inside.
-        image_size: S.
+        mask_size: of the model, 16 G.
         weight, bias: of `mask_downsample`, a strided convolution whose kernel (4, 4) equals its stride.
     """
-    inside = resize(np.asarray(mask) != 0, (image_size, image_size), antialias=True) >= 0.5
+    inside = resize(np.asarray(mask) != 0, (mask_size, mask_size), antialias=True) >= 0.5
     step = weight.shape[0]
-    side = image_size // step
+    side = mask_size // step
     logits = np.where(inside, MASK_PROMPT_LOGIT, -MASK_PROMPT_LOGIT).astype(np.float32)
     patches = inside.astype(np.float32).reshape(side, step, side, step)
     dense = np.einsum("yixj,ij->yx", patches, weight) + bias

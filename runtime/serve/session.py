@@ -54,6 +54,7 @@ class InteractiveSession(Overview):
         window: str = "auto",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        model.check_memory()
         shared = encodings or Encodings(model)
         super().__init__(SessionState(model, shared, worker or Worker(), window, clock), licence)
         self._owns_worker = worker is None

@@ -6,7 +6,6 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from typing import Protocol
 
 import numpy as np
@@ -114,8 +113,12 @@ class FeatureCache:
         features = [self[int(index)] for index in places]
         if len(features) == 1:
             return features[0]
-        names = [part.name for part in fields(Features)]
-        return Features(*(np.concatenate([getattr(f, name) for f in features]) for name in names))
+        return Features(
+            {
+                name: np.concatenate([f.tensors[name] for f in features])
+                for name in features[0].tensors
+            }
+        )
 
     def clear(self) -> None:
         """Forget all."""

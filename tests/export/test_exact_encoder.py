@@ -11,24 +11,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from export.exact.image_encoder import (
-    ImageEncoderGraph,
+from export.exact.hiera import (
     TokenBlock,
     Windows,
     composed,
-    on_tokens,
     pool,
     pooling_order,
     rows,
-    to_map,
     window_order,
 )
+from export.exact.image_encoder import ImageEncoderGraph
 from export.exact.memory_attention import MemoryAttentionGraph, Rotated, SelfAttention
+from export.exact.tokens import on_tokens, to_map
 from export.model.hiera import Block
 from export.model.hiera import pool as pool_map
 from export.model.position import RotaryAngles, rotate_pairs
 from export.model.sam2 import Sam2
 from export.random_weights import random_state
+from export.variants import Variant
 from tests.graph_inputs import graph_inputs, relative_error, torch_inputs
 from tests.variants import TOY
 
@@ -133,13 +133,15 @@ def test_some_rows_of_a_layer_are_some_of_its_outputs() -> None:
     assert relative_error(rows(layer, 3, 6)(x), layer(x)[:, 3:6].detach()) < ROUNDING
 
 
-LARGE_WINDOWS = replace(TOY, window_spec=(8, 4, 16, 8))  # as SAM 2 large has them
+LARGE_WINDOWS = replace(
+    TOY, trunk=replace(TOY.trunk, window_spec=(8, 4, 16, 8))
+)  # as SAM 2 large has them
 
 
 @pytest.mark.parametrize(
     ("variant", "size"),
     [(TOY, 64), (TOY, 96), (TOY, 128), (TOY, 160), (TOY, 224), (LARGE_WINDOWS, 128)],
-    ids=lambda value: str(getattr(value, "window_spec", value)),
+    ids=lambda value: str(value.trunk.window_spec if isinstance(value, Variant) else value),
 )
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_encoder_is_the_plain_one(variant: Any, size: int, count: int) -> None:

@@ -18,7 +18,7 @@ from export.model.mask_decoder import select
 from export.model.sam2 import Sam2
 from export.random_weights import random_state
 from export.variants import VARIANTS, Variant
-from runtime.bundle.contract import LABEL_PAD
+from runtime.bundle.contract import HIGH_RES, LABEL_PAD
 from tests.graph_inputs import graph_inputs, relative_error, torch_inputs
 from tests.variants import TOY
 
@@ -226,13 +226,13 @@ def test_decoded_masks_are_upstreams(pair: Pair, prompt: str, with_previous: boo
     every = torch.ones(ROWS, dtype=torch.bool)
     mask, iou, score, pointer = pair.ours.decode(
         pair.vision_features,
-        *pair.high_res,
         points,
         labels,
         previous if with_previous else torch.full_like(previous, torch.nan),
         every & with_previous,
         every & multimask,
         every,
+        **dict(zip(HIGH_RES, pair.high_res, strict=True)),
     )
     _, _, ious, low_res, _, obj_ptr, object_score = theirs
     assert relative_error(score, object_score[:, 0]) < TOLERANCE
@@ -272,13 +272,13 @@ def test_the_pointer_of_a_mask_prompt_is_upstreams(pair: Pair) -> None:
     theirs = pair.theirs._use_mask_as_output(pair.vision_features, pair.high_res, mask)[5]
     *_, ours = pair.ours.decode(
         pair.vision_features,
-        *pair.high_res,
         torch.zeros(ROWS, 1, 2),
         torch.full((ROWS, 1), LABEL_PAD),
         pair.ours.mask_downsample(mask),
         has_mask_input=torch.ones(ROWS, dtype=torch.bool),
         multimask=torch.zeros(ROWS, dtype=torch.bool),
         add_no_mem_embed=torch.zeros(ROWS, dtype=torch.bool),
+        **dict(zip(HIGH_RES, pair.high_res, strict=True)),
     )
     assert relative_error(ours, theirs) < TOLERANCE
 

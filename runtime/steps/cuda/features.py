@@ -6,7 +6,6 @@ import logging
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -25,8 +24,6 @@ AHEAD = 16  # slices encoded before they are needed
 FEWEST_SLOTS = 32  # a step's slices, and the batches under way
 SLOT_STEP = 64  # volumes of nearly one depth take each other's slots over
 DEVICE_SHARE = 0.5  # of the device's free memory
-NAMES = tuple(part.name for part in fields(Features))
-
 
 Pinned = dict[str, NDArray[Any]]
 """An encoding in pinned host memory, written and read on the stream of encodings alone, and so in their order."""
@@ -93,7 +90,7 @@ class DeviceFeatures:
     def __getitem__(self, index: int) -> Features:
         self._bring([index])
         slot = self._where[index]
-        return Features(*(self._slots[name][slot : slot + 1] for name in NAMES))
+        return Features({name: values[slot : slot + 1] for name, values in self._slots.items()})
 
     def expect(self, order: Sequence[int]) -> None:
         """Make room for all of these, as far as the budget goes, and encode in this order ahead of need."""
@@ -111,7 +108,9 @@ class DeviceFeatures:
 
     def gather(self, places: Any) -> Features:
         """Encodings in some slots, as one batch."""
-        return Features(*(self._memory.gather(self._slots[name], places) for name in NAMES))
+        return Features(
+            {name: self._memory.gather(values, places) for name, values in self._slots.items()}
+        )
 
     def clear(self) -> None:
         """Forget all; slots and buffers are kept."""
@@ -171,8 +170,8 @@ class DeviceFeatures:
             with self._streams.on(self._streams.encode):
                 encoded = buffers.encode([*pixels, *[pixels[-1]] * (size - len(pixels))], engine)
                 index = memory.put(np.array(slots, np.int64))
-                for name in NAMES:
-                    memory.store(self._slots[name], index, encoded[name][: len(slots)], False)
+                for name, values in self._slots.items():
+                    memory.store(values, index, encoded[name][: len(slots)], False)
                 ready = memory.current.record()
         except BaseException:
             self._free += slots
@@ -209,8 +208,8 @@ class DeviceFeatures:
         if self._spare:
             return self._spare.pop()
         return {
-            name: self._memory.device.pinned(self._slots[name].shape[1:], "float32")
-            for name in NAMES
+            name: self._memory.device.pinned(values.shape[1:], "float32")
+            for name, values in self._slots.items()
         }
 
     def _restore(self, index: int, keep: Sequence[int]) -> None:
@@ -231,23 +230,22 @@ class DeviceFeatures:
         self._streams.synchronize()
         try:
             grown = {
-                name: memory.slots((count, *outputs[name].bind({"n": 1})[1:]), name)
-                for name in NAMES
+                name: memory.slots((count, *spec.bind({"n": 1})[1:]), name)
+                for name, spec in outputs.items()
             }
         except MemoryError as error:
             raise OutOfMemory(
                 f"{count} encoded slices do not fit on {memory.device.name}: {error}; allow fewer with --max-memory"
             ) from error
-        if before:
-            for name in NAMES:
-                memory.copy(self._slots[name], grown[name][:before])
+        for name, values in self._slots.items():
+            memory.copy(values, grown[name][:before])
         self._streams.synchronize()
         self._slots = grown
         self._free += range(before, count)
 
     @property
     def _num_slots(self) -> int:
-        return len(self._slots[NAMES[0]]) if self._slots else 0
+        return len(self._slots["vision_features"]) if self._slots else 0
 
     def _say_full(self) -> None:
         if not self._has_said:

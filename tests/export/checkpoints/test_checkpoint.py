@@ -26,7 +26,9 @@ from tests.variants import TOY
 SMALL = {
     "sam2.1_hiera_t": replace(TOY, name="sam2.1_hiera_t", image_size=1024),
     "sam2_hiera_t": replace(TOY, name="sam2_hiera_t", image_size=1024, is_2_1=False),
-    "sam2.1_hiera_s": replace(TOY, name="sam2.1_hiera_s", stages=(1, 2, 4, 1)),
+    "sam2.1_hiera_s": replace(
+        TOY, name="sam2.1_hiera_s", trunk=replace(TOY.trunk, stages=(1, 2, 4, 1))
+    ),
     "medsam2": replace(TOY, name="medsam2", image_size=512),
 }
 State = dict[str, Tensor]

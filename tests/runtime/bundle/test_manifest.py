@@ -14,6 +14,7 @@ from runtime.bundle.bundle import EMBEDDED, Bundle, open_bundle
 from runtime.bundle.contract import FORMAT_VERSION, GRAPHS
 from runtime.bundle.manifest import MANIFEST, MAX_BYTES, graph_file
 from runtime.errors import BundleError, BundleIncomplete
+from tests.fakes import IMAGE_NUMBERS
 from tests.manifests import manifest
 
 ENCODER = graph_file(GRAPHS[0])
@@ -134,7 +135,19 @@ def test_one_beyond_all_measure_is_not_read(tmp_path: Path) -> None:
         (with_value(1, "model", "colour"), "model has an unknown 'colour'"),
         (with_value("256", "model", "image_size"), "model.image_size is '256', wanted an integer"),
         (with_value(True, "model", "mem_dim"), "model.mem_dim is True"),
-        (with_value(100, "model", "image_size"), "model.image_size is 100.*a multiple of 32"),
+        (
+            with_value("video", "model", "kind"),
+            "model.kind is 'video', wanted one of volume, image",
+        ),
+        (with_value([], "model", "kind"), r"model.kind is \[\], wanted one of volume, image"),
+        (with_value("sam9", "model", "profile"), "model.profile is 'sam9', wanted one of sam2"),
+        (without("model", "grid"), "model lacks grid"),
+        (with_value(1, "model", "grid"), "model.grid is 1, wanted an integer from 2"),
+        (with_value(10**6, "model", "grid"), "model.grid is 1000000"),
+        (with_value(0, "model", "prompt_size"), "model.prompt_size is 0"),
+        (with_value(1, "model", "has_high_res"), "model.has_high_res is 1, wanted true or false"),
+        (with_value(0, "model", "memory_tokens"), "model.memory_tokens is 0"),
+        (with_value(2**40, "model", "keys_per_memory"), "model.keys_per_memory is 1099511627776"),
         (
             with_value(32, "model", "image_size"),
             "model.image_size is 32, wanted an integer from 64",
@@ -216,6 +229,29 @@ def test_an_entry_that_is_lacking_or_wrong_is_named_with_what_was_wanted(
         opened(tmp_path, content)
     assert refused.value.exit_code == 4
     assert str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (with_value(7, "model", "num_maskmem"), "model.num_maskmem is 7, wanted an integer from 0"),
+        (
+            with_value([-1.0] * 8, "constants", "no_obj_ptr"),
+            "constants has an unknown 'no_obj_ptr'",
+        ),
+        (with_value({}, "files", graph_file(GRAPHS[1])), "files has an unknown 'memory_attention"),
+        (without("files", ENCODER), f"files lacks {ENCODER}"),
+        (with_value("volume", "model", "kind"), "model.mem_dim is 0, wanted an integer from 1"),
+    ],
+)
+def test_one_of_single_images_says_nothing_of_memory(
+    change: Change, said: str, tmp_path: Path
+) -> None:
+    content = manifest(IMAGE_NUMBERS)
+    assert opened(tmp_path, content).model == IMAGE_NUMBERS
+    change(content)
+    with pytest.raises(BundleIncomplete, match=f"lacks or misstates an entry: .*{said}"):
+        opened(tmp_path, content)
 
 
 def test_what_later_exporters_may_tell_is_left_alone(tmp_path: Path) -> None:

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 
 import runtime.commands.build as build
+from export.variants import VARIANTS
 from runtime.backends.certificate import stamp
 from runtime.bundle.bundle import Bundle, open_bundle
-from runtime.bundle.contract import GRAPHS, ModelNumbers
+from runtime.bundle.contract import GRAPHS
 from runtime.errors import BundleError, InputError, Mismatch
 from runtime.files.cache import VARIABLE
 from tests.export.test_trt_build import needs_tensorrt
 
-RELEASED = ModelNumbers("sam2.1_hiera_t", 1024, 256, 64, 7, 16)
+RELEASED = VARIANTS["sam2.1_hiera_t"].numbers(1024)
 
 
 class Card:
@@ -135,7 +136,8 @@ def test_a_check_builds_every_graph_for_every_shape_without_a_gpu(
 def test_a_check_builds_segments_where_memory_is_read_by_our_own_kernel(
     wide_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(build, "GRAPHS", ("memory_attention",))  # the others are built as above
+    only = {"volume": ("memory_attention",)}  # the others are built as above
+    monkeypatch.setattr("runtime.bundle.contract.KINDS", only)
     build.main(["--check", "--bundle", str(wide_bundle.path)])
     found = json.loads(capsys.readouterr().out)["graphs"]
     assert list(found) == [f"memory_attention.{i}" for i in range(4)]

@@ -39,9 +39,7 @@ class Spill:
     def peek(self, index: int) -> float:
         """Without a word about where the volume's walk has come to."""
         features = self.cache[index]
-        parts = [
-            self.model.device_memory.get(getattr(features, name)) for name in device_features.NAMES
-        ]
+        parts = [self.model.device_memory.get(tensor) for tensor in features.tensors.values()]
         level = float(parts[0][0, 0, 0, 0])
         assert parts[2][0, 0, 0, 0] == level, "of one slice"
         return level
