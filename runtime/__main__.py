@@ -22,6 +22,10 @@ PROGRAM = Program(
         "serve": Subcommand(
             "runtime.commands.serve", "for 3D Slicer, napari, ITK-SNAP and browsers, on one port"
         ),
+        "cohort": Subcommand(
+            "runtime.commands.cohort",
+            "many studies on many cores or machines, to masks and a table",
+        ),
         "bench": Subcommand(
             "runtime.commands.bench", "latency by stage, throughput and memory, here"
         ),

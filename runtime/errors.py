@@ -19,6 +19,8 @@
     ├── Closed                   1   a model that was used after it had been closed
     ├── SessionClosed            1   a session that was used after it had been closed
     ├── SessionBusy              1   a session's prompt for which the network had no time
+    ├── WorkerLost               1   a study of a cohort at which workers were lost time and again
+    ├── TimeLimit                1   a study of a cohort that took longer than it may
     ├── ExportError              1   a traced graph that does not fit the contract (`export.to_onnx`)
     └── OutOfMemory              6   the work does not fit
 
@@ -143,3 +145,11 @@ class SessionClosed(Sam2Error):
 
 class SessionBusy(Sam2Error):
     """A prompt that was not taken, because the network had no time for it; it may be sent again."""
+
+
+class WorkerLost(Sam2Error):
+    """Workers of a cohort that were lost: while they had a study, each that it was given to, or before they had any."""
+
+
+class TimeLimit(Sam2Error):
+    """A study of a cohort that took longer than it may."""

@@ -27,7 +27,7 @@ NOT_CORE = (
         "pydicom",
     ),
     *("nibabel", "cuda", "tensorrt", "tensorrt_rtx", "huggingface_hub", "sam2", "hydra", "iopath"),
-    *("starlette", "uvicorn", "h11", "python_multipart", "blosc2"),
+    *("starlette", "uvicorn", "h11", "python_multipart", "blosc2", "ray", "pyarrow"),
 )
 BARE = f"""
 import io, json, sys
@@ -60,6 +60,7 @@ MISSING = [
     ("runtime.commands.bench --backend ort", "onnxruntime", "cpu"),
     ("runtime.commands.certify", "onnxruntime", "cpu"),
     ("runtime.commands.serve", "uvicorn", "serve"),
+    ("runtime.commands.cohort -i runtime -o new", "pyarrow", "cohort"),
     ("benchmarks.__main__ rivals runtime/nano", "torch", "export"),
     ("benchmarks.__main__ scaling --sweeps size", "torch", "export"),
     ("benchmarks.__main__ scaling --picture p.png", "matplotlib", "benchmarks"),

@@ -27,7 +27,18 @@ TORCH_FREE = ("kernels", "runtime")
 # Rooms of the runtime, and what stands in its root, low to high.
 ROOMS = (
     *("errors", "version", "process", "files", "bundle", "io", "prompts", "devices", "memory"),
-    *("steps", "backends", "model", "track", "predictors", "preview", "measure", "jobs", "serve"),
+    *(
+        "steps",
+        "backends",
+        "model",
+        "track",
+        "predictors",
+        "preview",
+        "measure",
+        "jobs",
+        "cohort",
+        "serve",
+    ),
     *("commands", "segment", "bench", "build", "certify", "__main__"),
 )
 DOORS = ("segment", "bench", "build", "certify")

@@ -19,7 +19,7 @@ from runtime.model import Model, load
 from runtime.predictors.chosen import AUTO, Auto, stop_of
 from runtime.predictors.flow import Order
 from runtime.predictors.stop import StopRule
-from runtime.preview.preview import PREVIEW_SUFFIXES
+from runtime.preview.preview import PREVIEW_SUFFIXES, TILES
 from runtime.prompts.label_map import calls_of_labels
 from runtime.prompts.prompt_file import Calls
 from runtime.prompts.prompts import Prompt
@@ -40,6 +40,7 @@ class Job:
 
     Attributes:
         input, output, preview: paths.
+        preview_tiles: slices that are drawn at the most (volumes).
         calls: prompts by object and slice, in the order in which to add them.
         lines: RECIST lines by object (volumes), beside calls.
         labels: a label map whose objects are asked for too (volumes).
@@ -72,6 +73,7 @@ class Job:
     stop: StopRule | Auto | None = AUTO
     zoom: float | Auto | None = AUTO
     preview: Path | None = None
+    preview_tiles: int = TILES
     bundle: str | None = None
     backend: str = "auto"
     threads: int | None = None

@@ -10,6 +10,8 @@ from runtime.jobs.crop_report import CropReport, crop_reports
 from runtime.predictors.region import Region
 from runtime.predictors.result import SliceMask
 from runtime.predictors.stop import End
+from runtime.prompts.prompt_file import prompt_entry
+from runtime.prompts.prompts import Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +95,17 @@ def object_reports(
 
 
 def object_entries(
-    objects: Sequence[ObjectReport], voxel_ml: float | None, with_memory: bool, with_crops: bool
+    objects: Sequence[ObjectReport],
+    prompts: Mapping[int, Sequence[Prompt]],
+    voxel_ml: float | None,
+    with_memory: bool,
+    with_crops: bool,
 ) -> list[dict[str, Any]]:
-    """The report's `objects`; volumes only where the size of a voxel is known."""
+    """The report's `objects`, with their prompts; volumes only where the size of a voxel is known."""
     return [
         {
             "id": report.object_id,
+            "prompts": [prompt_entry(prompt) for prompt in prompts[report.object_id]],
             "voxels": report.voxels,
             "volume_ml": None if voxel_ml is None else round(report.voxels * voxel_ml, 3),
             "extent": report.extent,

@@ -99,7 +99,7 @@ def make_report(
             "segmentation": written and _segmentation(job, written),
         },
         "objects": object_entries(
-            objects, source.voxel_ml, job.reports_memory, job.zoom is not None
+            objects, job.prompts, source.voxel_ml, job.reports_memory, job.zoom is not None
         ),
         "review": [
             {"slice": index, "object": object_id, "confidence": round(confidence, 3)}

@@ -204,4 +204,4 @@ def _draw(
 ) -> Image.Image:
     spacing_yx_mm = volume.spacing_mm[1:] if has_spacing(volume) else None
     view = view_of(volume)
-    return draw_preview(pixels, result, job.prompts, spacing_yx_mm, title, view)
+    return draw_preview(pixels, result, job.prompts, spacing_yx_mm, title, view, job.preview_tiles)

@@ -45,6 +45,7 @@ def draw_preview(
     spacing_yx_mm: tuple[float, float] | None = None,
     title: str = "",
     view: View = AS_STORED,
+    count: int = TILES,
 ) -> Image.Image:
     """A sheet of slices with every object's contour, cropped around the objects.
 
@@ -55,12 +56,13 @@ def draw_preview(
         spacing_yx_mm: pixel size, so that shapes are true and a bar shows the scale; None where nobody knows.
         title: a line above the slices.
         view: which way up (`runtime.preview.view`); letters at the edges say so where it is known.
+        count: of slices at the most.
     """
     labels = {object_id: result.mask(object_id) for object_id in result.object_ids}
     all_prompts = [p for own in prompts.values() for p in own]
     prompted = [p.slice for p in all_prompts]
     segmented = sorted({index for masks in result.slices.values() for index in masks})
-    indices = choose_slices(labels, prompted or [result.shape[0] // 2], segmented)
+    indices = choose_slices(labels, prompted or [result.shape[0] // 2], segmented, count)
     rows, columns = _crop(labels, all_prompts, result.shape[1:], view)
     spacing_mm = view.in_order(spacing_yx_mm or (1.0, 1.0))
     scale = _scale(rows, columns, spacing_mm)
@@ -142,16 +144,19 @@ def write_preview(path: str | Path, picture: Image.Image) -> None:
 
 
 def choose_slices(
-    masks: Mapping[int, NDArray[np.bool_]], prompted: Sequence[int], segmented: Sequence[int]
+    masks: Mapping[int, NDArray[np.bool_]],
+    prompted: Sequence[int],
+    segmented: Sequence[int],
+    count: int = TILES,
 ) -> list[int]:
-    """Up to `TILES` of the segmented slices: prompted ones, and others spread evenly over where the objects are."""
+    """Up to `count` of the segmented slices: prompted ones, and others spread evenly over where the objects are."""
     held = [np.flatnonzero(mask.any((1, 2))) for mask in masks.values()]
     present = np.unique(np.concatenate([np.array(prompted), *held]))
     low, high = max(present.min() - 1, segmented[0]), min(present.max() + 1, segmented[-1])
-    wanted = list(dict.fromkeys(prompted))[:TILES]
-    spread = np.linspace(low, high, min(TILES, high - low + 1)).round().astype(int)
+    wanted = list(dict.fromkeys(prompted))[:count]
+    spread = np.linspace(low, high, min(count, high - low + 1)).round().astype(int)
     near = sorted(set(spread.tolist()) - set(wanted), key=lambda i: min(abs(i - p) for p in wanted))
-    return sorted({*wanted, *near[: TILES - len(wanted)]})
+    return sorted({*wanted, *near[: count - len(wanted)]})
 
 
 def _crop(

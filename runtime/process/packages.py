@@ -29,6 +29,8 @@ EXTRAS = {
     "h11": "serve",
     "python_multipart": "serve",
     "blosc2": "serve",
+    "ray": "cohort",
+    "pyarrow": "cohort",
 }
 # Distributions of ONNX Runtime; every one of them installs the same module over that of the others.
 ONNXRUNTIMES = (

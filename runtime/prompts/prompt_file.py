@@ -107,6 +107,17 @@ def group(prompts: Sequence[Prompt], object_id: int) -> Calls:
     return [(object_id, together) for together in slices.values()]
 
 
+def prompt_entry(prompt: Prompt) -> dict[str, Any]:
+    """A prompt as such a file has it; of a mask the number of its pixels."""
+    if isinstance(prompt, Box):
+        box = {"y": [float(v) for v in prompt.y], "x": [float(v) for v in prompt.x]}
+        return {"slice": int(prompt.slice), "box": box}
+    if isinstance(prompt, Point):
+        point = {"y": float(prompt.y), "x": float(prompt.x)}
+        return {"slice": int(prompt.slice), "point": point, "positive": bool(prompt.positive)}
+    return {"slice": int(prompt.slice), "mask_pixels": int(np.count_nonzero(prompt.mask))}
+
+
 def parse_numbers(text: str, forms: Sequence[str]) -> list[float]:
     """Numbers between commas, as many as the first of some forms has. Raises PromptError."""
     try:

@@ -1,0 +1,1 @@
+"""Cohorts: many studies by many workers, one row for each study and object, whatever happens on the way."""

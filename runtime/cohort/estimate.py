@@ -1,0 +1,79 @@
+"""How long a cohort will still take, from what its studies have taken so far."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+FEWEST = 3  # studies, before anything is said
+CONFIDENT = 2.0  # standard deviations on each side of an estimate: about 95 %
+LEAST_SPREAD = 1e-3  # of bytes, in means: keeps the slope finite where all studies are of one size
+
+
+class Estimate:
+    """Seconds of a study as a line over its bytes, fitted to all that are settled; studies run side by side.
+
+    The largest studies come first, so that a mean of seconds would promise too much, and one of bytes a second too
+    little: each study costs something whatever its size.
+    """
+
+    def __init__(self) -> None:
+        self._n = 0
+        self._x = self._y = self._xx = self._xy = self._yy = 0.0
+
+    def add(self, size_bytes: int, seconds: float) -> None:
+        """A study is settled."""
+        x = float(size_bytes)
+        self._n += 1
+        self._x += x
+        self._y += seconds
+        self._xx += x * x
+        self._xy += x * seconds
+        self._yy += seconds * seconds
+
+    @property
+    def line(self) -> tuple[float, float, float]:
+        """Seconds of a study without bytes, seconds for each byte, and how far single studies lie off (one sd).
+
+        Neither of the first two is below zero.
+        """
+        n, x, y = self._n, self._x / self._n, self._y / self._n
+        slope = max((self._xy / n - x * y) / self._spread, 0.0)
+        if y - slope * x < 0:  # a line through nothing
+            slope = self._xy / self._xx
+        base = max(y - slope * x, 0.0)
+        rest = self._yy / n - 2 * (base * y + slope * self._xy / n)
+        rest += base * base + 2 * base * slope * x + slope * slope * self._xx / n
+        return base, slope, sqrt(max(rest, 0.0) * n / max(n - 2, 1))
+
+    @property
+    def _spread(self) -> float:
+        """Variance of bytes; never nothing, also where all studies are of one size."""
+        x = self._x / self._n
+        return max(self._xx / self._n - x * x, 0.0) + (LEAST_SPREAD * max(x, 1.0)) ** 2
+
+    def seconds_left(
+        self, num_left: int, bytes_left: int, num_workers: int
+    ) -> tuple[float, float] | None:
+        """From and to, that many studies of so many bytes in all take on so many workers; None before anybody knows.
+
+        It errs by what single studies scatter, and by how little is known yet of the line's height and slope.
+        """
+        if self._n < FEWEST:
+            return None
+        base, slope, scatter = self.line
+        middle = base * num_left + slope * bytes_left
+        aside = bytes_left - num_left * self._x / self._n
+        off = scatter * sqrt(num_left + (num_left**2 + aside**2 / self._spread) / self._n)
+        workers = max(min(num_workers, num_left), 1)
+        return (
+            max(middle - CONFIDENT * off, 0.0) / workers,
+            (middle + CONFIDENT * off) / workers,
+        )
+
+
+def in_words(seconds: float) -> str:
+    """A duration as people say it."""
+    for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,108 @@
+"""Studies in a folder tree: volume files and folders of DICOM slices, each with what is asked of it beside it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from runtime.cohort.study import FILE, LABELS, NOTHING, Study, StudyPrompts, stamped, stem_of
+from runtime.errors import InputError, MissingInput
+from runtime.io.dicom import is_dicom
+from runtime.io.read import SUFFIXES
+
+LABELS_END = ".labels"
+LABEL_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".dcm")
+PROMPTS_WITHIN = "prompts.json"  # of a folder of slices, within it
+FIRST_FILES = 8  # of a folder, that are looked into: what is no DICOM among so many is no series
+VOLUME_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix != ".dcm")
+
+
+def find_studies(root: Path) -> Iterator[Study]:
+    """Every study below a folder, folder by folder in the order of names; hidden ones are left alone.
+
+    A volume `a/ct.nii.gz` is asked what `a/ct.json` says (as for `medsam2 segment --prompts`), or, where there is none,
+    for the objects of the label map `a/ct.labels.nii.gz` (.nii, .nrrd, .mha; .dcm of DICOM). Of a folder `a/series` of
+    DICOM slices they are called `a/series.json`, `a/series/prompts.json` and `a/series.labels...`. An .npz with labels
+    of its own (`gts`) needs neither. Links to folders are not followed.
+
+    Raises MissingInput if there is no such folder.
+    """
+    if not root.is_dir():
+        raise MissingInput(f"{root} is not a folder; wanted one with studies below it")
+    for folder, folders, files in os.walk(root, onerror=_refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        here = Path(folder)
+        names = sorted(name for name in files if not name.startswith("."))
+        volumes = [name for name in names if _is_volume(name)]
+        stems = Counter(map(stem_of, volumes))
+        for name in volumes:
+            stem = stem_of(name)
+            path = here / name
+            called = stem if stems[stem] == 1 and stem not in folders else name
+            yield _study(root, here / called, path, asked_beside(path))
+        if not volumes and _holds_slices(here, names) and here != root:
+            yield _study(root, here, here, asked_beside(here))
+
+
+def asked_beside(path: Path) -> StudyPrompts:
+    """What the files beside a study ask of it."""
+    stem = stem_of(path.name)
+    prompts = [path.parent / f"{stem}.json"]
+    if path.is_dir():
+        prompts.append(path / PROMPTS_WITHIN)
+    for file in prompts:
+        if file.is_file():
+            return StudyPrompts(FILE, str(file))
+    for suffix in LABEL_SUFFIXES:
+        file = path.parent / f"{stem}{LABELS_END}{suffix}"
+        if file.is_file():
+            return StudyPrompts(LABELS, str(file))
+    if (
+        path.suffix.lower() == ".npz"
+    ):  # with labels of its own, or it will be said that there are none
+        return StudyPrompts(LABELS, str(path))
+    return StudyPrompts(NOTHING)
+
+
+def study_called(root: Path, name: str, asked: StudyPrompts) -> Study:
+    """The study that a table calls so: a path below the input, with its suffix or without.
+
+    One that is not there is a study too, which will fail. Raises InputError for a name that leads out of the input.
+    """
+    written = Path(name)
+    if written.is_absolute() or ".." in written.parts or not written.parts or "\0" in name:
+        raise InputError(f"found the study {name!r}; wanted its path below {root}")
+    path = root / written
+    if not path.exists():
+        ends = [path.with_name(f"{path.name}{suffix}") for suffix in SUFFIXES]
+        path = next((end for end in ends if end.exists()), path)
+    called = written.with_name(stem_of(written.name)) if path.is_file() else written
+    return stamped(called.as_posix(), path, asked)
+
+
+def _study(root: Path, called: Path, path: Path, asked: StudyPrompts) -> Study:
+    return stamped(called.relative_to(root).as_posix(), path, asked)
+
+
+def _is_volume(name: str) -> bool:
+    is_labels = stem_of(name).lower().endswith(LABELS_END)
+    return name.lower().endswith(VOLUME_SUFFIXES) and not is_labels
+
+
+def _holds_slices(folder: Path, names: list[str]) -> bool:
+    """Whether a folder holds DICOM slices, by its first files."""
+    named = [name for name in names if not stem_of(name).lower().endswith(LABELS_END)]
+    return any(_is_dicom(folder / name) for name in named[:FIRST_FILES])
+
+
+def _is_dicom(path: Path) -> bool:
+    try:
+        return path.is_file() and is_dicom(path)
+    except OSError:
+        return False
+
+
+def _refuse(error: OSError) -> None:
+    raise InputError(f"{error.filename} cannot be read ({error.strerror}); mend it or move it away")

@@ -1,0 +1,254 @@
+"""The ledger: a row for each study, in one SQLite database that only the driver writes to.
+
+A study is `waiting`, `done` or `failed`; each change is one transaction, so that whatever kills the driver leaves every
+study in one of the three. Memory does not grow with the number of studies.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.cohort.outcome import StudyOutcome, StudyTask
+from runtime.cohort.study import Study, StudyPrompts
+from runtime.errors import InputError, Sam2Error
+from runtime.process.streams import sayable
+
+FILE_NAME = "cohort.sqlite"
+VERSION = 1
+WAITING, DONE, FAILED = "waiting", "done", "failed"
+BATCH = 1000  # studies of one transaction while they are found
+BUSY_S = 30.0  # to wait for a reviewer's decision to be written
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS studies (
+    number INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    path BLOB NOT NULL,
+    source TEXT NOT NULL,
+    asked TEXT NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    stamp TEXT NOT NULL,
+    state TEXT NOT NULL,
+    losses INTEGER NOT NULL DEFAULT 0,
+    exit_code INTEGER,
+    error TEXT NOT NULL DEFAULT '',
+    message TEXT NOT NULL DEFAULT '',
+    key TEXT NOT NULL DEFAULT '',
+    mask TEXT NOT NULL DEFAULT '',
+    doubt REAL,
+    told TEXT NOT NULL DEFAULT '{}'
+);
+CREATE INDEX IF NOT EXISTS turns ON studies (state, losses, size_bytes DESC, number);
+CREATE INDEX IF NOT EXISTS doubts ON studies (state, doubt DESC, number);
+CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+MEET = """
+INSERT INTO studies (name, path, source, asked, size_bytes, stamp, state, exit_code)
+VALUES (:name, :path, :source, :asked, :size, :stamp, 'waiting', NULL)
+ON CONFLICT (name) DO UPDATE SET
+    path = excluded.path, source = excluded.source, asked = excluded.asked, size_bytes = excluded.size_bytes,
+    state = CASE WHEN stamp = excluded.stamp AND (state = 'done' OR (state = 'failed' AND NOT :retries))
+            THEN state ELSE 'waiting' END,
+    losses = CASE WHEN stamp = excluded.stamp AND NOT :retries THEN losses ELSE 0 END,
+    stamp = excluded.stamp
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many studies are in each state, and the bytes of those that wait."""
+
+    waiting: int
+    done: int
+    failed: int
+    waiting_bytes: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.waiting + self.done + self.failed
+
+
+class Ledger:
+    """The rows of a cohort in its folder.
+
+    Raises InputError for a file that is no ledger, or that of a newer version; Sam2Error where the disk is full.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with _said(folder):
+            self._db = sqlite3.connect(
+                folder / FILE_NAME, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+            )
+            self._db.row_factory = sqlite3.Row
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            if version not in (0, VERSION):
+                raise InputError(
+                    f"{folder / FILE_NAME} has version {version}, this knows {VERSION}; upgrade medsam2-runtime"
+                )
+            # A process that is killed loses nothing, and a machine without power the latest rows alone, whose studies
+            # are done again then; in return a commit waits for no disk.
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db.executescript(SCHEMA)
+            self._db.execute(f"PRAGMA user_version = {VERSION}")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._db.close()
+
+    def about(self, name: str) -> str | None:
+        """What is written down of the cohort itself, such as its input."""
+        row = self._db.execute("SELECT value FROM about WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def note(self, name: str, value: str) -> None:
+        """Write that down."""
+        with self._change():
+            self._db.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (name, value))
+
+    def meet(self, studies: Iterable[Study], settings_key: str, retries: bool) -> None:
+        """Take in the studies that were found: new ones wait, those that are as they were keep their state.
+
+        What has changed, is asked otherwise, or was done with other settings waits again; so does what has failed if
+        `retries`.
+        """
+        batch: list[dict[str, Any]] = []
+        for study in studies:
+            batch.append(
+                {
+                    "name": str(sayable(study.name)),
+                    "path": os.fsencode(study.path),
+                    "source": study.asked.source,
+                    "asked": study.asked.text.encode("utf-8", "surrogateescape"),
+                    "size": study.size_bytes,
+                    "stamp": f"{study.stamp} {settings_key}",
+                    "retries": retries,
+                }
+            )
+            if len(batch) >= BATCH:
+                self._meet(batch)
+                batch = []
+        self._meet(batch)
+
+    def _meet(self, batch: list[dict[str, Any]]) -> None:
+        with self._change():
+            self._db.executemany(MEET, batch)
+
+    def check_masks(self) -> int:
+        """Let studies wait again whose masks are gone or have another size. Returns how many."""
+        gone = []
+        for row in self._db.execute("SELECT number, mask, told FROM studies WHERE state = 'done'"):
+            try:
+                size = (self.folder / row["mask"]).stat().st_size
+            except OSError:
+                size = -1
+            if size != json.loads(row["told"]).get("mask_bytes"):
+                gone.append((row["number"],))
+        with self._change():
+            self._db.executemany(
+                "UPDATE studies SET state = 'waiting', key = '' WHERE number = ?", gone
+            )
+        return len(gone)
+
+    def counts(self) -> Counts:
+        """How far the cohort is."""
+        query = "SELECT state, COUNT(*) AS n, SUM(size_bytes) AS bytes FROM studies GROUP BY state"
+        rows = {row["state"]: row for row in self._db.execute(query)}
+        number = {
+            state: rows[state]["n"] if state in rows else 0 for state in (WAITING, DONE, FAILED)
+        }
+        left = rows[WAITING]["bytes"] if WAITING in rows else 0
+        return Counts(number[WAITING], number[DONE], number[FAILED], left)
+
+    def next(self, besides: Collection[int]) -> tuple[StudyTask, int, int] | None:
+        """The next study to do, how many workers it has cost, and its bytes: those that cost none, the largest first.
+
+        `besides` are the numbers of those that are being done.
+        """
+        query = "SELECT * FROM studies WHERE state = 'waiting' ORDER BY losses, size_bytes DESC, number LIMIT ?"
+        for row in self._db.execute(query, (len(besides) + 1,)):
+            if row["number"] not in besides:
+                return _task(row, self.folder), row["losses"], row["size_bytes"]
+        return None
+
+    def lose(self, number: int) -> None:
+        """Count a worker that a study has cost."""
+        with self._change():
+            self._db.execute("UPDATE studies SET losses = losses + 1 WHERE number = ?", (number,))
+
+    def settle(self, outcome: StudyOutcome, mask: str) -> None:
+        """Write down what became of a study; `mask` is where it would be, below the folder."""
+        with self._change():
+            if outcome.is_unchanged:
+                self._db.execute(
+                    "UPDATE studies SET state = 'done' WHERE number = ?", (outcome.number,)
+                )
+                return
+            is_done = outcome.exit_code == 0
+            self._db.execute(
+                "UPDATE studies SET state = ?, exit_code = ?, error = ?, message = ?, key = ?, mask = ?, doubt = ?, "
+                "told = ? WHERE number = ?",
+                (
+                    DONE if is_done else FAILED,
+                    outcome.exit_code,
+                    outcome.error,
+                    str(sayable(outcome.message)),
+                    outcome.key if is_done else "",
+                    mask if is_done else "",
+                    outcome.doubt,
+                    json.dumps(sayable(outcome.told)),
+                    outcome.number,
+                ),
+            )
+
+    def rows(self, order: str = "name") -> Iterator[Mapping[str, Any]]:
+        """Every study's row, by name or the most doubtful first, with `told` parsed."""
+        by = {"name": "name", "doubt": "state != 'failed', doubt DESC, number"}[order]
+        for row in self._db.execute(f"SELECT * FROM studies ORDER BY {by}"):
+            entry = {key: row[key] for key in row.keys()}  # noqa: SIM118 (iterating gives values)
+            yield {**entry, "path": os.fsdecode(row["path"]), "told": json.loads(row["told"])}
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        """One transaction."""
+        with _said(self.folder):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+
+def _task(row: sqlite3.Row, folder: Path) -> StudyTask:
+    known = row["key"] or None
+    if known and not (folder / row["mask"]).is_file():
+        known = None
+    asked = row["asked"]
+    text = asked.decode("utf-8", "surrogateescape") if isinstance(asked, bytes) else asked
+    path = Path(os.fsdecode(row["path"]))
+    return StudyTask(row["number"], row["name"], path, StudyPrompts(row["source"], text), known)
+
+
+@contextmanager
+def _said(folder: Path) -> Iterator[None]:
+    """What SQLite refuses, in our words."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        file = folder / FILE_NAME
+        if "not a database" in str(error) or "malformed" in str(error):
+            raise InputError(f"{file} is no ledger ({error}); name another output") from error
+        raise Sam2Error(
+            f"{file} could not be written: {error}; what was there is kept: mend it and give the same command again"
+        ) from error

@@ -1,0 +1,147 @@
+"""What became of one study: a report cut down to what a row holds, or an exit code and why."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runtime.cohort.doubt import confidence_of, doubt_of, doubtful_slice
+from runtime.cohort.study import StudyPrompts
+from runtime.errors import InputError, OutOfMemory, Sam2Error
+from runtime.process.packages import missing
+from runtime.process.run import NO_SUCH_NAME
+from runtime.process.shortage import shortage_behind
+
+NOWHERE_TO_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""The system's reasons for which no other study would fare better."""
+LONGEST = 2000  # characters of a message in a row
+
+
+@dataclass(frozen=True, slots=True)
+class StudyTask:
+    """One study as a worker gets it.
+
+    Attributes:
+        number: of its row.
+        name: of the study.
+        path: of its volume.
+        asked: its prompts.
+        known_key: key of the mask that is there already, which need not be made again; or none.
+    """
+
+    number: int
+    name: str
+    path: Path
+    asked: StudyPrompts
+    known_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StudyOutcome:
+    """What a worker has to tell of a task.
+
+    Attributes:
+        number: of the task.
+        exit_code: 0, or what `medsam2 segment` would have left with.
+        error: name of the error, or nothing.
+        message: what was found, what was wanted, how to mend it.
+        key: by which the result is known again (`Settings.key_of`); nothing where it was not known.
+        is_unchanged: the mask that was there is right; nothing was computed.
+        is_halting: nothing can be written any more; the study is not to blame.
+        told: what the row holds beside, as `told_of` gives it.
+    """
+
+    number: int
+    exit_code: int = 0
+    error: str = ""
+    message: str = ""
+    key: str = ""
+    is_unchanged: bool = False
+    is_halting: bool = False
+    told: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def doubt(self) -> float:
+        """Of its most doubtful object; of a study that failed, 1."""
+        return max((entry["doubt"] for entry in self.told.get("objects", ())), default=1.0)
+
+
+def failure(number: int, error: BaseException, key: str = "") -> StudyOutcome:
+    """An error as the outcome of a task, with the exit code that the command would leave with."""
+    code, name, text = _exit_code(error)
+    is_halting = any(
+        isinstance(link, OSError) and link.errno in NOWHERE_TO_WRITE for link in _links(error)
+    )
+    return StudyOutcome(
+        number, code, name, " ".join(text.split())[:LONGEST], key, is_halting=is_halting
+    )
+
+
+def _exit_code(error: BaseException) -> tuple[int, str, str]:
+    shortage = shortage_behind(error)
+    if shortage and not isinstance(error, OutOfMemory):
+        return OutOfMemory.exit_code, OutOfMemory.__name__, f"out of memory: {shortage}"
+    name = type(error).__name__
+    if isinstance(error, Sam2Error):
+        return error.exit_code, name, str(error)
+    if isinstance(error, OSError):
+        kind = InputError if error.errno in NO_SUCH_NAME else Sam2Error
+        return kind.exit_code, name, str(error)
+    if isinstance(error, ModuleNotFoundError) and (instead := missing(error)):
+        return instead.exit_code, type(instead).__name__, str(instead)
+    return Sam2Error.exit_code, name, f"unforeseen: {name}: {error}"
+
+
+def _links(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or link.__context__
+
+
+def told_of(report: Mapping[str, Any], mask: Path, worker: str) -> dict[str, Any]:
+    """What a row holds of a report (docs/report.md), as JSON-able data.
+
+    Args:
+        report: of `medsam2 segment`.
+        mask: the file, whose size tells later whether it is still there.
+        worker: who did it.
+    """
+    warned: dict[int | None, list[str]] = {}
+    for warning in report["warnings"]:
+        warned.setdefault(warning["object"], []).append(warning["code"])
+    return {
+        "num_slices": report["input"]["num_slices"],
+        "shape": report["input"]["shape"],
+        "spacing_mm": report["input"]["spacing_mm"],
+        "modality": report["input"]["modality"],
+        "window": report["input"]["window"],
+        "model": report["model"]["name"],
+        "backend": report["model"]["backend"],
+        "versions": report["versions"],
+        "num_encodings": report["num_encodings"],
+        "ms": {stage: round(1000 * s, 1) for stage, s in report["timing_s"].items()},
+        "warnings": sorted({warning["code"] for warning in report["warnings"]}),
+        "mask_bytes": mask.stat().st_size,
+        "worker": worker,
+        "objects": [
+            {
+                "id": entry["id"],
+                "prompt": json.dumps(entry["prompts"]),
+                "voxels": entry["voxels"],
+                "volume_ml": entry["volume_ml"],
+                "extent": entry["extent"],
+                "confidence": round(confidence_of(entry), 4),
+                "doubt": round(doubt_of(entry, warned.get(entry["id"], ())), 4),
+                "slice": doubtful_slice(entry),
+                "warnings": sorted({*warned.get(entry["id"], ()), *warned.get(None, ())}),
+            }
+            for entry in report["objects"]
+        ],
+    }

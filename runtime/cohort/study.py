@@ -1,0 +1,192 @@
+"""A study of a cohort: where it lies, what is asked of it, and how both are known again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.errors import InputError, PromptError
+from runtime.io.read import SUFFIXES
+from runtime.prompts.prompt_file import Calls, group, parse_box, parse_point
+from runtime.prompts.prompts import Prompt, check_object_id
+from runtime.prompts.recist import Recist, parse_recist
+
+FILE, ROWS, LABELS, NOTHING = "file", "rows", "labels", "nothing"
+SOURCES = {
+    FILE: "a JSON file of prompts",
+    ROWS: "rows of a table",
+    LABELS: "a label map or DICOM Segmentation",
+    NOTHING: "no prompt was found",
+}
+BLOCK = 1 << 20  # bytes that are hashed at a time
+
+WRONG = "wrong"
+PARSERS: dict[str, Callable[[str], Prompt]] = {"box": parse_box, "point": parse_point}
+
+Row = tuple[str, str, str]
+"""Of a table: object id or nothing, kind of prompt (box, point, recist), and the prompt as the command line has it; or
+`WRONG` and what is wrong with the row."""
+
+
+@dataclass(frozen=True, slots=True)
+class StudyPrompts:
+    """What is asked of a study.
+
+    Attributes:
+        source: a key of `SOURCES`.
+        text: a path, the rows as JSON, or nothing.
+    """
+
+    source: str
+    text: str = ""
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[Row]) -> StudyPrompts:
+        """From rows of a table."""
+        return cls(ROWS, json.dumps(rows, separators=(",", ":")))
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What is read for it."""
+        return (Path(self.text),) if self.source in (FILE, LABELS) else ()
+
+    @property
+    def is_many_files(self) -> bool:
+        """Whether the file may name others, as prompts do their masks."""
+        return self.source == FILE
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """One study as it was found.
+
+    Attributes:
+        name: its path below the input, without the suffix; unique in a cohort.
+        path: the volume's file, or the folder of its slices.
+        asked: its prompts.
+        size_bytes: of its files, by which the largest are done first.
+        stamp: changes when a file of its own or of its prompts does: a digest of names, sizes and times.
+    """
+
+    name: str
+    path: Path
+    asked: StudyPrompts
+    size_bytes: int
+    stamp: str
+
+
+def stamped(name: str, path: Path, asked: StudyPrompts) -> Study:
+    """A study with its size and stamp; what is not there has size 0, and is found missing when it is read."""
+    size, marks = 0, [str(path), asked.source, asked.text if asked.source == ROWS else ""]
+    for file in files_of(path):
+        try:
+            status = file.stat()
+        except OSError:
+            continue
+        size += status.st_size
+        marks.append(f"{file.name} {status.st_size} {status.st_mtime_ns}")
+    for file in asked.files:
+        beside = named_in(file) if asked.is_many_files else ()
+        for each in (file, *beside):
+            try:
+                status = each.stat()
+            except OSError:
+                continue
+            marks.append(f"{each} {status.st_size} {status.st_mtime_ns}")
+    stamp = hashlib.sha256("\0".join(marks).encode("utf-8", "surrogateescape")).hexdigest()
+    return Study(name, path, asked, size, stamp)
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that a study is read from, in the order of names; of a header, whatever else bears its name too.
+
+    It is empty where there is nothing, or nothing that may be looked at.
+    """
+    try:
+        if path.is_dir():
+            own = [file for file in path.iterdir() if not file.name.startswith(".")]
+            return sorted(file for file in own if file.is_file())
+        if path.suffix.lower() in (".mhd", ".nhdr"):
+            start = stem_of(path.name)
+            own = [file for file in path.parent.iterdir() if file.name.startswith(start)]
+            return sorted(file for file in own if file.is_file())
+        return [path] if path.is_file() else []
+    except OSError:
+        return []
+
+
+def stem_of(name: str) -> str:
+    """A file's name without the suffix of a volume."""
+    suffix = next((end for end in SUFFIXES if name.lower().endswith(end)), "")
+    return name[: len(name) - len(suffix)] or name
+
+
+def content_of(paths: Iterable[Path]) -> str:
+    """SHA-256 over the names and bytes of files. Raises OSError."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as stream:
+            inside = hashlib.file_digest(stream, "sha256")
+        name = os.fsencode(path.name)
+        digest.update(len(name).to_bytes(4, "big") + name + inside.digest())
+    return digest.hexdigest()
+
+
+def calls_of_rows(text: str) -> tuple[Calls, tuple[tuple[int, Recist], ...]]:
+    """Prompts, and RECIST lines by object, from rows as `StudyPrompts` has them.
+
+    Rows without an object are objects of their own, numbered from the lowest number that is free. Raises PromptError.
+    """
+    rows: list[Row] = json.loads(text)
+    taken = {row[0] for row in rows}
+    free = (number for number in range(1, 1 << 16) if str(number) not in taken)
+    prompts: dict[int, list[Prompt]] = {}
+    lines: dict[int, Recist] = {}
+    for given, kind, form in rows:
+        if kind == WRONG:
+            raise PromptError(form)
+        object_id = _object_id(given) if given else next(free)
+        if object_id in lines or (kind == "recist" and object_id in prompts):
+            raise PromptError(
+                f"object {object_id} has a RECIST line and another prompt; wanted one of them"
+            )
+        if kind == "recist":
+            lines[object_id] = parse_recist(form)
+        else:
+            prompts.setdefault(object_id, []).append(PARSERS[kind](form))
+    calls = [call for object_id, own in prompts.items() for call in group(own, object_id)]
+    return calls, tuple(lines.items())
+
+
+def _object_id(text: str) -> int:
+    try:
+        object_id = int(text)
+    except ValueError:
+        raise PromptError(f"object {text!r} is no whole number") from None
+    check_object_id(object_id)
+    return object_id
+
+
+def check_prompted(asked: StudyPrompts, name: str) -> None:
+    """Raise InputError where nothing is asked of a study."""
+    if asked.source == NOTHING:
+        raise InputError(
+            f"{name} has no prompts; put {Path(name).name}.json beside it (as for medsam2 segment --prompts), or a "
+            f"label map {Path(name).name}.labels.nii.gz, or name it in a table (--table)"
+        )
+
+
+def named_in(file: Path) -> list[Path]:
+    """Files that a file of prompts names as masks, as far as it can be read."""
+    try:
+        text = file.read_text("utf-8")
+        content = json.loads(text) if '"mask"' in text else {}
+        objects = content.get("objects", ())
+        names = [p["mask"] for o in objects for p in o.get("prompts", ()) if "mask" in p]
+        return [file.parent / name for name in names if isinstance(name, str)]
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return []  # whoever reads it in earnest says what is wrong

@@ -1,0 +1,123 @@
+"""Prompts from a table: CSV or Parquet, a row for each prompt, in any order."""
+
+from __future__ import annotations
+
+import csv
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from runtime.cohort.find import study_called
+from runtime.cohort.study import WRONG, Row, Study, StudyPrompts
+from runtime.errors import InputError, MissingInput
+
+STUDY, OBJECT, SLICES = "study", "object", ("z", "slice")
+KINDS = ("box", "point", "recist")
+NUMBERS = {"box": ("y0", "y1", "x0", "x1"), "point": ("y", "x")}
+SEVERAL = ";"  # between the points of one cell
+ROWS_AT_ONCE = 10_000
+
+
+def read_table(path: Path, root: Path) -> Iterator[Study]:
+    """The studies that a table names, each with all its prompts; memory does not grow with the table.
+
+    Columns, of which others are left alone: `study`, the path below `root`; `object`, a number, without which each row
+    is an object of its own; `z`, the slice; and one of `box` (y0,y1,x0,x1), `point` (y,x or y,x,- and several with ;
+    between), `recist` (y0,x0,y1,x1), as the command line of `medsam2 segment` has them, whose slice comes first where
+    there is no `z`. Numbers may have columns of their own: y0, y1, x0, x1, or y, x. Capitals do not matter.
+
+    A row that holds no prompt, or two, fails its study. Raises MissingInput or InputError for what is no table, or has
+    no such columns; MissingPackage is for who has no pyarrow to read Parquet with.
+    """
+    with sqlite3.connect("") as rows:  # a temporary file of SQLite's, once it is large
+        rows.execute("CREATE TABLE rows (study TEXT, object TEXT, kind TEXT, form TEXT)")
+        for cells in _rows(path):
+            study, found = str(cells.get(STUDY) or ""), [*_prompts(cells)]
+            if not study:
+                raise InputError(f"{path} has a row without a study: {dict(cells)}")
+            rows.executemany("INSERT INTO rows VALUES (?, ?, ?, ?)", [(study, *r) for r in found])
+        ordered = rows.execute("SELECT * FROM rows ORDER BY study, rowid")
+        for study, group in groupby(ordered, key=itemgetter(0)):
+            yield study_called(root, study, StudyPrompts.of_rows([row[1:] for row in group]))
+    rows.close()
+
+
+def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Cells by name of column, in small letters."""
+    if not path.is_file():
+        raise MissingInput(f"there is no table {path}; wanted a CSV or Parquet file")
+    kind = path.suffix.lower()
+    if kind not in (".csv", ".parquet"):
+        raise InputError(f"{path} has the suffix {kind!r}; wanted .csv or .parquet")
+    yield from _parquet_rows(path) if kind == ".parquet" else _csv_rows(path)
+
+
+def _csv_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            lines = csv.DictReader(stream, strict=True)
+            names = [name.strip().lower() for name in lines.fieldnames or ()]
+            _check_columns(names, path)
+            lines.fieldnames = names
+            for row in lines:
+                if None in row:
+                    raise InputError(f"{path}, line {lines.line_num}: more cells than columns")
+                yield {name: (cell or "").strip() for name, cell in row.items()}
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as CSV in UTF-8: {error}") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+
+
+def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    from pyarrow import ArrowException, parquet
+
+    try:
+        file = parquet.ParquetFile(path)
+        _check_columns([name.lower() for name in file.schema_arrow.names], path)
+        for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
+            for row in batch.to_pylist():
+                yield {name.lower(): _text(cell) for name, cell in row.items()}
+    except (ArrowException, OSError) as error:
+        raise InputError(f"{path} cannot be read as Parquet: {error}") from error
+
+
+def _text(cell: Any) -> str:
+    if cell is None:
+        return ""
+    if isinstance(cell, list):
+        return ",".join(map(_text, cell))
+    return f"{cell:g}" if isinstance(cell, float) and cell.is_integer() else str(cell)
+
+
+def _check_columns(names: Iterable[str], path: Path) -> None:
+    there = set(names)
+    is_asked = any(kind in there for kind in KINDS) or any(
+        set(columns) <= there for columns in NUMBERS.values()
+    )
+    if STUDY not in there or not is_asked:
+        raise InputError(
+            f"{path} has the columns {', '.join(sorted(there)) or 'none'}; wanted study, and box, point or recist "
+            "(and object, z)"
+        )
+
+
+def _prompts(cells: Mapping[str, Any]) -> Iterator[Row]:
+    """What a row asks."""
+    object_id = str(cells.get(OBJECT) or "")
+    z = next((str(cells[name]) for name in SLICES if cells.get(name)), "")
+    found = [(kind, str(cells[kind])) for kind in KINDS if cells.get(kind)]
+    for kind, columns in NUMBERS.items():
+        values = [str(cells[name]) for name in columns if cells.get(name)]
+        if len(values) == len(columns):
+            found.append((kind, ",".join(values)))
+    if len(found) != 1:
+        kinds = " and ".join(kind for kind, _ in found) or "none"
+        yield object_id, WRONG, f"a row of the table has {kinds} of {', '.join(KINDS)}; wanted one"
+        return
+    kind, text = found[0]
+    for form in text.split(SEVERAL) if kind == "point" else [text]:
+        yield object_id, kind, f"{z},{form.strip()}" if z else form.strip()

@@ -1,0 +1,80 @@
+"""One worker of a cohort: a model that stays loaded, and studies one by one."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import time
+from contextlib import redirect_stderr
+from dataclasses import replace
+from pathlib import Path
+
+from runtime.bundle.bundle import open_bundle
+from runtime.cohort.outcome import StudyOutcome, StudyTask, failure, told_of
+from runtime.cohort.settings import Settings
+from runtime.errors import BundleError
+from runtime.jobs.job import Job
+from runtime.jobs.volume import segment_volume
+from runtime.steps.features import memory_bytes
+
+SHARE = 3  # of a machine's memory, encoded slices may take one part of so many, each worker as much of it as of cores
+
+
+class Silence(io.TextIOBase):
+    """Where bars and log lines of single studies go: the driver has a bar of its own, and rows hold warnings."""
+
+    def write(self, text: str, /) -> int:
+        """Drop it."""
+        return len(text)
+
+
+class StudyWorker:
+    """Segments studies with one model.
+
+    Args:
+        settings: of the cohort.
+        output: its folder, which all workers share.
+
+    Raises what `load` raises, and BundleError where the bundle here is not that of the cohort.
+    """
+
+    def __init__(self, settings: Settings, output: Path) -> None:
+        job = settings.job
+        if job.max_memory is None:
+            cores = os.cpu_count() or 1
+            share = min(job.threads or cores, cores) / cores
+            job = replace(job, max_memory=int(memory_bytes() / SHARE * share))
+        if (bundle := open_bundle(job.bundle)).fingerprint != settings.fingerprint:
+            raise BundleError(
+                f"{bundle.path} on {socket.gethostname()} is not the bundle of this cohort; copy that there"
+            )
+        self._settings, self._output = replace(settings, job=job), output
+        with redirect_stderr(Silence()):
+            self._model = job.load()
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+
+    def do(self, task: StudyTask) -> StudyOutcome:
+        """Segment one study. Whatever goes wrong is an outcome too."""
+        key = ""
+        try:
+            started = time.perf_counter()
+            job = self._settings.job_of(task.name, task.path, task.asked, self._output)
+            key = self._settings.key_of(task.path, task.asked)
+            hashed_ms = 1000 * (time.perf_counter() - started)
+            if key == task.known_key:
+                return StudyOutcome(task.number, key=key, is_unchanged=True)
+            with redirect_stderr(Silence()):
+                outcome = self._segment(task, job, key)
+            outcome.told["ms"]["hash"] = round(hashed_ms, 1)
+            outcome.told["ms"]["total"] = round(1000 * (time.perf_counter() - started), 1)
+            return outcome
+        except Exception as error:
+            return failure(task.number, error, key)
+
+    def _segment(self, task: StudyTask, job: Job, key: str) -> StudyOutcome:
+        for path in (job.output, job.preview):
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+        report = segment_volume(job, self._model)
+        return StudyOutcome(task.number, key=key, told=told_of(report, job.output, self._name))

@@ -1,0 +1,230 @@
+"""`medsam2 cohort`: many studies by many workers, and a row for each of their objects."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from runtime.bundle.bundle import Bundle, open_bundle
+from runtime.cohort.driver import CohortDriver
+from runtime.cohort.find import find_studies
+from runtime.cohort.ledger import FILE_NAME, Ledger
+from runtime.cohort.progress import CohortProgress
+from runtime.cohort.ray_cluster import ray_cluster
+from runtime.cohort.ray_executor import RayExecutor, Share
+from runtime.cohort.report import write_report
+from runtime.cohort.results import FILE_NAME as RESULTS
+from runtime.cohort.results import write_results
+from runtime.cohort.settings import Settings
+from runtime.cohort.table import read_table
+from runtime.cohort.worker import Silence
+from runtime.commands.cohort_options import parser
+from runtime.commands.segment_options import (
+    check_stop,
+    is_dicom_told,
+    is_memory_chosen,
+    memory_rules_of,
+    segmentation_of,
+    stop_of_options,
+)
+from runtime.errors import InputError, MissingInput, Sam2Error
+from runtime.files.atomic import lock
+from runtime.jobs.job import Job
+from runtime.predictors.chosen import AUTO
+from runtime.predictors.zoom import check_zoom
+from runtime.process.packages import DISTRIBUTION
+from runtime.process.streams import print_result, sayable
+from runtime.version import __version__
+
+log = logging.getLogger("runtime")
+
+PREVIEW_TILES = 4  # of a study's preview: one row
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    p = parser()
+    args = p.parse_args(arguments)
+    check_stop(p, args)
+    if is_dicom_told(args) and args.format != "dicom-seg":
+        p.error("--code, --category, --seg-type and --keep-empty-frames are for --format dicom-seg")
+    _check(args)
+    bundle = open_bundle(args.bundle)
+    settings = _settings(args, bundle)
+    with _alone(args.output):
+        ledger = Ledger(args.output)
+        try:
+            _meet(args, ledger, settings)
+            try:
+                _work(args, ledger, settings)
+            except BaseException:
+                _tell_so_far(args, ledger, settings, bundle)
+                raise
+            print_result(_tell(args, ledger, settings, bundle))
+        finally:
+            ledger.close()
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raise InputError or MissingInput for what makes no cohort."""
+    if not args.input.is_dir():
+        raise MissingInput(f"{args.input} is not a folder; wanted one with studies below it")
+    for name in ("workers", "threads"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise InputError(f"found --{name} {value}; wanted 1 or more")
+    if args.gpus_per_worker < 0:
+        raise InputError(f"found --gpus-per-worker {args.gpus_per_worker:g}; wanted 0 or more")
+    if args.time_limit is not None and not args.time_limit > 0:
+        raise InputError(f"found --time-limit {args.time_limit:g}; wanted seconds, above 0")
+    output, source = os.path.realpath(args.output), os.path.realpath(args.input)
+    if os.path.commonpath([output, source]) == source:
+        raise InputError(
+            f"{args.output} lies within {args.input}: its masks would be studies; choose another folder"
+        )
+    if (
+        args.output.is_dir()
+        and any(args.output.iterdir())
+        and not (args.output / FILE_NAME).is_file()
+    ):
+        raise InputError(
+            f"{args.output} is not empty and no cohort's ({FILE_NAME}); name a new folder"
+        )
+    if not args.output.parent.is_dir():
+        raise MissingInput(f"{args.output.parent} is not a folder; make it first")
+    import pyarrow.parquet  # noqa: F401 (before hours of work, not after them)
+
+    if args.format == "dicom-seg":
+        import highdicom  # noqa: F401
+
+
+def _settings(args: argparse.Namespace, bundle: Bundle) -> Settings:
+    job = Job(
+        input=args.input.resolve(),
+        output=args.output.resolve(),
+        calls=[],
+        labels_as=args.labels_as,
+        memory=memory_rules_of(args),
+        is_memory_chosen=is_memory_chosen(args),
+        stop=stop_of_options(args),
+        zoom=args.zoom if args.zoom == AUTO else check_zoom(args.zoom),
+        preview_tiles=PREVIEW_TILES,
+        bundle=None if args.bundle is None else str(Path(args.bundle).resolve()),
+        backend=args.backend,
+        threads=args.threads,
+        hint=args.hint,
+        max_memory=args.max_memory,
+        window=args.window,
+        clean=args.clean,
+        affine=args.affine,
+        segmentation=segmentation_of(args),
+    )
+    return Settings(job, bundle.fingerprint, args.format, not args.no_previews)
+
+
+def _num_cores(args: argparse.Namespace) -> int:
+    """Of the Ray that is started here: those of this machine, or more where more workers are asked for."""
+    cores = os.cpu_count() or 1
+    return max(cores, int(args.threads) * int(args.workers or 1))
+
+
+def _num_gpus(args: argparse.Namespace) -> float:
+    return float(int(-(-(args.workers or 1) * args.gpus_per_worker // 1)))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """The output, which no other command works on meanwhile. Raises InputError where one does."""
+    folder.mkdir(exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if sys.platform != "win32" and not lock(descriptor):
+            raise InputError(f"another medsam2 cohort works on {folder}; wait for it, or end it")
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _meet(args: argparse.Namespace, ledger: Ledger, settings: Settings) -> None:
+    """Find the studies, and which of them are to be done."""
+    root = args.input.resolve()
+    before = ledger.about("input")
+    if before not in (None, str(sayable(str(root)))):
+        raise InputError(f"{args.output} is the cohort of {before}; name another output for {root}")
+    ledger.note("input", str(sayable(str(root))))
+    studies = read_table(args.table, root) if args.table else find_studies(root)
+    ledger.meet(studies, settings.key, args.retry)
+    if gone := ledger.check_masks():
+        log.warning("%d masks are gone or were changed; they are made again", gone)
+    if not ledger.counts().total:
+        raise InputError(
+            f"{args.input} holds no study; wanted volumes or folders of DICOM slices below it"
+        )
+
+
+def _work(args: argparse.Namespace, ledger: Ledger, settings: Settings) -> None:
+    """Do what waits."""
+    if ledger.counts().waiting:
+        # Ray prints what befalls its workers, of which the driver tells in its own words.
+        with (
+            redirect_stdout(Silence()),
+            ray_cluster(args.address, _num_cores(args), _num_gpus(args)) as ray,
+        ):
+            _work_on(ray, args, ledger, settings)
+
+
+def _work_on(ray: Any, args: argparse.Namespace, ledger: Ledger, settings: Settings) -> None:
+    counts = ledger.counts()
+    cores = int(ray.cluster_resources().get("CPU", 1))
+    num_workers = args.workers or max(1, cores // args.threads)
+    num_workers = min(num_workers, counts.waiting)
+    share = Share(args.threads, args.gpus_per_worker)
+    log.info("%d of %d studies wait, for %d workers", counts.waiting, counts.total, num_workers)
+    executor = RayExecutor(ray, settings, args.output.resolve(), num_workers, share)
+    try:
+        with logging_redirect_tqdm(), CohortProgress(counts, num_workers) as progress:
+            CohortDriver(ledger, executor, settings, progress, args.time_limit).run()
+    finally:
+        executor.close()
+
+
+def _tell_so_far(
+    args: argparse.Namespace, ledger: Ledger, settings: Settings, bundle: Bundle
+) -> None:
+    """The same of a run that ends early, whose own error is the one to raise."""
+    try:
+        told = _tell(args, ledger, settings, bundle)
+    except Sam2Error as error:
+        log.warning("%s", error)
+    else:
+        log.info("ended early: %s; the same command goes on", told["studies"])
+
+
+def _tell(
+    args: argparse.Namespace, ledger: Ledger, settings: Settings, bundle: Bundle
+) -> dict[str, Any]:
+    """Write table and page. Returns where they are, and how far the cohort is."""
+    counts = ledger.counts()
+    results = args.output / RESULTS
+    num_rows = write_results(results, ledger.rows())
+    about = [
+        f"Studies of {ledger.about('input')}",
+        f"{bundle.model.name} at {bundle.model.image_size} pixels, weights {bundle.licence}, "
+        f"{DISTRIBUTION} {__version__}, settings {settings.key[:12]}",
+    ]
+    report = write_report(args.output, ledger.rows("doubt"), counts, about, bundle.caution)
+    return {
+        "output": str(args.output),
+        "studies": {"done": counts.done, "failed": counts.failed, "waiting": counts.waiting},
+        "rows": num_rows,
+        "results": str(results),
+        "report": str(report),
+    }

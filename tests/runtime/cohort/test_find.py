@@ -1,0 +1,105 @@
+"""Which studies there are, what is asked of each, and when one has changed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtime.cohort.find import find_studies, study_called
+from runtime.cohort.study import StudyPrompts
+from runtime.errors import InputError, MissingInput
+from tests.dicoms import save_series
+
+VOLUME = np.zeros((3, 4, 5), np.int16)
+
+
+def put(path: Path, text: str = "x") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in (
+        *("a/ct.nii.gz", "a/ct.json", "a/mr.nrrd", "a/mr.labels.nrrd", "a/mr.labels.nii.gz"),
+        *("b/plain.mha", "b/notes.txt", "b/.hidden.nii", ".trash/ct.nii", "case.npz"),
+        *("twice/x.nii", "twice/x.nrrd", "twice/x.json"),
+    ):
+        put(tmp_path / name)
+    (tmp_path / "p1").mkdir()
+    save_series(tmp_path / "p1" / "series")
+    put(tmp_path / "p1" / "series" / "prompts.json")
+    save_series(tmp_path / "p2")
+    put(tmp_path / "p2.labels.nii.gz")
+    return tmp_path
+
+
+def test_every_volume_and_series_is_a_study_with_what_lies_beside_it(tree: Path) -> None:
+    found = {study.name: study for study in find_studies(tree)}
+    assert {
+        name: (study.asked.source, Path(study.asked.text).name) for name, study in found.items()
+    } == {
+        "a/ct": ("file", "ct.json"),
+        "a/mr": ("labels", "mr.labels.nii.gz"),
+        "b/plain": ("nothing", ""),
+        "case": ("labels", "case.npz"),
+        "p1/series": ("file", "prompts.json"),
+        "p2": ("labels", "p2.labels.nii.gz"),
+        "twice/x.nii": ("file", "x.json"),
+        "twice/x.nrrd": ("file", "x.json"),
+    }
+    assert found["p1/series"].path.is_dir()
+    assert found["a/ct"].size_bytes == 1
+
+
+def test_a_stamp_changes_with_every_file_that_is_read(tree: Path) -> None:
+    put(tree / "a" / "m.png")
+    prompts = {"objects": [{"prompts": [{"slice": 0, "mask": "m.png"}]}]}
+    put(tree / "a" / "ct.json", json.dumps(prompts))
+
+    def stamps() -> dict[str, str]:
+        return {study.name: study.stamp for study in find_studies(tree)}
+
+    before = stamps()
+    assert stamps() == before
+    changing = [
+        ("a/ct.nii.gz", "a/ct"),
+        ("a/ct.json", "a/ct"),
+        ("a/m.png", "a/ct"),
+        ("a/mr.labels.nii.gz", "a/mr"),
+        ("p1/series/prompts.json", "p1/series"),
+    ]
+    for file, name in changing:
+        os.utime(tree / file, ns=(1, 1))
+        after = stamps()
+        assert {n for n in after if after[n] != before[n]} == {name}
+        before = after
+
+
+def test_a_slice_more_is_another_series(tree: Path) -> None:
+    before = {study.name: study.stamp for study in find_studies(tree)}["p2"]
+    first = next(path for path in sorted((tree / "p2").iterdir()))
+    (tree / "p2" / "more.dcm").write_bytes(first.read_bytes())
+    assert {study.name: study.stamp for study in find_studies(tree)}["p2"] != before
+
+
+def test_a_table_calls_studies_with_or_without_their_suffix(tree: Path) -> None:
+    rows = StudyPrompts.of_rows([("1", "box", "1,1,2,1,2")])
+    for name in ("a/ct.nii.gz", "a/ct"):
+        found = study_called(tree, name, rows)
+        assert (found.name, found.path) == ("a/ct", tree / "a" / "ct.nii.gz")
+    assert study_called(tree, "p2", rows).path.is_dir()
+    assert study_called(tree, "nowhere", rows).size_bytes == 0
+    for name in ("../a/ct", "/etc/passwd", "."):
+        with pytest.raises(InputError, match="path below"):
+            study_called(tree, name, rows)
+
+
+def test_a_folder_that_is_not_there_is_missed(tmp_path: Path) -> None:
+    with pytest.raises(MissingInput):
+        list(find_studies(tmp_path / "nowhere"))

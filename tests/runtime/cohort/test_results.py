@@ -1,0 +1,123 @@
+"""The table and the page, from the ledger's rows."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from runtime.cohort.doubt import confidence_of, doubt_of, doubtful_slice
+from runtime.cohort.ledger import Ledger
+from runtime.cohort.outcome import StudyOutcome, failure
+from runtime.cohort.report import PICTURES, chosen, write_report
+from runtime.cohort.results import COLUMNS, result_rows, write_results
+from runtime.errors import InputError, Sam2Error
+from tests.runtime.cohort.fakes import OBJECT, ledger_of, study, told
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    """A study with two objects, one that has failed, one that waits; names and messages are no markup."""
+    ledger = ledger_of(tmp_path, [study("a<b>"), study("c"), study("d")])
+    numbers = {row["name"]: row["number"] for row in ledger.rows()}
+    two = told() | {
+        "objects": [OBJECT, OBJECT | {"id": 2, "doubt": 1.0, "warnings": ["empty_object"]}]
+    }
+    ledger.settle(StudyOutcome(numbers["a<b>"], key="k", told=two), "masks/a<b>.nii.gz")
+    ledger.settle(failure(numbers["c"], InputError("<script>no</script>")), "masks/c")
+    return ledger
+
+
+def test_every_study_has_a_row(ledger: Ledger) -> None:
+    rows = [*result_rows(ledger.rows())]
+    assert [(row["study"], row["object"], row["state"], row["exit_code"]) for row in rows] == [
+        ("a<b>", 1, "done", 0),
+        ("a<b>", 2, "done", 0),
+        ("c", None, "failed", 3),
+        ("d", None, "waiting", None),
+    ]
+    assert rows[0]["mask"] == "masks/a<b>.nii.gz"
+    assert (rows[1]["review_score"], rows[1]["warnings"]) == (1.0, "empty_object")
+    assert all(row.keys() == COLUMNS.keys() for row in rows)
+
+
+def test_the_table_is_what_the_rows_are(ledger: Ledger, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    assert write_results(tmp_path / "results.parquet", ledger.rows()) == 4
+    assert parquet.read_table(tmp_path / "results.parquet").to_pylist() == [
+        *result_rows(ledger.rows())
+    ]
+
+
+def test_a_table_that_reads_back_otherwise_is_not_kept(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (tmp_path / "results.parquet").write_bytes(b"before")
+
+    class Forgetful(parquet.ParquetWriter):  # type: ignore[misc]
+        def write_table(self, table: Any, *rest: Any) -> None:
+            super().write_table(table.slice(1), *rest)
+
+    monkeypatch.setattr(parquet, "ParquetWriter", Forgetful)
+    with pytest.raises(Sam2Error, match="differs"):
+        write_results(tmp_path / "results.parquet", ledger.rows())
+    assert (tmp_path / "results.parquet").read_bytes() == b"before"
+
+
+def test_the_page_needs_nothing_but_itself(ledger: Ledger, tmp_path: Path) -> None:
+    preview = tmp_path / "previews" / "a<b>.jpg"
+    preview.parent.mkdir()
+    Image.new("RGB", (900, 300)).save(preview)
+    page = write_report(
+        tmp_path, ledger.rows("doubt"), ledger.counts(), ["of phantoms"], "caution!"
+    ).read_text()
+    assert not re.findall(r"<script|(?:src|href)=\"(?!data:)", page)
+    assert page.count("data:image/jpeg;base64,") == 1
+    for words in (
+        "&lt;script&gt;no",
+        "a&lt;b&gt;",
+        "caution!",
+        "of phantoms",
+        "1 done, 1 failed, 1 waiting",
+    ):
+        assert words in page
+    scores = re.findall(r"<td>a&lt;b&gt;</td><td class=n>(\d)</td>", page)
+    assert scores == ["2", "1"]  # the most doubtful first
+
+
+def test_the_contact_sheet_shows_the_doubtful_and_a_choice_of_the_rest() -> None:
+    names = [str(i) for i in range(1000)]
+    shown = chosen(names)
+    assert len(shown) == len({*shown}) == PICTURES
+    assert shown[: PICTURES // 2] == names[: PICTURES // 2]
+    assert int(shown[-1]) > 900
+    assert chosen(names[:3]) == names[:3]
+
+
+def entry(*confidences: float | None, prompted: int = 0) -> dict[str, Any]:
+    """An object of a report: its confidence on each slice, None where nothing was found."""
+    rows = [
+        {
+            "slice": i,
+            "confidence": c or 0.0,
+            "voxels": 0 if c is None else 9,
+            "is_prompted": i == prompted,
+        }
+        for i, c in enumerate(confidences)
+    ]
+    return json.loads(json.dumps({"slices": rows}))
+
+
+def test_doubt_is_what_the_least_sure_slices_lack() -> None:
+    assert doubt_of(entry(0.9, 0.8, 0.7, 0.6, None), ()) == pytest.approx(0.3)
+    assert doubt_of(entry(0.9), ()) == pytest.approx(0.1)
+    assert doubt_of(entry(0.9, 0.9, 0.9), ["not_followed"]) == 1.0
+    assert doubt_of(entry(None, None), ()) == 1.0
+    assert confidence_of(entry(0.5, 0.7, None)) == pytest.approx(0.6)
+    assert doubtful_slice(entry(0.9, 0.4, None)) == 1
+    assert doubtful_slice(entry(None, None, prompted=1)) == 1

@@ -1,0 +1,115 @@
+"""Prompts from tables, in the order of studies, whatever the order of rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runtime.cohort.study import calls_of_rows
+from runtime.cohort.table import read_table
+from runtime.errors import InputError, MissingInput, PromptError
+from runtime.prompts.prompts import Box, Point
+from runtime.prompts.recist import Recist
+
+
+def table(folder: Path, text: str) -> dict[str, str]:
+    """Rows of prompts by study, from CSV."""
+    path = folder / "t.csv"
+    path.write_text(text)
+    return {study.name: study.asked.text for study in read_table(path, folder)}
+
+
+def test_prompts_of_a_study_come_together(tmp_path: Path) -> None:
+    found = table(
+        tmp_path,
+        "Study,object,z,box,point,recist,remark\n"
+        'b,,7,"2,5,1,4",,,first\n'
+        'a,3,,,"4,9,9",,\n'
+        'b,,,,,"6,1,1,3,3",\n'
+        'a,3,5,,"1,1,-;2,2",,\n',
+    )
+    assert list(found) == ["a", "b"]
+    calls, lines = calls_of_rows(found["a"])
+    assert calls == [
+        (3, [Point(slice=4, y=9, x=9)]),
+        (3, [Point(slice=5, y=1, x=1, positive=False), Point(slice=5, y=2, x=2)]),
+    ]
+    assert lines == ()
+    calls, lines = calls_of_rows(found["b"])
+    assert calls == [(1, [Box(slice=7, y=(2, 5), x=(1, 4))])]
+    assert lines == ((2, Recist(6, (1, 1), (3, 3))),)
+
+
+def test_numbers_may_have_columns_of_their_own(tmp_path: Path) -> None:
+    found = table(tmp_path, "study,z,y0,y1,x0,x1\nA,3,0,5.5,1,4\n")
+    assert calls_of_rows(found["A"])[0] == [(1, [Box(slice=3, y=(0, 5.5), x=(1, 4))])]
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ('s,1,3,"1,2,1,2","1,1",', "box and point"),
+        ("s,1,3,,,", "none of box"),
+        ('s,one,3,"1,2,1,2",,', "no whole number"),
+        ('s,70000,3,"1,2,1,2",,', "65535"),
+        ('s,1,3,"1,2",,', "wanted z,y0,y1,x0,x1"),
+        ('s,1,2.5,"1,2,1,2",,', "not a whole number"),
+    ],
+)
+def test_a_bad_row_fails_its_study_alone(row: str, why: str, tmp_path: Path) -> None:
+    found = table(tmp_path, f'study,object,z,box,point,recist\n{row}\nt,1,3,"1,2,1,2",,\n')
+    assert calls_of_rows(found["t"])[0]
+    with pytest.raises(PromptError, match=why):
+        calls_of_rows(found["s"])
+
+
+def test_a_recist_line_stands_alone(tmp_path: Path) -> None:
+    rows = 's,1,3,,"1,1",\ns,1,3,,,"1,1,2,2"\n'
+    with pytest.raises(PromptError, match="RECIST line and another"):
+        calls_of_rows(table(tmp_path, f"study,object,z,box,point,recist\n{rows}")["s"])
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("study,remark\na,b\n", "wanted study, and box"),
+        ("box\n1\n", "wanted study"),
+        ("", "none"),
+        ('study,box\n,"1,1,2,1,2"\n', "without a study"),
+        ("study,box\na,b,c\n", "line 2"),
+        ('study,box\n"a,b\n', "CSV"),
+        ("study,box\n../a,1\n", "path below"),
+    ],
+)
+def test_what_is_no_table_of_prompts_is_refused(text: str, why: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=why):
+        table(tmp_path, text)
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(MissingInput):
+        list(read_table(tmp_path / "t.csv", tmp_path))
+    (tmp_path / "t.xlsx").touch()
+    with pytest.raises(InputError, match=r"\.csv or \.parquet"):
+        list(read_table(tmp_path / "t.xlsx", tmp_path))
+
+
+def test_parquet_says_the_same(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = {
+        "study": ["a", "a"],
+        "object": [2, None],
+        "z": [7, 8],
+        "box": [[2, 5, 1, 4.5], [0, 1, 0, 1]],
+    }
+    parquet.write_table(pyarrow.table(rows), tmp_path / "t.parquet")
+    (study,) = read_table(tmp_path / "t.parquet", tmp_path)
+    assert calls_of_rows(study.asked.text)[0] == [
+        (2, [Box(slice=7, y=(2, 5), x=(1, 4.5))]),
+        (1, [Box(slice=8, y=(0, 1), x=(0, 1))]),
+    ]
+    (tmp_path / "t.parquet").write_bytes(b"PAR1 and nothing")
+    with pytest.raises(InputError, match="Parquet"):
+        list(read_table(tmp_path / "t.parquet", tmp_path))
