@@ -24,7 +24,7 @@ from runtime.process.streams import print_result
 from runtime.process.subcommands import command_parser
 
 if TYPE_CHECKING:  # what needs torch is imported when it is needed, not to say what there is
-    from export.model.sam2 import Sam2
+    from export.model.network import Network
 
 EXAMPLES = """examples:
   medsam2 export --checkpoint MedSAM2_latest.pt --licence CC-BY-SA-4.0 -o medsam2
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     p = command_parser(
         "medsam2 export",
-        "Export a SAM 2-family checkpoint to a bundle of four ONNX graphs.",
+        "Export a checkpoint of the SAM family to a bundle of ONNX graphs.",
         EXAMPLES,
     )
     source = p.add_mutually_exclusive_group(required=True)
@@ -170,7 +170,7 @@ def _summary(name: str) -> dict[str, object]:
     }
 
 
-def _checkpoint(args: argparse.Namespace) -> tuple[Sam2, dict[str, Any]]:
+def _checkpoint(args: argparse.Namespace) -> tuple[Network, dict[str, Any]]:
     from export.checkpoints.checkpoint import load_model, read_checkpoint
 
     checkpoint = read_checkpoint(args.checkpoint, args.model, args.entry)
@@ -183,12 +183,12 @@ def _checkpoint(args: argparse.Namespace) -> tuple[Sam2, dict[str, Any]]:
     return model, weights | ({"entry": checkpoint.entry} if checkpoint.entry else {})
 
 
-def _random(args: argparse.Namespace) -> tuple[Sam2, dict[str, Any]]:
-    from export.model.sam2 import Sam2
+def _random(args: argparse.Namespace) -> tuple[Network, dict[str, Any]]:
+    from export.model.network import network
     from export.random_weights import fingerprint, random_state
 
     seed = args.random_weights
-    model = Sam2(VARIANTS[args.model], args.image_size)
+    model = network(VARIANTS[args.model], args.image_size)
     state = random_state(model, seed)
     model.load_state_dict(state, strict=True)
     weights = {"kind": "random", "source": "random", "seed": seed, "sha256": fingerprint(state)}

@@ -1,6 +1,6 @@
-"""The four graphs as modules to trace: each `forward` is signed exactly like the contract.
+"""The graphs as modules to trace: each `forward` is signed exactly like the contract.
 
-Two are the model's own methods; the others are restated, cheaper and equal, in `export.exact`.
+Some are the model's own methods; the others are restated, cheaper and equal, in `export.exact`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,11 @@ from torch import Tensor, nn
 
 from export.exact.image_encoder import ImageEncoderGraph
 from export.exact.memory_attention import MemoryAttentionGraph
+from export.exact.sam1_encoder import Sam1EncoderTokens
+from export.exact.tiny_vit import without_norms
+from export.model.network import Network
+from export.model.sam1 import Sam1
+from export.model.sam1_trunk import Sam1Encoder
 from export.model.sam2 import Sam2
 
 
@@ -89,6 +94,41 @@ class MemoryEncoderGraph(nn.Module):
         return self.model.memorise(projected_features, low_res_masks, object_score_logits, binarize)
 
 
+class SingleEncoderGraph(nn.Module):
+    """`image_encoder` of a model of single images."""
+
+    def __init__(self, model: Sam1) -> None:
+        super().__init__()
+        encoder = model.image_encoder
+        is_sam1 = isinstance(encoder, Sam1Encoder)
+        self.encoder = Sam1EncoderTokens(encoder) if is_sam1 else without_norms(encoder)
+
+    def forward(self, image: Tensor) -> Tensor:
+        (features,) = self.encoder(image)
+        return features
+
+
+class SingleDecoderGraph(nn.Module):
+    """`mask_decoder` of a model of single images."""
+
+    def __init__(self, model: Sam1) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        features: Tensor,
+        point_coords: Tensor,
+        point_labels: Tensor,
+        mask_input: Tensor,
+        has_mask_input: Tensor,
+        multimask: Tensor,
+    ) -> tuple[Tensor, ...]:
+        return self.model.decode(
+            features, point_coords, point_labels, mask_input, has_mask_input, multimask
+        )
+
+
 MODULES: dict[str, type[nn.Module]] = {
     "image_encoder": ImageEncoderGraph,
     "memory_attention": MemoryAttentionGraph,
@@ -97,8 +137,16 @@ MODULES: dict[str, type[nn.Module]] = {
 }
 
 
-def graph_module(model: Sam2, graph: str) -> nn.Module:
+SINGLE_MODULES: dict[str, type[nn.Module]] = {
+    "image_encoder": SingleEncoderGraph,
+    "mask_decoder": SingleDecoderGraph,
+}
+
+
+def graph_module(model: Network, graph: str) -> nn.Module:
     """What is traced as one of a model's graphs."""
+    if isinstance(model, Sam1):
+        return SINGLE_MODULES[graph](model)
     if graph == "mask_decoder" and not model.numbers.has_high_res:
         return CoarseMaskDecoderGraph(model)
     return MODULES[graph](model)

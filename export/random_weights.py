@@ -7,7 +7,7 @@ import hashlib
 import torch
 from torch import Tensor
 
-from export.model.sam2 import Sam2
+from export.model.network import Network
 
 # Where fan-in alone would not do. Masks should follow the image rather than one constant, and a wrong pointer position
 # should show. Memories stay small, so that attention over them is soft: where it is sharp, one pixel that falls on the
@@ -17,7 +17,7 @@ GAINS = {"conv_s": 3.0, "obj_ptr_tpos_proj": 6.0, "memory_encoder.out_proj": 0.3
 PRESENCE_BIAS = "sam_mask_decoder.pred_obj_score_head.layers.2.bias"
 
 
-def random_state(model: Sam2, seed: int) -> dict[str, Tensor]:
+def random_state(model: Network, seed: int) -> dict[str, Tensor]:
     """A state dict for the model: matrices scaled by fan-in, gains near one, small non-zero biases and codes.
 
     PyTorch's own initialisation leaves position codes, pointers and gates at zero, which would hide mistakes in them.
@@ -27,7 +27,11 @@ def random_state(model: Sam2, seed: int) -> dict[str, Tensor]:
 
 
 def _draw(name: str, like: Tensor, generator: torch.Generator) -> Tensor:
+    if not like.dtype.is_floating_point:  # batches that a norm has seen, which nothing depends on
+        return like.clone()
     noise = torch.randn(like.shape, generator=generator)
+    if name.endswith("running_var"):
+        return (0.3 * noise).exp()
     if "gaussian_matrix" in name:
         return noise
     if name == PRESENCE_BIAS:

@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper
 
 from export.graphs import graph_module
 from export.model.attention import MARK_DOMAIN
-from export.model.sam2 import Sam2
+from export.model.network import Network
 from runtime.bundle.contract import GraphSpec, TensorSpec, graph_specs
 from runtime.bundle.memory_reads import PROPERTY, MemoryReadNames, reads_to_json
 from runtime.errors import Sam2Error
@@ -38,7 +38,7 @@ class ExportError(Sam2Error):
     """A traced graph that does not fit the contract."""
 
 
-def to_onnx(model: Sam2, graph: str) -> onnx.ModelProto:
+def to_onnx(model: Network, graph: str) -> onnx.ModelProto:
     """Trace one of `contract.GRAPHS`, with the contract's names and dynamic axes.
 
     Args:
@@ -57,7 +57,7 @@ def to_onnx(model: Sam2, graph: str) -> onnx.ModelProto:
     return traced
 
 
-def _trace(model: Sam2, graph: str, spec: GraphSpec) -> onnx.ModelProto:
+def _trace(model: Network, graph: str, spec: GraphSpec) -> onnx.ModelProto:
     axes = {axis: torch.export.Dim(axis, min=1, max=MAX_AXIS) for axis in EXAMPLE_AXES}
     arguments = tuple(
         torch.ones(t.bind(EXAMPLE_AXES), dtype=getattr(torch, t.dtype))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from export.model.network import Network
 from export.model.sam2 import Sam2
 from runtime.backends import Buffer
 from runtime.devices.memory import HOST_MEMORY, DeviceMemory
@@ -44,7 +46,7 @@ class TorchEngine:
 
 
 class TorchBackend:
-    """`Sam2`, eager.
+    """A torch model, eager.
 
     Args:
         model: weights loaded; it stays where it is, a device gets a copy.
@@ -55,16 +57,14 @@ class TorchBackend:
     device_memory: DeviceMemory = HOST_MEMORY
     steps: Steps = HOST_STEPS
 
-    def __init__(self, model: Sam2, autocast: Precision = None, device: str = "cpu") -> None:
+    def __init__(self, model: Network, autocast: Precision = None, device: str = "cpu") -> None:
         self._device = torch.device(device)
         if self._device.type != "cpu":
             model = copy.deepcopy(model).to(self._device)
-        self._methods = {
-            "image_encoder": model.encode,
-            "memory_attention": model.condition,
-            "mask_decoder": model.decode,
-            "memory_encoder": model.memorise,
-        }
+        methods = {"image_encoder": model.encode, "mask_decoder": model.decode}
+        if isinstance(model, Sam2):
+            methods |= {"memory_attention": model.condition, "memory_encoder": model.memorise}
+        self._methods: dict[str, Callable[..., Any]] = methods
         self._autocast = autocast
         precision = "fp32" if autocast is None else f"{autocast} autocast"
         self.description = f"PyTorch {torch.__version__}, {_place(self._device)}, {precision}"
@@ -76,14 +76,18 @@ class TorchBackend:
         """Nothing is held."""
 
 
-def torch_model(model: Sam2, autocast: Precision = None, device: str = "cpu") -> Model:
+def torch_model(model: Network, autocast: Precision = None, device: str = "cpu") -> Model:
     """The torch model as the runtime sees any other: hand it to a predictor."""
-    constants = {
+    constants = _constants(model) if isinstance(model, Sam2) else {}
+    return Model(model.numbers, TorchBackend(model, autocast, device), constants)
+
+
+def _constants(model: Sam2) -> dict[str, Any]:
+    return {
         "mask_downsample_weight": model.mask_downsample.weight[0, 0].numpy(),
         "mask_downsample_bias": model.mask_downsample.bias[0].numpy(),
         "no_obj_ptr": model.no_obj_ptr[0].numpy(),
     }
-    return Model(model.numbers, TorchBackend(model, autocast, device), constants)
 
 
 def _place(device: torch.device) -> str:

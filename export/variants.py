@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
-from runtime.bundle.contract import ModelNumbers
+from runtime.bundle.contract import PROFILES, ModelNumbers
 from runtime.bundle.manifest import MIN_IMAGE_SIZE
 from runtime.errors import InputError
 
@@ -78,6 +78,66 @@ class HieraTrunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Sam1Trunk:
+    """SAM 1's: a plain vision transformer.
+
+    Attributes:
+        dim, depth, num_heads: channels, blocks, and heads of each block.
+        global_blocks: blocks that attend over the whole map.
+        window: side in cells within which the others attend.
+    """
+
+    dim: int
+    depth: int
+    num_heads: int
+    global_blocks: tuple[int, ...]
+    window: int = 14
+
+    stride: ClassVar[int] = 16  # of patches
+    size_step: ClassVar[int] = 16
+    has_high_res: ClassVar[bool] = False
+
+    @property
+    def num_blocks(self) -> int:
+        """All alike."""
+        return self.depth
+
+    @property
+    def channels(self) -> int:
+        """From the first block to the last."""
+        return self.dim
+
+
+@dataclass(frozen=True, slots=True)
+class TinyVitTrunk:
+    """LiteMedSAM's: TinyViT whose first and last stages do not stride.
+
+    Attributes:
+        dims, depths: channels and blocks of the four stages; the first one's blocks are convolutions.
+        num_heads, windows: heads and side of the windows, in cells, of the others.
+    """
+
+    dims: tuple[int, int, int, int]
+    depths: tuple[int, int, int, int]
+    num_heads: tuple[int, int, int, int]
+    windows: tuple[int, int, int, int]
+
+    stride: ClassVar[int] = 4  # of two mergings
+    size_step: ClassVar[int] = 4
+    has_high_res: ClassVar[bool] = False
+
+    @property
+    def num_blocks(self) -> int:
+        """Of all stages."""
+        return sum(self.depths)
+
+    @property
+    def channels(self) -> int:
+        """Of the first stage."""
+        return self.dims[0]
+
+
+@dataclass(frozen=True, slots=True)
 class Variant:
     """Every number of one model.
 
@@ -89,6 +149,8 @@ class Variant:
         mask_channels: channels of the prompt encoder's mask path before its last projection.
         is_2_1: SAM 2.1's pointer time code and absent-object embedding exist.
         image_size: side in pixels that the weights were trained at; the default for export.
+        profile: how images are prepared, which also says of which kind a model is (`runtime.bundle.contract.PROFILES`):
+            all but SAM 2's segment single images, at one size.
     """
 
     name: str
@@ -105,6 +167,12 @@ class Variant:
     max_obj_ptrs: int = 16
     is_2_1: bool = True
     image_size: int = 1024
+    profile: str = "sam2"
+
+    @property
+    def kind(self) -> str:
+        """A key of `runtime.bundle.contract.KINDS`."""
+        return next(kind for kind, profiles in PROFILES.items() if self.profile in profiles)
 
     def numbers(self, image_size: int) -> ModelNumbers:
         """What the runtime needs to know, at one image size. Raises InputError for a size that does not divide."""
@@ -114,15 +182,24 @@ class Variant:
                 f"image size {image_size} is not a multiple of {step} from {MIN_IMAGE_SIZE} up"
             )
         grid = image_size // self.trunk.stride
-        return ModelNumbers(
+        network = ModelNumbers(
             self.name,
-            kind="volume",
-            profile="sam2",
+            kind=self.kind,
+            profile=self.profile,
             image_size=image_size,
             prompt_size=image_size,
             grid=grid,
             d_model=self.d_model,
             has_high_res=self.trunk.has_high_res,
+        )
+        if self.kind == "image":
+            if image_size != self.image_size:
+                raise InputError(
+                    f"{self.name} works at {self.image_size} pixels alone: its positions are learned there"
+                )
+            return network
+        return replace(
+            network,
             mem_dim=self.mem_dim,
             memory_tokens=grid**2,
             keys_per_memory=grid**2,
@@ -138,6 +215,7 @@ _SIZES = (
     Variant("hiera_l", HieraTrunk(144, 2, (2, 6, 36, 4), (23, 33, 43), (8, 4, 16, 8))),
 )
 _TINY = _SIZES[0]
+_VIT_B = Sam1Trunk(768, 12, 12, (2, 5, 8, 11))
 
 VARIANTS: dict[str, Variant] = {
     row.name: row
@@ -155,6 +233,18 @@ VARIANTS: dict[str, Variant] = {
             memory_layers=2,
             memory_mlp_dim=256,
             image_size=256,
+        ),
+        # SAM 1 (facebookresearch/segment-anything build_sam.py, dca509f), and MedSAM, which is its smallest.
+        Variant("sam_vit_b", _VIT_B, profile="sam"),
+        Variant("sam_vit_l", Sam1Trunk(1024, 24, 16, (5, 11, 17, 23)), profile="sam"),
+        Variant("sam_vit_h", Sam1Trunk(1280, 32, 16, (7, 15, 23, 31)), profile="sam"),
+        Variant("medsam_vit_b", _VIT_B, profile="medsam"),
+        # LiteMedSAM (bowang-lab/MedSAM, branch LiteMedSAM b0fab47).
+        Variant(
+            "litemedsam",
+            TinyVitTrunk((64, 128, 160, 320), (2, 2, 6, 2), (2, 4, 5, 10), (7, 7, 14, 7)),
+            image_size=256,
+            profile="litemedsam",
         ),
     )
 }

@@ -23,7 +23,7 @@ from runtime.process.streams import print_result
 from runtime.process.subcommands import command_parser
 
 if TYPE_CHECKING:
-    from export.model.sam2 import Sam2
+    from export.model.network import Network
 
 EXAMPLES = """examples:
   medsam2 verify medsam2 --checkpoint MedSAM2_latest.pt
@@ -32,7 +32,7 @@ EXAMPLES = """examples:
 
 
 def verify(
-    bundle: Bundle, torch_reference: Sam2, backend: str, num_slices: int = DEFAULT_SLICES
+    bundle: Bundle, torch_reference: Network, backend: str, num_slices: int = DEFAULT_SLICES
 ) -> Certificate:
     """Compare and certify.
 
@@ -52,10 +52,10 @@ def verify(
     return {**compared, **more}
 
 
-def reference_for(bundle: Bundle, checkpoint: str | None) -> Sam2:
+def reference_for(bundle: Bundle, checkpoint: str | None) -> Network:
     """The torch model a bundle claims to be; CheckpointError if the checkpoint is another one."""
     from export.checkpoints.checkpoint import load_model, read_checkpoint
-    from export.model.sam2 import Sam2
+    from export.model.network import network
     from export.random_weights import fingerprint, random_state
 
     size, weights = bundle.model.image_size, bundle.weights
@@ -69,7 +69,7 @@ def reference_for(bundle: Bundle, checkpoint: str | None) -> Sam2:
                 f"{bundle.path} has random weights of {bundle.model.name} without a seed, or of a model that this "
                 "exporter does not have; export it again"
             )
-        model = Sam2(VARIANTS[bundle.model.name], size)
+        model = network(VARIANTS[bundle.model.name], size)
         state = random_state(model, weights["seed"])
         if fingerprint(state) != weights.get("sha256"):
             raise CheckpointError(

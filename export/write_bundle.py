@@ -13,12 +13,13 @@ from typing import Any
 
 import onnx
 
+from export.model.network import Network
 from export.model.sam2 import Sam2
 from export.quantise import MAX_DICE_DROP, check_dice, quantised
 from export.to_onnx import OPSET, to_onnx
 from runtime.bundle.bundle import open_bundle
 from runtime.bundle.contract import FORMAT_VERSION, GRAPHS
-from runtime.bundle.manifest import LARGEST_INT8, MANIFEST, graph_file
+from runtime.bundle.manifest import LARGEST_INT8, MANIFEST, MAX_GRAPH_BYTES, graph_file
 from runtime.errors import InputError
 from runtime.files.atomic_folder import write_whole_folder
 
@@ -26,7 +27,7 @@ Progress = Callable[[Sequence[str]], Iterable[str]]
 
 
 def write_bundle(
-    model: Sam2,
+    model: Network,
     path: str | Path,
     weights: dict[str, Any],
     licence: str,
@@ -55,6 +56,7 @@ def write_bundle(
     """
     target = Path(path)
     check_target(target, overwrite)
+    _check_model(model, encoder)
 
     def fill(folder: Path) -> None:
         files = {}
@@ -66,6 +68,21 @@ def write_bundle(
             _make_int8(folder, max_dice_drop)
 
     return write_whole_folder(target, fill, _read_back, is_replaced=overwrite)
+
+
+def _check_model(model: Network, encoder: str) -> None:
+    """Raise InputError for what cannot be exported, before hours are spent on it."""
+    name, numbers = model.numbers.name, model.image_encoder.parameters()
+    if encoder == "int8" and model.numbers.kind == "image":
+        raise InputError(
+            f"an encoder in int8 is judged by following objects, and {name} has no memory; leave --encoder out"
+        )
+    size_bytes = sum(4 * parameter.numel() for parameter in numbers)
+    if size_bytes > MAX_GRAPH_BYTES:
+        raise InputError(
+            f"the image encoder of {name} has {size_bytes / 2**30:.1f} GiB of weights; a graph is one file of less "
+            "than 2 GiB. Take a smaller model of the family"
+        )
 
 
 def _read_back(folder: Path) -> None:
@@ -121,7 +138,7 @@ def check_target(target: Path, overwrite: bool) -> None:
 
 
 def _manifest(
-    model: Sam2, weights: dict[str, Any], licence: str, files: dict[str, Any]
+    model: Network, weights: dict[str, Any], licence: str, files: dict[str, Any]
 ) -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,
@@ -130,10 +147,17 @@ def _manifest(
         "licence": licence,
         "precision": "fp32",
         "exporter": {"torch": version("torch"), "onnx": version("onnx"), "opset": OPSET},
-        "constants": {
-            "mask_downsample_weight": model.mask_downsample.weight[0, 0].tolist(),
-            "mask_downsample_bias": model.mask_downsample.bias[0].item(),
-            "no_obj_ptr": model.no_obj_ptr[0].tolist(),
-        },
+        "constants": _constants(model),
         "files": files,
+    }
+
+
+def _constants(model: Network) -> dict[str, Any]:
+    """The few weights that a mask prompt needs on the host."""
+    if not isinstance(model, Sam2):
+        return {}
+    return {
+        "mask_downsample_weight": model.mask_downsample.weight[0, 0].tolist(),
+        "mask_downsample_bias": model.mask_downsample.bias[0].item(),
+        "no_obj_ptr": model.no_obj_ptr[0].tolist(),
     }

@@ -26,7 +26,7 @@ from runtime.devices.memory import DeviceMemory
 from runtime.errors import BundleError, InputError, NotFinite
 from runtime.memory import MemoryRules
 from runtime.memory.arena import Arena
-from runtime.steps.features import Cache, ReadSlice
+from runtime.steps.features import Cache, FeatureCache, ReadSlice
 from runtime.steps.steps import Steps
 
 log = logging.getLogger("runtime")
@@ -76,6 +76,8 @@ class Model:
 
     def features(self, read_slice: ReadSlice, max_bytes: int | None = None) -> Cache:
         """A cache of encodings of numbered slices, see `runtime.steps.features.FeatureCache`."""
+        if self.numbers.kind == "image":  # whose images are prepared on the host
+            return FeatureCache(self, read_slice, max_bytes)
         return self.steps.features(self, read_slice, max_bytes)
 
     def check_memory(self) -> None:

@@ -96,6 +96,24 @@ def wide_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return written(model, tmp_path_factory.mktemp("bundles") / "wide")
 
 
+@pytest.fixture(scope="session")
+def toy_sam():
+    """A small SAM 1 in torch, seeded random weights loaded."""
+    from export.model.network import network
+    from export.random_weights import random_state
+    from tests.variants import TOY_SAM
+
+    model = network(TOY_SAM)
+    model.load_state_dict(random_state(model, seed=12), strict=True)
+    return model
+
+
+@pytest.fixture(scope="session")
+def toy_sam_bundle(toy_sam, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """It as a bundle."""
+    return written(toy_sam, tmp_path_factory.mktemp("bundles") / "toy_sam")
+
+
 def written(model, path: Path) -> Bundle:
     """A model with random weights as a bundle."""
     from export.random_weights import fingerprint

@@ -26,7 +26,7 @@ FAKE_NUMBERS = ModelNumbers(
     max_obj_ptrs=16,
 )
 IMAGE_NUMBERS = ModelNumbers(
-    "still", "image", "sam2", image_size=64, prompt_size=64, grid=4, d_model=8, has_high_res=False
+    "still", "image", "sam", image_size=64, prompt_size=64, grid=4, d_model=8, has_high_res=False
 )
 """Of a network that segments single images."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from export.variants import HieraTrunk, Variant
+from export.variants import HieraTrunk, Sam1Trunk, TinyVitTrunk, Variant
 
 # Windows of 14 and 7 cells are larger than its maps at 128 pixels, so padding is exercised as in the large models.
 TOY = Variant(
@@ -29,4 +29,23 @@ WIDE = replace(
     decoder_mlp_dim=64,
     iou_head_dim=64,
     image_size=64,
+)
+
+# Networks of single images. Windows do not divide these maps either.
+TOY_SAM = Variant(
+    "toy_sam",
+    Sam1Trunk(dim=32, depth=2, num_heads=2, global_blocks=(1,), window=6),
+    d_model=64,
+    decoder_mlp_dim=96,
+    iou_head_dim=64,
+    image_size=128,
+    profile="sam",
+)
+TOY_MEDSAM = replace(TOY_SAM, name="toy_medsam", profile="medsam")
+TOY_LITEMEDSAM = replace(
+    TOY_SAM,
+    name="toy_litemedsam",
+    trunk=TinyVitTrunk((16, 32, 40, 64), (1, 1, 2, 1), (2, 4, 5, 8), (7, 7, 6, 7)),
+    image_size=80,
+    profile="litemedsam",
 )

@@ -14,12 +14,13 @@ from torch import Tensor
 from export.checkpoints.checkpoint_file import read_file
 from export.checkpoints.families import family_of
 from export.checkpoints.weight_sets import WeightSet, all_names, choose_set
-from export.model.sam2 import Sam2
+from export.model.network import Network, network
 from export.variants import VARIANTS, Variant
 from runtime.errors import CheckpointError, MissingInput
 
 HUB_PREFIX = "hf:"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+COUNTER = "num_batches_tracked"  # of a batch norm, which only training reads
 FEW = 3  # names of a kind that a message lists
 
 log = logging.getLogger("export")
@@ -81,9 +82,9 @@ def read_checkpoint(
     return Checkpoint(variant, state, source, _sha256(file), weights.entry, weights.others)
 
 
-def load_model(checkpoint: Checkpoint, image_size: int | None = None) -> Sam2:
+def load_model(checkpoint: Checkpoint, image_size: int | None = None) -> Network:
     """The torch model with these weights, loaded strictly."""
-    model = Sam2(checkpoint.variant, image_size)
+    model = network(checkpoint.variant, image_size)
     model.load_state_dict(checkpoint.state, strict=True)
     return model
 
@@ -122,6 +123,9 @@ def _float32(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
     """The same weights in float32. Raises CheckpointError for one that is no finite floating point number there."""
     state = {}
     for name, tensor in tensors.items():
+        if name.endswith(COUNTER) and not tensor.ndim and tensor.dtype == torch.int64:
+            state[name] = tensor.detach()
+            continue
         if tensor.dtype not in DTYPES:
             wanted = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
             raise CheckpointError(
@@ -146,8 +150,9 @@ def _check_plain(tensors: dict[str, Tensor], file: Path) -> None:
 
 
 def _named(fitting: list[str], file: Path) -> str:
-    """The one row that fits, or the one of several that the file is named after."""
+    """The one row that fits, or of several the one that the file is named after, by its longest name."""
     named = [name for name in fitting if name in file.name.lower()] if len(fitting) > 1 else fitting
+    named = [name for name in named if not any(name in other for other in named if other != name)]
     if len(named) != 1:
         sizes = " or ".join(
             f"--model {name} ({VARIANTS[name].image_size} pixels)" for name in fitting
@@ -162,7 +167,7 @@ def _named(fitting: list[str], file: Path) -> str:
 def shapes_of(variant: Variant) -> Shapes:
     """Shapes of a model's tensors by name."""
     with torch.device("meta"):
-        model = Sam2(variant)
+        model = network(variant)
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 

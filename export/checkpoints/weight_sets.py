@@ -1,7 +1,7 @@
 """The sets of weights in what a checkpoint holds: wherever they lie, whatever their names are prefixed with.
 
 Training scripts nest state dicts ('model', Lightning's 'state_dict', 'ema') and wrap modules ('module.', 'model.').
-A set is found by one name that every SAM 2-like network has once, so none of these words has to be known.
+A set is found by one name that every network of a kind has once, so none of these words has to be known.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from runtime.errors import CheckpointError
 
-ANCHOR = "maskmem_tpos_enc"
+# Of SAM 2, and of SAM 1, whose prompt encoder SAM 2 has under another name.
+ANCHORS = ("maskmem_tpos_enc", "prompt_encoder.no_mask_embed.weight")
 MAX_DEPTH = 4  # of dictionaries within each other
 MAX_DICTIONARIES = 1000
 MAX_LISTED = 8  # in a message
@@ -40,9 +41,9 @@ class WeightSet:
 def choose_set(content: object, file: Path, entry: str | None) -> WeightSet:
     """The weights in a file: those of `entry`, or the only ones.
 
-    A file without `ANCHOR` gives its largest dictionary of tensors, which is no network of ours, but has names to tell
-    it by. Raises CheckpointError for a file without tensors, one with several sets of which none was named, or one
-    without that name.
+    A file without any of `ANCHORS` gives its largest dictionary of tensors, which is no network of ours, but has names
+    to tell it by. Raises CheckpointError for a file without tensors, one with several sets of which none was named, or
+    one without that name.
     """
     dictionaries = list(_dictionaries(content, (), set()))
     sets = [weights for path, tensors in dictionaries for weights in _sets(path, tensors, file)]
@@ -92,8 +93,8 @@ def _sets(path: tuple[str, ...], tensors: dict[str, Tensor], file: Path) -> Iter
         raise CheckpointError(
             f"{file} names a tensor twice, with and without {' or '.join(WRAPPERS)}"
         )
-    for name in plain:
-        prefix = name.removesuffix(ANCHOR)
+    for name, anchor in ((name, anchor) for name in plain for anchor in ANCHORS):
+        prefix = name.removesuffix(anchor)
         if prefix != name and (not prefix or prefix.endswith(".")):
             chosen = {
                 key.removeprefix(prefix): tensor

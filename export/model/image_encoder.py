@@ -5,9 +5,15 @@ from __future__ import annotations
 from torch import nn
 
 from export.model.neck import HieraEncoder
-from export.variants import HieraTrunk, Variant
+from export.model.sam1_trunk import Sam1Encoder
+from export.model.tiny_vit import TinyVitEncoder
+from export.variants import HieraTrunk, Sam1Trunk, TinyVitTrunk, Variant
 
-ENCODERS: dict[type, type[nn.Module]] = {HieraTrunk: HieraEncoder}
+ENCODERS: dict[type, type[nn.Module]] = {
+    HieraTrunk: HieraEncoder,
+    Sam1Trunk: Sam1Encoder,
+    TinyVitTrunk: TinyVitEncoder,
+}
 """Kind of trunk to its encoder: a module of (trunk, d_model, image_size) from slices (n, 3, S, S) to a tuple of maps of
 d_model channels, high to low resolution, the last of which is what is remembered."""
 

@@ -22,14 +22,14 @@ STABILITY_DELTA, STABILITY_THRESHOLD = 0.05, 0.98  # build_sam.py, apply_postpro
 class TwoWayBlock(nn.Module):
     """Tokens attend to themselves and to the image, then the image attends to the tokens."""
 
-    def __init__(self, variant: Variant, is_first: bool) -> None:
+    def __init__(self, variant: Variant, is_first: bool, mlp: type[nn.Module] = MLP) -> None:
         super().__init__()
         dim, heads = variant.d_model, variant.decoder_heads
         self.is_first = is_first
         self.self_attn = Attention(dim, heads)
         self.cross_attn_token_to_image = Attention(dim, heads, CROSS_DOWNSAMPLE)
         self.cross_attn_image_to_token = Attention(dim, heads, CROSS_DOWNSAMPLE)
-        self.mlp = MLP(dim, variant.decoder_mlp_dim, dim)
+        self.mlp = mlp(dim, variant.decoder_mlp_dim, dim)
         self.norm1, self.norm2, self.norm3, self.norm4 = (nn.LayerNorm(dim) for _ in range(4))
 
     def forward(
@@ -50,12 +50,12 @@ class TwoWayBlock(nn.Module):
 
 
 class TwoWayTransformer(nn.Module):
-    """Two blocks and a last look of the tokens at the image."""
+    """Two blocks and a last look of the tokens at the image; families name their `mlp`'s layers differently."""
 
-    def __init__(self, variant: Variant) -> None:
+    def __init__(self, variant: Variant, mlp: type[nn.Module] = MLP) -> None:
         super().__init__()
         dim = variant.d_model
-        self.layers = nn.ModuleList(TwoWayBlock(variant, is_first=i == 0) for i in range(2))
+        self.layers = nn.ModuleList(TwoWayBlock(variant, i == 0, mlp) for i in range(2))
         self.final_attn_token_to_image = Attention(dim, variant.decoder_heads, CROSS_DOWNSAMPLE)
         self.norm_final_attn = nn.LayerNorm(dim)
 

@@ -51,6 +51,10 @@ class PromptEncoder(nn.Module):
         """Sparse tokens (b, q + 1, C): one for each point and the pad that upstream always appends."""
         coords = torch.cat([coords, torch.zeros_like(coords[:, :1])], 1)
         labels = torch.cat([labels, torch.full_like(labels[:, :1], LABEL_PAD)], 1)
+        return self.tokens(coords, labels)
+
+    def tokens(self, coords: Tensor, labels: Tensor) -> Tensor:
+        """Sparse tokens (b, q, C) of points (b, q, 2) alone, with no pad but those among them."""
         code = self.pe_layer((coords + 0.5) / self.prompt_size)
         kinds = torch.cat(
             [self.not_a_point_embed.weight, *(e.weight for e in self.point_embeddings)]

@@ -25,9 +25,12 @@ MASK_SCALE = (
     4  # pixels of a mask as memories are made of it along a low-resolution pixel, in every family
 )
 
-PROFILES = ("sam2",)
-"""How a slice becomes the encoder's input. "sam2": a square of S pixels by PIL's antialiased bicubic filter, whatever
-the slice's shape, and the mean and deviation of ImageNet."""
+PROFILES: Mapping[str, tuple[str, ...]] = {
+    "volume": ("sam2",),
+    "image": ("sam", "medsam", "litemedsam"),
+}
+"""How a slice becomes the encoder's input, by kind of bundle. "sam2": a square of S pixels by PIL's antialiased bicubic
+filter, whatever the slice's shape, and the mean and deviation of ImageNet. The others: `kernels.image_profiles`."""
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)  # ImageNet, sam2/utils/misc.py load_video_frames
 PIXEL_STD = (0.229, 0.224, 0.225)
@@ -55,7 +58,7 @@ class ModelNumbers:
     Attributes:
         name: row of the exporter's variants table.
         kind: a key of `KINDS`.
-        profile: one of `PROFILES`.
+        profile: one of the kind's `PROFILES`.
         image_size: side S of the square image in pixels.
         prompt_size: side of the square in whose coordinates points and boxes are given; S in SAM 2.
         grid: side G of the feature map in cells; S / 16 in SAM 2.

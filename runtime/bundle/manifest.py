@@ -94,7 +94,6 @@ class CalibrationRule:
 _NETWORK: dict[str, Rule] = {
     "name": Text(),
     "kind": OneOf(tuple(KINDS)),
-    "profile": OneOf(PROFILES),
     "image_size": Integer(MIN_IMAGE_SIZE, MAX_IMAGE_SIZE),
     "prompt_size": Integer(MIN_IMAGE_SIZE, MAX_IMAGE_SIZE),
     "grid": Integer(MIN_GRID, MAX_GRID),
@@ -123,7 +122,13 @@ def _rules(kind: str) -> Rule:
     file = Object(required={"size_bytes": Integer(1, MAX_GRAPH_BYTES), "sha256": Sha256()})
     return Object(
         required={
-            "model": Object(required={**_NETWORK, **(_MEMORY if is_volume else _NO_MEMORY)}),
+            "model": Object(
+                required={
+                    **_NETWORK,
+                    "profile": OneOf(PROFILES[kind]),
+                    **(_MEMORY if is_volume else _NO_MEMORY),
+                }
+            ),
             "weights": Object(
                 required={"kind": OneOf(tuple(CAUTIONS)), "source": Text()},
                 optional={"sha256": Sha256(), "seed": Integer(0, MAX_SEED), "entry": Text()},

@@ -16,7 +16,7 @@ from runtime.backends import BACKENDS, DEFAULT
 from runtime.backends.certificate import Certificate, choose, keep, stamp
 from runtime.bundle.bundle import Bundle, open_bundle
 from runtime.errors import BackendUnavailable, InputError, Mismatch, NotFinite
-from runtime.measure.latency import bench_phantom, summarise, time_propagation
+from runtime.measure.latency import bench_phantom, summarise, time_image, time_propagation
 from runtime.measure.lockstep import error_of
 from runtime.measure.parity import DEFAULT_SLICES, compare_models, criteria_of, num_steps
 from runtime.model import Model, load
@@ -49,7 +49,9 @@ def compare(
 ) -> Certificate:
     """Hold a bundle on a back end, the candidate, against a reference of the same weights."""
     criteria = criteria_of(bundle, backend)
-    with tqdm(total=num_steps(num_slices), desc=backend, unit="slice", file=sys.stderr) as progress:
+    with tqdm(
+        total=num_steps(num_slices, reference), desc=backend, unit="slice", file=sys.stderr
+    ) as progress:
         comparison = compare_models(reference, candidate, criteria, num_slices, progress.update)
     return {
         **stamp(bundle, backend),
@@ -76,7 +78,9 @@ def _speeds(candidate: Model, reference: Model) -> dict[str, float]:
 
 
 def _latency_ms(model: Model) -> float:
-    """Median of a tracked slice's time with a full memory."""
+    """Median of a tracked slice's time with a full memory; of a network without one, of an image's and a box."""
+    if model.numbers.kind == "image":
+        return time_image(model, bench_phantom(1, model.numbers.image_size))
     run = time_propagation(model, bench_phantom(TIMED_SLICES, model.numbers.image_size), 1)
     return summarise([run], model.numbers.num_maskmem)["total"]["median"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,14 +19,18 @@ from runtime.io import Volume
 from runtime.io.pictures.images import Images, make_output_folder, read_images, write_label_image
 from runtime.io.window import Window, apply_window, parse_window
 from runtime.jobs.clock import Clock
-from runtime.jobs.job import REVIEW, Job, check_preview
+from runtime.jobs.job import REVIEW, Job, check_preview, check_without_memory
 from runtime.jobs.notices import about_images, about_objects, about_prompts
 from runtime.jobs.object_report import object_reports
 from runtime.jobs.report import Source, make_report
+from runtime.model import Model
 from runtime.predictors.chosen import AUTO
 from runtime.predictors.flow import FlowPredictor
 from runtime.predictors.result import Result, SliceMask
+from runtime.predictors.stills import StillsPredictor
 from runtime.preview.preview import SEPARATOR, draw_gallery, write_preview
+
+log = logging.getLogger("runtime")
 
 
 def segment_images(job: Job) -> dict[str, Any]:
@@ -38,7 +43,7 @@ def segment_images(job: Job) -> dict[str, Any]:
         bundle, model = open_bundle(job.bundle), job.load()
         job = job.settled("images", model.defaults)
         zoom = None if job.zoom == AUTO else job.zoom
-        predictor = FlowPredictor(model, job.memory, job.max_memory, zoom)
+        predictor = _predictor(job, model, zoom)
         predictor.set_images(images)
     with clock("prompt"):
         for object_id, prompts in job.calls:
@@ -85,8 +90,16 @@ def _read(job: Job, window: Window) -> tuple[Images, list[NDArray[np.uint8]]]:
     return pictures, images
 
 
+def _predictor(job: Job, model: Model, zoom: float | None) -> FlowPredictor | StillsPredictor:
+    """By what the model can do. Raises InputError for options that it cannot have."""
+    if model.numbers.kind == "volume":
+        return FlowPredictor(model, job.memory, job.max_memory, zoom)
+    check_without_memory(job, model)
+    return StillsPredictor(model, job.max_memory)
+
+
 def _propagate(
-    predictor: FlowPredictor,
+    predictor: FlowPredictor | StillsPredictor,
     job: Job,
     names: Sequence[str],
     shapes: Sequence[tuple[int, ...]],
@@ -96,8 +109,17 @@ def _propagate(
     slices: dict[int, dict[int, SliceMask]] = {object_id: {} for object_id, _ in job.calls}
     result = Result(tuple((y, x) for y, x in shapes), slices, is_ordered=False)
     missing = dict.fromkeys(range(len(shapes)), len(slices))
+    if isinstance(predictor, StillsPredictor):
+        missing = {index: predictor.on_image(index) for index in missing}
+        if without := sum(count == 0 for count in missing.values()):
+            log.info(
+                "%d images have no prompts, and get no masks from a network without memory", without
+            )
+        masks = predictor.stream()
+    else:
+        masks = predictor.stream(job.order)
     with tqdm(total=predictor.num_results(), desc="segment", unit="image", file=sys.stderr) as bar:
-        for mask in predictor.stream(job.order):
+        for mask in masks:
             slices[mask.object_id][mask.slice] = mask
             missing[mask.slice] -= 1
             if missing[mask.slice] == 0:

@@ -169,3 +169,20 @@ def check_preview(job: Job) -> None:
         raise InputError(
             f"{path} would lie among the images of the input and be taken for one of them; choose another folder"
         )
+
+
+def check_without_memory(job: Job, model: Model) -> None:
+    """Raise InputError for options that only a network with memory can follow."""
+    asked = {
+        "--memory and --pick-up": job.is_memory_chosen,
+        "--zoom": job.zoom not in (None, AUTO),
+        "--stop-below": job.stop not in (None, AUTO),
+        "--preset": job.preset is not None,
+        "--fuse": job.fuse is not None,
+        "--order": job.order != "given",
+        "--track-every": job.track_every_mm is not None,
+    }
+    if unfit := [name for name, is_asked in asked.items() if is_asked]:
+        raise InputError(
+            f"{model.numbers.name} segments single images and has no memory; leave out {', '.join(unfit)}"
+        )

@@ -20,7 +20,7 @@ from runtime.io.dicom.seg import Algorithm, Written, check_segmentation, write_s
 from runtime.io.window import parse_window
 from runtime.io.write import is_segmentation
 from runtime.jobs.clock import Clock
-from runtime.jobs.job import REVIEW, Job, check_preview
+from runtime.jobs.job import REVIEW, Job, check_preview, check_without_memory
 from runtime.jobs.notices import about_grid, about_objects, about_prompts, about_range, about_window
 from runtime.jobs.object_report import object_reports
 from runtime.jobs.report import Source, make_report
@@ -29,6 +29,7 @@ from runtime.predictors.clean import clean
 from runtime.predictors.orientations import fuse_orientations
 from runtime.predictors.presets import PRESETS, add_prompts, finish
 from runtime.predictors.result import Result, SliceMask
+from runtime.predictors.slicewise import SlicewisePredictor
 from runtime.predictors.spaced import SpacedSlices, slices_within
 from runtime.predictors.stop import End, StopRule, ends
 from runtime.predictors.volume import VolumePredictor
@@ -56,10 +57,10 @@ def segment_volume(job: Job, model: Model | None = None) -> dict[str, Any]:
     with clock("load"):
         bundle, model = open_bundle(job.bundle), model or job.load()
         job = job.settled("volume", model.defaults)
-        predictor = VolumePredictor(model, job.memory, job.max_memory, zoom=job.zoom)
+        predictor = _predictor(job, model)
         used = predictor.set_volume(volume, asked)
         pixels = predictor.pixels
-        if spaced:
+        if spaced and isinstance(predictor, VolumePredictor):
             predictor.set_slices(*spaced.source(pixels), volume.spacing_mm[1:])
         modality = volume.modality or "unknown modality"
         log.info("%s, %s: window %s", job.input.name, modality, used.describe)
@@ -94,7 +95,12 @@ def segment_volume(job: Job, model: Model | None = None) -> dict[str, Any]:
         *about_grid(volume),
         *about_prompts(prompted, job.prompts),
         *about_objects(objects),
-        *about_range(objects, job.z_range, volume.shape[0]),
+        # Without memory the range is where the object lies, as far as anybody has said.
+        *(
+            about_range(objects, job.z_range, volume.shape[0])
+            if model.numbers.kind == "volume"
+            else ()
+        ),
     ]
     review = result.review(REVIEW)
     costs = clock, predictor.num_encodings
@@ -143,6 +149,19 @@ def _check(job: Job, volume: Volume) -> None:
         check_segmentation(volume, job.segmentation)
 
 
+def _predictor(job: Job, model: Model) -> VolumePredictor | SlicewisePredictor:
+    """By what the model can do. Raises InputError for options that it cannot have."""
+    if model.numbers.kind == "volume":
+        return VolumePredictor(model, job.memory, job.max_memory, zoom=job.zoom)
+    check_without_memory(job, model)
+    if job.z_range is None:
+        raise InputError(
+            f"{model.numbers.name} has no memory and does not tell where an object ends; say between which slices it "
+            "lies, such as --z-range 50,64"
+        )
+    return SlicewisePredictor(model, job.max_memory)
+
+
 def _spaced(job: Job, volume: Volume) -> SpacedSlices | None:
     """Which slices are tracked; None for all. Raises InputError or PromptError for what does not fit."""
     if job.track_every_mm is None:
@@ -158,7 +177,10 @@ def _spaced(job: Job, volume: Volume) -> SpacedSlices | None:
 
 
 def _propagate(
-    predictor: VolumePredictor, volume: Volume, job: Job, spaced: SpacedSlices | None
+    predictor: VolumePredictor | SlicewisePredictor,
+    volume: Volume,
+    job: Job,
+    spaced: SpacedSlices | None,
 ) -> Result:
     """Masks of all slices that were tracked."""
     slices: dict[int, dict[int, SliceMask]] = {object_id: {} for object_id, _ in job.calls}
@@ -174,9 +196,11 @@ def _propagate(
     return Result(((height, width),) * depth, slices)
 
 
-def _finish(predictor: VolumePredictor, volume: Volume, job: Job, result: Result) -> Result:
+def _finish(
+    predictor: VolumePredictor | SlicewisePredictor, volume: Volume, job: Job, result: Result
+) -> Result:
     """What was found, fused with other axes and cleaned where that was asked for."""
-    if job.fuse:
+    if job.fuse and isinstance(predictor, VolumePredictor):
         with tqdm(desc="other axes", unit="slice", file=sys.stderr) as bar:
             result = fuse_orientations(
                 predictor, result, volume.spacing_mm, job.fuse, on_slice=bar.update

@@ -23,7 +23,8 @@ from runtime.backends import BACKENDS, Buffer
 from runtime.backends.strict import StrictBackend
 from runtime.bundle.bundle import Bundle
 from runtime.measure.lockstep import Lockstep, compare_tensors
-from runtime.measure.phantom import make_phantom
+from runtime.measure.phantom import Phantom, make_phantom
+from runtime.measure.single_tasks import SingleRunner, num_single_masks, single_tasks
 from runtime.measure.tasks import TaskRunner, Track, num_masks, tasks
 from runtime.model import Model
 from runtime.track import Segmented
@@ -162,8 +163,8 @@ def compare_models(
     Args:
         reference, candidate: of the same numbers.
         criteria: what the candidate has to reach.
-        num_slices: of each propagation.
-        progress: called `num_steps(num_slices)` times.
+        num_slices: of each propagation, or of the phantom whose middle a model of single images is shown.
+        progress: called `num_steps(num_slices, reference)` times.
 
     Returns `passed`, and `graphs` and `propagation` with what was found and wanted, as JSON-able data; where the
     candidate changed memory that is not its own, `faults` says what.
@@ -178,10 +179,10 @@ def compare_models(
         candidate.steps.unreplayed() is candidate.steps
     ):  # else it would no longer run as it does for users
         free = held.observed(lockstep.watch_candidate)
-    tracks: list[dict[str, tuple[Track, str | None]]] = []
-    for model in (reference.observed(lockstep.watch_reference), free):
-        runner = TaskRunner(model, phantom)
-        tracks.append({name: runner.run(task, progress) for name, task in tasks(phantom).items()})
+    tracks = [
+        _tracks(model, phantom, progress)
+        for model in (reference.observed(lockstep.watch_reference), free)
+    ]
     propagation = {}
     for name in tracks[0]:
         (truth, reference_reason), (candidate_track, reason) = (of[name] for of in tracks)
@@ -198,8 +199,23 @@ def compare_models(
     }
 
 
-def num_steps(num_slices: int) -> int:
+def _tracks(
+    model: Model, phantom: Phantom, progress: Progress
+) -> dict[str, tuple[Track, str | None]]:
+    """What a model makes of every task, and why it did not finish one."""
+    if model.numbers.kind == "image":
+        still = SingleRunner(model, phantom)
+        asked = single_tasks(phantom, model).items()
+        return {name: still.run(task, progress) for name, task in asked}
+    runner = TaskRunner(model, phantom)
+    return {name: runner.run(task, progress) for name, task in tasks(phantom).items()}
+
+
+def num_steps(num_slices: int, model: Model) -> int:
     """Slice masks that `compare_models` makes."""
+    if model.numbers.kind == "image":
+        size = model.numbers.image_size
+        return 2 * num_single_masks(make_phantom((num_slices, size, size)), model)
     return 2 * num_masks(num_slices)
 
 

@@ -54,4 +54,4 @@ def shaped(slice_mask: SliceMask, wanted: Mask) -> SliceMask:
         return slice_mask
     logits = np.where(inside & ~wanted, -np.abs(logits), logits)
     logits = np.where(wanted & ~inside, FILLED_LOGIT, logits).astype(np.float32)
-    return replace(slice_mask, segmented=replace(slice_mask.segmented, low_res=logits), crop=None)
+    return slice_mask.with_logits(logits)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.bundle.tensors import Features
 from runtime.errors import InputError, PromptError
 from runtime.model import Model
 from runtime.predictors.encoded import Encoded
+from runtime.predictors.framing import Framing
 from runtime.predictors.prompted import PromptedSlice, check_prompts
 from runtime.predictors.result import SliceMask
+from runtime.predictors.single import SinglePrompted, prompt_single
 from runtime.predictors.zoom import Zoom, check_zoom
 from runtime.predictors.zoomed import Asked, prompt_zoomed
 from runtime.prompts.prompts import Prompt
@@ -18,7 +23,8 @@ from runtime.prompts.prompts import Prompt
 class ImagePredictor:
     """Segments a single 2-D image; encode it once, prompt it as often as you like.
 
-    The image goes through the same preprocessing and decoder as a slice of a volume does.
+    The image goes through the same preprocessing and decoder as a slice of a volume does. Any model will do, also one
+    that has no memory.
 
     Example:
         predictor = ImagePredictor(load())
@@ -28,27 +34,31 @@ class ImagePredictor:
     Args:
         model: what `load` gives.
         zoom: side of the crop that the network is shown, in extents of the object (`runtime.predictors.zoom`); None
-            shows it the whole image.
+            shows it the whole image. A network without memory, which was never shown parts, has none.
 
-    Raises InputError for a zoom that is no number from 1.
+    Raises InputError for a zoom that is no number from 1, or that the model cannot have.
     """
 
     def __init__(self, model: Model, zoom: float | None = None) -> None:
         self._model, self._zoom = model, Zoom(check_zoom(zoom), model.numbers.image_size)
+        self._is_single = model.numbers.kind == "image"
+        if self._is_single and self._zoom.factor is not None:
+            raise InputError(f"{model.numbers.name} is shown whole images alone; leave zoom out")
         self._encoded: Encoded | None = None
         self._shape = (0, 0)
         self._before: PromptedSlice | None = None
+        self._single: SinglePrompted | None = None
 
     def set_image(self, image: NDArray[np.uint8]) -> None:
         """Encode an image, uint8 (y, x) or (y, x, 3); earlier prompts are forgotten. Raises InputError."""
         # The caller may write the next image into the same buffer.
         image = self._model.device_memory.take(image, is_kept=True)
         check_image(image, "image")
-        if self._zoom.factor is not None:  # crops are cut on the host
+        if self._is_single or self._zoom.factor is not None:  # crops are cut on the host
             image = self._model.device_memory.get(image)
         self._shape = image.shape[:2]
         self._encoded = Encoded(self._model, lambda index: image)
-        self._before = None
+        self.reset()
         if self._zoom.factor is None:  # else nobody may ever look at all of it
             self._encoded(0)
 
@@ -60,14 +70,21 @@ class ImagePredictor:
         if self._encoded is None:
             raise PromptError("no image yet; call set_image first")
         check_prompts(prompts, (1, *self._shape))
+        if self._is_single:
+            return self._predict_single(self._encoded(0), prompts)
         asked = Asked(0, self._shape, prompts, self._before)
         confidence = self._model.confidence("iou")
         self._before = prompt_zoomed(self._model, self._encoded, self._zoom, asked, confidence)
         return SliceMask(0, 1, self._before.segmented, self._shape, self._before.crop)
 
+    def _predict_single(self, features: Features, prompts: Sequence[Prompt]) -> SliceMask:
+        framing = Framing.of(self._model.numbers, self._shape)
+        self._single = prompt_single(self._model, features, framing, prompts, self._single)
+        return SliceMask(0, 1, self._single.segmented, self._shape, framing=framing)
+
     def reset(self) -> None:
         """Forget the prompts; the image stays encoded."""
-        self._before = None
+        self._before = self._single = None
 
 
 def check_image(image: NDArray[np.generic], name: str) -> None:

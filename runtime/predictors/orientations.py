@@ -76,10 +76,7 @@ def fuse_orientations(
                 planes[course.start : course.stop] = along[object_id].pop(0)
         fused = FUSIONS[fusion](votes).clip(EDGE, 1 - EDGE)
         logits = np.log(fused / (1 - fused))
-        slices[object_id] = {
-            index: replace(m, segmented=replace(m.segmented, low_res=logits[index]), crop=None)
-            for index, m in masks.items()
-        }
+        slices[object_id] = {index: m.with_logits(logits[index]) for index, m in masks.items()}
     return replace(result, slices=slices)
 
 

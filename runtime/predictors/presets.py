@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from runtime.predictors.clean import clean
 from runtime.predictors.result import Result, SliceMask
+from runtime.predictors.slicewise import SlicewisePredictor
 from runtime.predictors.volume import VolumePredictor
 from runtime.prompts.prompts import Mask, Prompt
 
@@ -46,7 +47,10 @@ PRESETS = {
 
 
 def add_prompts(
-    predictor: VolumePredictor, prompts: Sequence[Prompt], object_id: int, preset: Preset | None
+    predictor: VolumePredictor | SlicewisePredictor,
+    prompts: Sequence[Prompt],
+    object_id: int,
+    preset: Preset | None,
 ) -> SliceMask:
     """Prompt as the preset's script does; errors as for `VolumePredictor.add`."""
     slice_mask = predictor.add(*prompts, object_id=object_id)

@@ -6,7 +6,7 @@ Masks are kept at the network's own low resolution; they are brought to the slic
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +18,7 @@ from runtime.prompts.prompts import is_whole, shown
 from runtime.track import Segmented
 
 if TYPE_CHECKING:
+    from runtime.predictors.framing import Framing
     from runtime.predictors.region import Region
 
 Labels = NDArray[np.uint8 | np.uint16]
@@ -33,6 +34,7 @@ class SliceMask:
         segmented: the network's answer at low resolution, with scores and the slices that were in memory.
         shape: (y, x) of the slice in pixels.
         crop: the part of the slice that the network was shown and its answer is of; None is all of it.
+        framing: how the slice lay in the network's square, where the network sees single images.
     """
 
     slice: int
@@ -40,6 +42,7 @@ class SliceMask:
     segmented: Segmented
     shape: tuple[int, int]
     crop: Region | None = None
+    framing: Framing | None = None
 
     @property
     def confidence(self) -> float:
@@ -58,9 +61,16 @@ class SliceMask:
 
     def logits(self) -> NDArray[np.float32]:
         """Logits (y, x) at the slice's size; above zero is inside, and what was not shown is outside."""
+        if self.framing is not None:
+            return self.framing.logits(self.segmented.logits)
         if self.crop is None:
             return resize(self.segmented.logits, self.shape)
         return self.crop.put_back(self.segmented.logits, self.shape)
+
+    def with_logits(self, logits: NDArray[np.float32]) -> SliceMask:
+        """The same with other logits (y, x), of the slice's size."""
+        segmented = replace(self.segmented, low_res=logits)
+        return replace(self, segmented=segmented, crop=None, framing=None)
 
     def mask(self) -> NDArray[np.bool_]:
         """Mask (y, x) at the slice's size."""

@@ -170,7 +170,7 @@ def to_points(
     height, width = slice_shape
     boxes = [p for p in prompts if isinstance(p, Box)]
     points = [p for p in prompts if isinstance(p, Point)]
-    xy = [c for b in boxes for c in zip(_ends(b.x, width), _ends(b.y, height), strict=True)]
+    xy = [c for b in boxes for c in zip(ends(b.x, width), ends(b.y, height), strict=True)]
     labels = [LABEL_BOX_START, LABEL_BOX_STOP] * len(boxes)
     xy += [(p.x, p.y) for p in points]
     labels += [LABEL_POSITIVE if p.positive else LABEL_NEGATIVE for p in points]
@@ -179,7 +179,7 @@ def to_points(
     return PointPrompt(coords[None], np.array([labels], np.int64))
 
 
-def _ends(span: tuple[float, float], size: int) -> tuple[float, float]:
+def ends(span: tuple[float, float], size: int) -> tuple[float, float]:
     """Indices of the first and the last voxel in a half-open span, fractions kept.
 
     The network's corners are indices of pixels and include the last one, so that a span is one shorter there; what is

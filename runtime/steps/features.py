@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.device_array import Buffer
+from kernels.image_profiles import IMAGE_PROFILES
 from kernels.preprocess import preprocess
 from runtime.bundle.contract import PIXEL_MEAN, PIXEL_STD, ModelNumbers
 from runtime.bundle.tensors import Features
@@ -138,13 +139,19 @@ class FeatureCache:
     def _encode(self, index: int) -> Features:
         size = self._model.numbers.image_size
         try:
-            pixels = self._read_slice(index)[None]
-            return self._model.encode(preprocess(pixels, size, PIXEL_MEAN, PIXEL_STD))
+            return self._model.encode(prepared(self._model.numbers, self._read_slice(index)))
         except MemoryError as error:
             raise OutOfMemory(
                 f"a slice at {size} pixels does not fit into memory beside the {len(self._features)} held; "
                 "use a bundle of a smaller image size"
             ) from error
+
+
+def prepared(numbers: ModelNumbers, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """A slice, uint8 (y, x) or (y, x, 3), as a model's encoder takes it: (1, 3, S, S)."""
+    if profile := IMAGE_PROFILES.get(numbers.profile):
+        return profile.image(pixels, numbers.image_size)
+    return preprocess(pixels[None], numbers.image_size, PIXEL_MEAN, PIXEL_STD)
 
 
 def memory_bytes() -> float:

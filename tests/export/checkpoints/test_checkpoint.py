@@ -16,11 +16,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from export.checkpoints.checkpoint import load_model, read_checkpoint
+from export.model.network import network
 from export.model.sam2 import Sam2
 from export.random_weights import random_state
 from export.variants import VARIANTS, Variant
 from runtime.errors import CheckpointError, MissingInput
-from tests.variants import TOY
+from tests.variants import TOY, TOY_LITEMEDSAM, TOY_MEDSAM, TOY_SAM
 
 # The rows that could be taken for each other, with a small network in place of the real one.
 SMALL = {
@@ -318,3 +319,63 @@ def test_a_hub_address_without_the_hubs_package_says_so(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(CheckpointError, match=r"could not be fetched.*huggingface_hub"):
         read_checkpoint("hf:wanglab/MedSAM2/MedSAM2_latest.pt")
+
+
+SINGLE = {
+    "sam_vit_b": replace(TOY_SAM, name="sam_vit_b"),
+    "medsam_vit_b": replace(TOY_MEDSAM, name="medsam_vit_b"),
+    "litemedsam": replace(TOY_LITEMEDSAM, name="litemedsam"),
+}
+
+
+@pytest.fixture
+def single_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export.checkpoints.checkpoint.VARIANTS", SMALL | SINGLE)
+
+
+@pytest.fixture(scope="module")
+def of_single() -> dict[str, State]:
+    return {name: random_state(network(row), seed=1) for name, row in SINGLE.items()}
+
+
+@pytest.mark.parametrize(
+    ("file", "weights", "model"),
+    [
+        ("sam_vit_b_01ec64.pth", "sam_vit_b", "sam_vit_b"),
+        ("medsam_vit_b.pth", "medsam_vit_b", "medsam_vit_b"),
+        ("lite_medsam.pth", "litemedsam", "litemedsam"),
+    ],
+)
+def test_networks_of_single_images_are_told_by_names_and_shapes(
+    file: str, weights: str, model: str, of_single: Any, single_table: None, tmp_path: Path
+) -> None:
+    state = of_single[weights]
+    read = read_checkpoint(saved(tmp_path / file, state))
+    assert read.variant.name == model
+    loaded = load_model(read).state_dict()
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(value, state[key]) for key, value in loaded.items())
+    nested = {"model": {f"module.{key}": value for key, value in state.items()}, "epoch": 3}
+    assert read_checkpoint(saved(tmp_path / file, nested)).entry == "model.module"
+
+
+def test_nobody_guesses_between_sam_and_medsam(
+    of_single: Any, single_table: None, tmp_path: Path
+) -> None:
+    path = saved(tmp_path / "vit_b_finetuned.pth", of_single["sam_vit_b"])
+    said = r"fits several models.*--model sam_vit_b \(\d+ pixels\) or --model medsam_vit_b"
+    with pytest.raises(CheckpointError, match=said):
+        read_checkpoint(path)
+    assert read_checkpoint(path, "medsam_vit_b").variant.profile == "medsam"
+
+
+def test_a_count_of_batches_is_no_weight_and_anything_else_in_whole_numbers_is_refused(
+    of_single: Any, single_table: None, tmp_path: Path
+) -> None:
+    state = dict(of_single["litemedsam"])
+    name = "image_encoder.patch_embed.seq.0.bn.num_batches_tracked"
+    state[name] = torch.tensor(12)
+    assert read_checkpoint(saved(tmp_path / "lite.pth", state)).state[name] == 12
+    state["image_encoder.neck.1.bias"] = torch.zeros(64, dtype=torch.int64)
+    with pytest.raises(CheckpointError, match=r"'image_encoder\.neck\.1\.bias' is int64"):
+        read_checkpoint(saved(tmp_path / "lite.pth", state))

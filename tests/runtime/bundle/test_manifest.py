@@ -241,7 +241,7 @@ def test_an_entry_that_is_lacking_or_wrong_is_named_with_what_was_wanted(
         ),
         (with_value({}, "files", graph_file(GRAPHS[1])), "files has an unknown 'memory_attention"),
         (without("files", ENCODER), f"files lacks {ENCODER}"),
-        (with_value("volume", "model", "kind"), "model.mem_dim is 0, wanted an integer from 1"),
+        (with_value("volume", "model", "kind"), "model.profile is 'sam', wanted one of sam2"),
     ],
 )
 def test_one_of_single_images_says_nothing_of_memory(

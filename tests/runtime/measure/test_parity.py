@@ -217,7 +217,7 @@ def test_a_model_is_itself() -> None:
     model, _ = fake_model(TELLING)
     calls = []
     found = compare_models(model, model, BARS["fp32"], 4, lambda: calls.append(1))
-    assert found["passed"] and len(calls) == num_steps(4)
+    assert found["passed"] and len(calls) == num_steps(4, model)
     names = {
         "click",
         "two boxes, clicks",
