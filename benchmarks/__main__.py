@@ -52,6 +52,9 @@ PROGRAM = Program(
         "soak": Subcommand(
             "benchmarks.speed.soak", "many sessions of the server, and what it has kept of them"
         ),
+        "cohort": Subcommand(
+            "benchmarks.speed.cohort", "studies an hour by workers, and what the driver keeps"
+        ),
         "phantoms": Subcommand("benchmarks.phantoms.write_phantoms", "labelled phantoms as files"),
         "fuzz": Subcommand(
             "benchmarks.fuzz.command", "damaged files: each read right, refused, or a fault"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 FILE_NAME = "results.parquet"
-STAGES = ("hash", "read", "load", "prompt", "propagate", "write", "total")
+STAGES = ("hash", "read", "load", "prompt", "propagate", "write", "total", "cpu")
 ROWS_AT_ONCE = 5000  # of a row group, and in memory
 COLUMNS = {
     "study": "string",
@@ -43,6 +44,7 @@ COLUMNS = {
     "modality": "string",
     "window": "string",
     **{f"ms_{stage}": "float64" for stage in STAGES},
+    "ended": "timestamp[ms]",
     "num_encodings": "int32",
     "size_bytes": "int64",
     "workers_lost": "int16",
@@ -75,6 +77,7 @@ def result_rows(studies: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]
             "modality": told.get("modality"),
             "window": told.get("window"),
             **{f"ms_{stage}": told.get("ms", {}).get(stage) for stage in STAGES},
+            "ended": _moment(told.get("ended_s")),
             "num_encodings": told.get("num_encodings"),
             "size_bytes": study["size_bytes"],
             "workers_lost": study["losses"],
@@ -132,6 +135,11 @@ def write_results(path: Path, studies: Iterable[Mapping[str, Any]]) -> int:
     write_whole(path, write, check)
     with parquet.ParquetFile(path) as file:
         return int(file.metadata.num_rows)
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    """In UTC."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
 
 
 def _sum(table: pyarrow.Table) -> int:

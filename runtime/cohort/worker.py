@@ -9,6 +9,7 @@ import time
 from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from runtime.bundle.bundle import open_bundle
 from runtime.cohort.outcome import StudyOutcome, StudyTask, failure, told_of
@@ -56,25 +57,29 @@ class StudyWorker:
 
     def do(self, task: StudyTask) -> StudyOutcome:
         """Segment one study. Whatever goes wrong is an outcome too."""
-        key = ""
+        key, started, cpu_started = "", time.perf_counter(), time.process_time()
         try:
-            started = time.perf_counter()
             job = self._settings.job_of(task.name, task.path, task.asked, self._output)
             key = self._settings.key_of(task.path, task.asked)
-            hashed_ms = 1000 * (time.perf_counter() - started)
+            hashed = time.perf_counter()
             if key == task.known_key:
                 return StudyOutcome(task.number, key=key, is_unchanged=True)
             with redirect_stderr(Silence()):
-                outcome = self._segment(task, job, key)
-            outcome.told["ms"]["hash"] = round(hashed_ms, 1)
-            outcome.told["ms"]["total"] = round(1000 * (time.perf_counter() - started), 1)
-            return outcome
+                told = self._segment(job)
+            seconds = {
+                "hash": hashed - started,
+                "total": time.perf_counter() - started,
+                "cpu": time.process_time() - cpu_started,
+            }
+            told["ms"] |= {name: round(1000 * s, 1) for name, s in seconds.items()}
+            told["ended_s"] = round(time.time(), 3)
+            return StudyOutcome(task.number, key=key, told=told)
         except Exception as error:
             return failure(task.number, error, key)
 
-    def _segment(self, task: StudyTask, job: Job, key: str) -> StudyOutcome:
+    def _segment(self, job: Job) -> dict[str, Any]:
         for path in (job.output, job.preview):
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
         report = segment_volume(job, self._model)
-        return StudyOutcome(task.number, key=key, told=told_of(report, job.output, self._name))
+        return told_of(report, job.output, self._name)

@@ -46,6 +46,7 @@ def told(doubt: float = 0.25, mask_bytes: int = 4) -> dict[str, object]:
         "ms": {"read": 1.0, "total": 2.0},
         "warnings": [],
         "mask_bytes": mask_bytes,
+        "ended_s": 1000.5,
         "worker": "here:1",
         "objects": [OBJECT | {"doubt": doubt}],
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -99,25 +98,24 @@ def test_the_contact_sheet_shows_the_doubtful_and_a_choice_of_the_rest() -> None
     assert chosen(names[:3]) == names[:3]
 
 
-def entry(*confidences: float | None, prompted: int = 0) -> dict[str, Any]:
-    """An object of a report: its confidence on each slice, None where nothing was found."""
+def entry(*slices: tuple[float, int], prompted: int = 0) -> dict[str, Any]:
+    """An object of a report: confidence and voxels of each slice."""
     rows = [
-        {
-            "slice": i,
-            "confidence": c or 0.0,
-            "voxels": 0 if c is None else 9,
-            "is_prompted": i == prompted,
-        }
-        for i, c in enumerate(confidences)
+        {"slice": i, "confidence": confidence, "voxels": voxels, "is_prompted": i == prompted}
+        for i, (confidence, voxels) in enumerate(slices)
     ]
-    return json.loads(json.dumps({"slices": rows}))
+    return {"slices": rows}
 
 
-def test_doubt_is_what_the_least_sure_slices_lack() -> None:
-    assert doubt_of(entry(0.9, 0.8, 0.7, 0.6, None), ()) == pytest.approx(0.3)
-    assert doubt_of(entry(0.9), ()) == pytest.approx(0.1)
-    assert doubt_of(entry(0.9, 0.9, 0.9), ["not_followed"]) == 1.0
-    assert doubt_of(entry(None, None), ()) == 1.0
-    assert confidence_of(entry(0.5, 0.7, None)) == pytest.approx(0.6)
-    assert doubtful_slice(entry(0.9, 0.4, None)) == 1
-    assert doubtful_slice(entry(None, None, prompted=1)) == 1
+def test_doubt_is_what_an_object_lacks_to_confidence() -> None:
+    object_ = entry((0.9, 30), (0.5, 10), (0.0, 0))
+    assert confidence_of(object_) == pytest.approx(0.8)
+    assert doubt_of(object_, ["low_confidence"]) == pytest.approx(0.2)
+    assert doubt_of(object_, ["not_followed"]) == 1.0
+    assert confidence_of(entry((0.0, 0))) == 0.0
+    assert doubt_of(entry((0.0, 0)), ()) == 1.0
+
+
+def test_the_slice_to_look_at_is_the_least_sure_one() -> None:
+    assert doubtful_slice(entry((0.9, 3), (0.4, 3), (0.0, 0))) == 1
+    assert doubtful_slice(entry((0.0, 0), (0.0, 0), prompted=1)) == 1
