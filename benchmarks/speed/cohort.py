@@ -51,7 +51,7 @@ def write_studies(folder: Path, count: int, shape: tuple[int, int, int], num_obj
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class DriverLook:
     """At the driver's process: when (seconds since 1970), resident MiB, seconds of processors so far."""
 
     at_s: float
@@ -59,17 +59,19 @@ class Look:
     cpu_s: float
 
 
-def look_at(pid: int) -> Look:
+def look_at(pid: int) -> DriverLook:
     """A look. Raises InputError where the process is gone, or the system does not tell."""
     mib = resident_mib(pid)
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError as error:
         raise InputError("times of processes are read from /proc, which is not here") from error
-    return Look(time.time(), mib, (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"))
+    return DriverLook(
+        time.time(), mib, (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    )
 
 
-def run(words: Sequence[str]) -> tuple[float, list[Look]]:
+def run(words: Sequence[str]) -> tuple[float, list[DriverLook]]:
     """The command's wall time in seconds, and looks at its process while it ran. Raises Sam2Error."""
     command = [sys.executable, "-m", "runtime.cohort", *words]
     looks = []
@@ -91,7 +93,7 @@ def run(words: Sequence[str]) -> tuple[float, list[Look]]:
 def figures(
     num_workers: int,
     wall_s: float,
-    looks: Sequence[Look],
+    looks: Sequence[DriverLook],
     rows: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """What a run tells.
@@ -128,7 +130,7 @@ def figures(
     }
 
 
-def _driver(looks: Sequence[Look], num_studies: int) -> dict[str, Any]:
+def _driver(looks: Sequence[DriverLook], num_studies: int) -> dict[str, Any]:
     """What the driver took from the first look to the last, between which were `1 - SETTLED` of the studies."""
     if len(looks) < 2:
         return {}

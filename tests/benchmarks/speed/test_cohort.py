@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.speed.cohort import Look, figures, write_studies
+from benchmarks.speed.cohort import DriverLook, figures, write_studies
 
 
 def test_what_a_study_costs_beside_its_own_time() -> None:
@@ -25,7 +25,7 @@ def test_what_a_study_costs_beside_its_own_time() -> None:
         }
         for i in range(10)
     ]
-    looks = [Look(since_s - 3 + t / 2, 100.0 + (t == 14), t / 10) for t in range(20)]
+    looks = [DriverLook(since_s - 3 + t / 2, 100.0 + (t == 14), t / 10) for t in range(20)]
     told = figures(2, 10.0, looks, [*rows, rows[0], {**rows[0], "study": "x", "state": "failed"}])
     assert told["studies"] == 10
     assert told["studies_per_hour"] == 3600 * 9 / 4
