@@ -32,7 +32,7 @@ class Setting:
         rules: of memory; None prompts every slice anew with the same prompt, without memory.
         is_ruined: some slices of the volume are noise.
         zoom: as for predictors.
-        has_defaults: memory, zoom and stop rule are the bundle's own.
+        has_defaults: memory, zoom, smoothing and stop rule are the bundle's own.
         every: tracks one slice of so many, and interpolates between them.
     """
 

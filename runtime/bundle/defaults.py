@@ -14,12 +14,14 @@ from runtime.files.strict_json import Integer, Number, Object, Rule, Text
 
 MAX_STOP_AFTER = 1000
 MAX_ZOOM = 100.0
+MAX_SMOOTH = 8.0  # pixels of the network's answer
 
 DEFAULTS_RULE: Rule = Object(
     optional={
         "memory": Object(required={"policy": Text(), "pick_up": Text()}),
         "stop": Object(required={"below": Number(0, 1), "after": Integer(1, MAX_STOP_AFTER)}),
         "zoom": Number(1, MAX_ZOOM),
+        "smooth": Number(0, MAX_SMOOTH),
         "measured": Object(others=True),  # for people
     }
 )
@@ -34,12 +36,14 @@ class Defaults:
         memory: `policy` and `pick_up` of `MemoryRules`; empty is SAM 2's own memory.
         stop: `below` and `after` of a `StopRule`; None never stops.
         zoom: a crop's side in extents of the object; None is the whole slice.
+        smooth: sigma of the Gaussian over a mask's logits, in pixels of the network's answer; 0 is none.
         measured: on what this was chosen, and its figures.
     """
 
     memory: Mapping[str, Any] = field(default_factory=dict)
     stop: Mapping[str, float] | None = None
     zoom: float | None = None
+    smooth: float = 0.0
     measured: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -54,4 +58,6 @@ class Defaults:
             entry["stop"] = dict(self.stop)
         if self.zoom is not None:
             entry["zoom"] = self.zoom
+        if self.smooth:
+            entry["smooth"] = self.smooth
         return entry | ({"measured": dict(self.measured)} if self.measured else {})

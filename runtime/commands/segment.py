@@ -26,6 +26,7 @@ from runtime.predictors.chosen import AUTO
 from runtime.predictors.flow import ORDERS
 from runtime.predictors.orientations import FUSIONS
 from runtime.predictors.presets import PRESETS
+from runtime.predictors.result import check_smooth
 from runtime.predictors.zoom import check_zoom
 from runtime.process.streams import print_result
 from runtime.process.subcommands import command_parser
@@ -186,6 +187,7 @@ def main(arguments: list[str] | None = None) -> None:
         memory=memory_rules_of(args),
         is_memory_chosen=is_memory_chosen(args),
         stop=stop_of_options(args),
+        smooth=args.smooth if args.smooth == AUTO else check_smooth(args.smooth),
         zoom=args.zoom if args.zoom == AUTO else check_zoom(args.zoom),
         preview=args.preview,
         bundle=args.bundle,

@@ -24,7 +24,7 @@ OF_BUNDLE = "default: what the bundle has measured, else"
 
 
 def add_sight_options(p: argparse.ArgumentParser) -> None:
-    """`--window` and `--zoom`."""
+    """`--window`, `--zoom` and `--smooth`."""
     p.add_argument("--window", default="auto", help="how intensities become 8 bits (%(default)s)")
     p.add_argument(
         "--zoom",
@@ -33,6 +33,14 @@ def add_sight_options(p: argparse.ArgumentParser) -> None:
         metavar="F",
         help="show the network a crop so many times the object's extent, such as 3; none: whole slices "
         f"({OF_BUNDLE} none; of images and videos: none)",
+    )
+    p.add_argument(
+        "--smooth",
+        type=number,
+        default=AUTO,
+        metavar="S",
+        help="make contours even: a Gaussian over the network's answer, sigma in its pixels, such as 0.7; none: as "
+        f"they are ({OF_BUNDLE} none; of images and videos: none)",
     )
 
 
@@ -153,6 +161,6 @@ def check_stop(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
 
 
 def number(text: str) -> float | Auto | None:
-    """What --stop-below or --zoom says. Raises ValueError for anything but a number, none or auto."""
+    """What --stop-below, --zoom or --smooth says. Raises ValueError for anything but a number, none or auto."""
     words: dict[str, Auto | None] = {"none": None, AUTO: AUTO}
     return words[text] if text in words else float(text)

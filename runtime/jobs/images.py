@@ -42,8 +42,7 @@ def segment_images(job: Job) -> dict[str, Any]:
     with clock("load"):
         bundle, model = open_bundle(job.bundle), job.load()
         job = job.settled("images", model.defaults)
-        zoom = None if job.zoom == AUTO else job.zoom
-        predictor = _predictor(job, model, zoom)
+        predictor = _predictor(job, model)
         predictor.set_images(images)
     with clock("prompt"):
         for object_id, prompts in job.calls:
@@ -90,10 +89,11 @@ def _read(job: Job, window: Window) -> tuple[Images, list[NDArray[np.uint8]]]:
     return pictures, images
 
 
-def _predictor(job: Job, model: Model, zoom: float | None) -> FlowPredictor | StillsPredictor:
+def _predictor(job: Job, model: Model) -> FlowPredictor | StillsPredictor:
     """By what the model can do. Raises InputError for options that it cannot have."""
     if model.numbers.kind == "volume":
-        return FlowPredictor(model, job.memory, job.max_memory, zoom)
+        zoom, smooth = (None if asked == AUTO else asked for asked in (job.zoom, job.smooth))
+        return FlowPredictor(model, job.memory, job.max_memory, zoom, smooth)
     check_without_memory(job, model)
     return StillsPredictor(model, job.max_memory)
 

@@ -27,8 +27,8 @@ from runtime.prompts.recist import Recist
 
 log = logging.getLogger("runtime")
 HOW_TO_MEASURE = (
-    "the bundle has no defaults of memory, zoom and stop rule, so these are as in SAM 2; what suits its network is "
-    "measured by: medsam2 calibrate %s --defaults --folder labelled/"
+    "the bundle has no defaults of memory, zoom, smoothing and stop rule, so these are as in SAM 2; what suits its "
+    "network is measured by: medsam2 calibrate %s --defaults --folder labelled/"
 )
 KINDS = ("volume", "images", "video")
 REVIEW = 10  # masks worth a look that a report lists
@@ -49,6 +49,7 @@ class Job:
         is_memory_chosen: whether their policy and pick-up were asked for, or are what the bundle says.
         stop: when an object is followed no further (volumes, videos); "auto" is what the bundle says.
         zoom: side of the crop that is shown to the network; "auto" is what the bundle says.
+        smooth: sigma of the Gaussian over logits; "auto" is what the bundle says.
         bundle, backend, threads, hint: as for `load`.
         max_memory: bytes of encoded slices or images to hold (volumes, images); None is a third of the machine's.
         window, series, affine: how to read.
@@ -72,6 +73,7 @@ class Job:
     is_memory_chosen: bool = True
     stop: StopRule | Auto | None = AUTO
     zoom: float | Auto | None = AUTO
+    smooth: float | Auto | None = AUTO
     preview: Path | None = None
     preview_tiles: int = TILES
     bundle: str | None = None
@@ -118,6 +120,7 @@ class Job:
             memory=self.memory if self.is_memory_chosen else replace(self.memory, **chosen.memory),
             stop=stop_of(chosen) if self.stop == AUTO else self.stop,
             zoom=chosen.zoom if self.zoom == AUTO else self.zoom,
+            smooth=chosen.smooth if self.smooth == AUTO else self.smooth,
         )
 
     @property
@@ -176,6 +179,7 @@ def check_without_memory(job: Job, model: Model) -> None:
     asked = {
         "--memory and --pick-up": job.is_memory_chosen,
         "--zoom": job.zoom not in (None, AUTO),
+        "--smooth": job.smooth not in (None, AUTO, 0.0),
         "--stop-below": job.stop not in (None, AUTO),
         "--preset": job.preset is not None,
         "--fuse": job.fuse is not None,

@@ -111,6 +111,7 @@ def make_report(
             "pick_up": job.memory.pick_up,
             "confidence": job.memory.confidence,
             "zoom": job.zoom,
+            "smooth": job.smooth or None,
             "stop": asdict(job.stop) if isinstance(job.stop, StopRule) else None,
             "affine": job.affine,
             "z_range": job.z_range and list(job.z_range),

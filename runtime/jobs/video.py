@@ -47,8 +47,8 @@ def segment_video(job: Job) -> dict[str, Any]:
         bundle, model = open_bundle(job.bundle), job.load()
         job = job.settled("video", model.defaults)
         rule = job.stop if isinstance(job.stop, StopRule) else None
-        zoom = None if job.zoom == AUTO else job.zoom
-        predictor = VideoPredictor(model, job.memory, rule, zoom)
+        zoom, smooth = (None if asked == AUTO else asked for asked in (job.zoom, job.smooth))
+        predictor = VideoPredictor(model, job.memory, rule, zoom, smooth)
     run = VideoRun(job, predictor, clock, min(asked))
     with tqdm(total=total, desc="segment", unit="frame", file=sys.stderr) as bar:
         while True:

@@ -130,6 +130,7 @@ def _write(
         "backend": model.backend.description,
         "memory": job.memory.policy,
         "zoom": str(job.zoom),
+        "smooth": str(job.smooth),
     }
     algorithm = Algorithm(
         model=model.numbers.name, serial=bundle.fingerprint, parameters=parameters
@@ -152,7 +153,8 @@ def _check(job: Job, volume: Volume) -> None:
 def _predictor(job: Job, model: Model) -> VolumePredictor | SlicewisePredictor:
     """By what the model can do. Raises InputError for options that it cannot have."""
     if model.numbers.kind == "volume":
-        return VolumePredictor(model, job.memory, job.max_memory, zoom=job.zoom)
+        bound = job.max_memory
+        return VolumePredictor(model, job.memory, bound, zoom=job.zoom, smooth=job.smooth)
     check_without_memory(job, model)
     if job.z_range is None:
         raise InputError(

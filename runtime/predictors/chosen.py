@@ -8,6 +8,7 @@ from typing import Literal
 from runtime.bundle.defaults import Defaults
 from runtime.memory import MemoryRules
 from runtime.model import Model
+from runtime.predictors.result import check_smooth
 from runtime.predictors.stop import StopRule
 from runtime.predictors.zoom import check_zoom
 
@@ -39,6 +40,14 @@ def zoom_factor(model: Model, asked: float | Auto | None) -> float | None:
     Raises InputError for any other than a finite number from 1.
     """
     return check_zoom(model.defaults.zoom if asked == AUTO else asked)
+
+
+def smoothing(model: Model, asked: float | Auto | None) -> float:
+    """Sigma of the Gaussian over logits: as asked for, as the bundle has it for "auto"; None is 0, which is none.
+
+    Raises InputError for any other than 0 to 8.
+    """
+    return check_smooth(model.defaults.smooth if asked == AUTO else asked)
 
 
 def stop_of(defaults: Defaults) -> StopRule | None:

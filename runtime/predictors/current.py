@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from runtime.errors import PromptError
-from runtime.predictors.result import Result, SliceMask
+from runtime.predictors.result import Result
 from runtime.predictors.tracker import Tracker
 from runtime.prompts.prompts import Prompt, shown
 
@@ -34,10 +34,7 @@ def current(tracker: Tracker, shapes: Sequence[tuple[int, int]], is_ordered: boo
     with tracker.lock:
         results = {i: obj.results() for i, obj in sorted(tracker.objects.items())}
     slices = {
-        i: {
-            z: SliceMask(z, i, answer.segmented, shapes[z], answer.crop)
-            for z, answer in masks.items()
-        }
+        i: {z: tracker.slice_mask(i, z, answer) for z, answer in masks.items()}
         for i, masks in results.items()
     }
     is_complete = bool(slices) and all(len(masks) == len(shapes) for masks in slices.values())

@@ -22,7 +22,7 @@ def device_mask(model: Model, slice_mask: SliceMask) -> DeviceArray:
         raise InputError(
             f"{model.backend.description} has no masks on a device; ask mask() of the slice's for one on the host"
         )
-    logits, numbers = memory.put(slice_mask.segmented.logits[None]), {"size": slice_mask.shape}
+    logits, numbers = memory.put(slice_mask.low_res[None]), {"size": slice_mask.shape}
     shapes = {"logits": logits.shape}
     outputs = {
         name: memory.empty(shape, dtype)

@@ -17,7 +17,7 @@ from runtime.predictors.current import current, object_ids, prompts_of
 from runtime.predictors.encoded import Encoded
 from runtime.predictors.image import check_image
 from runtime.predictors.prompted import check_prompts
-from runtime.predictors.result import Result, SliceMask
+from runtime.predictors.result import Result, SliceMask, check_smooth
 from runtime.predictors.runs import Run, Runs
 from runtime.predictors.tracker import FORWARD, Tracker
 from runtime.predictors.zoom import Zoom, check_zoom
@@ -44,6 +44,7 @@ class FlowPredictor:
         model: what `load` gives.
         memory: policy and pick-up; None keeps the latest images.
         max_feature_bytes: of encoded images to hold; None is a third of the machine's memory.
+        zoom, smooth: as for volumes; None is off.
 
     Raises InputError if the rules of memory do not fit the model, BundleError if it has no memory.
     """
@@ -54,10 +55,12 @@ class FlowPredictor:
         memory: MemoryRules | None = None,
         max_feature_bytes: int | None = None,
         zoom: float | None = None,
+        smooth: float | None = None,
     ) -> None:
         model.check_memory()
         self._model, self._max_feature_bytes = model, max_feature_bytes
         self._zoom = Zoom(check_zoom(zoom), model.numbers.image_size)
+        self._smooth = check_smooth(smooth)
         self._rules = memory or MemoryRules()
         self._rules.limits(model.numbers)
         self._tracker: Tracker | None = None
@@ -92,6 +95,7 @@ class FlowPredictor:
             shapes.__getitem__,  # of this set, whatever is set while a stream goes on
             len(taken),
             is_ordered=False,
+            smooth=self._smooth,
         )
 
     def add(self, *prompts: Prompt, object_id: int = 1) -> SliceMask:

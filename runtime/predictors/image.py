@@ -13,7 +13,7 @@ from runtime.model import Model
 from runtime.predictors.encoded import Encoded
 from runtime.predictors.framing import Framing
 from runtime.predictors.prompted import PromptedSlice, check_prompts
-from runtime.predictors.result import SliceMask
+from runtime.predictors.result import SliceMask, check_smooth
 from runtime.predictors.single import SinglePrompted, prompt_single
 from runtime.predictors.zoom import Zoom, check_zoom
 from runtime.predictors.zoomed import Asked, prompt_zoomed
@@ -35,15 +35,19 @@ class ImagePredictor:
         model: what `load` gives.
         zoom: side of the crop that the network is shown, in extents of the object (`runtime.predictors.zoom`); None
             shows it the whole image. A network without memory, which was never shown parts, has none.
+        smooth: as for volumes; None is off.
 
     Raises InputError for a zoom that is no number from 1, or that the model cannot have.
     """
 
-    def __init__(self, model: Model, zoom: float | None = None) -> None:
+    def __init__(
+        self, model: Model, zoom: float | None = None, smooth: float | None = None
+    ) -> None:
         self._model, self._zoom = model, Zoom(check_zoom(zoom), model.numbers.image_size)
         self._is_single = model.numbers.kind == "image"
         if self._is_single and self._zoom.factor is not None:
             raise InputError(f"{model.numbers.name} is shown whole images alone; leave zoom out")
+        self._smooth = check_smooth(smooth)
         self._encoded: Encoded | None = None
         self._shape = (0, 0)
         self._before: PromptedSlice | None = None
@@ -75,12 +79,14 @@ class ImagePredictor:
         asked = Asked(0, self._shape, prompts, self._before)
         confidence = self._model.confidence("iou")
         self._before = prompt_zoomed(self._model, self._encoded, self._zoom, asked, confidence)
-        return SliceMask(0, 1, self._before.segmented, self._shape, self._before.crop)
+        found = self._before
+        return SliceMask(0, 1, found.segmented, self._shape, found.crop, smooth=self._smooth)
 
     def _predict_single(self, features: Features, prompts: Sequence[Prompt]) -> SliceMask:
         framing = Framing.of(self._model.numbers, self._shape)
         self._single = prompt_single(self._model, features, framing, prompts, self._single)
-        return SliceMask(0, 1, self._single.segmented, self._shape, framing=framing)
+        segmented = self._single.segmented
+        return SliceMask(0, 1, segmented, self._shape, framing=framing, smooth=self._smooth)
 
     def reset(self) -> None:
         """Forget the prompts; the image stays encoded."""

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.resize import resize
+from kernels.smooth import smooth
+from runtime.bundle.defaults import MAX_SMOOTH
 from runtime.errors import InputError
 from runtime.prompts.prompts import is_whole, shown
 from runtime.track import Segmented
@@ -22,6 +24,19 @@ if TYPE_CHECKING:
     from runtime.predictors.region import Region
 
 Labels = NDArray[np.uint8 | np.uint16]
+
+
+def check_smooth(sigma: object) -> float:
+    """A sigma as a number; None is 0, which smooths nothing. Raises InputError for any other than 0 to 8."""
+    if sigma is None:
+        return 0.0
+    is_number = isinstance(sigma, int | float | np.number) and not isinstance(sigma, bool)
+    if not (is_number and 0 <= sigma <= MAX_SMOOTH):  # type: ignore[operator]
+        raise InputError(
+            f"smooth is {shown(sigma)}; wanted a number from 0 to {MAX_SMOOTH:g}, the sigma of a Gaussian in pixels "
+            "of the network's answer, or None"
+        )
+    return float(sigma)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +50,7 @@ class SliceMask:
         shape: (y, x) of the slice in pixels.
         crop: the part of the slice that the network was shown and its answer is of; None is all of it.
         framing: how the slice lay in the network's square, where the network sees single images.
+        smooth: sigma of the Gaussian that makes its contours even, in pixels of the network's answer; 0 is none.
     """
 
     slice: int
@@ -43,6 +59,7 @@ class SliceMask:
     shape: tuple[int, int]
     crop: Region | None = None
     framing: Framing | None = None
+    smooth: float = 0.0
 
     @property
     def confidence(self) -> float:
@@ -59,18 +76,23 @@ class SliceMask:
         """How much each of `memory_frames` weighed; 1 is SAM 2's equal merge."""
         return self.segmented.memory_weights
 
+    @property
+    def low_res(self) -> NDArray[np.float32]:
+        """Logits at the network's resolution, smoothed."""
+        return smooth(self.segmented.logits, self.smooth)
+
     def logits(self) -> NDArray[np.float32]:
         """Logits (y, x) at the slice's size; above zero is inside, and what was not shown is outside."""
         if self.framing is not None:
-            return self.framing.logits(self.segmented.logits)
+            return self.framing.logits(self.low_res)
         if self.crop is None:
-            return resize(self.segmented.logits, self.shape)
-        return self.crop.put_back(self.segmented.logits, self.shape)
+            return resize(self.low_res, self.shape)
+        return self.crop.put_back(self.low_res, self.shape)
 
     def with_logits(self, logits: NDArray[np.float32]) -> SliceMask:
         """The same with other logits (y, x), of the slice's size."""
         segmented = replace(self.segmented, low_res=logits)
-        return replace(self, segmented=segmented, crop=None, framing=None)
+        return replace(self, segmented=segmented, crop=None, framing=None, smooth=0.0)
 
     def mask(self) -> NDArray[np.bool_]:
         """Mask (y, x) at the slice's size."""

@@ -107,12 +107,16 @@ def between(first: SliceMask, last: SliceMask, along: float, index: int) -> Slic
     """
     nearer = first if along < 0.5 else last
     if first.crop == last.crop:
-        ends, crop = (first.segmented.logits, last.segmented.logits), first.crop
+        ends, crop, smooth = (
+            (first.segmented.logits, last.segmented.logits),
+            first.crop,
+            first.smooth,
+        )
     else:
-        ends, crop = (first.logits(), last.logits()), None
+        ends, crop, smooth = (first.logits(), last.logits()), None, 0.0
     logits = mixed(*ends, along)
     segmented = replace(nearer.segmented, low_res=logits, memory_frames=(), memory_weights=())
-    return replace(nearer, slice=index, segmented=segmented, crop=crop)
+    return replace(nearer, slice=index, segmented=segmented, crop=crop, smooth=smooth)
 
 
 def mixed(

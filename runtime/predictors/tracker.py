@@ -50,6 +50,7 @@ class Tracker:
         shape_of: slice number to its (y, x) in pixels.
         num_slices: of all.
         is_ordered: False for images of a set.
+        smooth: sigma of the Gaussian over logits of masks; 0 is none.
     """
 
     def __init__(
@@ -61,10 +62,11 @@ class Tracker:
         shape_of: Callable[[int], tuple[int, int]],
         num_slices: int,
         is_ordered: bool = True,
+        smooth: float = 0.0,
     ) -> None:
         self._model, self._encoded, self._features = model, encoded, encoded.cache
         self._shape_of, self.num_slices, self._is_ordered = shape_of, num_slices, is_ordered
-        self._zoom = zoom
+        self._zoom, self._smooth = zoom, smooth
         self.lock: AbstractContextManager[object] = RLock()
         self._memories = Memories(model, rules, encoded, shape_of, num_slices, is_ordered)
         self._confidence = model.confidence(rules.confidence)
@@ -104,7 +106,7 @@ class Tracker:
         self.history.note([object_id])
         self.objects[object_id] = obj
         obj.prompted = {**obj.prompted, index: prompted}
-        return self._slice_mask(object_id, index, prompted)
+        return self.slice_mask(object_id, index, prompted)
 
     @alone
     def reset(self, object_id: int | None) -> None:
@@ -137,13 +139,13 @@ class Tracker:
         for object_id in plans:
             obj = self.objects.get(object_id)
             for index, prompted in sorted(obj.prompted.items()) if obj else ():
-                yield self._slice_mask(object_id, index, prompted)
+                yield self.slice_mask(object_id, index, prompted)
                 if self._is_over(run):
                     return
         for object_id, chain, frames in to_come:
             steps = dict(chain.steps) if self._is_followed(object_id, chain) else {}
             for index in [frame for frame in frames if frame in steps]:
-                yield self._slice_mask(object_id, index, steps[index])
+                yield self.slice_mask(object_id, index, steps[index])
                 if self._is_over(run):
                     return
             frames[:] = [frame for frame in frames if frame not in steps]
@@ -205,7 +207,7 @@ class Tracker:
             self._memories.memorise(obj, chain.search, obj.prompted)
             obj.agree()
             if prompted := obj.prompted.get(frame):  # since this run began
-                masks.append(self._slice_mask(object_id, frame, prompted))
+                masks.append(self.slice_mask(object_id, frame, prompted))
             else:
                 batch.append((object_id, obj, chain, frames, frame))
         if batch:
@@ -217,7 +219,7 @@ class Tracker:
                 chain.num_remembered += 1
                 if chain.ends(run.stop, obj.prompted):
                     frames.clear()
-                masks.append(self._slice_mask(object_id, frame, step))
+                masks.append(self.slice_mask(object_id, frame, step))
         for *_, frames in ways:
             del frames[:1]
         return masks
@@ -271,7 +273,11 @@ class Tracker:
         again = self._memories.condition_again
         return Tracked(step.segmented, lambda: again(obj, chain, index), step.search.crop)
 
-    def _slice_mask(
+    def slice_mask(
         self, object_id: int, index: int, answer: PromptedSlice | TrackedSlice
     ) -> SliceMask:
-        return SliceMask(index, object_id, answer.segmented, self._shape_of(index), answer.crop)
+        """What is handed out of an answer."""
+        shape = self._shape_of(index)
+        return SliceMask(
+            index, object_id, answer.segmented, shape, answer.crop, smooth=self._smooth
+        )

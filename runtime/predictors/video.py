@@ -20,7 +20,7 @@ from runtime.predictors.followed_object import FollowedObject, ObjectMemory
 from runtime.predictors.image import check_image
 from runtime.predictors.prompted import PromptedSlice, Tracked, check_prompts, mask_in
 from runtime.predictors.region import Region
-from runtime.predictors.result import SliceMask
+from runtime.predictors.result import SliceMask, check_smooth
 from runtime.predictors.runs import alone
 from runtime.predictors.stop import End, StopRule
 from runtime.predictors.tracker import FORWARD, MAX_ROWS
@@ -51,6 +51,7 @@ class VideoPredictor:
         zoom: side of the crop that the network is shown, in extents of the object (`runtime.predictors.zoom`); None
             shows it whole frames. With it the frames on which an object was prompted are kept, as is the last one on
             which it was surely found, for a crop that becomes wider.
+        smooth: as for volumes; None is off.
 
     Raises InputError if the rules of memory do not fit the model, or the zoom is no number from 1, BundleError for a
     model without memory.
@@ -62,10 +63,12 @@ class VideoPredictor:
         memory: MemoryRules | None = None,
         stop: StopRule | None = None,
         zoom: float | None = None,
+        smooth: float | None = None,
     ) -> None:
         model.check_memory()
         self._model, self._stop = model, stop
         self._zoom = Zoom(check_zoom(zoom), model.numbers.image_size)
+        self._smooth = check_smooth(smooth)
         self._rules = memory or MemoryRules()
         self._rules.limits(model.numbers)
         self._confidence = model.confidence(self._rules.confidence)
@@ -262,7 +265,7 @@ class VideoPredictor:
         return lambda: self._model.condition(**inputs)
 
     def _slice_mask(self, object_id: int, segmented: Segmented, crop: Region | None) -> SliceMask:
-        return SliceMask(self.index, object_id, segmented, self._shape, crop)
+        return SliceMask(self.index, object_id, segmented, self._shape, crop, smooth=self._smooth)
 
     @property
     def _shape(self) -> tuple[int, int]:

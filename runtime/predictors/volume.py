@@ -12,7 +12,7 @@ from runtime.io.volumes.volume import Volume
 from runtime.io.window import Window
 from runtime.memory import MemoryRules
 from runtime.model import Model
-from runtime.predictors.chosen import AUTO, Auto, memory_rules, stop_rule, zoom_factor
+from runtime.predictors.chosen import AUTO, Auto, memory_rules, smoothing, stop_rule, zoom_factor
 from runtime.predictors.current import current, object_ids, prompts_of
 from runtime.predictors.eight_bits import eight_bits
 from runtime.predictors.encoded import Encoded
@@ -58,8 +58,10 @@ class VolumePredictor:
         zoom: side of the crop that the network is shown, in extents of the object (`runtime.predictors.zoom`), such as
             3.0; "auto" is what the bundle has chosen, None shows it whole slices. A crop follows an object that grows
             or drifts by becoming wider.
+        smooth: sigma of the Gaussian over a mask's logits, in pixels of the network's answer, such as 0.7, for even
+            contours; "auto" is what the bundle has chosen, None smooths nothing. What is remembered stays as it was.
 
-    Raises InputError if the rules of memory, or the encodings, do not fit the model, or the zoom is no number from 1,
+    Raises InputError if the rules of memory, or the encodings, do not fit the model, or zoom or smooth is none,
     BundleError for a model without memory.
     """
 
@@ -70,10 +72,12 @@ class VolumePredictor:
         max_feature_bytes: int | None = None,
         encodings: Encodings | None = None,
         zoom: float | Auto | None = AUTO,
+        smooth: float | Auto | None = AUTO,
     ) -> None:
         model.check_memory()
         self._model, self._max_feature_bytes = model, max_feature_bytes
         self._factor, self._encodings = zoom_factor(model, zoom), encodings
+        self._smooth = smoothing(model, smooth)
         if encodings is not None and encodings.model is not model:
             raise InputError("the encodings are of another model; make them with this one")
         self._rules = memory_rules(model, memory)
@@ -115,14 +119,15 @@ class VolumePredictor:
 
         `shape` is (z, y, x) of all, `spacing_mm` of pixels (y, x); `pixels` is empty then.
         """
-        depth, height, width = self._shape = shape
+        self._shape, depth = shape, shape[0]
+        shapes = (shape[1:],) * depth
         self.pixels = np.zeros((0, 0, 0), np.uint8)
         self._tracker = None  # what it holds is taken over
         source = self._model if self._encodings is None else self._encodings
         seen = Encoded(source, read_slice, self._max_feature_bytes)
         zoom = Zoom(self._factor, self._model.numbers.image_size, spacing_mm)
         self._tracker = Tracker(
-            self._model, self._rules, seen, zoom, lambda index: (height, width), depth
+            self._model, self._rules, seen, zoom, shapes.__getitem__, depth, smooth=self._smooth
         )
 
     def pixels_on_host(self) -> NDArray[np.uint8]:
@@ -136,7 +141,8 @@ class VolumePredictor:
 
     def another_view(self, pixels: NDArray[np.uint8]) -> VolumePredictor:
         """A predictor of the same model and rules for other pixels (z, y, x), such as planes along another axis."""
-        view = VolumePredictor(self._model, self._rules, self._max_feature_bytes, zoom=self._factor)
+        rules, bound = self._rules, self._max_feature_bytes
+        view = VolumePredictor(self._model, rules, bound, None, self._factor, self._smooth)
         view.set_volume(pixels, "none")
         return view
 

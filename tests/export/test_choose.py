@@ -15,6 +15,7 @@ from export.choose import (
     MIN_GAIN,
     MIN_OBJECTS,
     PLAIN,
+    SMOOTHS,
     STOPS,
     Candidate,
     Tried,
@@ -39,7 +40,9 @@ BEST = Candidate("confident_and_latest", "all")
 
 
 def tried(
-    dice: float, with_rules: dict[StopRule, tuple[float, float]] | None = None
+    dice: float,
+    with_rules: dict[StopRule, tuple[float, float]] | None = None,
+    smoothed: dict[float, float] | None = None,
 ) -> list[Tried]:
     """As many objects as needed, all alike; a rule that is not named costs a tenth and saves nothing."""
     rules = {rule: (dice - 0.1, 1.0) for rule in STOPS} | (with_rules or {})
@@ -48,6 +51,7 @@ def tried(
             f"object {i}",
             {None: dice, **{rule: d for rule, (d, _) in rules.items()}},
             {None: 1.0, **{rule: share for rule, (_, share) in rules.items()}},
+            smoothed or {},
         )
         for i in range(MIN_OBJECTS)
     ]
@@ -82,6 +86,16 @@ def test_of_the_rules_that_cost_nothing_the_one_that_saves_most_is_chosen() -> N
     assert found.stop == {"below": same.below, "after": same.after}
     assert found.measured["visited"] == 0.5
     assert StopRule(**found.stop) == same
+
+
+def test_the_best_smoothing_is_chosen_where_it_is_worth_it() -> None:
+    found = choose({PLAIN: tried(0.7, smoothed={0.5: 0.71, 1.0: 0.73, 2.0: 0.6})})
+    assert found.smooth == 1.0
+    assert found.measured["dice_gained_by_smoothing"] == 0.03
+    little = choose({PLAIN: tried(0.7, smoothed={0.5: 0.7 + MIN_GAIN / 2})})
+    assert little.smooth == 0.0 and "dice_gained_by_smoothing" not in little.measured
+    of_best = {PLAIN: tried(0.7, smoothed={0.5: 0.9}), BEST: tried(0.8, smoothed={0.5: 0.7})}
+    assert choose(of_best).smooth == 0.0
 
 
 def test_the_first_candidate_is_sam_2s_own_and_all_are_different() -> None:
@@ -122,6 +136,13 @@ def test_figures_of_a_run_are_those_of_its_masks() -> None:
         both = 2 * (mask & case.truth).sum() / (mask.sum() + case.truth.sum())
         assert found.dice[rule] == pytest.approx(both)
         assert found.visited[rule] == pytest.approx(len(result.slices[1]) / len(WORTH))
+    for sigma in SMOOTHS:
+        predictor = VolumePredictor(model, MemoryRules(), smooth=sigma)
+        predictor.set_volume(case.volume, "none")
+        predictor.add(Box(slice=7, y=(2, 12), x=(2, 12)))
+        mask = predictor.propagate().mask(1)
+        both = 2 * (mask & case.truth).sum() / (mask.sum() + case.truth.sum())
+        assert found.smoothed[sigma] == pytest.approx(both)
 
 
 @pytest.fixture
@@ -155,7 +176,7 @@ def test_the_command_writes_what_it_has_chosen_and_takes_it_out_again(
     after = open_bundle(bundle)
     assert after.defaults.entry() == report["defaults"]
     assert after.defaults.measured["objects"] == 9
-    assert len(report["tried"]) == len(candidates()) * (1 + len(STOPS))
+    assert len(report["tried"]) == len(candidates()) * (1 + len(STOPS) + len(SMOOTHS))
     assert after.fingerprint == before.fingerprint
     assert {**after.manifest, "defaults": None} == {**before.manifest, "defaults": None}
     main([str(bundle), "--method", "none", "--defaults"])
@@ -189,12 +210,14 @@ def test_labelled_volumes_are_wanted(bundle: Path) -> None:
 
 
 def test_the_summary_holds_every_way() -> None:
-    rows = summary({PLAIN: tried(0.7), BEST: tried(0.75)})
-    assert len(rows) == 2 * (1 + len(STOPS))
+    rows = summary({PLAIN: tried(0.7), BEST: tried(0.75, smoothed={0.5: 0.76})})
+    assert len(rows) == 2 * (1 + len(STOPS)) + 1
+    assert (rows[-1]["smooth"], rows[-1]["dice"], rows[-1]["stop"]) == (0.5, 0.76, None)
     assert rows[0] == {
         "policy": "fifo",
         "pick_up": "all",
         "zoom": None,
+        "smooth": 0.0,
         "stop": None,
         "dice": 0.7,
         "visited": 1.0,

@@ -25,6 +25,7 @@ WHOLE: dict[str, Any] = {
     "memory": {"policy": "confident_and_latest", "pick_up": "weighted"},
     "stop": {"below": 0.25, "after": 2},
     "zoom": 3.0,
+    "smooth": 0.7,
     "measured": {"objects": 24, "dice": 0.8},
 }
 
@@ -46,7 +47,7 @@ def test_a_bundle_without_any_has_all_of_it_off(tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_text(json.dumps(manifest()))
     found = open_bundle(tmp_path).defaults
     assert found == Defaults()
-    assert (found.stop, found.zoom, found.memory) == (None, None, {})
+    assert (found.stop, found.zoom, found.smooth, found.memory) == (None, None, 0.0, {})
 
 
 @pytest.mark.parametrize(
@@ -68,6 +69,9 @@ def test_a_bundle_without_any_has_all_of_it_off(tmp_path: Path) -> None:
         {"zoom": 0.5},
         {"zoom": 1e9},
         {"zoom": None},
+        {"smooth": -0.1},
+        {"smooth": 9},
+        {"smooth": True},
         {"measured": 0.8},
     ],
 )

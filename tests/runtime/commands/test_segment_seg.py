@@ -111,7 +111,7 @@ def test_codes_and_what_made_it(run: Run, tmp_path: Path) -> None:
     assert segment.segment_label == "Liver 1"
     algorithm = segment.algorithm_identification
     assert (algorithm.name, algorithm.version) == ("medsam2-runtime", __version__)
-    assert set(algorithm.parameters) == {"backend", "memory", "zoom"}
+    assert set(algorithm.parameters) == {"backend", "memory", "zoom", "smooth"}
     assert there.DeviceSerialNumber == open_bundle().fingerprint
     assert there.ManufacturerModelName == report["model"]["name"]
     assert there.PatientID == "P7"

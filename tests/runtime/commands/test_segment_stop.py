@@ -132,6 +132,9 @@ def test_what_makes_no_sense_is_a_usage_error(kind: str, words: tuple[str, ...],
         (("--stop-below", "nan"), "stop_below is nan"),
         (("--zoom", "0.5"), "zoom"),
         (("--zoom", "nan"), "zoom"),
+        (("--smooth", "-1"), "smooth is -1"),
+        (("--smooth", "nan"), "smooth is nan"),
+        (("--smooth", "9"), "smooth is 9"),
         (("--stop-below", "0.5", "--stop-after", "0"), "stop_after is 0"),
     ],
 )
@@ -273,7 +276,7 @@ def test_a_job_is_settled_once() -> None:
     zoomed = replace(MEASURED, zoom=3.0)
     assert job.settled("volume", zoomed).zoom == 3.0
     assert replace(job, zoom=None).settled("volume", zoomed).zoom is None
-    assert job.settled("images", zoomed) == replace(job, stop=None, zoom=None)
+    assert job.settled("images", zoomed) == replace(job, stop=None, zoom=None, smooth=0.0)
     assert replace(job, preset="medsam2_lesion").settled("volume", zoomed).zoom is None
 
 
@@ -286,3 +289,18 @@ def test_zoom_is_used_and_reported(kind: str, run: Run) -> None:
         run(kind, "--zoom", "none", defaults=replace(MEASURED, zoom=3.0))["options"]["zoom"] is None
     )
     assert run(kind, "--zoom", "2.5")["options"]["zoom"] == 2.5
+
+
+@pytest.mark.parametrize("kind", ["volume", "images", "video"])
+def test_smoothing_is_used_and_reported(kind: str, run: Run) -> None:
+    smooth = replace(MEASURED, smooth=2.0)
+    plain = run(kind)
+    chosen = run(kind, defaults=smooth)
+    assert plain["options"]["smooth"] is None
+    assert chosen["options"]["smooth"] == (2.0 if kind == "volume" else None)
+    assert run(kind, "--smooth", "none", defaults=smooth)["options"]["smooth"] is None
+    asked = run(kind, "--smooth", "2")
+    assert asked["options"]["smooth"] == 2.0
+    (row,) = (row for row in asked["objects"][0]["slices"] if row["is_prompted"])
+    (as_it_is,) = (row for row in plain["objects"][0]["slices"] if row["is_prompted"])
+    assert row["voxels"] < as_it_is["voxels"], "corners are rounded"

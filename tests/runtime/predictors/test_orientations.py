@@ -371,15 +371,17 @@ def test_the_other_axes_remember_by_the_same_rules(monkeypatch: pytest.MonkeyPat
             model: Model,
             memory: MemoryRules,
             max_feature_bytes: int,
+            encodings: None = None,
             zoom: float | None = None,
+            smooth: float | None = None,
         ) -> None:
-            made.append((memory, max_feature_bytes, zoom))
-            super().__init__(model, memory, max_feature_bytes, zoom=zoom)
+            made.append((memory, max_feature_bytes, zoom, smooth))
+            super().__init__(model, memory, max_feature_bytes, zoom=zoom, smooth=smooth)
 
     monkeypatch.setattr(runtime.predictors.volume, "VolumePredictor", Watched)
     rules = MemoryRules(policy="self_sorting", pick_up="weighted")
-    predictor = Watched(fake_model(TELLING)[0], rules, 10**6, 20.0)
+    predictor = Watched(fake_model(TELLING)[0], rules, 10**6, None, 20.0, 0.5)
     predictor.set_volume(PHANTOM.pixels)
     predictor.add(PHANTOM.box(KEY, 1))
     fuse_orientations(predictor, predictor.propagate(), SPACING_MM)
-    assert made == [(rules, 10**6, 20.0)] * 3
+    assert made == [(rules, 10**6, 20.0, 0.5)] * 3

@@ -4,15 +4,18 @@ import copy
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from kernels.smooth import smooth
 from runtime.bundle.tensors import LowResMask
 from runtime.errors import InputError
-from runtime.predictors.result import Result, SliceMask
+from runtime.predictors.region import Region
+from runtime.predictors.result import Result, SliceMask, check_smooth
 from runtime.prompts.prompts import MAX_OBJECT_ID
 from runtime.track import Segmented
 
@@ -46,6 +49,24 @@ def columns(start: int, stop: int, level: float) -> np.ndarray:
     logits = np.full((SIDE, SIDE), -1.0, np.float32)
     logits[:, start:stop] = level
     return logits
+
+
+@pytest.mark.parametrize("crop", [None, Region((4, 12), (2, 18))])
+def test_a_mask_is_smoothed_before_it_is_resized(crop: Region | None) -> None:
+    logits = np.random.default_rng(0).normal(0, 4, (SIDE, SIDE)).astype(np.float32)
+    plain = SliceMask(0, 1, slice_mask(0, 1, logits).segmented, (16, 24), crop)
+    by_hand = replace(plain, segmented=replace(plain.segmented, low_res=smooth(logits, 0.7)))
+    found = replace(plain, smooth=0.7)
+    np.testing.assert_array_equal(found.logits(), by_hand.logits())
+    assert (found.mask() != plain.mask()).any()
+    np.testing.assert_array_equal(found.segmented.logits, logits)
+
+
+@pytest.mark.parametrize("sigma", [-0.1, 8.1, np.nan, np.inf, "1", True])
+def test_a_smoothing_is_a_number_within_reason(sigma: Any) -> None:
+    with pytest.raises(InputError, match="sigma of a Gaussian"):
+        check_smooth(sigma)
+    assert (check_smooth(None), check_smooth(1)) == (0.0, 1.0)
 
 
 def test_masks_are_what_is_above_zero_at_the_size_of_the_slice() -> None:

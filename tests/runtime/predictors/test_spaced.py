@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -100,5 +102,8 @@ def test_masks_of_other_crops_are_mixed_where_they_lie() -> None:
     assert mixed.crop is None
     columns = mixed.mask().any(0)
     assert columns[4:8].all() and not columns[[0, 15]].any()
+    smoothed = [replace(mask_of(i, 4.0, left), smooth=0.7) for i in (0, 2)]
+    assert between(*smoothed, 0.5, 1).smooth == 0.7
+    assert between(smoothed[0], mask_of(2, 4.0, right), 0.5, 1).smooth == 0.0, "it is by then"
     same = between(mask_of(0, 4.0, left), mask_of(2, 4.0, left), 0.5, 1)
     assert same.crop == left and same.mask()[:, :8].all() and not same.mask()[:, 8:].any()
