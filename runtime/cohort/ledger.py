@@ -83,7 +83,7 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with _said(folder):
+        with said(folder):
             self._db = sqlite3.connect(
                 folder / FILE_NAME, timeout=BUSY_S, isolation_level=None, check_same_thread=False
             )
@@ -219,7 +219,7 @@ class Ledger:
     @contextmanager
     def _change(self) -> Iterator[None]:
         """One transaction."""
-        with _said(self.folder):
+        with said(self.folder):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -241,7 +241,7 @@ def _task(row: sqlite3.Row, folder: Path) -> StudyTask:
 
 
 @contextmanager
-def _said(folder: Path) -> Iterator[None]:
+def said(folder: Path) -> Iterator[None]:
     """What SQLite refuses, in our words."""
     try:
         yield

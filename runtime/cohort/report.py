@@ -81,6 +81,7 @@ def write_report(
     counts: Counts,
     about: Sequence[str],
     caution: str | None,
+    reviewed: Sequence[tuple[str, int, float, float]] = (),
 ) -> Path:
     """Write the page, whole and read back or not at all. Raises Sam2Error.
 
@@ -90,11 +91,12 @@ def write_report(
         counts: of all.
         about: lines that say of what and with what.
         caution: about the weights, or None.
+        reviewed: verdict, number of objects, and means of seconds and clicks.
     """
     overview = CohortFigures()
     for study in studies:
         overview.add(study)
-    text = page("Cohort", _body(folder, overview, counts, about, caution))
+    text = page("Cohort", _body(folder, overview, counts, about, caution, reviewed))
     path = folder / FILE_NAME
 
     def check(part: Path) -> None:
@@ -107,7 +109,12 @@ def write_report(
 
 
 def _body(
-    folder: Path, overview: CohortFigures, counts: Counts, about: Sequence[str], caution: str | None
+    folder: Path,
+    overview: CohortFigures,
+    counts: Counts,
+    about: Sequence[str],
+    caution: str | None,
+    reviewed: Sequence[tuple[str, int, float, float]],
 ) -> list[str]:
     states = f"{counts.done} done, {counts.failed} failed, {counts.waiting} waiting"
     body = [
@@ -139,6 +146,9 @@ def _body(
         )
         heads3 = ("Study", "Exit code", "Why")
         body += ["<h2>Failed</h2>", f"<p>{escape(codes)}.</p>", table(heads3, overview.failures)]
+    if reviewed:
+        heads4 = ("Verdict", "Objects", "Seconds, mean", "Clicks, mean")
+        body += ["<h2>Reviewed</h2>", table(heads4, reviewed)]
     body += [
         "<h2>Review queue</h2>",
         f"<p>The {min(QUEUE, overview.num_objects)} most doubtful objects; all of them are in results.parquet "

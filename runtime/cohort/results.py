@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runtime.cohort.review import Decisions
 from runtime.errors import Sam2Error
 from runtime.files.atomic import write_whole
 from runtime.process.packages import DISTRIBUTION
@@ -45,6 +46,11 @@ COLUMNS = {
     "window": "string",
     **{f"ms_{stage}": "float64" for stage in STAGES},
     "ended": "timestamp[ms]",
+    "verdict": "string",
+    "reviewer": "string",
+    "corrected_mask": "string",
+    "review_seconds": "float64",
+    "review_clicks": "int32",
     "num_encodings": "int32",
     "size_bytes": "int64",
     "workers_lost": "int16",
@@ -57,8 +63,10 @@ COLUMNS = {
 """Name of a column to its type; docs/cohort.md says what each holds. What nobody knows is null."""
 
 
-def result_rows(studies: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Rows of the table from the ledger's."""
+def result_rows(
+    studies: Iterable[Mapping[str, Any]], decisions: Decisions
+) -> Iterator[dict[str, Any]]:
+    """Rows of the table from the ledger's, and what people have decided."""
     for study in studies:
         told = study["told"]
         spacing = told.get("spacing_mm") or (None, None, None)
@@ -89,6 +97,7 @@ def result_rows(studies: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]
         }
         for entry in told.get("objects", ()) if study["state"] == "done" else ({},):
             extent = entry.get("extent") or (None, None)
+            decision = decisions.get((study["name"], entry.get("id", 0)))
             row = {
                 **common,
                 "object": entry.get("id"),
@@ -100,12 +109,17 @@ def result_rows(studies: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]
                 "confidence": entry.get("confidence"),
                 "review_score": entry.get("doubt"),
                 "review_slice": entry.get("slice"),
+                "verdict": decision and decision.verdict,
+                "reviewer": decision and decision.who,
+                "corrected_mask": (decision and decision.corrected) or None,
+                "review_seconds": decision and decision.seconds,
+                "review_clicks": decision and decision.clicks,
                 "warnings": ",".join(entry.get("warnings", ())) or None,
             }
             yield {name: row[name] for name in COLUMNS}
 
 
-def write_results(path: Path, studies: Iterable[Mapping[str, Any]]) -> int:
+def write_results(path: Path, studies: Iterable[Mapping[str, Any]], decisions: Decisions) -> int:
     """Write the table, whole and read back or not at all; memory does not grow with it. Returns the number of rows.
 
     Raises Sam2Error.
@@ -117,7 +131,7 @@ def write_results(path: Path, studies: Iterable[Mapping[str, Any]]) -> int:
     sums: list[int] = []
 
     def write(part: Path) -> None:
-        rows = result_rows(studies)
+        rows = result_rows(studies, decisions)
         with parquet.ParquetWriter(part, schema, compression="zstd") as writer:
             while batch := list(islice(rows, ROWS_AT_ONCE)):
                 table = pyarrow.Table.from_pylist(batch, schema=schema)

@@ -23,9 +23,11 @@ from runtime.cohort.ray_executor import RayExecutor, Share
 from runtime.cohort.report import write_report
 from runtime.cohort.results import FILE_NAME as RESULTS
 from runtime.cohort.results import write_results
+from runtime.cohort.review import Review, summary
 from runtime.cohort.settings import Settings
 from runtime.cohort.table import read_table
 from runtime.cohort.worker import Silence
+from runtime.commands import cohort_export
 from runtime.commands.cohort_options import parser
 from runtime.commands.segment_options import (
     check_stop,
@@ -46,13 +48,18 @@ from runtime.version import __version__
 
 log = logging.getLogger("runtime")
 
+EXPORT = "export"
 PREVIEW_TILES = 4  # of a study's preview: one row
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == [EXPORT]:
+        cohort_export.main(words[1:])
+        return
     p = parser()
-    args = p.parse_args(arguments)
+    args = p.parse_args(words)
     check_stop(p, args)
     if is_dicom_told(args) and args.format != "dicom-seg":
         p.error("--code, --category, --seg-type and --keep-empty-frames are for --format dicom-seg")
@@ -160,6 +167,8 @@ def _meet(args: argparse.Namespace, ledger: Ledger, settings: Settings) -> None:
     if before not in (None, str(sayable(str(root)))):
         raise InputError(f"{args.output} is the cohort of {before}; name another output for {root}")
     ledger.note("input", str(sayable(str(root))))
+    ledger.note("window", args.window)
+    ledger.note("affine", args.affine or "")
     studies = read_table(args.table, root) if args.table else find_studies(root)
     ledger.meet(studies, settings.key, args.retry)
     if gone := ledger.check_masks():
@@ -214,13 +223,16 @@ def _tell(
     """Write table and page. Returns where they are, and how far the cohort is."""
     counts = ledger.counts()
     results = args.output / RESULTS
-    num_rows = write_results(results, ledger.rows())
+    decisions = Review(args.output).latest()
+    num_rows = write_results(results, ledger.rows(), decisions)
     about = [
         f"Studies of {ledger.about('input')}",
         f"{bundle.model.name} at {bundle.model.image_size} pixels, weights {bundle.licence}, "
         f"{DISTRIBUTION} {__version__}, settings {settings.key[:12]}",
     ]
-    report = write_report(args.output, ledger.rows("doubt"), counts, about, bundle.caution)
+    report = write_report(
+        args.output, ledger.rows("doubt"), counts, about, bundle.caution, summary(decisions)
+    )
     return {
         "output": str(args.output),
         "studies": {"done": counts.done, "failed": counts.failed, "waiting": counts.waiting},

@@ -14,6 +14,7 @@ from runtime.cohort.ledger import Ledger
 from runtime.cohort.outcome import StudyOutcome, failure
 from runtime.cohort.report import PICTURES, chosen, write_report
 from runtime.cohort.results import COLUMNS, result_rows, write_results
+from runtime.cohort.review import Decision
 from runtime.errors import InputError, Sam2Error
 from tests.runtime.cohort.fakes import OBJECT, ledger_of, study, told
 
@@ -32,7 +33,12 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 def test_every_study_has_a_row(ledger: Ledger) -> None:
-    rows = [*result_rows(ledger.rows())]
+    said = {("a<b>", 2): Decision("a<b>", 2, "rejected", "me", "k", 5.0, 2)}
+    rows = [*result_rows(ledger.rows(), said)]
+    assert [(row["verdict"], row["review_clicks"]) for row in rows[:2]] == [
+        (None, None),
+        ("rejected", 2),
+    ]
     assert [(row["study"], row["object"], row["state"], row["exit_code"]) for row in rows] == [
         ("a<b>", 1, "done", 0),
         ("a<b>", 2, "done", 0),
@@ -46,9 +52,9 @@ def test_every_study_has_a_row(ledger: Ledger) -> None:
 
 def test_the_table_is_what_the_rows_are(ledger: Ledger, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    assert write_results(tmp_path / "results.parquet", ledger.rows()) == 4
+    assert write_results(tmp_path / "results.parquet", ledger.rows(), {}) == 4
     assert parquet.read_table(tmp_path / "results.parquet").to_pylist() == [
-        *result_rows(ledger.rows())
+        *result_rows(ledger.rows(), {})
     ]
 
 
@@ -64,7 +70,7 @@ def test_a_table_that_reads_back_otherwise_is_not_kept(
 
     monkeypatch.setattr(parquet, "ParquetWriter", Forgetful)
     with pytest.raises(Sam2Error, match="differs"):
-        write_results(tmp_path / "results.parquet", ledger.rows())
+        write_results(tmp_path / "results.parquet", ledger.rows(), {})
     assert (tmp_path / "results.parquet").read_bytes() == b"before"
 
 

@@ -1,0 +1,206 @@
+"""Labels that somebody has accepted, as NIfTI pairs, DICOM Segmentations, or MedSAM2's training files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.cohort.review import Decision, Decisions, Review
+from runtime.errors import InputError, Sam2Error
+from runtime.files.atomic import write_bytes, write_whole
+from runtime.io.dicom import is_dicom, read_segmentation
+from runtime.io.dicom.seg import SegmentationOptions, write_segmentation
+from runtime.io.read import read_volume
+from runtime.io.volumes.itk import sitk
+from runtime.io.volumes.nifti_forms import AFFINES
+from runtime.io.volumes.npz import read_npz, read_npz_labels
+from runtime.io.volumes.volume import Volume
+from runtime.io.window import apply_window
+from runtime.io.write import write_mask
+
+NIFTI = ".nii.gz"
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A study with what is taken of its objects.
+
+    Attributes:
+        name: of the study.
+        path: of its volume.
+        volume: the same, read.
+        labels: (z, y, x), object ids, 0 outside.
+        window: in which the network saw it.
+        affine: which of NIfTI's was taken, where that had to be said.
+    """
+
+    name: str
+    path: Path
+    volume: Volume
+    labels: NDArray[np.uint8 | np.uint16]
+    window: str = "auto"
+    affine: str | None = None
+
+    @property
+    def num_objects(self) -> int:
+        """With a voxel."""
+        return len(np.unique(self.labels[self.labels > 0]))
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A study without an object that is taken, or one that cannot be read, and why."""
+
+    name: str
+    error: str = ""
+
+
+def taken(entry: Mapping[str, Any], decision: Decision | None, takes_all: bool) -> bool:
+    """Whether an object is taken: somebody has accepted or corrected it, or with `takes_all` not rejected it.
+
+    Of what nobody has decided, objects that were found nowhere are left out.
+    """
+    if decision is None:
+        return takes_all and entry["voxels"] > 0
+    return decision.verdict != "rejected"
+
+
+def labelled(review: Review, takes_all: bool) -> Iterator[Labelled | LeftOut]:
+    """The studies of a cohort, one at a time, the most doubtful first.
+
+    Args:
+        review: of the cohort.
+        takes_all: whether undecided objects are taken.
+    """
+    decisions = review.latest()
+    window, affine = review.about("window") or "auto", review.about("affine") or None
+    for study in review.studies():
+        chosen = {
+            entry["id"]: decisions.get((study["name"], entry["id"]))
+            for entry in study["told"]["objects"]
+            if taken(entry, decisions.get((study["name"], entry["id"])), takes_all)
+        }
+        if not chosen:
+            yield LeftOut(study["name"])
+            continue
+        path = Path(study["path"])
+        try:
+            volume = read_volume(path, affine=affine)
+            labels = _labels(review.folder, study, volume, chosen)
+        except InputError as error:
+            yield LeftOut(study["name"], str(error))
+            continue
+        yield Labelled(study["name"], path, volume, labels, window, affine)
+
+
+def object_masks(
+    folder: Path, study: Mapping[str, Any], volume: Volume
+) -> dict[int, NDArray[np.bool_]]:
+    """The masks (z, y, x) of a study's objects as the cohort has them. Raises what the readers raise."""
+    path = folder / study["mask"]
+    ids = [entry["id"] for entry in study["told"]["objects"]]
+    if is_dicom(path):
+        segments = read_segmentation(path, like=volume)  # numbered from 1 by increasing id
+        return {i: segments.mask(number) for number, i in enumerate(sorted(ids), 1)}
+    array = read_volume(path, affine=_affine_of(volume, path)).array
+    return {i: array == i for i in ids}
+
+
+def decided_mask(
+    folder: Path, study: Mapping[str, Any], volume: Volume, decisions: Decisions
+) -> dict[int, NDArray[np.bool_]]:
+    """The same, with corrections in place of what they correct."""
+    masks = object_masks(folder, study, volume)
+    for object_id in masks:
+        decision = decisions.get((study["name"], object_id))
+        if decision and decision.corrected:
+            path = folder / decision.corrected
+            masks[object_id] = read_volume(path, affine=_affine_of(volume, path)).array != 0
+    return masks
+
+
+def _affine_of(volume: Volume, path: Path) -> str | None:
+    """Which affine of a NIfTI mask is right: the one that was right in its volume."""
+    forms = volume.nifti
+    is_both = forms is not None and path.name.endswith(NIFTI) and forms.taken in AFFINES
+    return forms.taken if forms is not None and is_both else None
+
+
+def _labels(
+    folder: Path, study: Mapping[str, Any], volume: Volume, chosen: Mapping[int, Decision | None]
+) -> NDArray[Any]:
+    known = {(study["name"], i): decision for i, decision in chosen.items() if decision}
+    masks = decided_mask(folder, study, volume, known)
+    labels = np.zeros(volume.shape, np.uint16 if max(chosen) > np.iinfo(np.uint8).max else np.uint8)
+    for object_id in sorted(chosen):
+        labels[masks[object_id]] = object_id
+    return labels
+
+
+def export_nifti(folder: Path, study: Labelled) -> list[Path]:
+    """`images/NAME.nii.gz`, byte for byte where it is one already, and `labels/NAME.nii.gz`."""
+    image, labels = (folder / kind / f"{study.name}{NIFTI}" for kind in ("images", "labels"))
+    for path in (image, labels):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if study.path.name.lower().endswith(NIFTI):
+        write_bytes(image, study.path.read_bytes())
+    else:
+        write_whole(
+            image,
+            lambda part: sitk.WriteImage(study.volume.to_image(), str(part), True),
+            lambda part: _check(part, image, study.volume),
+        )
+    write_mask(labels, study.labels, read_volume(image, affine=study.affine))
+    return [image, labels]
+
+
+def _check(part: Path, path: Path, volume: Volume) -> None:
+    there = read_volume(part)
+    if not np.array_equal(there.array, volume.array, equal_nan=volume.array.dtype.kind == "f"):
+        raise Sam2Error(f"{path} could not be written: read back, it differs; is the disk full?")
+
+
+def export_segmentation(folder: Path, study: Labelled) -> list[Path]:
+    """`NAME.dcm`, of studies that are DICOM. Raises InputError for others."""
+    path = folder / f"{study.name}.dcm"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_segmentation(path, study.labels, study.volume, SegmentationOptions())
+    return [path]
+
+
+def export_npz(folder: Path, study: Labelled) -> list[Path]:
+    """`NAME.npz` as MedSAM2 trains on: imgs (uint8) and gts (z, y, x); spacing, origin and direction in (x, y, z)."""
+    path = folder / f"{study.name}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    volume = study.volume
+    pixels, _ = apply_window(volume, study.window)
+    arrays: dict[str, Any] = {
+        "imgs": pixels,
+        "gts": study.labels,
+        "spacing": np.array(volume.spacing_mm[::-1]),
+        "origin": np.array(volume.origin_mm),
+        "direction": np.array(volume.direction),
+    }
+
+    def check(part: Path) -> None:
+        same = np.array_equal(read_npz(part).array, pixels)
+        if not same or not np.array_equal(read_npz_labels(part), study.labels):
+            raise Sam2Error(
+                f"{path} could not be written: read back, it differs; is the disk full?"
+            )
+
+    write_whole(path, lambda part: np.savez_compressed(part, **arrays), check)
+    return [path]
+
+
+EXPORTS: dict[str, Callable[[Path, Labelled], list[Path]]] = {
+    "nifti": export_nifti,
+    "dicom-seg": export_segmentation,
+    "npz": export_npz,
+}
+"""Name of a format to what writes a study in it below a folder and gives the files."""

@@ -1,0 +1,92 @@
+"""`medsam2 cohort export`: labels that somebody has accepted, to train on or to keep."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+from tqdm import tqdm
+
+from runtime.cohort.export import EXPORTS, Labelled, labelled
+from runtime.cohort.review import Review
+from runtime.errors import InputError, MissingInput, Sam2Error
+from runtime.process.streams import print_result
+from runtime.process.subcommands import command_parser
+
+log = logging.getLogger("runtime")
+
+EXAMPLES = """examples:
+  medsam2 cohort export out/ -o labelled/                      # images/NAME.nii.gz and labels/NAME.nii.gz
+  medsam2 cohort export out/ -o train/ --format npz            # as MedSAM2 trains on: imgs, gts, spacing
+  medsam2 cohort export out/ -o segs/ --format dicom-seg --all
+
+Taken is what somebody has accepted or corrected (medsam2 serve --cohort out/); with --all also what nobody has decided,
+but never what was rejected. The labels of one study are in one file; corrections stand in place of what they correct.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    p = command_parser("medsam2 cohort export", "Write the accepted labels of a cohort.", EXAMPLES)
+    p.add_argument("cohort", type=Path, metavar="OUT", help="output of medsam2 cohort")
+    p.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        type=Path,
+        metavar="FOLDER",
+        help="a new folder, or an empty one",
+    )
+    p.add_argument("--format", choices=list(EXPORTS), default="nifti", help="default: %(default)s")
+    p.add_argument("--all", action="store_true", help="also what nobody has decided")
+    return p
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command. Studies that cannot be written are named, and make its exit code 1."""
+    args = parser().parse_args(arguments)
+    review = Review(args.cohort)
+    _check(args)
+    args.output.mkdir(exist_ok=True)
+    told: Counter[str] = Counter(studies=0, objects=0, files=0, left_out=0, failed=0)
+    found = labelled(review, args.all)
+    with tqdm(found, desc="export", unit="study", file=sys.stderr) as bar:
+        for study in bar:
+            if isinstance(study, Labelled):
+                _export(study, args, told)
+            else:
+                told["failed" if study.error else "left_out"] += 1
+                if study.error:
+                    log.warning("%s: %s", study.name, study.error)
+    print_result({"output": str(args.output), "format": args.format, **told})
+    if told["failed"]:
+        raise Sam2Error(
+            f"{told['failed']} studies could not be exported; the others are in {args.output}"
+        )
+
+
+def _export(study: Labelled, args: argparse.Namespace, told: Counter[str]) -> None:
+    try:
+        files = EXPORTS[args.format](args.output, study)
+    except InputError as error:  # of this study: what the disk refuses ends the command
+        log.warning("%s: %s", study.name, error)
+        told["failed"] += 1
+        return
+    told.update(studies=1, objects=study.num_objects, files=len(files))
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raise InputError or MissingInput for a folder that is not to be written into."""
+    output = os.path.realpath(args.output)
+    if os.path.commonpath([output, os.path.realpath(args.cohort)]) == os.path.realpath(args.cohort):
+        raise InputError(f"{args.output} lies within {args.cohort}; choose another folder")
+    if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
+        raise InputError(f"{args.output} is not empty; name a new folder")
+    if not args.output.parent.is_dir():
+        raise MissingInput(f"{args.output.parent} is not a folder; make it first")
+    if args.format == "dicom-seg":
+        import highdicom  # noqa: F401

@@ -1,0 +1,210 @@
+"""Decisions beside masks, and labels that leave by them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from pydicom.dataset import Dataset
+
+from runtime import Volume, read_volume, write_mask
+from runtime.cohort.export import Labelled, export_segmentation
+from runtime.cohort.ledger import Ledger
+from runtime.cohort.outcome import StudyOutcome
+from runtime.cohort.review import Decision, Review, summary
+from runtime.cohort.study import StudyPrompts, stamped
+from runtime.commands.cohort import main
+from runtime.errors import InputError, MissingInput, NoObject, Sam2Error
+from runtime.io.dicom import read_segmentation
+from runtime.io.volumes.npz import read_npz, read_npz_labels
+from tests.dicoms import save_series
+from tests.runtime.cohort.fakes import OBJECT, SETTINGS, told
+
+SHAPE = (3, 6, 5)
+DRAWN = np.zeros(SHAPE, np.uint8)
+DRAWN[1, 1:3, 1:3] = 1
+DRAWN[1, 4:6, 3:5] = 2
+CORRECTION = np.zeros(SHAPE, np.uint8)
+CORRECTION[0, 0, 0] = 1
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Path:
+    """A cohort of two studies with two objects each, as its command leaves it."""
+    studies, out = tmp_path / "studies", tmp_path / "out"
+    studies.mkdir()
+    (out / "masks").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    ledger = Ledger(out)
+    for name, suffix, doubt in (("a", ".nii.gz", 0.2), ("b", ".nrrd", 0.6)):
+        pixels = rng.integers(-900, 900, SHAPE).astype(np.int16)
+        volume = Volume(pixels, (2.0, 0.5, 0.75), (1.0, 2.0, 3.0))
+        path = studies / f"{name}{suffix}"
+        sitk.WriteImage(volume.to_image(), str(path))
+        study = stamped(name, path, StudyPrompts("rows", "[]"))
+        ledger.meet([study], SETTINGS.key, retries=False)
+        write_mask(out / "masks" / f"{name}.nii.gz", DRAWN, read_volume(path))
+        task, _, _ = ledger.next(()) or pytest.fail("nothing waits")
+        objects = [OBJECT | {"doubt": doubt}, OBJECT | {"id": 2, "doubt": doubt / 2}]
+        outcome = StudyOutcome(task.number, key=f"key {name}", told=told() | {"objects": objects})
+        ledger.settle(outcome, f"masks/{name}.nii.gz")
+    ledger.note("window", "abdomen")
+    ledger.close()
+    return out
+
+
+@pytest.fixture
+def review(cohort: Path) -> Review:
+    return Review(cohort)
+
+
+def decide(review: Review, study: str, object_id: int, verdict: str, corrected: str = "") -> None:
+    decision = Decision(study, object_id, verdict, "me", f"key {study}", 4.0, 3, corrected)
+    review.record(decision)
+
+
+def test_the_latest_decision_counts_and_none_is_lost(review: Review) -> None:
+    decide(review, "a", 1, "rejected")
+    decide(review, "a", 1, "accepted")
+    assert {k: d.verdict for k, d in review.latest().items()} == {("a", 1): "accepted"}
+    assert review.next_correction("a", 1) == "corrections/a.1.3.nii.gz"
+
+
+def test_a_mask_that_was_made_anew_is_undecided(review: Review) -> None:
+    decide(review, "a", 1, "accepted")
+    ledger = Ledger(review.folder)
+    (number,) = (row["number"] for row in ledger.rows() if row["name"] == "a")
+    ledger.settle(StudyOutcome(number, key="another", told=told()), "masks/a.nii.gz")
+    ledger.close()
+    assert review.latest() == {}
+
+
+def test_the_queue_begins_with_the_most_doubtful(review: Review) -> None:
+    decide(review, "a", 1, "accepted")
+    told = review.queue(0, 10)
+    assert [(o["study"], o["object"], o["verdict"]) for o in told["objects"]] == [
+        ("b", 1, None),
+        ("b", 2, None),
+        ("a", 1, "accepted"),
+        ("a", 2, None),
+    ]
+    assert (told["studies"], told["decided"]) == (2, 1)
+    assert {o["study"] for o in review.queue(1, 1)["objects"]} == {"a"}
+
+
+def test_what_is_not_there_cannot_be_decided(review: Review, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="wanted accepted"):
+        decide(review, "a", 1, "perhaps")
+    for study, object_id in (("nowhere", 1), ("a", 9)):
+        with pytest.raises(NoObject):
+            decide(review, study, object_id, "accepted")
+    with pytest.raises(MissingInput, match="no cohort"):
+        Review(tmp_path)
+
+
+def test_what_reviewing_costs(review: Review) -> None:
+    decide(review, "a", 1, "accepted")
+    decide(review, "a", 2, "rejected")
+    decide(review, "b", 1, "accepted")
+    assert summary(review.latest()) == [("accepted", 2, 4.0, 3.0), ("rejected", 1, 4.0, 3.0)]
+
+
+def decided(review: Review) -> None:
+    """a: 1 accepted, 2 rejected; b: 1 corrected, 2 undecided."""
+    decide(review, "a", 1, "accepted")
+    decide(review, "a", 2, "rejected")
+    path = review.folder / review.next_correction("b", 1)
+    path.parent.mkdir()
+    write_mask(path, CORRECTION, read_volume(review.folder.parent / "studies" / "b.nrrd"))
+    decide(review, "b", 1, "corrected", path.relative_to(review.folder).as_posix())
+
+
+A = np.where(DRAWN == 1, 1, 0)
+B = CORRECTION
+B_ALL = np.where(DRAWN == 2, 2, CORRECTION)
+
+
+@pytest.mark.parametrize(("words", "b"), [([], B), (["--all"], B_ALL)])
+def test_nifti_pairs(
+    words: list[str],
+    b: np.ndarray,
+    review: Review,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    decided(review)
+    main(["export", str(review.folder), "-o", str(tmp_path / "new"), *words])
+    said = json.loads(capsys.readouterr().out)
+    assert (said["studies"], said["objects"], said["files"]) == (2, 2 + bool(words), 4)
+    for name, suffix, wanted in (("a", ".nii.gz", A), ("b", ".nrrd", b)):
+        image = read_volume(tmp_path / "new" / "images" / f"{name}.nii.gz")
+        source = read_volume(tmp_path / "studies" / f"{name}{suffix}")
+        labels = read_volume(tmp_path / "new" / "labels" / f"{name}.nii.gz")
+        np.testing.assert_array_equal(image.array, source.array)
+        np.testing.assert_array_equal(labels.array, wanted)
+        np.testing.assert_allclose(labels.affine, source.affine, atol=1e-5)
+        np.testing.assert_allclose(image.affine, source.affine, atol=1e-5)
+    mask = read_volume(review.folder / "masks" / "b.nii.gz").array
+    np.testing.assert_array_equal(mask, DRAWN)  # a correction changes no mask
+
+
+def test_what_medsam2_trains_on(review: Review, tmp_path: Path) -> None:
+    decided(review)
+    main(["export", str(review.folder), "-o", str(tmp_path / "new"), "--format", "npz"])
+    path = tmp_path / "new" / "b.npz"
+    volume = read_npz(path)
+    assert volume.array.dtype == np.uint8
+    assert volume.spacing_mm == (2.0, 0.5, 0.75)
+    np.testing.assert_array_equal(read_npz_labels(path), CORRECTION)
+
+
+def test_nothing_is_exported_before_somebody_decides(
+    review: Review, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["export", str(review.folder), "-o", str(tmp_path / "new")])
+    said = json.loads(capsys.readouterr().out)
+    assert (said["studies"], said["left_out"]) == (0, 2)
+    assert not any((tmp_path / "new").iterdir())
+
+
+def test_what_cannot_be_exported_is_named_and_the_others_are(
+    review: Review, tmp_path: Path
+) -> None:
+    decided(review)
+    (tmp_path / "studies" / "b.nrrd").write_bytes(b"gone")
+    with pytest.raises(Sam2Error, match="1 studies could not"):
+        main(["export", str(review.folder), "-o", str(tmp_path / "new")])
+    assert (tmp_path / "new" / "labels" / "a.nii.gz").is_file()
+    for format_ in ("nifti", "npz"):
+        with pytest.raises(InputError, match="not empty"):
+            main(["export", str(review.folder), "-o", str(tmp_path / "new"), "--format", format_])
+    with pytest.raises(InputError, match="lies within"):
+        main(["export", str(review.folder), "-o", str(review.folder / "new")])
+
+
+def test_dicom_leaves_as_segmentations_of_dicom_alone(review: Review, tmp_path: Path) -> None:
+    pytest.importorskip("highdicom")
+    decided(review)
+    with pytest.raises(Sam2Error, match="2 studies could not"):
+        main(["export", str(review.folder), "-o", str(tmp_path / "new"), "--format", "dicom-seg"])
+
+
+def with_uids(dataset: Dataset, index: int) -> None:
+    dataset.FrameOfReferenceUID, dataset.PatientID = "1.2.826.0.1.9", "P7"
+    dataset.StudyInstanceUID = "1.2.826.0.1.3"
+
+
+def test_dicom_studies_leave_as_segmentations(tmp_path: Path) -> None:
+    pytest.importorskip("highdicom")
+    save_series(tmp_path / "series", with_uids)
+    volume = read_volume(tmp_path / "series")
+    labels = np.zeros(volume.shape, np.uint8)
+    labels[1, :2, :2] = 3
+    (path,) = export_segmentation(
+        tmp_path / "new", Labelled("p/series", tmp_path / "series", volume, labels)
+    )
+    assert path == tmp_path / "new" / "p" / "series.dcm"
+    np.testing.assert_array_equal(read_segmentation(path, like=volume).mask(1), labels == 3)
