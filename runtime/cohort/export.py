@@ -27,7 +27,7 @@ NIFTI = ".nii.gz"
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class LabelledStudy:
     """A study with what is taken of its objects.
 
     Attributes:
@@ -70,7 +70,7 @@ def taken(entry: Mapping[str, Any], decision: Decision | None, takes_all: bool) 
     return decision.verdict != "rejected"
 
 
-def labelled(review: Review, takes_all: bool) -> Iterator[Labelled | LeftOut]:
+def labelled(review: Review, takes_all: bool) -> Iterator[LabelledStudy | LeftOut]:
     """The studies of a cohort, one at a time, the most doubtful first.
 
     Args:
@@ -95,7 +95,7 @@ def labelled(review: Review, takes_all: bool) -> Iterator[Labelled | LeftOut]:
         except InputError as error:
             yield LeftOut(study["name"], str(error))
             continue
-        yield Labelled(study["name"], path, volume, labels, window, affine)
+        yield LabelledStudy(study["name"], path, volume, labels, window, affine)
 
 
 def object_masks(
@@ -142,7 +142,7 @@ def _labels(
     return labels
 
 
-def export_nifti(folder: Path, study: Labelled) -> list[Path]:
+def export_nifti(folder: Path, study: LabelledStudy) -> list[Path]:
     """`images/NAME.nii.gz`, byte for byte where it is one already, and `labels/NAME.nii.gz`."""
     image, labels = (folder / kind / f"{study.name}{NIFTI}" for kind in ("images", "labels"))
     for path in (image, labels):
@@ -152,11 +152,18 @@ def export_nifti(folder: Path, study: Labelled) -> list[Path]:
     else:
         write_whole(
             image,
-            lambda part: sitk.WriteImage(study.volume.to_image(), str(part), True),
+            lambda part: _write_image(part, study.volume),
             lambda part: _check(part, image, study.volume),
         )
     write_mask(labels, study.labels, read_volume(image, affine=study.affine))
     return [image, labels]
+
+
+def _write_image(part: Path, volume: Volume) -> None:
+    writer = sitk.ImageFileWriter()
+    writer.SetFileName(str(part))
+    writer.SetUseCompression(True)
+    writer.Execute(volume.to_image())
 
 
 def _check(part: Path, path: Path, volume: Volume) -> None:
@@ -165,7 +172,7 @@ def _check(part: Path, path: Path, volume: Volume) -> None:
         raise Sam2Error(f"{path} could not be written: read back, it differs; is the disk full?")
 
 
-def export_segmentation(folder: Path, study: Labelled) -> list[Path]:
+def export_segmentation(folder: Path, study: LabelledStudy) -> list[Path]:
     """`NAME.dcm`, of studies that are DICOM. Raises InputError for others."""
     path = folder / f"{study.name}.dcm"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -173,7 +180,7 @@ def export_segmentation(folder: Path, study: Labelled) -> list[Path]:
     return [path]
 
 
-def export_npz(folder: Path, study: Labelled) -> list[Path]:
+def export_npz(folder: Path, study: LabelledStudy) -> list[Path]:
     """`NAME.npz` as MedSAM2 trains on: imgs (uint8) and gts (z, y, x); spacing, origin and direction in (x, y, z)."""
     path = folder / f"{study.name}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -198,7 +205,7 @@ def export_npz(folder: Path, study: Labelled) -> list[Path]:
     return [path]
 
 
-EXPORTS: dict[str, Callable[[Path, Labelled], list[Path]]] = {
+EXPORTS: dict[str, Callable[[Path, LabelledStudy], list[Path]]] = {
     "nifti": export_nifti,
     "dicom-seg": export_segmentation,
     "npz": export_npz,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from runtime.cohort.export import EXPORTS, Labelled, labelled
+from runtime.cohort.export import EXPORTS, LabelledStudy, labelled
 from runtime.cohort.review import Review
 from runtime.errors import InputError, MissingInput, Sam2Error
 from runtime.process.streams import print_result
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     found = labelled(review, args.all)
     with tqdm(found, desc="export", unit="study", file=sys.stderr) as bar:
         for study in bar:
-            if isinstance(study, Labelled):
+            if isinstance(study, LabelledStudy):
                 _export(study, args, told)
             else:
                 told["failed" if study.error else "left_out"] += 1
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
 
 
-def _export(study: Labelled, args: argparse.Namespace, told: Counter[str]) -> None:
+def _export(study: LabelledStudy, args: argparse.Namespace, told: Counter[str]) -> None:
     try:
         files = EXPORTS[args.format](args.output, study)
     except InputError as error:  # of this study: what the disk refuses ends the command

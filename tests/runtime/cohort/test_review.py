@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from pydicom.dataset import Dataset
 
 from runtime import Volume, read_volume, write_mask
-from runtime.cohort.export import Labelled, export_segmentation
+from runtime.cohort.export import LabelledStudy, export_segmentation
 from runtime.cohort.ledger import Ledger
 from runtime.cohort.outcome import StudyOutcome
 from runtime.cohort.review import Decision, Review, summary
@@ -204,7 +204,7 @@ def test_dicom_studies_leave_as_segmentations(tmp_path: Path) -> None:
     labels = np.zeros(volume.shape, np.uint8)
     labels[1, :2, :2] = 3
     (path,) = export_segmentation(
-        tmp_path / "new", Labelled("p/series", tmp_path / "series", volume, labels)
+        tmp_path / "new", LabelledStudy("p/series", tmp_path / "series", volume, labels)
     )
     assert path == tmp_path / "new" / "p" / "series.dcm"
     np.testing.assert_array_equal(read_segmentation(path, like=volume).mask(1), labels == 3)
