@@ -65,7 +65,9 @@ def parser() -> argparse.ArgumentParser:
         help="of the weights, as their page says, such as CC-BY-SA-4.0; written into the bundle (default: unknown)",
     )
     p.add_argument(
-        "--image-size", type=int, help="pixels, a multiple of 32; default: the model's own"
+        "--image-size",
+        type=int,
+        help="pixels, a multiple of 32 (EfficientTAM: 16); default: the model's own",
     )
     p.add_argument(
         "--encoder",

@@ -78,6 +78,39 @@ class HieraTrunk:
 
 
 @dataclass(frozen=True, slots=True)
+class VitTrunk:
+    """EfficientTAM's: a plain vision transformer, of which only the last block's output leaves.
+
+    Attributes:
+        dim, num_heads, depth: of all blocks.
+        window: side of a window, in cells.
+        global_att_blocks: blocks that attend over the whole map.
+        pos_embed_size: side of the learned position map.
+    """
+
+    dim: int
+    num_heads: int
+    depth: int = 12
+    window: int = 14
+    global_att_blocks: tuple[int, ...] = (2, 5, 8, 11)
+    pos_embed_size: int = 14
+
+    stride: ClassVar[int] = 16
+    size_step: ClassVar[int] = 16
+    has_high_res: ClassVar[bool] = False
+
+    @property
+    def num_blocks(self) -> int:
+        """Of one width."""
+        return self.depth
+
+    @property
+    def channels(self) -> int:
+        """Of every block."""
+        return self.dim
+
+
+@dataclass(frozen=True, slots=True)
 class Sam1Trunk:
     """SAM 1's: a plain vision transformer.
 
@@ -217,6 +250,12 @@ _SIZES = (
 _TINY = _SIZES[0]
 _VIT_B = Sam1Trunk(768, 12, 12, (2, 5, 8, 11))
 
+# EfficientTAM (yformer/EfficientTAM abcd061), with SAM 2.0's memory.
+_EFFICIENT = (
+    Variant("s", VitTrunk(384, 6), is_2_1=False),
+    Variant("ti", VitTrunk(192, 3), is_2_1=False),
+)
+
 VARIANTS: dict[str, Variant] = {
     row.name: row
     for row in (
@@ -224,6 +263,14 @@ VARIANTS: dict[str, Variant] = {
         *(replace(size, name=f"sam2_{size.name}", is_2_1=False) for size in _SIZES),
         # MedSAM2 (bowang-lab, sam2.1_hiera_t512.yaml): tiny's network, trained at 512 pixels.
         replace(_TINY, name="medsam2", image_size=512),
+        *(replace(size, name=f"efficienttam_{size.name}") for size in _EFFICIENT),
+        *(
+            replace(size, name=f"efficienttam_{size.name}_512x512", image_size=512)
+            for size in _EFFICIENT
+        ),
+        # Efficient MedSAM2 (wanglab/MedSAM2): EfficientTAM's networks, trained at 512 pixels.
+        replace(_EFFICIENT[0], name="eff_medsam2_small", image_size=512),
+        replace(_EFFICIENT[1], name="eff_medsam2_tiny", image_size=512),
         # The embedded default: a small member of the family trained on synthetic phantoms.
         Variant(
             "sam2.1_hiera_nano",

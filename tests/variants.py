@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from export.variants import HieraTrunk, Sam1Trunk, TinyVitTrunk, Variant
+from export.variants import HieraTrunk, Sam1Trunk, TinyVitTrunk, Variant, VitTrunk
 
 # Windows of 14 and 7 cells are larger than its maps at 128 pixels, so padding is exercised as in the large models.
 TOY = Variant(
@@ -14,6 +14,18 @@ TOY = Variant(
     mem_dim=16,
     memory_layers=2,
     memory_mlp_dim=96,
+    image_size=128,
+)
+
+# Three windows across at 128 pixels, the last of which is padded.
+TOY_VIT = Variant(
+    "toy_vit",
+    VitTrunk(dim=32, num_heads=2, depth=4, window=3, global_att_blocks=(1, 3), pos_embed_size=6),
+    d_model=64,
+    mem_dim=16,
+    memory_layers=2,
+    memory_mlp_dim=96,
+    is_2_1=False,
     image_size=128,
 )
 

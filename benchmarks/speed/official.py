@@ -1,4 +1,7 @@
-"""The official `sam2` package (1.1.0), built for any row of the variants table: a rival here, an oracle in tests."""
+"""The official `sam2` package (1.1.0), built for any row of the variants table: a rival here, an oracle in tests.
+
+What a row of another family has of its own comes from that family's official package (`official_parts`).
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,13 @@ import scipy.ndimage
 import torch
 from hydra import compose
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from benchmarks.speed.devices import timed_ms
 from benchmarks.speed.official_graph import replay_modules
+from benchmarks.speed.official_parts import other_parts
 from export.model.sam2 import Sam2
-from export.variants import VARIANTS, Variant
+from export.variants import VARIANTS, HieraTrunk, Variant
 from kernels.preprocess import preprocess
 from runtime.bundle.contract import PIXEL_MEAN, PIXEL_STD
 from runtime.measure.latency import TimedRun
@@ -58,7 +63,14 @@ def official_predictor(variant: Variant, image_size: int, kind: str = "eager") -
             *overrides,
         ],
     )
-    return instantiate(config.model, _recursive_=True).eval().requires_grad_(False)
+    parts = other_parts(variant, image_size, config.model)
+    OmegaConf.set_struct(config, False)
+    for name in parts:
+        del config.model[name]
+    if "image_encoder" in parts:  # which the predictor asks for its width
+        parts["image_encoder"].neck.d_model = variant.d_model
+    predictor = instantiate(config.model, **parts, _recursive_=True)
+    return predictor.eval().requires_grad_(False)
 
 
 def official_state(
@@ -191,7 +203,8 @@ def _low_res(state: Any, index: int, object_id: int) -> np.ndarray:
 
 
 def _is_released(variant: Variant) -> bool:
-    return variant.name.rpartition("_")[2] in ("t", "s", "b+", "l")
+    is_sam2 = isinstance(variant.trunk, HieraTrunk)
+    return is_sam2 and variant.name.rpartition("_")[2] in ("t", "s", "b+", "l")
 
 
 def _config(variant: Variant) -> str:
@@ -204,19 +217,11 @@ def _numbers(variant: Variant) -> list[str]:
     """Overrides of the tiny configuration; a released size is taken as its own file has it."""
     if _is_released(variant):
         return []
-    trunk, attention = "++model.image_encoder.trunk", "++model.memory_attention"
-    neck, encoder = "++model.image_encoder.neck", "++model.memory_encoder"
+    attention, encoder = "++model.memory_attention", "++model.memory_encoder"
     d, m = variant.d_model, variant.mem_dim
     return [
-        f"{trunk}.embed_dim={variant.trunk.embed_dim}",
-        f"{trunk}.num_heads={variant.trunk.num_heads}",
-        f"{trunk}.stages={list(variant.trunk.stages)}",
-        f"{trunk}.global_att_blocks={list(variant.trunk.global_att_blocks)}",
-        f"{trunk}.window_spec={list(variant.trunk.window_spec)}",
-        f"{trunk}.window_pos_embed_bkg_spatial_size={[variant.trunk.pos_embed_size] * 2}",
-        f"{neck}.position_encoding.num_pos_feats={d}",
-        f"{neck}.d_model={d}",
-        f"{neck}.backbone_channel_list={list(reversed(variant.trunk.stage_dims))}",
+        *_encoder_numbers(variant),
+        f"++model.use_high_res_features_in_sam={str(variant.trunk.has_high_res).lower()}",
         f"{attention}.d_model={d}",
         f"{attention}.layer.d_model={d}",
         f"{attention}.layer.dim_feedforward={variant.memory_mlp_dim}",
@@ -229,4 +234,23 @@ def _numbers(variant: Variant) -> list[str]:
         f"{encoder}.position_encoding.num_pos_feats={m}",
         f"{encoder}.mask_downsampler.embed_dim={d}",
         f"{encoder}.fuser.layer.dim={d}",
+    ]
+
+
+def _encoder_numbers(variant: Variant) -> list[str]:
+    """Of SAM 2's own kind of encoder; another is built apart."""
+    numbers, d = variant.trunk, variant.d_model
+    if not isinstance(numbers, HieraTrunk):
+        return []
+    trunk, neck = "++model.image_encoder.trunk", "++model.image_encoder.neck"
+    return [
+        f"{trunk}.embed_dim={numbers.embed_dim}",
+        f"{trunk}.num_heads={numbers.num_heads}",
+        f"{trunk}.stages={list(numbers.stages)}",
+        f"{trunk}.global_att_blocks={list(numbers.global_att_blocks)}",
+        f"{trunk}.window_spec={list(numbers.window_spec)}",
+        f"{trunk}.window_pos_embed_bkg_spatial_size={[numbers.pos_embed_size] * 2}",
+        f"{neck}.position_encoding.num_pos_feats={d}",
+        f"{neck}.d_model={d}",
+        f"{neck}.backbone_channel_list={list(reversed(numbers.stage_dims))}",
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor
 
 from export.checkpoints.checkpoint_file import read_file
-from export.checkpoints.families import family_of
+from export.checkpoints.families import family_of, why
+from export.checkpoints.published import PUBLISHED
 from export.checkpoints.weight_sets import WeightSet, all_names, choose_set
 from export.model.network import Network, network
 from export.variants import VARIANTS, Variant
@@ -55,8 +57,8 @@ def read_checkpoint(
 
     Args:
         path: a file, or `hf:OWNER/REPOSITORY/FILE` for Hugging Face's hub (its offline mode is honoured).
-        model: the row it must fit; None finds the row by the shapes, and by the file's name among rows of one
-            network (sam2.1_hiera_t and medsam2 differ in image size alone).
+        model: the row it must fit; None finds the row by the shapes, and among rows of one network (sam2.1_hiera_t and
+            medsam2 differ in image size alone) by the file's SHA-256 if it was published, else by its name.
         entry: which weights, where a file holds several sets, such as "ema".
 
     Raises:
@@ -75,11 +77,12 @@ def read_checkpoint(
     content = read_file(file)
     weights = choose_set(content, file, entry)
     _check_plain(weights.tensors, file)
-    variant = _fitting(weights, all_names(content), file, model)
+    sha256 = _sha256(file)
+    variant = _fitting(weights, all_names(content), file, model or PUBLISHED.get(sha256))
     state = _float32(weights.tensors, file)
     # A file may be called anything, and a manifest says one printable line.
     source = "".join(letter if letter.isprintable() else "?" for letter in file.name)
-    return Checkpoint(variant, state, source, _sha256(file), weights.entry, weights.others)
+    return Checkpoint(variant, state, source, sha256, weights.entry, weights.others)
 
 
 def load_model(checkpoint: Checkpoint, image_size: int | None = None) -> Network:
@@ -106,9 +109,7 @@ def _fitting(weights: WeightSet, names: list[str], file: Path, model: str | None
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.tensors.items()}
     fitting = [name for name in VARIANTS if shapes_of(VARIANTS[name]) == shapes]
     if not fitting and (family := family_of(names)) is not None:
-        raise CheckpointError(
-            f"{file} is of {family}, by the names of its tensors: not supported yet"
-        )
+        raise CheckpointError(f"{file} is of {family}, by the names of its tensors: {why(family)}")
     if model is None:
         if not fitting:
             raise CheckpointError(f"{file} fits no model in the table; {_nearest(shapes, file)}")
@@ -150,9 +151,14 @@ def _check_plain(tensors: dict[str, Tensor], file: Path) -> None:
 
 
 def _named(fitting: list[str], file: Path) -> str:
-    """The one row that fits, or of several the one that the file is named after, by its longest name."""
-    named = [name for name in fitting if name in file.name.lower()] if len(fitting) > 1 else fitting
-    named = [name for name in named if not any(name in other for other in named if other != name)]
+    """The one row that fits, or the one of several that the file is named after, by the longest of their names.
+
+    A number is taken whole: `efficienttam_s_1` is not what efficienttam_s_1024.pt is named after.
+    """
+    named = fitting
+    if len(fitting) > 1:
+        said = [x for x in fitting if re.search(rf"{re.escape(x)}(?!\d)", file.name.lower())]
+        named = [x for x in said if not any(x in longer for longer in said if longer != x)]
     if len(named) != 1:
         sizes = " or ".join(
             f"--model {name} ({VARIANTS[name].image_size} pixels)" for name in fitting

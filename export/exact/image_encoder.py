@@ -11,11 +11,16 @@ from torch import Tensor, nn
 from export.exact.hiera import HieraTokens
 from export.exact.memory_attention import SelfAttention
 from export.exact.tokens import on_tokens, to_map
+from export.exact.vit import VitTokens
 from export.model.memory_attention import POSITION_SCALE
 from export.model.neck import HieraEncoder
 from export.model.sam2 import Sam2
+from export.model.vit import VitEncoder
 
-TRUNKS: dict[type[nn.Module], type[nn.Module]] = {HieraEncoder: HieraTokens}
+TRUNKS: dict[type[nn.Module], type[nn.Module]] = {
+    HieraEncoder: HieraTokens,
+    VitEncoder: VitTokens,
+}
 """An encoder as `export.model` has it to its cheaper form: a module of the model, from slices (n, 3, S, S) to tokens
 (n, T, C) in raster order and what the decoder's `narrowed` gives."""
 

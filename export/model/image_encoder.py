@@ -7,10 +7,12 @@ from torch import nn
 from export.model.neck import HieraEncoder
 from export.model.sam1_trunk import Sam1Encoder
 from export.model.tiny_vit import TinyVitEncoder
-from export.variants import HieraTrunk, Sam1Trunk, TinyVitTrunk, Variant
+from export.model.vit import VitEncoder
+from export.variants import HieraTrunk, Sam1Trunk, TinyVitTrunk, Variant, VitTrunk
 
 ENCODERS: dict[type, type[nn.Module]] = {
     HieraTrunk: HieraEncoder,
+    VitTrunk: VitEncoder,
     Sam1Trunk: Sam1Encoder,
     TinyVitTrunk: TinyVitEncoder,
 }

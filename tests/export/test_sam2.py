@@ -20,7 +20,10 @@ from export.random_weights import random_state
 from export.variants import VARIANTS, Variant
 from runtime.bundle.contract import HIGH_RES, LABEL_PAD
 from tests.graph_inputs import graph_inputs, relative_error, torch_inputs
-from tests.variants import TOY
+from tests.official import marks_of, needs_efficient_tam
+from tests.variants import TOY, TOY_VIT
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*sdp_kernel:FutureWarning")  # EfficientTAM's own
 
 TOLERANCE = 1e-4
 TOY_2_0 = replace(TOY, name="toy_2.0", is_2_1=False)
@@ -32,6 +35,8 @@ PARAMETERS = {  # of the released files
     "sam2.1_hiera_l": 224_446_642,
     "sam2_hiera_t": 38_945_986,
     "medsam2": 38_962_498,
+    "efficienttam_s": 34_055_842,
+    "efficienttam_ti": 17_866_018,
 }
 
 PROMPTS = {
@@ -57,7 +62,7 @@ class Pair:
 
     @property
     def vision_features(self) -> Tensor:
-        return self.maps()[2]
+        return self.maps()[-1]
 
     @property
     def projected(self) -> Tensor:
@@ -65,7 +70,12 @@ class Pair:
 
     @property
     def high_res(self) -> list[Tensor]:
-        return self.maps()[:2]
+        return self.maps()[:-1]
+
+    @property
+    def finer(self) -> dict[str, Tensor]:
+        """What our decoder takes of it."""
+        return dict(zip(HIGH_RES, self.high_res, strict=True)) if self.high_res else {}
 
     def maps(self) -> list[Tensor]:
         pairs = zip(self.features, self.sizes, strict=True)
@@ -114,14 +124,28 @@ def first_answers(pair: Pair) -> Iterator[tuple[Tensor, Tensor]]:
 # 96 and 160 pixels make maps that no window divides, and 96 is smaller than the weights' own size.
 @pytest.fixture(
     scope="module",
-    params=[(TOY, 128), (TOY, 160), (TOY_2_0, 128), (TOY_2_0, 96)],
+    params=[
+        (TOY, 128),
+        (TOY, 160),
+        (TOY_2_0, 128),
+        (TOY_2_0, 96),
+        pytest.param((TOY_VIT, 128), marks=needs_efficient_tam),
+        pytest.param((TOY_VIT, 144), marks=needs_efficient_tam),
+    ],
     ids=lambda p: f"{p[0].name}@{p[1]}",
 )
 def pair(request: pytest.FixtureRequest) -> Pair:
     return make_pair(*request.param)
 
 
-@pytest.mark.parametrize("name", [n for n, row in VARIANTS.items() if row.kind == "volume"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=marks_of(row))
+        for name, row in VARIANTS.items()
+        if row.kind == "volume"
+    ],
+)
 def test_every_model_has_the_official_keys_and_shapes(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,7 +171,7 @@ def test_what_memory_attention_makes_of_a_slice_before_it_reads_memory_is_upstre
     pair: Pair,
 ) -> None:
     attention = pair.theirs.memory_attention
-    tokens, position = (x[2].transpose(0, 1) for x in (pair.features, pair.positions))
+    tokens, position = (x[-1].transpose(0, 1) for x in (pair.features, pair.positions))
     theirs = attention.layers[0]._forward_sa(tokens + 0.1 * position, None)
     assert relative_error(pair.ours.encode(pair.images)[1], theirs) < TOLERANCE
 
@@ -162,7 +186,7 @@ def test_conditioned_features_are_upstreams(pair: Pair, reverse: bool) -> None:
     now, slices = 6, 12
     numbers = pair.ours.numbers
     generator = torch.Generator().manual_seed(3)
-    memory = torch.randn(slices, ROWS, numbers.mem_dim, *pair.sizes[2], generator=generator)
+    memory = torch.randn(slices, ROWS, numbers.mem_dim, *pair.sizes[-1], generator=generator)
     pointers = torch.randn(slices, ROWS, numbers.d_model, generator=generator)
     position = pair.theirs.memory_encoder.position_encoding(memory[0])
     outputs = {
@@ -176,9 +200,9 @@ def test_conditioned_features_are_upstreams(pair: Pair, reverse: bool) -> None:
     theirs = pair.theirs._prepare_memory_conditioned_features(
         frame_idx=now,
         is_init_cond_frame=False,
-        current_vision_feats=pair.features[2:],
-        current_vision_pos_embeds=pair.positions[2:],
-        feat_sizes=pair.sizes[2:],
+        current_vision_feats=pair.features[-1:],
+        current_vision_pos_embeds=pair.positions[-1:],
+        feat_sizes=pair.sizes[-1:],
         output_dict={
             "cond_frame_outputs": {z: outputs[z] for z in (1, 9)},
             "non_cond_frame_outputs": {z: outputs[z] for z in (2, 4, 5, 7, 8, 11)},
@@ -232,7 +256,7 @@ def test_decoded_masks_are_upstreams(pair: Pair, prompt: str, with_previous: boo
         every & with_previous,
         every & multimask,
         every,
-        **dict(zip(HIGH_RES, pair.high_res, strict=True)),
+        **pair.finer,
     )
     _, _, ious, low_res, _, obj_ptr, object_score = theirs
     assert relative_error(score, object_score[:, 0]) < TOLERANCE
@@ -278,7 +302,7 @@ def test_the_pointer_of_a_mask_prompt_is_upstreams(pair: Pair) -> None:
         has_mask_input=torch.ones(ROWS, dtype=torch.bool),
         multimask=torch.zeros(ROWS, dtype=torch.bool),
         add_no_mem_embed=torch.zeros(ROWS, dtype=torch.bool),
-        **dict(zip(HIGH_RES, pair.high_res, strict=True)),
+        **pair.finer,
     )
     assert relative_error(ours, theirs) < TOLERANCE
 

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from export.checkpoints.checkpoint import load_model, read_checkpoint
+from export.checkpoints.published import PUBLISHED
 from export.model.network import network
 from export.model.sam2 import Sam2
 from export.random_weights import random_state
@@ -73,6 +74,12 @@ def saved(path: Path, content: Any) -> Path:
         ("MedSAM2_2411.pt", "medsam2"),
         ("MedSAM2_CTLesion.pt", "medsam2"),
         ("MedSAM2_US_Heart.pt", "medsam2"),
+        ("efficienttam_s.pt", "efficienttam_s"),
+        ("efficienttam_s_512x512.pt", "efficienttam_s_512x512"),
+        ("efficienttam_ti.pt", "efficienttam_ti"),
+        ("efficienttam_ti_512x512.pt", "efficienttam_ti_512x512"),
+        ("eff_medsam2_small_FLARE25_RECIST_baseline.pt", "eff_medsam2_small"),
+        ("eff_medsam2_tiny_FLARE25_RECIST_baseline.pt", "eff_medsam2_tiny"),
     ],
 )
 def test_published_files_are_recognised(file_name: str, row: str, tmp_path: Path) -> None:
@@ -90,6 +97,36 @@ def test_a_name_that_does_not_say_which_of_two_models_is_asked_about(
     with pytest.raises(CheckpointError, match=r"--model sam2\.1_hiera_t.*--model medsam2"):
         read_checkpoint(path)
     assert read_checkpoint(path, "medsam2").variant.image_size == 512
+
+
+def test_a_published_file_needs_no_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = saved(tmp_path / "best.pt", shapes_only(VARIANTS["efficienttam_ti"]))
+    with pytest.raises(
+        CheckpointError, match=r"--model efficienttam_ti \(1024.*512x512.*tiny \(512"
+    ):
+        read_checkpoint(path)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    row = "efficienttam_ti_512x512"
+    monkeypatch.setattr("export.checkpoints.checkpoint.PUBLISHED", {sha256: row})
+    assert read_checkpoint(path).variant is VARIANTS[row]
+    assert read_checkpoint(path, "eff_medsam2_tiny").variant is VARIANTS["eff_medsam2_tiny"]
+
+
+def test_what_was_published_is_in_the_table() -> None:
+    assert {*PUBLISHED.values()} <= VARIANTS.keys()
+    assert all(re.fullmatch("[0-9a-f]{64}", sha256) for sha256 in PUBLISHED)
+
+
+def test_a_number_in_a_name_is_taken_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    rows = {name: replace(TOY, name=name) for name in ("toy_s", "toy_s_1", "toy_s_2")}
+    monkeypatch.setattr("export.checkpoints.checkpoint.VARIANTS", rows)
+    state = random_state(Sam2(TOY), seed=1)
+    for name in ("toy_s_1024.pt", "toy_s-2.pt"):
+        assert read_checkpoint(saved(tmp_path / name, state)).variant is rows["toy_s"]
+    for name, row in (("toy_s_1.pt", "toy_s_1"), ("my_toy_s_2_best.pt", "toy_s_2")):
+        assert read_checkpoint(saved(tmp_path / name, state)).variant is rows[row]
+    with pytest.raises(CheckpointError, match="does not say which"):
+        read_checkpoint(saved(tmp_path / "toy_s_1_or_toy_s_2.pt", state))
 
 
 def test_a_name_is_not_needed_where_the_shapes_tell(small_table: None, tmp_path: Path) -> None:

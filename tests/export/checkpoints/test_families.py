@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from export.checkpoints.families import family_of
+from export.checkpoints.families import FAMILIES, WHY, family_of, why
 from export.model.sam2 import Sam2
-from tests.variants import TOY
+from tests.variants import TOY, TOY_VIT
 
 
 @pytest.mark.parametrize(
@@ -12,7 +12,6 @@ from tests.variants import TOY
     [
         ("spatial_perceiver.latents", "EdgeTAM"),
         ("image_encoder.trunk.body.stem.conv1.c.weight", "EdgeTAM"),
-        ("image_encoder.neck.convs.0.conv_1x1.weight", "EfficientTAM"),
         ("tracker.model.interactive_sam_mask_decoder.iou_token.weight", "SAM 3.1"),
         ("detector.backbone.vision_backbone.trunk.pos_embed", "SAM 3"),
         ("backbone.vision_backbone.trunk.pos_embed", "SAM 3"),
@@ -30,6 +29,15 @@ def test_each_is_told_by_a_name_of_its_own(prefix: str, name: str, family: str) 
 
 
 def test_ours_is_none_of_them() -> None:
-    names = list(Sam2(TOY).state_dict())
-    assert family_of(names) is None
-    assert family_of([f"tracker.{name}" for name in names]) is None
+    for variant in (TOY, TOY_VIT):
+        names = list(Sam2(variant).state_dict())
+        assert family_of(names) is None
+        assert family_of([f"tracker.{name}" for name in names]) is None
+
+
+def test_every_reason_is_of_a_family_that_is_told() -> None:
+    families = {family for _, family in FAMILIES}
+    assert families >= WHY.keys()
+    assert why("EdgeTAM") == "not supported yet"
+    assert "256 channels" in why("SAM 3.1") and "arithmetic" in why("SAM 3")
+    assert all("first published" in why(f) for f in families if "Hugging Face" in f)

@@ -1,0 +1,91 @@
+"""Whole propagations of other families' networks against their official packages, on each back end of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from benchmarks.speed.official import holes_filled, official_predictor
+from export.model.sam2 import Sam2
+from export.random_weights import random_state
+from export.variants import Variant
+from export.verify import verify
+from runtime import load
+from runtime.bundle.bundle import Bundle
+from runtime.prompts.prompts import Box, Mask, Point
+from tests.conftest import written
+from tests.official import marks_of
+from tests.parity import Task, run_official, run_ours, same_masks, volume, worst_difference
+from tests.variants import TOY_VIT
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # upstream's own
+
+TOLERANCE = 1e-3  # as in test_propagation.py
+
+
+@dataclass(frozen=True)
+class Family:
+    """One network, exported, and the same from its official package."""
+
+    model: Sam2
+    bundle: Bundle
+    official: torch.nn.Module
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(row, id=row.name, marks=marks_of(row)) for row in (TOY_VIT,)],
+)
+def family(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Family]:
+    variant: Variant = request.param
+    model, official = Sam2(variant), official_predictor(variant, variant.image_size)
+    state = random_state(model, seed=3)
+    model.load_state_dict(state, strict=True)
+    official.load_state_dict(state, strict=True)
+    with holes_filled():
+        yield Family(model, written(model, tmp_path_factory.mktemp("family") / "b"), official)
+
+
+def box(index: int) -> Box:
+    return Box(slice=index, y=(20, 60), x=(30, 60))
+
+
+def click(index: int) -> Point:
+    return Point(slice=index, y=40, x=45)
+
+
+def disk(index: int) -> Mask:
+    mask = torch.zeros(96, 112, dtype=torch.bool)
+    mask[25:50, 30:60] = True
+    return Mask(slice=index, mask=mask.numpy())
+
+
+TASKS = {
+    # As many slices as fill the memory, and one more.
+    "a click": Task({1: [[click(0)]]}, num_slices=9),
+    "two objects in reverse": Task({1: [[disk(6)]], 5: [[box(6), click(6)]]}, -1, num_slices=7),
+    "two prompted slices": Task({1: [[box(1)], [click(1)], [disk(4)]]}, num_slices=8),
+}
+
+
+@pytest.mark.parametrize("backend", ["ort", "openvino"])
+@pytest.mark.parametrize("name", TASKS)
+def test_every_slice_equals_upstream(name: str, backend: str, family: Family) -> None:
+    task = TASKS[name]
+    pixels = volume(task.num_slices)
+    truth, full_truth = run_official(family.official, pixels, task)
+    found, full = run_ours(load(family.bundle, backend), pixels, task)
+    assert worst_difference(found, truth) < TOLERANCE
+    assert worst_difference(full, full_truth) < TOLERANCE
+    assert same_masks(full, full_truth, TOLERANCE)
+
+
+@pytest.mark.parametrize("backend", ["ort", "openvino"])
+def test_each_graph_and_all_that_runs_on_them_is_certified(backend: str, family: Family) -> None:
+    certificate = verify(family.bundle, family.model, backend, num_slices=4)
+    assert certificate["passed"], certificate
