@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from itertools import islice, pairwise
 from math import inf, nan
 from typing import Any
@@ -343,6 +344,16 @@ def test_a_run_that_was_cancelled_goes_on_as_if_it_had_not_been(
     assert_same(limited, wanted)
 
 
+@cache
+def undisturbed(rules: MemoryRules) -> tuple[Result, Result, Counter[str]]:
+    """What a box finds, what a click on the last slice makes of it, and how often each graph has run for that."""
+    predictor, backend = make(scene((128, 90), drift=9), rules=rules)
+    predictor.add(box(KEY, 128, 90))
+    wanted = predictor.propagate()
+    predictor.add(Point(slice=DEPTH - 1, y=128, x=120))
+    return wanted, predictor.propagate(), Counter(call.graph for call in backend.calls)
+
+
 @pytest.mark.parametrize("rules", RULES, ids=lambda rules: rules.policy)
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 @pytest.mark.parametrize("graph", SEEING)
@@ -350,13 +361,9 @@ def test_whatever_ends_a_step_in_its_middle_changes_nothing(
     graph: str, error: type[BaseException], rules: MemoryRules
 ) -> None:
     pixels = scene((128, 90), drift=9)
-    predictor, backend = make(pixels, rules=rules)
-    predictor.add(box(KEY, 128, 90))
-    wanted = predictor.propagate()
-    predictor.add(Point(slice=DEPTH - 1, y=128, x=120))
-    then = predictor.propagate()
+    wanted, then, runs = undisturbed(rules)
     for at in (2, 5, 8):
-        assert at <= Counter(call.graph for call in backend.calls)[graph]
+        assert at <= runs[graph]
         left = [at]
 
         def answer(inputs: Inputs, left: list[int] = left) -> Inputs:
