@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from export.quantise import MAX_DICE_DROP
+from export.dice_check import MAX_DICE_DROP
 from export.variants import VARIANTS
 from runtime.bundle.manifest import CAUTIONS, MAX_SEED, PRECISIONS, UNKNOWN
 from runtime.files.strict_json import Fault, Text
@@ -30,7 +30,7 @@ EXAMPLES = """examples:
   medsam2 export --checkpoint MedSAM2_latest.pt --licence CC-BY-SA-4.0 -o medsam2
   medsam2 export --checkpoint hf:wanglab/MedSAM2/MedSAM2_latest.pt -o medsam2
   medsam2 export --checkpoint sam2.1_hiera_tiny.pt --model sam2.1_hiera_t --image-size 512 -o tiny512
-  medsam2 export --checkpoint sam2.1_hiera_tiny.pt --image-size 512 --encoder int8 -o tiny512-int8
+  medsam2 export --checkpoint sam2.1_hiera_tiny.pt --image-size 512 --precision int8 -o tiny512
   medsam2 export --random-weights 0 --model sam2.1_hiera_t --image-size 512 -o random512   # to benchmark
 """
 
@@ -70,10 +70,11 @@ def parser() -> argparse.ArgumentParser:
         help="pixels, a multiple of 32 (EfficientTAM: 16); default: the model's own",
     )
     p.add_argument(
-        "--encoder",
+        "--precision",
         choices=PRECISIONS,
         default="fp32",
-        help="int8: its weights in eight bits, if masks of phantoms stay as good (default: %(default)s)",
+        help="int8: graphs in eight bits beside those in fp32, if masks of phantoms stay as good; medsam2 certify says "
+        "whether they pay on a machine (default: %(default)s)",
     )
     p.add_argument(
         "--max-dice-drop",
@@ -145,7 +146,7 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
         args.output,
         weights,
         args.licence or UNKNOWN,
-        encoder=args.encoder,
+        precision=args.precision,
         max_dice_drop=args.max_dice_drop,
         overwrite=args.overwrite,
         progress=_bar,

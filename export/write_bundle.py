@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -13,15 +12,20 @@ from typing import Any
 
 import onnx
 
+from export.dice_check import MAX_DICE_DROP, check_dice
 from export.model.network import Network
 from export.model.sam2 import Sam2
-from export.quantise import MAX_DICE_DROP, check_dice, quantised
+from export.quantise import quantised, record
 from export.to_onnx import OPSET, to_onnx
 from runtime.bundle.bundle import open_bundle
 from runtime.bundle.contract import FORMAT_VERSION, GRAPHS
 from runtime.bundle.manifest import LARGEST_INT8, MANIFEST, MAX_GRAPH_BYTES, graph_file
 from runtime.errors import InputError
 from runtime.files.atomic_folder import write_whole_folder
+from runtime.model import load
+
+# Where the products of weights are. The decoder stays in fp32: what it finds decides what is kept and what is absent.
+INT8_GRAPHS = ("image_encoder", "memory_attention", "memory_encoder")
 
 Progress = Callable[[Sequence[str]], Iterable[str]]
 
@@ -32,7 +36,7 @@ def write_bundle(
     weights: dict[str, Any],
     licence: str,
     *,
-    encoder: str = "fp32",
+    precision: str = "fp32",
     max_dice_drop: float = MAX_DICE_DROP,
     overwrite: bool = False,
     progress: Progress = iter,
@@ -44,8 +48,8 @@ def write_bundle(
         path: the folder to make; its parent must exist.
         weights: `kind` (see `runtime.bundle.manifest.CAUTIONS`), `source` and what else identifies them.
         licence: of the weights, as whoever exports them says, or `runtime.bundle.manifest.UNKNOWN`.
-        encoder: one of `runtime.bundle.manifest.PRECISIONS`: precision of the image encoder's weights.
-        max_dice_drop: what an encoder in int8 may lose on phantoms.
+        precision: one of `runtime.bundle.manifest.PRECISIONS`; "int8" adds `INT8_GRAPHS` in eight bits.
+        max_dice_drop: what those may lose on phantoms.
         overwrite: replace a bundle that is already there; anything else is never replaced.
         progress: wraps the names of the graphs as they are worked through, like `tqdm`.
 
@@ -56,26 +60,26 @@ def write_bundle(
     """
     target = Path(path)
     check_target(target, overwrite)
-    _check_model(model, encoder)
+    _check_model(model, precision)
 
     def fill(folder: Path) -> None:
         files = {}
         for graph in progress(model.numbers.graphs):
             data = to_onnx(model, graph).SerializeToString()
-            files[graph_file(graph)] = _write_graph(folder, graph, data)
+            files[graph_file(graph)] = _write_graph(folder, graph_file(graph), data)
         _write_manifest(folder, _manifest(model, weights, licence, files))
-        if encoder == "int8":
-            _make_int8(folder, max_dice_drop)
+        if precision == "int8":
+            _add_int8(folder, max_dice_drop)
 
     return write_whole_folder(target, fill, _read_back, is_replaced=overwrite)
 
 
-def _check_model(model: Network, encoder: str) -> None:
+def _check_model(model: Network, precision: str) -> None:
     """Raise InputError for what cannot be exported, before hours are spent on it."""
     name, numbers = model.numbers.name, model.image_encoder.parameters()
-    if encoder == "int8" and model.numbers.kind == "image":
+    if precision == "int8" and model.numbers.kind == "image":
         raise InputError(
-            f"an encoder in int8 is judged by following objects, and {name} has no memory; leave --encoder out"
+            f"graphs in int8 are judged by following objects, and {name} has no memory; leave --precision out"
         )
     size_bytes = sum(4 * parameter.numel() for parameter in numbers)
     if size_bytes > MAX_GRAPH_BYTES:
@@ -90,31 +94,34 @@ def _read_back(folder: Path) -> None:
     bundle = open_bundle(folder)
     for graph in bundle.model.graphs:
         bundle.read_graph(graph)
+    for graph in bundle.int8_graphs:
+        bundle.read_graph(graph, "int8")
 
 
-def _make_int8(folder: Path, max_dice_drop: float) -> None:
-    """Exchange a bundle's encoder for one in int8, once it has been seen to segment as well."""
-    small = folder / "int8"
-    shutil.copytree(folder, small, ignore=shutil.ignore_patterns(small.name))
+def _add_int8(folder: Path, max_dice_drop: float) -> None:
+    """Add graphs in eight bits to a bundle, once they have been seen to segment as well."""
+    plain = open_bundle(folder)
+    recordings = record(load(plain, "ort"), INT8_GRAPHS)
     manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-    encoder = quantised(onnx.load(folder / graph_file("image_encoder")))
-    manifest["files"][graph_file("image_encoder")] = _write_graph(
-        small, "image_encoder", encoder.SerializeToString()
-    )
-    manifest["precision"] = "int8"
-    manifest["quantisation"] = {"largest_weight": LARGEST_INT8}
-    _write_manifest(small, manifest)
-    figures = check_dice(open_bundle(folder), open_bundle(small), max_dice_drop)
-    manifest["quantisation"] |= figures
-    _write_manifest(small, manifest)
-    for file in small.iterdir():
-        file.replace(folder / file.name)
-    small.rmdir()
+    about: dict[str, Any] = {"largest_weight": LARGEST_INT8, "graphs": {}}
+    for graph in INT8_GRAPHS:
+        small = quantised(onnx.load_from_string(plain.read_graph(graph)), recordings.pop(graph))
+        name = graph_file(graph, "int8")
+        manifest["files"][name] = _write_graph(folder, name, small.model.SerializeToString())
+        about["graphs"][graph] = {
+            "products": small.products,
+            "in_fp32": len(small.kept),
+            "error": round(small.error, 5),
+        }
+    manifest["int8"] = about
+    _write_manifest(folder, manifest)
+    about |= check_dice(open_bundle(folder), max_dice_drop)
+    _write_manifest(folder, manifest)
 
 
-def _write_graph(folder: Path, graph: str, data: bytes) -> dict[str, Any]:
-    """Write a graph; returns its entry in the manifest."""
-    (folder / graph_file(graph)).write_bytes(data)
+def _write_graph(folder: Path, name: str, data: bytes) -> dict[str, Any]:
+    """Write a graph's file; returns its entry in the manifest."""
+    (folder / name).write_bytes(data)
     return {"size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 

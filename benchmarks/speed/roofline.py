@@ -117,11 +117,6 @@ def step_costs(
         slots: memories that each reads; None is a full memory.
         pointers: object pointers that each reads; None is all there can be.
     """
-    if bundle.precision != "fp32":
-        raise InputError(
-            f"{bundle.path} has {bundle.precision} weights, whose products have other ceilings; "
-            "count the bundle in fp32 that it was made from"
-        )
     axes = {
         "n": 1,
         "b": rows,

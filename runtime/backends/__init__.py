@@ -75,8 +75,10 @@ def _ort_cuda(provider: str) -> BackendRow:
 
 
 OPENVINO = ("runtime.backends.openvino", "OpenVinoBackend", ("openvino",))
+ORT = ("runtime.backends.ort", "OrtBackend", ("onnxruntime", "onnxruntime-gpu"))
 BACKENDS = {
-    "ort": BackendRow("runtime.backends.ort", "OrtBackend", ("onnxruntime", "onnxruntime-gpu")),
+    "ort": BackendRow(*ORT),
+    "ort-int8": BackendRow(*ORT, {"precision": "int8"}),
     "openvino": BackendRow(*OPENVINO),
     "openvino-bf16": BackendRow(*OPENVINO, {"precision": "bf16"}),
     "openvino-fp16": BackendRow(*OPENVINO, {"precision": "fp16"}),

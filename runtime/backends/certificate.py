@@ -63,8 +63,7 @@ def stamp(bundle: Bundle, backend: str) -> Certificate:
         "runtime": __version__,
         "kernels": kernels_digest(),
         "fingerprint": bundle.fingerprint,
-        "bundle_precision": bundle.precision,  # these two decide how much is asked
-        "weights_kind": bundle.weights["kind"],
+        "weights_kind": bundle.weights["kind"],  # which decides how much is asked
         "machine": row.machine,
         "instructions": ", ".join(instruction_sets()),
     }

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime on the CPU, in fp32 or with the graphs of a bundle that are there in eight bits."""
 
 from __future__ import annotations
 
@@ -76,13 +76,27 @@ class OrtBackend:
         bundle: where the graphs come from.
         threads: threads within an operator; None leaves it to ONNX Runtime (one for each core).
         hint: "latency", or "throughput" for threads that do not spin while they wait.
+        precision: "int8" takes the bundle's graphs in eight bits where it has them, "fp32" none.
+
+    Raises BackendUnavailable for a bundle without graphs in eight bits where they are asked for.
     """
 
     device_memory: DeviceMemory = HOST_MEMORY
     steps: Steps = HOST_STEPS
 
-    def __init__(self, bundle: Bundle, threads: int | None = None, hint: str = "latency") -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        threads: int | None = None,
+        hint: str = "latency",
+        precision: str = "fp32",
+    ) -> None:
+        if precision == "int8" and not bundle.int8_graphs:
+            raise BackendUnavailable(
+                f"{bundle.path} has no graphs in int8; make them with medsam2 export --precision int8"
+            )
         self._bundle = bundle
+        self._small = bundle.int8_graphs if precision == "int8" else ()
         self._options = onnxruntime.SessionOptions()
         self._options.log_severity_level = WARNINGS_AND_WORSE
         # Each graph has threads of its own, which go on spinning after a run and slow down the next graph's.
@@ -94,7 +108,8 @@ class OrtBackend:
         self._engines: WeakSet[OrtEngine] = WeakSet()
         self._is_closed = False
         count = "all" if threads is None else str(threads)
-        self.description = f"{ONNX_RUNTIME_VERSION}, {PROVIDER}, {count} threads, fp32"
+        small = f"; {' and '.join(self._small)} in int8" if self._small else ""
+        self.description = f"{ONNX_RUNTIME_VERSION}, {PROVIDER}, {count} threads, fp32{small}"
 
     def load(self, graph: str) -> OrtEngine:
         """Raises BundleError for a graph ONNX Runtime refuses or that is not as agreed, BackendUnavailable without
@@ -102,7 +117,7 @@ class OrtBackend:
         """
         if self._is_closed:
             raise Closed(graph)
-        data = read_whole_graph(self._bundle, graph)
+        data = read_whole_graph(self._bundle, graph, "int8" if graph in self._small else "fp32")
         try:
             session = onnxruntime.InferenceSession(
                 data, self._options, providers=[PROVIDER], enable_fallback=False

@@ -27,12 +27,12 @@ def refusal(bundle: Bundle, engine: str, graph: str, error: Exception, verb: str
     return BundleError(f"{bundle.path}: {engine} {verb} {graph}: {said}; export the bundle again")
 
 
-def read_whole_graph(bundle: Bundle, graph: str) -> bytes:
+def read_whole_graph(bundle: Bundle, graph: str, precision: str = "fp32") -> bytes:
     """The checked bytes of a graph, which has to hold all its weights: those in other files nobody would have checked.
 
     Raises BundleError, and what `Bundle.read_graph` does.
     """
-    data = bundle.read_graph(graph)
+    data = bundle.read_graph(graph, precision)
     try:
         is_split = has_external_data(data)
     except ValueError as error:

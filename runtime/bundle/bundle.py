@@ -1,6 +1,7 @@
-"""A bundle: a folder with a manifest and its ONNX graphs. It knows files and hashes, not what graphs compute.
+"""A bundle: a folder with a manifest and its ONNX graphs, perhaps some of them in eight bits too.
 
-Graph bytes are read once, checked against the manifest and handed on, so what runs is what was checked.
+It knows files and hashes, not what graphs compute. Graph bytes are read once, checked against the manifest and handed
+on, so what runs is what was checked.
 """
 
 from __future__ import annotations
@@ -48,9 +49,10 @@ class Bundle:
         return Defaults.parse(self.manifest.get("defaults", {}))
 
     @property
-    def precision(self) -> str:
-        """ "fp32", or "int8" where the image encoder's weights have eight bits."""
-        return str(self.manifest["precision"])
+    def int8_graphs(self) -> tuple[str, ...]:
+        """Graphs that are also there with weights in eight bits."""
+        files = self.manifest["files"]
+        return tuple(graph for graph in self.model.graphs if graph_file(graph, "int8") in files)
 
     @property
     def licence(self) -> str:
@@ -59,9 +61,10 @@ class Bundle:
 
     @property
     def fingerprint(self) -> str:
-        """What the graphs are known by: SHA-256 over their own hashes, in the order of names."""
-        files, graphs = self.manifest["files"], sorted(self.model.graphs)
-        hashes = [files[graph_file(graph)]["sha256"] for graph in graphs]
+        """What the graphs are known by: SHA-256 over their own hashes, in the order of names, those in int8 last."""
+        names = [graph_file(graph) for graph in sorted(self.model.graphs)]
+        names += [graph_file(graph, "int8") for graph in sorted(self.int8_graphs)]
+        hashes = [self.manifest["files"][name]["sha256"] for name in names]
         return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
     @property
@@ -69,14 +72,14 @@ class Bundle:
         """What a user must be told about these weights, or None."""
         return CAUTIONS[self.weights["kind"]]
 
-    def read_graph(self, graph: str) -> bytes:
-        """The checked bytes of one graph.
+    def read_graph(self, graph: str, precision: str = "fp32") -> bytes:
+        """The checked bytes of one graph; `precision` "int8" only for `int8_graphs`.
 
         Raises:
             BundleIncomplete: the file is missing or shorter than the manifest says.
             BundleChanged: its hash differs from the manifest's.
         """
-        name = graph_file(graph)
+        name = graph_file(graph, precision)
         entry = self.manifest["files"][name]
         try:
             data = read_plain(self.path / name, entry["size_bytes"])

@@ -39,7 +39,8 @@ from runtime.files.strict_json import (
 MANIFEST = "manifest.json"
 # Of a manifest; the largest known has 10 KB, a calibration by many masks adds 100.
 MAX_BYTES = 4 * 2**20
-PRECISIONS = ("fp32", "int8")  # of the image encoder's weights; all else is fp32
+PRECISIONS = ("fp32", "int8")
+"""Of the graphs in a bundle. Those in fp32 are always there; beside them some may lie with weights in eight bits."""
 # Of a weight in int8. Processors without VNNI add up two products of weights with bytes in 16 bits, which saturate:
 # larger ones compute something else there.
 LARGEST_INT8 = (2**15 - 1) // (2 * 255)
@@ -71,9 +72,9 @@ _ROW = Numbers(_WEIGHT, MASK_SCALE, MASK_SCALE)
 _SHARES = Numbers(Number(0, 1), 1, MAX_KNOTS)
 
 
-def graph_file(graph: str) -> str:
-    """File name of a graph inside a bundle."""
-    return f"{graph}.onnx"
+def graph_file(graph: str, precision: str = "fp32") -> str:
+    """File name of a graph inside a bundle; `precision` is one of `PRECISIONS`."""
+    return f"{graph}.onnx" if precision == "fp32" else f"{graph}.{precision}.onnx"
 
 
 class CalibrationRule:
@@ -135,13 +136,17 @@ def _rules(kind: str) -> Rule:
                 others=True,
             ),
             "licence": Text(),
-            "precision": OneOf(PRECISIONS),
+            "precision": OneOf(("fp32",)),
             "constants": Object(required=_MEMORY_CONSTANTS if is_volume else {}),
-            "files": Object(required={graph_file(graph): file for graph in KINDS[kind]}),
+            "files": Object(
+                required={graph_file(graph): file for graph in KINDS[kind]},
+                optional={graph_file(graph, "int8"): file for graph in KINDS[kind]},
+            ),
         },
         optional={
             "calibration": Object(optional=dict.fromkeys(MEASURES, CalibrationRule())),
             "defaults": DEFAULTS_RULE,
+            "int8": Object(required={"largest_weight": Integer(1, LARGEST_INT8)}, others=True),
         },
         others=True,
     )
@@ -154,7 +159,7 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any]:
     """The manifest of a bundle's folder, checked; `name` is another one's while it is being written.
 
     Raises:
-        BundleError: not a bundle, one of another format version, or of an earlier encoder in int8.
+        BundleError: not a bundle, or one of another format version.
         BundleIncomplete: the manifest is cut short, lacks entries or misstates them.
     """
     path = folder / name
@@ -183,7 +188,6 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any]:
         raise BundleIncomplete(
             f"{path} lacks or misstates an entry: {fault}; export the bundle again"
         ) from fault
-    _check_quantisation(folder, manifest)
     return manifest
 
 
@@ -192,19 +196,6 @@ def _kind(manifest: dict[str, Any]) -> str:
     model = manifest.get("model")
     kind = model.get("kind") if type(model) is dict else None
     return kind if type(kind) is str and kind in KINDS else "volume"
-
-
-def _check_quantisation(folder: Path, manifest: dict[str, Any]) -> None:
-    """Raise BundleError for an encoder in int8 that need not compute the same everywhere."""
-    quantisation = manifest.get("quantisation")
-    largest = quantisation.get("largest_weight") if isinstance(quantisation, dict) else None
-    if manifest["precision"] == "int8" and not (
-        type(largest) is int and 0 < largest <= LARGEST_INT8
-    ):
-        raise BundleError(
-            f"{folder} has an encoder in int8 with weights beyond {LARGEST_INT8}, as earlier exporters made them; it "
-            "computes something else on processors without VNNI; export it again"
-        )
 
 
 def _check_version(folder: Path, version: Any) -> None:
@@ -224,6 +215,9 @@ def _check_version(folder: Path, version: Any) -> None:
 def _check_sizes(manifest: dict[str, Any]) -> None:
     """Raise Fault where two entries do not go together."""
     model = ModelNumbers(**manifest["model"])
+    is_small = any(graph_file(graph, "int8") in manifest["files"] for graph in model.graphs)
+    if is_small != ("int8" in manifest):
+        raise Fault("int8 and the graphs in int8 among files go together, and one is missing")
     if model.kind != "volume":
         return
     if model.d_model % model.mem_dim:

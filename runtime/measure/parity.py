@@ -35,8 +35,9 @@ LOGIT_TOLERANCE = (
 DEFAULT_SLICES = 24
 
 
-TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "mixed": 1e-2, "bf16": 6e-2, "int8": 8e-2}
-"""Of one pass through one graph, by what it is computed in; bfloat16 rounds by 2**-9, through some ten layers."""
+TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "mixed": 1e-2, "bf16": 6e-2, "int8": 0.12}
+"""Of one pass through one graph, by what it is computed in; bfloat16 rounds by 2**-9, through some ten layers. Eight
+bits put the trained encoder of the embedded model off by 0.05, SAM 2.1 tiny's with random weights by 0.09."""
 # Of a free propagation, in fp32 and in anything less.
 LOWEST_DICE, LOWEST_DICE_REDUCED = 0.999, 0.99
 
@@ -61,11 +62,10 @@ def criteria_of(bundle: Bundle, backend: str) -> Criteria:
     """What a back end has to reach with a bundle."""
     precision = BACKENDS[backend].precision
     tolerances = dict.fromkeys(bundle.model.graphs, TOLERANCES[precision])
-    if bundle.precision != "fp32":
-        encoder = max(TOLERANCES[precision], TOLERANCES[bundle.precision])
-        tolerances["image_encoder"] = encoder
-    is_exact = precision == bundle.precision == "fp32"
-    if is_exact:
+    if precision == "int8":
+        others = [graph for graph in tolerances if graph not in bundle.int8_graphs]
+        tolerances |= dict.fromkeys(others, TOLERANCES["fp32"])
+    if precision == "fp32":
         return Criteria(tolerances, LOWEST_DICE, decides_alike=True)
     is_random = bundle.weights["kind"] == "random"
     return Criteria(tolerances, None if is_random else LOWEST_DICE_REDUCED, decides_alike=False)

@@ -1,4 +1,4 @@
-"""The encoder in eight bits: what changes, what does not, and when it is refused."""
+"""Graphs in eight bits: what changes, what does not, what stays in fp32, and when they are refused."""
 
 from __future__ import annotations
 
@@ -13,22 +13,20 @@ import onnx
 import onnxruntime
 import pytest
 
-from export import quantise
+from export import dice_check
 from export.__main__ import main
+from export.dice_check import check_dice, mean_dice
 from export.model.sam2 import Sam2
-from export.quantise import (
-    check_dice,
-    mean_dice,
-    quantised,
-)
+from export.quantise import MAX_ERROR, Recording, quantised, record
 from export.variants import VARIANTS
-from export.write_bundle import write_bundle
+from export.write_bundle import INT8_GRAPHS, write_bundle
 from runtime.bundle.bundle import Bundle, open_bundle
 from runtime.bundle.contract import GRAPHS
 from runtime.bundle.manifest import LARGEST_INT8, MANIFEST
 from runtime.devices.machine import instruction_sets, machine_name
-from runtime.errors import Mismatch
+from runtime.errors import BackendUnavailable, Mismatch
 from runtime.measure.phantom import Phantom, make_phantom
+from runtime.model import load
 from tests.graph_inputs import graph_inputs, relative_error
 from tests.variants import TOY
 
@@ -37,8 +35,8 @@ WEIGHTS = {"kind": "random", "source": "random", "seed": 12, "sha256": "00" * 32
 
 @pytest.fixture(autouse=True)
 def few_phantoms(no_tracing: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantise, "PHANTOMS", 1)
-    monkeypatch.setattr(quantise, "PHANTOM_SLICES", 3)
+    monkeypatch.setattr(dice_check, "PHANTOMS", 1)
+    monkeypatch.setattr(dice_check, "PHANTOM_SLICES", 3)
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +45,15 @@ def plain(toy_bundle: Bundle) -> onnx.ModelProto:
 
 
 @pytest.fixture(scope="module")
-def small(plain: onnx.ModelProto) -> onnx.ModelProto:
-    return quantised(plain)
+def recordings(toy_bundle: Bundle) -> dict[str, list[Recording]]:
+    return record(load(toy_bundle, "ort"), INT8_GRAPHS)
+
+
+@pytest.fixture(scope="module")
+def small(plain: onnx.ModelProto, recordings: dict[str, list[Recording]]) -> onnx.ModelProto:
+    made = quantised(plain, recordings["image_encoder"], np.inf)
+    assert made.kept == () and made.products == kinds(made.model).count("MatMulInteger")
+    return made.model
 
 
 def run(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -82,6 +87,54 @@ def test_weights_become_bytes_and_attention_stays(
         assert kinds(small).count(kept) == kinds(plain).count(kept) > 0
 
 
+def test_recordings_are_of_a_whole_propagation(recordings: dict[str, list[Recording]]) -> None:
+    assert {graph: len(own) for graph, own in recordings.items()} == dict.fromkeys(INT8_GRAPHS, 3)
+    slots = [own.inputs["memory"].shape[1] for own in recordings["memory_attention"]]
+    assert slots[0] == 1 and slots[-1] == 7
+    images = [own.inputs["image"] for own in recordings["image_encoder"]]
+    assert not np.array_equal(images[0], images[1])
+
+
+@pytest.mark.parametrize("graph", INT8_GRAPHS)
+def test_the_most_sensitive_products_stay_in_fp32_until_the_rest_is_near_enough(
+    graph: str, toy_bundle: Bundle, recordings: dict[str, list[Recording]]
+) -> None:
+    proto, own = onnx.load_from_string(toy_bundle.read_graph(graph)), recordings[graph]
+    every = quantised(proto, own, np.inf)
+    fewer = quantised(proto, own, 0.7 * every.error)
+    assert 0 < len(fewer.kept) < fewer.products == every.products
+    assert fewer.error <= 0.7 * every.error
+    assert kinds(fewer.model).count("MatMulInteger") == fewer.products - len(fewer.kept)
+    none = quantised(proto, own, 0.0)
+    assert len(none.kept) == none.products and none.error == 0 and none.model is proto
+
+
+def test_a_product_whose_channels_differ_most_is_the_most_sensitive() -> None:
+    """One channel a thousand times as large as the others takes the whole range of a byte."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((64, 8)).astype(np.float32)
+    uneven = x * np.array([1000, *[1] * 7], np.float32)
+    weights = rng.standard_normal((8, 8)).astype(np.float32)
+    weights[0] = 0
+    nodes = [
+        onnx.helper.make_node("MatMul", [name, "weights"], [f"{name}_out"], name=f"of {name}")
+        for name in ("even", "uneven")
+    ]
+    nodes.append(onnx.helper.make_node("Add", ["even_out", "uneven_out"], ["y"]))
+    values = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (64, 8))
+        for name in ("even", "uneven", "y")
+    ]
+    graph = onnx.helper.make_graph(
+        nodes, "two", values[:2], values[2:], [onnx.numpy_helper.from_array(weights, "weights")]
+    )
+    opsets = [onnx.helper.make_opsetid("", 20)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    recording = Recording({"even": x, "uneven": uneven}, {"y": x @ weights + uneven @ weights})
+    made = quantised(model, [recording], 0.1)
+    assert made.kept == ("of uneven",) and 0 < made.error <= 0.1
+
+
 def test_a_product_of_two_activations_is_none_of_weights() -> None:
     weights = onnx.numpy_helper.from_array(np.eye(4, dtype=np.float32), "weights")
     nodes = [
@@ -93,7 +146,9 @@ def test_a_product_of_two_activations_is_none_of_weights() -> None:
     )
     graph = onnx.helper.make_graph(nodes, "two", [x], [z], [weights])
     opsets = [onnx.helper.make_opsetid("", 20)]
-    made = quantised(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10))
+    x = {"x": np.ones((4, 4), np.float32)}
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    made = quantised(model, [Recording(x, {"z": x["x"] @ x["x"]})]).model
     assert kinds(made).count("MatMulInteger") == kinds(made).count("MatMul") == 1
 
 
@@ -188,9 +243,9 @@ def test_a_dice_that_is_none_is_refused_too(
     after: float, toy_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = iter([0.9, after])
-    monkeypatch.setattr(quantise, "mean_dice", lambda *_: next(answers))
+    monkeypatch.setattr(dice_check, "mean_dice", lambda *_: next(answers))
     with pytest.raises(Mismatch):
-        check_dice(toy_bundle, toy_bundle)
+        check_dice(toy_bundle)
 
 
 def test_nothing_found_where_there_is_nothing_is_right(
@@ -208,33 +263,43 @@ def test_nothing_found_where_there_is_nothing_is_right(
             return SimpleNamespace(slices={1: dict.fromkeys(range(3), mask)})
 
     monkeypatch.setattr(Phantom, "box", lambda *_: None)
-    found = quantise._dice_of_objects(Finds(), Phantom(empty, empty))  # type: ignore[arg-type]
+    found = dice_check._dice_of_objects(Finds(), Phantom(empty, empty))  # type: ignore[arg-type]
     assert found == [1.0]
 
 
 def write(toy: Sam2, path: Path, **options: Any) -> Path:
-    return write_bundle(toy, path, WEIGHTS, "Apache-2.0", encoder="int8", **options)
+    return write_bundle(toy, path, WEIGHTS, "Apache-2.0", precision="int8", **options)
 
 
-def test_a_bundle_says_that_its_encoder_has_eight_bits_and_what_that_costs(
+def test_a_bundle_says_what_has_eight_bits_and_what_that_costs(
     toy: Sam2, toy_bundle: Bundle, tmp_path: Path
 ) -> None:
     # Random weights draw noise, and what eight bits do to its Dice says nothing.
     made = open_bundle(write(toy, tmp_path / "small", max_dice_drop=1.0))
-    assert made.precision == "int8" and toy_bundle.precision == "fp32"
-    figures = made.manifest["quantisation"]
-    assert figures == {
+    assert made.int8_graphs == INT8_GRAPHS and toy_bundle.int8_graphs == ()
+    assert made.fingerprint != toy_bundle.fingerprint
+    about = made.manifest["int8"]
+    graphs = about.pop("graphs")
+    assert about == {
         "largest_weight": LARGEST_INT8,
-        "dice_fp32": round(mean_dice(toy_bundle), 4),
-        "dice_int8": round(mean_dice(made), 4),
+        "dice_fp32": round(mean_dice(toy_bundle, "ort"), 4),
+        "dice_int8": round(mean_dice(made, "ort-int8"), 4),
         "phantoms": 1,
         "machine": machine_name(),
         "instructions": ", ".join(instruction_sets()),
     }
     for graph in GRAPHS:
-        is_same = made.read_graph(graph) == toy_bundle.read_graph(graph)
-        assert is_same == (graph != "image_encoder")
+        assert made.read_graph(graph) == toy_bundle.read_graph(graph)
+    for graph, figures in graphs.items():
+        products = kinds(onnx.load_from_string(made.read_graph(graph, "int8")))
+        assert products.count("MatMulInteger") == figures["products"] - figures["in_fp32"] > 0
+        assert 0 < figures["error"] <= MAX_ERROR
     assert [file.name for file in tmp_path.iterdir()] == ["small"]
+
+
+def test_a_bundle_without_them_says_how_to_make_them(toy_bundle: Bundle) -> None:
+    with pytest.raises(BackendUnavailable, match=r"no graphs in int8; .*--precision int8"):
+        load(toy_bundle, "ort-int8")
 
 
 def test_mean_dice_is_of_masks_against_the_phantoms_own(
@@ -262,22 +327,22 @@ def test_mean_dice_is_of_masks_against_the_phantoms_own(
             slices = {i: {z: mask(z, i) for z in range(3)} for i in self.ids}
             return type("R", (), {"slices": slices})()
 
-    monkeypatch.setattr(quantise, "VolumePredictor", Knows)
-    assert mean_dice(toy_bundle) == pytest.approx(2 / 3)
+    monkeypatch.setattr(dice_check, "VolumePredictor", Knows)
+    assert mean_dice(toy_bundle, "ort") == pytest.approx(2 / 3)
 
 
 def test_every_phantom_is_another_one_and_progress_sees_each(
     toy_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quantise, "PHANTOMS", 3)
+    monkeypatch.setattr(dice_check, "PHANTOMS", 3)
     made, calls = [], []
 
     def dice(predictor: Any, phantom: Phantom) -> list[float]:
         made.append(phantom)
         return [0.1 * len(made), 0.1 * len(made), 0.3]
 
-    monkeypatch.setattr(quantise, "_dice_of_objects", dice)
-    assert mean_dice(toy_bundle, lambda: calls.append(1)) == pytest.approx(0.7 / 3)
+    monkeypatch.setattr(dice_check, "_dice_of_objects", dice)
+    assert mean_dice(toy_bundle, "ort", lambda: calls.append(1)) == pytest.approx(0.7 / 3)
     assert len(calls) == 3
     for seed, phantom in enumerate(made):
         wanted = make_phantom((3, 128, 128), seed)
@@ -286,8 +351,8 @@ def test_every_phantom_is_another_one_and_progress_sees_each(
 
 @pytest.fixture
 def costly(monkeypatch: pytest.MonkeyPatch) -> None:
-    dice = {"fp32": 0.9, "int8": 0.88}
-    monkeypatch.setattr(quantise, "mean_dice", lambda bundle, *_: dice[bundle.precision])
+    dice = {"ort": 0.9, "ort-int8": 0.88}
+    monkeypatch.setattr(dice_check, "mean_dice", lambda bundle, name, *_: dice[name])
 
 
 def test_it_is_refused_where_it_costs_too_much_and_leaves_nothing(
@@ -306,7 +371,7 @@ def test_a_bundle_that_was_there_stays_where_eight_bits_are_refused(
     with pytest.raises(Mismatch):
         write(toy, made, overwrite=True)
     assert (made / MANIFEST).read_bytes() == before
-    assert open_bundle(made).precision == "fp32"
+    assert open_bundle(made).int8_graphs == ()
     assert [file.name for file in tmp_path.iterdir()] == ["small"]
 
 
@@ -318,9 +383,9 @@ def test_the_command_passes_on_what_may_be_lost(
 ) -> None:
     monkeypatch.setitem(VARIANTS, TOY.name, TOY)
     target = tmp_path / "small"
-    words = ["--random-weights", "1", "--model", TOY.name, "-o", str(target), "--encoder", "int8"]
+    words = ["--random-weights", "1", "--model", TOY.name, "-o", str(target), "--precision", "int8"]
     with pytest.raises(Mismatch):
         main(words)
     main([*words, "--max-dice-drop", "0.03"])
     assert json.loads(capsys.readouterr().out)["bundle"] == str(target)
-    assert open_bundle(target).manifest["quantisation"]["dice_int8"] == 0.88
+    assert open_bundle(target).manifest["int8"]["dice_int8"] == 0.88

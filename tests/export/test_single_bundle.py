@@ -140,8 +140,8 @@ def test_what_cannot_be_exported_is_said_before_it_is_tried(tmp_path: Path) -> N
         huge = network(VARIANTS["sam_vit_h"])
     with pytest.raises(InputError, match=r"sam_vit_h has 2\.4 GiB of weights.*less than 2 GiB"):
         write_bundle(huge, tmp_path / "b", weights, "unknown")
-    with pytest.raises(InputError, match="toy_medsam has no memory; leave --encoder out"):
-        write_bundle(network(TOY_MEDSAM), tmp_path / "b", weights, "unknown", encoder="int8")
+    with pytest.raises(InputError, match="toy_medsam has no memory; leave --precision out"):
+        write_bundle(network(TOY_MEDSAM), tmp_path / "b", weights, "unknown", precision="int8")
     assert not (tmp_path / "b").exists()
 
 

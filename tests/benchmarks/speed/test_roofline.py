@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,12 +159,6 @@ def test_more_rows_slots_and_pointers_cost_more_where_they_are_read(toy_bundle: 
     assert flop(rows=1, slots=3, pointers=2)["attend"] > base["attend"]
     assert flop(rows=1, slots=2, pointers=3)["attend"] > base["attend"]
     assert flop() == flop(rows=1, slots=7, pointers=16)
-
-
-def test_eight_bits_are_refused(toy_bundle: Bundle) -> None:
-    bundle = replace(toy_bundle, manifest={**toy_bundle.manifest, "precision": "int8"})
-    with pytest.raises(InputError, match="int8 weights"):
-        step_costs(bundle)
 
 
 @pytest.mark.skipif(not TINY512.is_dir(), reason="no bundle in out/tiny512")

@@ -81,7 +81,6 @@ def test_a_certificate_holds_for_graphs_a_package_and_a_machine(
         "runtime": runtime.__version__,
         "kernels": kernels_digest(),
         "fingerprint": bundle.fingerprint,
-        "bundle_precision": "fp32",
         "weights_kind": "demonstration",
         "machine": machine_name(),
         "instructions": ", ".join(instruction_sets()),
@@ -162,7 +161,6 @@ def test_what_failed_is_not_taken_however_fast(bundle: Bundle) -> None:
     "changed",
     [
         {"fingerprint": "0" * 64},
-        {"bundle_precision": "int8"},
         {"weights_kind": "random"},
         {"machine": "Abacus, 10 beads"},
         {"package": "openvino 1.0"},

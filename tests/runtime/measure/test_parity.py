@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pytest
 
 from runtime.bundle.bundle import Bundle
 from runtime.bundle.contract import GRAPHS, graph_specs
+from runtime.bundle.manifest import graph_file
 from runtime.measure.lockstep import Lockstep, compare_tensors
 from runtime.measure.parity import (
     LOWEST_DICE,
@@ -172,8 +173,9 @@ def test_the_worst_object_counts() -> None:
     assert compare_tracks(found, {**truth, **other})["lowest_dice"] == pytest.approx(2 / 3)
 
 
-def bundle(precision: str = "fp32", kind: str = "checkpoint") -> Bundle:
-    return Bundle(Path("nowhere"), FAKE_NUMBERS, {"kind": kind}, {"precision": precision})
+def bundle(kind: str = "checkpoint", int8_graphs: Sequence[str] = ()) -> Bundle:
+    files = {graph_file(graph, "int8"): {} for graph in int8_graphs}
+    return Bundle(Path("nowhere"), FAKE_NUMBERS, {"kind": kind}, {"files": files})
 
 
 def test_fp32_is_held_to_fp32_whatever_the_weights() -> None:
@@ -192,20 +194,18 @@ def test_bf16_is_held_to_bf16_and_random_weights_show_no_masks() -> None:
     )
 
 
-def test_an_encoder_in_eight_bits_is_given_way_and_nothing_else_is() -> None:
-    criteria = criteria_of(bundle("int8"), "ort")
+def test_graphs_in_eight_bits_are_given_way_and_others_are_not() -> None:
+    criteria = criteria_of(bundle(int8_graphs=GRAPHS[:2]), "ort-int8")
     assert criteria.tolerances == {
-        **dict.fromkeys(GRAPHS, 1e-4),
-        "image_encoder": TOLERANCES["int8"],
+        **dict.fromkeys(GRAPHS, TOLERANCES["fp32"]),
+        **dict.fromkeys(GRAPHS[:2], TOLERANCES["int8"]),
     }
     assert criteria.lowest_dice == LOWEST_DICE_REDUCED and not criteria.decides_alike
+    assert criteria_of(bundle("random", GRAPHS[:2]), "ort-int8").lowest_dice is None
 
 
-def test_of_two_reductions_the_coarser_one_counts_in_the_encoder() -> None:
-    criteria = criteria_of(bundle("int8"), "openvino-bf16")
-    assert criteria.tolerances["image_encoder"] == TOLERANCES["int8"] > TOLERANCES["bf16"]
-    assert {criteria.tolerances[graph] for graph in GRAPHS[1:]} == {TOLERANCES["bf16"]}
-    assert criteria_of(bundle("int8", "random"), "ort").lowest_dice is None
+def test_graphs_in_eight_bits_lower_nothing_for_who_does_not_run_them() -> None:
+    assert criteria_of(bundle(int8_graphs=GRAPHS), "openvino") == criteria_of(bundle(), "openvino")
 
 
 def test_masks_that_show_nothing_are_not_judged() -> None:
