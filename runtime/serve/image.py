@@ -14,12 +14,16 @@ from runtime.io.volumes.volume import Volume
 from runtime.io.window import apply_window
 from runtime.model import Model
 from runtime.predictors import VolumePredictor
-from runtime.predictors.chosen import AUTO
+from runtime.predictors.chosen import AUTO, zoom_factor
 from runtime.predictors.volume_plan import slices_ahead
 from runtime.prompts.prompts import Mask, Prompt, shown
 from runtime.serve.planes import Position, in_plane, plane_shape, planes_of
 from runtime.serve.worker import Steps, Urgency
 from runtime.steps.encodings import Encodings, EncodingView
+
+AHEAD_IF_ZOOMED = 1
+"""Slices encoded ahead where the network is shown crops. They lie about objects that nobody has pointed at yet, whole
+slices only serve the first points of one, and who prompts would wait for the slice that is being encoded."""
 
 V = TypeVar("V", bound=np.generic)
 
@@ -53,8 +57,15 @@ class SessionImage:
         self.is_zoomed = is_zoomed
         self._view: EncodingView | None = None
         encodings.join(self)
-        self.encoded, self.to_encode = 0, min(self.shape[self.default_axis], encodings.share)
-        """Slices across the usual axis that are encoded ahead of need, and how many are to be."""
+        self.encoded = 0
+        """Slices across the usual axis that are encoded ahead of need."""
+
+    @property
+    def to_encode(self) -> int:
+        """How many slices across the usual axis are to be encoded ahead of need."""
+        has_zoom = zoom_factor(self._model, AUTO if self.is_zoomed else None) is not None
+        slices = self.shape[self.default_axis]
+        return min(AHEAD_IF_ZOOMED if has_zoom else slices, slices, self.encodings.share)
 
     @property
     def shape(self) -> Position:
@@ -109,15 +120,22 @@ class SessionImage:
         ]
 
     def encode_ahead(self) -> Steps:
-        """Encode slices across the usual axis, outwards from the middle, as many as this image may hold."""
+        """Encode slices across the usual axis, outwards from the middle, as many as this image may hold.
+
+        The first one has loaded the encoder; the other graphs are loaded after it, so that no prompt waits for them.
+        """
         axis = self.default_axis
         self._view = view = self.encodings.features(lambda index: self.read(axis, index))
+        self.encoded, graphs = 0, iter(self._model.numbers.graphs)
         for index in slices_ahead(None, self.shape[axis]):
-            if self.encoded >= min(self.to_encode, self.encodings.share):
-                return
+            if self.encoded >= self.to_encode:
+                break
             view[index]
             self.encoded += 1
             yield Urgency.AHEAD
+            for graph in graphs:
+                self._model.engine(graph)
+                yield Urgency.AHEAD
 
     def close(self) -> None:
         """Let others have the room; encodings stay for as long as nobody else needs it."""

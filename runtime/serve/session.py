@@ -92,9 +92,7 @@ class InteractiveSession(Overview):
         Objects that have prompts already stay as they are.
         """
         with self._state.turn(is_urging=False):
-            self._state.is_zoomed = bool(do_autozoom)
-            if self._state.image is not None:
-                self._state.image.is_zoomed = self._state.is_zoomed
+            self._state.set_zoom(bool(do_autozoom))
 
     def add_point_interaction(
         self,

@@ -92,6 +92,18 @@ class SessionState:
                 f"an image of {volume.shape} does not fit into memory beside what is there; crop it, or close others"
             ) from error
         self.image, self.objects = image, Objects(image, self._report)
+        self._encode_ahead(image)
+
+    def set_zoom(self, is_zoomed: bool) -> None:
+        """Whether objects to come are seen with the bundle's zoom, if it has one."""
+        self.is_zoomed = is_zoomed
+        if (image := self.image) is not None and image.is_zoomed != is_zoomed:
+            image.is_zoomed = is_zoomed
+            if self._ahead is not None:
+                self._ahead.end()
+            self._encode_ahead(image)
+
+    def _encode_ahead(self, image: SessionImage) -> None:
         self._ahead = self.worker.submit(self, image.encode_ahead(), Urgency.AHEAD, _say_failed)
 
     def drop_image(self) -> None:

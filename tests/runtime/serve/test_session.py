@@ -530,6 +530,34 @@ def test_reset_and_a_new_image_clear_history_and_keep_encodings() -> None:
         assert [call.graph for call in backend.calls].count("image_encoder") == SHAPE[0]
 
 
+def test_where_crops_are_shown_one_whole_slice_is_encoded_ahead_and_every_graph_is_loaded() -> None:
+    model, backend = fake_model(TELLING)
+    model.defaults = Defaults(zoom=3.0)
+    with InteractiveSession(model) as session:
+        session.set_image(IMAGE)
+        assert session._state._ahead is not None and session._state._ahead.wait(10)
+        assert [call.graph for call in backend.calls] == ["image_encoder"]
+        assert model._engines.keys() == {*model.numbers.graphs}
+        assert (session.progress.encoded, session.progress.to_encode) == (1, 1)
+        session.set_do_autozoom(True)  # as it was
+        session.set_do_autozoom(False)
+        assert session._state._ahead.wait(10)
+        assert [call.graph for call in backend.calls] == ["image_encoder"] * SHAPE[0]
+        assert (session.progress.encoded, session.progress.to_encode) == (SHAPE[0], SHAPE[0])
+
+
+def test_a_box_is_answered_after_one_encoding_where_crops_are_shown() -> None:
+    model, backend = fake_model(TELLING)
+    model.defaults = Defaults(zoom=3.0)
+    with InteractiveSession(model) as session:
+        session.set_image(IMAGE)
+        assert session._state._ahead is not None and session._state._ahead.wait(10)
+        backend.calls.clear()
+        session.add_bbox_interaction(thin(0, 2, (4, 7), (4, 7)), True, run_prediction=False)
+        graphs = [call.graph for call in backend.calls]
+        assert graphs[:2] == ["image_encoder", "mask_decoder"]
+
+
 def test_steps_beyond_what_may_be_kept_cannot_be_taken_back(
     session: InteractiveSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
