@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 import logging
 import socket
 import sys
@@ -12,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from runtime.bundle.bundle import Bundle, open_bundle
+from runtime.cohort.review import Review
 from runtime.commands.options import add_model_options, parse_bytes
 from runtime.errors import InputError
 from runtime.io.read import read_volume
@@ -38,6 +40,7 @@ DEFAULTS = Limits()
 EXAMPLES = f"""examples:
   medsam2 serve --open ct.nii.gz --browser          # the embedded model, a scan, and a page to segment it in
   medsam2 serve                                     # the same without a scan: open one in the page, or in a viewer
+  medsam2 serve --cohort out/ --browser             # what medsam2 cohort has made: accept, correct, reject
   medsam2 serve --bundle medsam2 --max-sessions 2 --max-memory 4G
   medsam2 serve --host 0.0.0.0 --key-file key.txt   # for viewers on other machines
   ssh -L 1527:localhost:1527 gpu-machine            # or without opening a port: paste http://localhost:1527
@@ -61,6 +64,10 @@ def parser() -> argparse.ArgumentParser:
     )
     add = p.add_argument_group("server").add_argument
     add("--open", metavar="FILE", help="volume file or DICOM folder that the page begins with")
+    add(
+        "--cohort", type=Path, metavar="OUT", help="of medsam2 cohort, whose masks the page reviews"
+    )
+    add("--reviewer", metavar="NAME", help="who decides (default: this user)")
     add("--browser", action="store_true", help="show the page in this machine's browser")
     add("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     add("--port", type=int, default=PORT, help="0 takes a free one (%(default)s)")
@@ -128,6 +135,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     """Raise InputError for numbers that make no server."""
+    if args.open is not None and args.cohort is not None:
+        raise InputError("--open is a scan to begin with, --cohort many to review; wanted one")
     if not 0 <= args.port < 2**16:
         raise InputError(f"found --port {args.port}; wanted 0 to {2**16 - 1}")
     if not 1 <= args.max_sessions <= MOST_SESSIONS:
@@ -157,8 +166,17 @@ def _service(
     model.check_memory()
     door = Door(Hosts(host, args.allow_host), key)
     caution = bundle.caution and bundle.caution.partition(";")[0].capitalize()
-    shown = Shown(bundle.model.name, caution, opened)
+    review = None if args.cohort is None else Review(args.cohort)
+    shown = Shown(bundle.model.name, caution, opened, review, args.reviewer or user())
     return Service(model, limits, door, bundle.licence, half, shown=shown)
+
+
+def user() -> str:
+    """Who runs this, as far as the system knows."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a number without a name
+        return ""
 
 
 def _limits_in_words(args: argparse.Namespace) -> str:

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from runtime.cohort.review import Review
 from runtime.errors import InputError, NoImage, NoObject, SessionClosed
 from runtime.io.volumes.volume import Volume
 from runtime.io.write import write_mask
@@ -24,6 +25,7 @@ from runtime.serve.bits import pack
 from runtime.serve.leases import LeaseExpired, Leases
 from runtime.serve.page_events import PING
 from runtime.serve.page_requests import HEARTBEAT, LOOK, NOTHING, read_json
+from runtime.serve.page_review import PageReview
 from runtime.serve.page_session import PageSession
 from runtime.serve.page_static import INDEX, static_response
 from runtime.serve.page_verbs import VERBS, read_seed
@@ -48,6 +50,8 @@ class Page:
         notices: what the page shows of the model: "model", "licence", and "caution" or None.
         opened: a volume that every page begins with.
         max_upload_bytes: of files that are sent together.
+        review: of a cohort whose masks are looked at, if any.
+        reviewer: who does.
 
     Raises InputError for a volume that has no window.
     """
@@ -58,11 +62,14 @@ class Page:
         notices: dict[str, str | None],
         opened: Volume | None = None,
         max_upload_bytes: int = 2 << 30,
+        review: Review | None = None,
+        reviewer: str = "",
     ) -> None:
         self._leases, self._notices, self._max_upload_bytes = leases, notices, max_upload_bytes
         self._opened = None if opened is None else ShownVolume.of(opened, Path(opened.source).name)
         self._pages: dict[str, PageSession] = {}
         self._server = uuid.uuid4().hex[:12]
+        self._review = None if review is None else PageReview(review, reviewer, self)
 
     @property
     def routes(self) -> list[Route]:
@@ -84,6 +91,7 @@ class Page:
             ("POST", "/api/cancel", self._cancel),
             ("GET", "/api/export", self._export),
             ("GET", "/api/events", self._events),
+            *(self._review.table if self._review else ()),
         ]
         api = [Route(path, _answered(handler), methods=[verb]) for verb, path, handler in table]
         return [Route("/", self._index), Route("/page/{name}", self._static), *api]
@@ -100,7 +108,7 @@ class Page:
     async def _static(self, request: Request) -> Response:
         return static_response(request, request.path_params["name"])
 
-    def _page(self, request: Request, is_active: bool = True) -> PageSession:
+    def session_of(self, request: Request, is_active: bool = True) -> PageSession:
         """The page's session. Raises LeaseExpired."""
         token = _token(request)
         try:
@@ -126,14 +134,18 @@ class Page:
         page = PageSession(session)
         try:
             if self._opened is not None:
-                await self._show(token, page, self._opened)
+                await self._hold_and_show(token, page, self._opened)
         except BaseException:
             self._leases.release(token)
             raise
         self._pages[token] = page
-        return _json({"token": token, **self._described(page)}, 201)
+        return _json({"token": token, **self.described(page)}, 201)
 
-    async def _show(self, token: str, page: PageSession, shown: ShownVolume) -> None:
+    async def show(self, request: Request, page: PageSession, shown: ShownVolume) -> None:
+        """Give a session a volume, if there is memory for it. Raises OutOfMemory, InputError."""
+        await self._hold_and_show(_token(request), page, shown)
+
+    async def _hold_and_show(self, token: str, page: PageSession, shown: ShownVolume) -> None:
         """Give a session a volume, if there is memory for it. Raises OutOfMemory, InputError."""
         array = shown.volume.array
         own = 0 if shown is self._opened else array.nbytes
@@ -142,10 +154,12 @@ class Page:
         await to_thread.run_sync(page.show, shown)
 
     async def _state(self, request: Request) -> Response:
-        return _json(self._described(self._page(request, is_active=False)))
+        return _json(self.described(self.session_of(request, is_active=False)))
 
-    def _described(self, page: PageSession) -> dict[str, Any]:
+    def described(self, page: PageSession) -> dict[str, Any]:
+        """What the page is told of its session."""
         return {
+            "review": self._review is not None,
             "volume": None if page.shown is None else page.shown.describe(),
             "objects": page.objects(),
             "busy": page.is_busy,
@@ -162,55 +176,62 @@ class Page:
 
     async def _heartbeat(self, request: Request) -> Response:
         body = await read_json(request, HEARTBEAT)
-        self._page(request, is_active=body.get("active", False))
+        self.session_of(request, is_active=body.get("active", False))
         return _json({"remaining_seconds": self._leases.remaining_s(_token(request))})
 
     async def _open(self, request: Request) -> Response:
-        page, token = self._page(request), _token(request)
+        page, token = self.session_of(request), _token(request)
         with self._leases.working(self._leases.of(token)):
             volume, name = await receive_volume(request.stream(), self._max_upload_bytes)
             shown = await to_thread.run_sync(ShownVolume.of, volume, name)
-            await self._show(token, page, shown)
-        return _json(self._described(page))
+            await self._hold_and_show(token, page, shown)
+        return _json(self.described(page))
 
     async def _voxels(self, request: Request) -> Response:
-        shown = self._page(request, is_active=False).need_volume()
+        shown = self.session_of(request, is_active=False).need_volume()
         size, pieces = shown.nifti()
         headers = {**_FRESH, "Content-Length": str(size), "X-Volume-Id": shown.id}
         return StreamingResponse(pieces, 200, headers, _FILE)
 
     async def _add_object(self, request: Request) -> Response:
         look = await read_json(request, LOOK)
-        page, token = self._page(request), _token(request)
+        page = self.session_of(request)
+        added = self.add_object(request, page, look.get("name"), look.get("colour"))
+        return _json(added, 201)
+
+    def add_object(
+        self, request: Request, page: PageSession, name: str | None, colour: str | None = None
+    ) -> dict[str, Any]:
+        """Another object, if there is memory for it. Raises OutOfMemory, InputError, NoImage."""
         number = len(page.objects()) + 1
         size = page.need_volume().volume.array.size
-        self._leases.hold(self._leases.of(token), f"object {number}", size)
-        return _json(page.add_object(look.get("name"), look.get("colour")), 201)
+        self._leases.hold(self._leases.of(_token(request)), f"object {number}", size)
+        return page.add_object(name, colour)
 
     async def _change_object(self, request: Request) -> Response:
         look = await read_json(request, LOOK)
-        page, object_id = self._page(request), request.path_params["object_id"]
+        page, object_id = self.session_of(request), request.path_params["object_id"]
         return _json(page.change_object(object_id, look.get("name"), look.get("colour")))
 
     async def _remove_object(self, request: Request) -> Response:
-        page, object_id = self._page(request), request.path_params["object_id"]
+        page, object_id = self.session_of(request), request.path_params["object_id"]
         number = len(page.objects())
         await to_thread.run_sync(page.remove_object, object_id)
         self._leases.let_go(self._leases.of(_token(request)), f"object {number}")
         return _json({"objects": page.objects()})
 
     async def _mask(self, request: Request) -> Response:
-        mask = self._page(request, is_active=False).mask(request.path_params["object_id"])
+        mask = self.session_of(request, is_active=False).mask(request.path_params["object_id"])
         headers = {**_FRESH, "X-Mask-Shape": ",".join(map(str, mask.shape))}
         return Response(await to_thread.run_sync(pack, mask), 200, headers, _FILE)
 
     async def _seed(self, request: Request) -> Response:
-        page = self._page(request)
+        page = self.session_of(request)
         call = await read_seed(request, page.need_volume().volume.shape)
         return self._submitted(request, page, call)
 
     async def _verb(self, request: Request) -> Response:
-        page, verb = self._page(request), request.url.path.rsplit("/", 1)[-1]
+        page, verb = self.session_of(request), request.url.path.rsplit("/", 1)[-1]
         call = await VERBS[verb](request, page.need_volume().volume.shape)
         return self._submitted(request, page, call)
 
@@ -218,19 +239,19 @@ class Page:
         return _json({"seq": page.submit(request.path_params["object_id"], call)}, 202)
 
     async def _cancel(self, request: Request) -> Response:
-        page = self._page(request)
+        page = self.session_of(request)
         return _json({"cancelled": await to_thread.run_sync(page.cancel)})
 
     async def _export(self, request: Request) -> Response:
         suffix = request.query_params.get("format", EXPORTS[0])
         if suffix not in EXPORTS:
             raise InputError(f"found the format {suffix[:20]!r}; wanted {' or '.join(EXPORTS)}")
-        data = await to_thread.run_sync(_written, self._page(request), suffix)
+        data = await to_thread.run_sync(_written, self.session_of(request), suffix)
         headers = {**_FRESH, "Content-Disposition": f'attachment; filename="masks.{suffix}"'}
         return Response(data, 200, headers, _FILE)
 
     async def _events(self, request: Request) -> Response:
-        stream = self._stream(self._page(request, is_active=False), _token(request))
+        stream = self._stream(self.session_of(request, is_active=False), _token(request))
         return StreamingResponse(stream, 200, _FRESH, "text/event-stream")
 
     async def _stream(self, page: PageSession, token: str) -> AsyncIterator[bytes]:

@@ -66,6 +66,13 @@ class PageSession:
             self._looks = {obj.id: _look(obj.id) for obj in self._session.objects}
         self._work.watch_encodings()
 
+    def seed(self, object_id: int, mask: NDArray[np.uint8]) -> None:
+        """Make a mask (z, y, x) an object's, without asking the network anything. Raises NoImage, NoObject."""
+        self._check_object(object_id)
+        with self._work.turn:
+            self._session.select_object(object_id)
+            self._session.add_initial_seg_interaction(mask)
+
     def submit(self, object_id: int, call: Call) -> int:
         """Queue a verb on one object; what becomes of it comes as events.
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from runtime.cohort.review import Review
 from runtime.io.volumes.volume import Volume
 from runtime.model import Model
 from runtime.serve.app import Door, application
@@ -27,11 +28,15 @@ class Shown:
         model: its name.
         caution: about it, in one line; None where none is called for.
         opened: a volume that every page begins with.
+        review: of a cohort whose masks are looked at.
+        reviewer: who does, as decisions say.
     """
 
     model: str = ""
     caution: str | None = None
     opened: Volume | None = None
+    review: Review | None = None
+    reviewer: str = ""
 
 
 class Service:
@@ -70,7 +75,14 @@ class Service:
         serving = Serving(self.leases, limits, self._pool)
         shown = shown or Shown()
         notices = {"model": shown.model, "licence": licence, "caution": shown.caution}
-        self._page = Page(self.leases, notices, shown.opened, limits.max_image_bytes)
+        self._page = Page(
+            self.leases,
+            notices,
+            shown.opened,
+            limits.max_image_bytes,
+            shown.review,
+            shown.reviewer,
+        )
         self.app = application(serving, door, self._page.routes)
 
     def server(self, started: Callable[[], None] = lambda: None) -> Server:

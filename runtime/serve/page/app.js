@@ -7,6 +7,7 @@ import { Link } from "./link.js";
 import { Marks } from "./marks.js";
 import { bytesOfBase64, Masks } from "./masks.js";
 import { millilitres, ObjectPanel } from "./objects.js";
+import { ReviewPanel } from "./review.js";
 import { Screen } from "./screen.js";
 import { DOUBTFUL, Strip } from "./strip.js";
 import { Tools } from "./tools.js";
@@ -56,6 +57,17 @@ export class App {
       remove: (id) => this.remove(id),
       go: (box) => this.goTo(box.map(([start, stop]) => Math.floor((start + stop - 1) / 2))),
     });
+    this.review = new ReviewPanel(
+      api,
+      { section: el("review"), list: el("review-list"), count: el("review-count"), accept: el("review-accept"), reject: el("review-reject") },
+      {
+        open: (study) => this.openStudy(study),
+        show: (id, slice) => this.showStudy(id, slice),
+        selected: () => this.selected,
+        say: (text) => this.screen.status(text),
+        act: (something) => this.act(something),
+      },
+    );
     this.tools = new Tools(this.viewer, {
       point: (kji, positive) => this.prompt("point", { kji, positive }, kji),
       box: (box) => this.prompt("box", { box, positive: true }, box.map(([start, stop]) => Math.floor((start + stop - 1) / 2))),
@@ -146,8 +158,10 @@ export class App {
       await this.sendMasksAgain(state.objects);
     } else if (!state.volume) {
       this.showNothing();
+      if (state.review) await this.act(() => this.review.begin());
     } else {
       await this.showGiven(state, known);
+      if (state.review && !this.review.isOn) await this.act(() => this.review.begin());
     }
     this.screen.state(this.work.isBusy ? "busy" : "ready");
     this.showWork();
@@ -196,6 +210,7 @@ export class App {
         : await this.api.call("POST", "/api/objects", { name, colour }));
     }
     const at = Math.max(0, old.findIndex(({ id }) => id === this.selected));
+    this.review.moved(new Map(old.map(({ id }, n) => [id, objects[n].id])));
     this.masks = new Masks(this.volume.shape);
     for (const [n, object] of objects.entries()) {
       const mask = bits.get(old[n].id);
@@ -304,15 +319,37 @@ export class App {
     this.viewer.draw();
   }
 
+  // A study of the cohort, with the masks that it has there.
+  async openStudy(study) {
+    this.screen.status(`Opening ${study}`);
+    const state = await this.api.call("POST", "/api/review/open", { study });
+    this.files = null;
+    await this.load(state.volume);
+    await this.adopt(state.objects);
+    this.screen.state("ready");
+    this.showWork();
+    return state.reviewing;
+  }
+
+  showStudy(id, slice) {
+    this.select(id);
+    if (slice === null) return;
+    const centre = this.masks.centre(id, this.strip.axis, slice);
+    if (centre) this.goTo(centre);
+    else this.goToSlice(this.strip.axis, slice);
+  }
+
   // Verbs.
 
   async prompt(verb, words, at) {
     this.goTo(at);
+    this.review.clicked();
     this.screen.quiet("verb");
     await this.act(() => this.work.send(() => this.api.call("POST", `/api/objects/${this.selected}/${verb}`, words)));
   }
 
   async stroke(kind, box, bits, positive) {
+    this.review.clicked();
     this.screen.quiet("verb");
     await this.act(() => this.work.send(() => this.api.call("POST", `/api/objects/${this.selected}/${kind}`, undefined, {
       body: bits, type: "application/octet-stream", headers: { "X-Meta": JSON.stringify({ box, positive }) },
@@ -320,6 +357,7 @@ export class App {
   }
 
   async plain(verb) {
+    this.review.clicked();
     this.screen.quiet("verb");
     await this.act(() => this.work.send(() => this.api.call("POST", `/api/objects/${this.selected}/${verb}`, {})));
   }
@@ -350,6 +388,7 @@ export class App {
       }, this.sending);
       this.screen.progress(null);
       this.files = files;
+      this.review.leave();
       await this.load(state.volume);
       await this.adopt(state.objects);
       this.el("image").focus({ preventScroll: true });
@@ -437,6 +476,7 @@ export class App {
     this.selected = id;
     this.setAxis(this.object.axis);
     this.showObjects();
+    this.review.showButtons();
     this.viewer.draw();
   }
 
@@ -623,6 +663,8 @@ export class App {
       if (!this.el(key).disabled) this.plain(key);
     } else if (key === "a") this.addObject();
     else if (key === "m") this.toggleMasks();
+    else if (this.review.isOn && key === "y") this.review.decide("accepted");
+    else if (this.review.isOn && key === "x") this.review.decide("rejected");
     else if (key === "w") this.windows.next();
     else if (key === "d") this.nextDoubtful();
     else if (key === "f") this.setLayout(LAYOUTS[(LAYOUTS.indexOf(this.viewer.layout) + 1) % LAYOUTS.length]);

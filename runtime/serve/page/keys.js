@@ -20,6 +20,10 @@ export const TABLE = [
     ["F2", "F2", "Rename the object"],
     ["m", "M", "Hide or show masks"],
   ]],
+  ["Review of a cohort", [
+    ["y", "Y", "Accept the object as it is shown"],
+    ["x", "X", "Reject it"],
+  ]],
   ["View", [
     [null, "Wheel", "Change the slice"],
     ["PageUp", "Page Up", "Next slice"],

@@ -93,6 +93,27 @@ export class Masks {
     return out;
   }
 
+  // The middle of an object on a slice along an axis; null where it has no voxel there.
+  centre(id, axis, slice) {
+    const bits = this.objects.get(id)?.bits;
+    if (!bits) return null;
+    const [, height, width] = this.shape;
+    const spans = this.shape.map((length, n) => (n === axis ? [slice, slice + 1] : [0, length]));
+    const sum = [0, 0, 0];
+    let count = 0;
+    for (let k = spans[0][0]; k < spans[0][1]; k++) {
+      for (let j = spans[1][0]; j < spans[1][1]; j++) {
+        for (let i = spans[2][0]; i < spans[2][1]; i++) {
+          const at = (k * height + j) * width + i;
+          if (!(bits[at >> 3] & (128 >> (at & 7)))) continue;
+          count++;
+          [k, j, i].forEach((value, n) => (sum[n] += value));
+        }
+      }
+    }
+    return count ? sum.map((value) => Math.round(value / count)) : null;
+  }
+
   // Whether an object has a voxel on each slice along an axis.
   presence(id, axis) {
     const bits = this.objects.get(id)?.bits;

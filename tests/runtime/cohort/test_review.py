@@ -7,53 +7,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 from pydicom.dataset import Dataset
 
-from runtime import Volume, read_volume, write_mask
+from runtime import read_volume, write_mask
 from runtime.cohort.export import LabelledStudy, export_segmentation
 from runtime.cohort.ledger import Ledger
 from runtime.cohort.outcome import StudyOutcome
 from runtime.cohort.review import Decision, Review, summary
-from runtime.cohort.study import StudyPrompts, stamped
 from runtime.commands.cohort import main
 from runtime.errors import InputError, MissingInput, NoObject, Sam2Error
 from runtime.io.dicom import read_segmentation
 from runtime.io.volumes.npz import read_npz, read_npz_labels
 from tests.dicoms import save_series
-from tests.runtime.cohort.fakes import OBJECT, SETTINGS, told
-
-SHAPE = (3, 6, 5)
-DRAWN = np.zeros(SHAPE, np.uint8)
-DRAWN[1, 1:3, 1:3] = 1
-DRAWN[1, 4:6, 3:5] = 2
-CORRECTION = np.zeros(SHAPE, np.uint8)
-CORRECTION[0, 0, 0] = 1
+from tests.runtime.cohort.cohorts import CORRECTION, DRAWN, make_cohort
+from tests.runtime.cohort.fakes import told
 
 
 @pytest.fixture
 def cohort(tmp_path: Path) -> Path:
-    """A cohort of two studies with two objects each, as its command leaves it."""
-    studies, out = tmp_path / "studies", tmp_path / "out"
-    studies.mkdir()
-    (out / "masks").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    ledger = Ledger(out)
-    for name, suffix, doubt in (("a", ".nii.gz", 0.2), ("b", ".nrrd", 0.6)):
-        pixels = rng.integers(-900, 900, SHAPE).astype(np.int16)
-        volume = Volume(pixels, (2.0, 0.5, 0.75), (1.0, 2.0, 3.0))
-        path = studies / f"{name}{suffix}"
-        sitk.WriteImage(volume.to_image(), str(path))
-        study = stamped(name, path, StudyPrompts("rows", "[]"))
-        ledger.meet([study], SETTINGS.key, retries=False)
-        write_mask(out / "masks" / f"{name}.nii.gz", DRAWN, read_volume(path))
-        task, _, _ = ledger.next(()) or pytest.fail("nothing waits")
-        objects = [OBJECT | {"doubt": doubt}, OBJECT | {"id": 2, "doubt": doubt / 2}]
-        outcome = StudyOutcome(task.number, key=f"key {name}", told=told() | {"objects": objects})
-        ledger.settle(outcome, f"masks/{name}.nii.gz")
-    ledger.note("window", "abdomen")
-    ledger.close()
-    return out
+    return make_cohort(tmp_path)
 
 
 @pytest.fixture

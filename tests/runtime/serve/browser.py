@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from runtime.cohort.review import Review
 from runtime.io.volumes.volume import Volume
 from runtime.model import Model
 from runtime.serve.app import Door
@@ -51,6 +52,7 @@ class Served:
         opened: what every page begins with.
         key: that it asks for.
         limits: of everything.
+        review: of a cohort.
     """
 
     def __init__(
@@ -59,8 +61,9 @@ class Served:
         opened: Volume | None = None,
         key: str | None = None,
         limits: Limits | None = None,
+        review: Review | None = None,
     ) -> None:
-        self._model, self._opened, self._key = model, opened, key
+        self._model, self._opened, self._key, self._review = model, opened, key, review
         self._limits = limits or Limits()
         self.port = 0
         self.start()
@@ -71,7 +74,7 @@ class Served:
 
     def start(self) -> None:
         door = Door(Hosts("127.0.0.1"), self._key)
-        shown = Shown("nano", CAUTION, self._opened)
+        shown = Shown("nano", CAUTION, self._opened, self._review, "me")
         self.service = Service(self._model, self._limits, door, "Apache-2.0", shown=shown)
         listener, is_up = listen("127.0.0.1", self.port), threading.Event()
         self.port = listener.getsockname()[1]

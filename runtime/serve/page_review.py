@@ -1,0 +1,167 @@
+"""The page's review of a cohort: its queue, studies opened with the masks that they have, and what is decided of each.
+
+A decision changes no mask of the cohort. Accepting a mask that was changed here keeps what it has become beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from anyio import to_thread
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from runtime.cohort.export import decided_mask
+from runtime.cohort.review import MOST_AT_ONCE, Decision, Review
+from runtime.errors import InputError
+from runtime.files.strict_json import Integer, Number, Object, OneOf, Text
+from runtime.io.read import read_volume
+from runtime.io.volumes.volume import Volume
+from runtime.io.write import write_mask
+from runtime.prompts.prompts import MAX_OBJECT_ID
+from runtime.serve.page_requests import read_json
+from runtime.serve.page_session import PageSession
+from runtime.serve.shown_volume import ShownVolume
+
+AT_ONCE = 50  # studies of the queue, unless another number is asked for
+LONGEST_S = 1e6  # that somebody may look at a study
+OPEN = Object({"study": Text()})
+DECIDE = Object(
+    {
+        "study": Text(),
+        "object": Integer(1, MAX_OBJECT_ID),
+        "shown": Integer(0, MAX_OBJECT_ID),
+        "key": Text(),
+        "verdict": OneOf(("accepted", "rejected")),
+        "seconds": Number(0, LONGEST_S),
+        "clicks": Integer(0, 1 << 20),
+    }
+)
+
+
+class ReviewHost(Protocol):
+    """What review asks of the page."""
+
+    def session_of(self, request: Request) -> PageSession:
+        """The session of a request."""
+
+    async def show(self, request: Request, page: PageSession, shown: ShownVolume) -> None:
+        """Give it a volume, if there is memory for it."""
+
+    def add_object(self, request: Request, page: PageSession, name: str) -> dict[str, Any]:
+        """Give it another object, likewise."""
+
+    def described(self, page: PageSession) -> dict[str, Any]:
+        """What the page is told."""
+
+
+class PageReview:
+    """The routes of review.
+
+    Args:
+        review: of the cohort.
+        reviewer: who decides, as decisions say.
+        host: the page.
+    """
+
+    def __init__(self, review: Review, reviewer: str, host: ReviewHost) -> None:
+        self._review, self._reviewer, self._host = review, reviewer, host
+
+    @property
+    def table(self) -> list[tuple[str, str, Callable[[Request], Awaitable[Response]]]]:
+        """Method, path and handler."""
+        return [
+            ("GET", "/api/review", self._queue),
+            ("POST", "/api/review/open", self._open),
+            ("POST", "/api/review/decide", self._decide),
+        ]
+
+    async def _queue(self, request: Request) -> Response:
+        self._host.session_of(request)
+        start, count = (
+            _number(request, name, usual) for name, usual in (("start", 0), ("count", AT_ONCE))
+        )
+        told = await to_thread.run_sync(self._review.queue, start, min(count, MOST_AT_ONCE))
+        return _json({**told, "reviewer": self._reviewer})
+
+    async def _open(self, request: Request) -> Response:
+        page = self._host.session_of(request)
+        name = (await read_json(request, OPEN))["study"]
+        study = await to_thread.run_sync(self._review.study, name)
+        volume = await to_thread.run_sync(self._volume, study)
+        shown = await to_thread.run_sync(ShownVolume.of, volume, name)
+        masks = await to_thread.run_sync(
+            decided_mask, self._review.folder, study, volume, self._review.latest()
+        )
+        await self._host.show(request, page, shown)
+        pairs = []
+        for number, object_id in enumerate(masks):
+            if number == 0:
+                opened = page.change_object(page.objects()[0]["id"], f"Object {object_id}", None)
+            else:
+                opened = self._host.add_object(request, page, f"Object {object_id}")
+            pairs.append([object_id, opened["id"]])
+            if masks[object_id].any():
+                mask = masks[object_id].astype(np.uint8)
+                await to_thread.run_sync(page.seed, opened["id"], mask)
+        told = {"study": name, "key": study["key"], "objects": pairs}
+        return _json({**self._host.described(page), "reviewing": told})
+
+    async def _decide(self, request: Request) -> Response:
+        page = self._host.session_of(request)
+        body = await read_json(request, DECIDE)
+        return _json(await to_thread.run_sync(self._decided, page, body))
+
+    def _decided(self, page: PageSession, body: dict[str, Any]) -> dict[str, Any]:
+        name, object_id, verdict = body["study"], body["object"], body["verdict"]
+        study = self._review.study(name)
+        if study["key"] != body["key"]:
+            raise InputError(f"the mask of {name} has been made anew meanwhile; open it again")
+        corrected = self._correction(page, study, body) if verdict == "accepted" else ""
+        said = self._review.record(
+            Decision(
+                name,
+                object_id,
+                "corrected" if corrected else verdict,
+                self._reviewer,
+                study["key"],
+                float(body["seconds"]),
+                body["clicks"],
+                corrected,
+            )
+        )
+        return {"study": name, "object": object_id, "verdict": said.verdict}
+
+    def _correction(self, page: PageSession, study: dict[str, Any], body: dict[str, Any]) -> str:
+        """Where the mask on the page is kept, below the cohort's folder; nothing if it is the cohort's own."""
+        name, object_id = study["name"], body["object"]
+        volume, mask = self._volume(study), page.mask(body["shown"]) != 0
+        if mask.shape != volume.shape:
+            raise InputError(f"{name} is not what is open here; open it before deciding")
+        latest = self._review.latest()
+        before = latest.get((name, object_id))
+        known = decided_mask(self._review.folder, study, volume, latest).get(object_id)
+        if known is not None and np.array_equal(mask, known):
+            return before.corrected if before else ""
+        corrected = self._review.next_correction(name, object_id)
+        path = self._review.folder / corrected
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_mask(path, mask.astype(np.uint8), volume)
+        return corrected
+
+    def _volume(self, study: dict[str, Any]) -> Volume:
+        return read_volume(Path(study["path"]), affine=self._review.about("affine") or None)
+
+
+def _number(request: Request, name: str, usual: int) -> int:
+    text = request.query_params.get(name, str(usual))
+    if not text.isdecimal() or len(text) > 9:
+        raise InputError(f"found {name} {text[:20]!r}; wanted a number")
+    return int(text)
+
+
+def _json(content: dict[str, Any]) -> Response:
+    return JSONResponse(content, 200, {"Cache-Control": "no-store"})

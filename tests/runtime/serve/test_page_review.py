@@ -1,0 +1,129 @@
+"""The review of a cohort in the page: opened with its masks, decided without changing one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtime import read_volume
+from runtime.cohort.ledger import Ledger
+from runtime.cohort.outcome import StudyOutcome
+from runtime.cohort.review import Review
+from runtime.serve.bits import pack, unpack
+from tests.fakes import SEEING, fake_model
+from tests.runtime.cohort.cohorts import DRAWN, SHAPE, make_cohort
+from tests.runtime.cohort.fakes import told
+from tests.runtime.serve.browser import Served, Viewer, chromium
+from tests.runtime.serve.test_page_api import Client
+
+CHANGED = np.zeros(SHAPE, np.uint8)
+CHANGED[2, 2:4, 1:3] = 1
+
+
+@pytest.fixture
+def review(tmp_path: Path) -> Review:
+    return Review(make_cohort(tmp_path))
+
+
+@pytest.fixture
+def served(review: Review) -> Iterator[Served]:
+    served = Served(fake_model(SEEING)[0], review=review)
+    yield served
+    served.stop()
+
+
+@pytest.fixture
+def client(served: Served) -> Client:
+    client = Client(served.port)
+    assert client.claim()["review"] is True
+    return client
+
+
+def decide(client: Client, reviewing: dict, number: int, verdict: str):
+    shown = dict(reviewing["objects"])[number]
+    words = {"study": reviewing["study"], "object": number, "shown": shown, "key": reviewing["key"]}
+    effort = {"seconds": 2.5, "clicks": 1}
+    return client.ask("POST", "/api/review/decide", {**words, **effort, "verdict": verdict})
+
+
+def test_a_study_is_opened_with_its_masks_and_accepted(client: Client, review: Review) -> None:
+    queue = client.ask("GET", "/api/review?start=0&count=9").json
+    assert (queue["studies"], queue["reviewer"], queue["objects"][0]["study"]) == (2, "me", "b")
+    opened = client.ask("POST", "/api/review/open", {"study": "b"}).json
+    for number, shown in opened["reviewing"]["objects"]:
+        got = client.ask("GET", f"/api/objects/{shown}/mask")
+        np.testing.assert_array_equal(unpack(got.body, SHAPE) != 0, number == DRAWN)
+    assert decide(client, opened["reviewing"], 1, "accepted").json["verdict"] == "accepted"
+    assert decide(client, opened["reviewing"], 2, "rejected").json["verdict"] == "rejected"
+    latest = review.latest()
+    assert {key: d.verdict for key, d in latest.items()} == {
+        ("b", 1): "accepted",
+        ("b", 2): "rejected",
+    }
+    assert (latest["b", 1].who, latest["b", 1].seconds, latest["b", 1].clicks) == ("me", 2.5, 1)
+    assert not (review.folder / "corrections").exists()
+
+
+def test_what_was_changed_is_kept_beside(client: Client, review: Review) -> None:
+    mask = review.folder / "masks" / "b.nii.gz"
+    before = mask.read_bytes()
+    reviewing = client.ask("POST", "/api/review/open", {"study": "b"}).json["reviewing"]
+    shown = dict(reviewing["objects"])[2]
+    with_events = client.listen()
+    client.ask("PUT", f"/api/objects/{shown}/mask", pack(CHANGED))
+    with_events.until("done")
+    with_events.close()
+    assert decide(client, reviewing, 2, "accepted").json["verdict"] == "corrected"
+    assert mask.read_bytes() == before
+    kept = review.folder / review.latest()["b", 2].corrected
+    np.testing.assert_array_equal(read_volume(kept).array, CHANGED)
+    again = client.ask("POST", "/api/review/open", {"study": "b"}).json["reviewing"]
+    got = client.ask("GET", f"/api/objects/{dict(again['objects'])[2]}/mask")
+    np.testing.assert_array_equal(unpack(got.body, SHAPE), CHANGED)
+    assert decide(client, again, 2, "accepted").json["verdict"] == "corrected"  # the same one
+    assert len(list(kept.parent.iterdir())) == 1
+
+
+def test_what_does_not_fit_is_refused(client: Client, review: Review) -> None:
+    assert client.ask("POST", "/api/review/open", {"study": "../b"}).status == 404
+    reviewing = client.ask("POST", "/api/review/open", {"study": "a"}).json["reviewing"]
+    assert decide(client, {**reviewing, "study": "nowhere"}, 1, "accepted").status == 404
+    assert decide(client, reviewing, 1, "perhaps").status == 400
+    assert client.ask("GET", "/api/review?start=-1").status == 400
+    ledger = Ledger(review.folder)
+    (number,) = (row["number"] for row in ledger.rows() if row["name"] == "a")
+    ledger.settle(StudyOutcome(number, key="another", told=told()), "masks/a.nii.gz")
+    ledger.close()
+    answer = decide(client, reviewing, 1, "accepted")
+    assert answer.status == 400
+    assert "made anew" in answer.json["detail"]
+    assert review.latest() == {}
+
+
+def test_there_is_no_review_without_a_cohort() -> None:
+    served = Served(fake_model(SEEING)[0])
+    try:
+        client = Client(served.port)
+        assert client.claim()["review"] is False
+        assert client.ask("GET", "/api/review").status == 404
+    finally:
+        served.stop()
+
+
+def test_keys_decide_in_a_browser(served: Served, review: Review) -> None:
+    with chromium() as browser:
+        viewer = Viewer(browser, served.url)
+        viewer.until("!document.getElementById('review-accept').disabled")
+        assert viewer.state["maskedVoxels"] == (DRAWN == 1).sum()
+        viewer.page.keyboard.press("y")
+        viewer.until("document.getElementById('review-count').textContent === '1 decided'")
+        viewer.page.keyboard.press("x")
+        viewer.until("document.getElementById('review-count').textContent === '2 decided'")
+        viewer.until("document.getElementById('file-name').textContent === 'a'")
+        assert viewer.complaints == []
+        viewer.close()
+    verdicts = {key: decision.verdict for key, decision in review.latest().items()}
+    assert verdicts == {("b", 1): "accepted", ("b", 2): "rejected"}
