@@ -12,7 +12,15 @@ from export.model.network import Network
 # Where fan-in alone would not do. Masks should follow the image rather than one constant, and a wrong pointer position
 # should show. Memories stay small, so that attention over them is soft: where it is sharp, one pixel that falls on the
 # other side of zero changes everything after it, and no two machines would agree.
-GAINS = {"conv_s": 3.0, "obj_ptr_tpos_proj": 6.0, "memory_encoder.out_proj": 0.3}
+GAINS = {
+    "conv_s": 3.0,
+    "obj_ptr_tpos_proj": 6.0,
+    "memory_encoder.out_proj": 0.3,
+    "attention_biases": 7.0,
+}
+# Matrices of SAM 1 whose names speak of embeddings and tokens. SAM 2's are drawn as if they were such, and stay so:
+# bundles of its random weights are known by their hash.
+MATRICES = ("mask_decoder.transformer.", "image_encoder.patch_embed.")
 # Up, so that objects are mostly present.
 PRESENCE_BIAS = "sam_mask_decoder.pred_obj_score_head.layers.2.bias"
 
@@ -39,7 +47,8 @@ def _draw(name: str, like: Tensor, generator: torch.Generator) -> Tensor:
     if like.ndim == 1:
         is_gain = name.endswith(("weight", "gamma"))
         return 1 + 0.1 * noise if is_gain else 0.1 * noise
-    if "embed" in name or "token" in name or name.endswith(("_enc", "_ptr")):
+    is_code = "embed" in name or "token" in name or name.endswith(("_enc", "_ptr"))
+    if is_code and not name.startswith(MATRICES):
         return 0.3 * noise
     # Transposed convolutions are stored (in, out, 2, 2); each output pixel sees every input channel.
     fan_in = like.shape[0] if "output_upscaling" in name else like[0].numel()

@@ -56,7 +56,7 @@ def segment_volume(job: Job, model: Model | None = None) -> dict[str, Any]:
         spaced = _spaced(job, volume)
     with clock("load"):
         bundle, model = open_bundle(job.bundle), model or job.load()
-        job = job.settled("volume", model.defaults)
+        job = job.settled(model.numbers.kind, model.defaults)
         predictor = _predictor(job, model)
         used = predictor.set_volume(volume, asked)
         pixels = predictor.pixels

@@ -25,7 +25,7 @@ from runtime.backends.tensorrt.build import (
 from runtime.bundle.bundle import Bundle
 from runtime.bundle.contract import GRAPHS, ModelNumbers, graph_specs
 from runtime.errors import BackendUnavailable, BundleError
-from tests.fakes import FAKE_NUMBERS
+from tests.fakes import FAKE_NUMBERS, IMAGE_NUMBERS
 
 
 def has_tensorrt() -> bool:
@@ -39,11 +39,17 @@ def has_tensorrt() -> bool:
 needs_tensorrt = pytest.mark.skipif(not has_tensorrt(), reason="no TensorRT here")
 
 
-@pytest.mark.parametrize("graph", GRAPHS)
-def test_every_dynamic_input_has_profiles_that_fit_the_contract(graph: str) -> None:
-    specs = graph_specs(FAKE_NUMBERS)[graph].inputs
+@pytest.mark.parametrize(
+    ("model", "graph"),
+    [(model, graph) for model in (FAKE_NUMBERS, IMAGE_NUMBERS) for graph in model.graphs],
+    ids=lambda v: getattr(v, "name", v),
+)
+def test_every_dynamic_input_has_profiles_that_fit_the_contract(
+    model: ModelNumbers, graph: str
+) -> None:
+    specs = graph_specs(model)[graph].inputs
     dynamic = {n for n, spec in specs.items() if any(isinstance(s, str) for s in spec.shape)}
-    for shapes in profiles(FAKE_NUMBERS, graph):
+    for shapes in profiles(model, graph):
         assert shapes.keys() == dynamic
         for which in range(3):
             axes: dict[str, int] = {}
@@ -73,6 +79,14 @@ def test_every_step_that_may_come_has_a_profile_and_a_full_memory_one_of_its_own
         assert exact is not None
         is_exact = all(low == high for low, _, high in candidates[exact].values())
         assert is_exact == (rows <= 2 or graph == "image_encoder")
+
+
+def test_single_images_are_seen_one_at_a_time_and_a_box_has_kernels_of_its_own() -> None:
+    (encoder,) = profiles(IMAGE_NUMBERS, "image_encoder")
+    assert {sizes[0] for sizes in encoder["image"]} == {1}
+    box, general = profiles(IMAGE_NUMBERS, "mask_decoder")
+    assert {sizes[1] for sizes in box["point_coords"]} == {2}
+    assert [sizes[1] for sizes in general["point_coords"]] == [1, 2, 32]
 
 
 def test_a_step_beyond_every_profile_has_none() -> None:

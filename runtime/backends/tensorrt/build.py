@@ -45,8 +45,11 @@ def spans(model: ModelNumbers) -> dict[str, Span]:
     """What the runtime asks of each dynamic axis of the contract.
 
     Slices are encoded eight at a time, as many rows as `tracker.MAX_ROWS` advance together, and every prompted slice
-    is read beside the latest ones: 25 prompted slices are the most that one object may have on TensorRT.
+    is read beside the latest ones: 25 prompted slices are the most that one object may have on TensorRT. Networks of
+    single images see one at a time, and their attention over whole maps has room for no more.
     """
+    if model.kind == "image":
+        return {"n": Span.exactly(1), "b": Span.exactly(1), "q": Span(1, 2, 32)}
     return {
         "n": Span(1, 8, 8),
         "b": Span(1, 2, 8),
@@ -70,14 +73,19 @@ def profiles(
         inputs: of a part of the graph, with the contract's axes; None takes the graph's own.
     """
     general = spans(model)
-    step = {axis: Span.exactly(general[axis].usual) for axis in ("k", "p")} | {"q": Span.exactly(1)}
-    exact = [{axis: Span.exactly(rows) for axis in "nb"} | step for rows in (1, 2)]
+    remembered = [axis for axis in general if axis in ("k", "p")]
+    step = {axis: Span.exactly(general[axis].usual) for axis in remembered}
+    step["q"] = Span.exactly(1 if remembered else 2)  # of a click and its pad, or of a box
+    most = range(1, min(2, general["b"].largest) + 1)
+    exact = [{axis: Span.exactly(rows) for axis in "nb"} | step for rows in most]
     if inputs is None:
         inputs = graph_specs(model)[graph].inputs
     distinct: list[Profile] = []
     for axes in (*exact, general):
         profile = _profile(inputs, {**general, **axes})
-        if profile not in distinct and not (graph == "image_encoder" and axes is exact[1]):
+        if profile not in distinct and not (
+            graph == "image_encoder" and axes is exact[-1] is not exact[0]
+        ):
             distinct.append(profile)
     return distinct
 

@@ -40,7 +40,10 @@ def run(
     return segment
 
 
-def test_a_volume_is_segmented_slice_by_slice(run: Any, tmp_path: Path) -> None:
+def test_a_volume_is_segmented_slice_by_slice(
+    run: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     report = run("--box", BOX, "--z-range", "2,6", "--preview", str(tmp_path / "p.png"))
     mask = read_volume(tmp_path / "mask.nii.gz").array
     assert mask.shape == PHANTOM.pixels.shape
@@ -50,6 +53,7 @@ def test_a_volume_is_segmented_slice_by_slice(run: Any, tmp_path: Path) -> None:
     slices = {row["slice"]: row for row in report["objects"][0]["slices"]}
     assert sorted(slices) == [2, 3, 4, 5]
     assert (tmp_path / "p.png").is_file()
+    assert "calibrate" not in caplog.text, "there is nothing to measure of a network without memory"
 
 
 def test_masks_may_be_cleaned(run: Any, tmp_path: Path) -> None:
