@@ -37,6 +37,9 @@ class CohortFigures:
         default_factory=list
     )
     names: list[str] = field(default_factory=list)
+    spread: list[str] = field(default_factory=list)
+    stride: int = 1
+    num_done: int = 0
     num_objects: int = 0
 
     def add(self, study: Mapping[str, Any]) -> None:
@@ -48,7 +51,7 @@ class CohortFigures:
         if study["state"] != DONE:
             return
         told = study["told"]
-        self.names.append(study["name"])
+        self._offer(study["name"])
         if len(self.seconds) < SAMPLES:
             self.seconds.append(told["ms"]["total"] / 1000)
         self.warnings.update(told["warnings"])
@@ -64,6 +67,22 @@ class CohortFigures:
             self.queue.append((*row, entry["volume_ml"], entry["slice"], why))
         if len(self.queue) > 2 * QUEUE:
             self._cut()
+
+    def _offer(self, name: str) -> None:
+        """Keep a name for the contact sheet, or not: every second one of the rest goes when there are too many."""
+        if self.num_done < PICTURES // 2:
+            self.names.append(name)
+        elif (self.num_done - PICTURES // 2) % self.stride == 0:
+            self.spread.append(name)
+        self.num_done += 1
+        if len(self.spread) >= 2 * PICTURES:
+            self.spread = self.spread[::2]
+            self.stride *= 2
+
+    def pictures(self) -> list[str]:
+        """Which studies are shown: the head of the queue, and others spread evenly over the rest."""
+        count = min(PICTURES - len(self.names), len(self.spread))
+        return [*self.names, *(self.spread[i * len(self.spread) // count] for i in range(count))]
 
     def _cut(self) -> None:
         self.queue.sort(key=lambda row: -row[2])
@@ -159,21 +178,14 @@ def _body(
         ),
         "<h2>Contact sheet</h2>",
         f"<p>Up to {PICTURES} studies: the most doubtful ones, then others spread evenly over the rest.</p>",
-        f'<div class="sheet">{"".join(_figures(folder, overview.names))}</div>',
+        f'<div class="sheet">{"".join(_figures(folder, overview.pictures()))}</div>',
     ]
     return body
 
 
 def _figures(folder: Path, names: Sequence[str]) -> Iterable[str]:
-    for name in chosen(names):
+    for name in names:
         data = picture(folder / PREVIEWS / f"{name}{PREVIEW_SUFFIX}")
         if data:
             shown = escape(name)
             yield f'<figure><img src="{data}" alt="Slices of {shown}"><figcaption>{shown}</figcaption></figure>'
-
-
-def chosen(names: Sequence[str]) -> list[str]:
-    """Which studies of a queue are shown: its head, and others spread evenly."""
-    head, rest = names[: PICTURES // 2], names[PICTURES // 2 :]
-    count = min(PICTURES - len(head), len(rest))
-    return [*head, *(rest[i * len(rest) // count] for i in range(count))]

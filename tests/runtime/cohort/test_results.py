@@ -12,7 +12,7 @@ from PIL import Image
 from runtime.cohort.doubt import confidence_of, doubt_of, doubtful_slice
 from runtime.cohort.ledger import Ledger
 from runtime.cohort.outcome import StudyOutcome, failure
-from runtime.cohort.report import PICTURES, chosen, write_report
+from runtime.cohort.report import PICTURES, CohortFigures, write_report
 from runtime.cohort.results import COLUMNS, result_rows, write_results
 from runtime.cohort.review import Decision
 from runtime.errors import InputError, Sam2Error
@@ -95,13 +95,16 @@ def test_the_page_needs_nothing_but_itself(ledger: Ledger, tmp_path: Path) -> No
     assert scores == ["2", "1"]  # the most doubtful first
 
 
-def test_the_contact_sheet_shows_the_doubtful_and_a_choice_of_the_rest() -> None:
-    names = [str(i) for i in range(1000)]
-    shown = chosen(names)
-    assert len(shown) == len({*shown}) == PICTURES
-    assert shown[: PICTURES // 2] == names[: PICTURES // 2]
-    assert int(shown[-1]) > 900
-    assert chosen(names[:3]) == names[:3]
+@pytest.mark.parametrize("count", [3, 24, 30, 48, 1000])
+def test_the_contact_sheet_shows_the_doubtful_and_a_choice_of_the_rest(count: int) -> None:
+    figures = CohortFigures()
+    for i in range(count):
+        figures.add({"name": str(i), "state": "done", "told": told()})
+    shown = [int(name) for name in figures.pictures()]
+    assert len(shown) == len({*shown}) == min(count, PICTURES)
+    assert shown[: PICTURES // 2] == [*range(min(count, PICTURES // 2))]
+    assert shown == sorted(shown) and shown[-1] > 0.9 * count - 2
+    assert len(figures.spread) <= 2 * PICTURES
 
 
 def entry(*slices: tuple[float, int], prompted: int = 0) -> dict[str, Any]:
