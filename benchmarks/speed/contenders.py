@@ -15,7 +15,7 @@ from runtime.measure.latency import TimedRun, time_propagation, time_volume
 from runtime.measure.phantom import Phantom
 
 if TYPE_CHECKING:
-    from export.model.sam2 import Sam2
+    from export.model.network import Network
 
 TRUTH = "torch-fp32"
 
@@ -54,7 +54,7 @@ class Race:
     """What contenders are made from."""
 
     bundle: Bundle
-    reference: Sam2
+    reference: Network
     threads: int | None
     device: str
 
@@ -80,11 +80,16 @@ def _definition(autocast: str | None, race: Race) -> Contender:
 def _official(kind: str, autocast: str | None, race: Race) -> Contender:
     import torch
 
+    from export.model.sam1 import Sam1
+
     try:
         from benchmarks.speed.official import OfficialContender
+        from benchmarks.speed.official_stills import OfficialStills
     except ImportError as error:
         raise BackendUnavailable(f"the official package is missing: {error}") from error
     dtype = getattr(torch, autocast) if autocast else None
+    if isinstance(race.reference, Sam1):
+        return OfficialStills(race.reference, kind, dtype, race.device)
     return OfficialContender(race.reference, kind, dtype, race.device)
 
 

@@ -16,7 +16,7 @@ from runtime.backends import BACKENDS, DEFAULT
 from runtime.backends.certificate import Certificate, choose, keep, stamp
 from runtime.bundle.bundle import Bundle, open_bundle
 from runtime.errors import BackendUnavailable, InputError, Mismatch, NotFinite
-from runtime.measure.latency import bench_phantom, summarise, time_image, time_propagation
+from runtime.measure.latency import bench_phantom, summarise, time_propagation
 from runtime.measure.lockstep import error_of
 from runtime.measure.parity import DEFAULT_SLICES, compare_models, criteria_of, num_steps
 from runtime.model import Model, load
@@ -79,9 +79,8 @@ def _speeds(candidate: Model, reference: Model) -> dict[str, float]:
 
 def _latency_ms(model: Model) -> float:
     """Median of a tracked slice's time with a full memory; of a network without one, of an image's and a box."""
-    if model.numbers.kind == "image":
-        return time_image(model, bench_phantom(1, model.numbers.image_size))
-    run = time_propagation(model, bench_phantom(TIMED_SLICES, model.numbers.image_size), 1)
+    num_slices = 3 if model.numbers.kind == "image" else TIMED_SLICES
+    run = time_propagation(model, bench_phantom(num_slices, model.numbers.image_size), 1)
     return summarise([run], model.numbers.num_maskmem)["total"]["median"]
 
 

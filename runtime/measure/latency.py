@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from runtime.backends import Buffer
 from runtime.measure.phantom import NUM_OBJECTS, Phantom, make_phantom
 from runtime.model import Model
 from runtime.predictors import ImagePredictor, VolumePredictor
+from runtime.predictors.slicewise import SlicewisePredictor
 
 STAGES = {
     "image_encoder": "encode",
@@ -72,7 +74,8 @@ def time_propagation(
 ) -> TimedRun:
     """Box each object on the middle slice and follow it to the last, taking the time.
 
-    A step brings every object's mask to the slice's size, since that is what a user waits for.
+    A network of single images gets the boxes on each slice. A step brings every object's mask to the slice's size,
+    since that is what a user waits for.
 
     Args:
         model, phantom: what to run on what.
@@ -80,6 +83,8 @@ def time_propagation(
         max_feature_bytes: as for `VolumePredictor`.
         num_prompted: slices to prompt: the middle one and those before it.
     """
+    if model.numbers.kind == "image":
+        return time_stills(model, phantom, num_objects)
     watch = Stopwatch()
     predictor = VolumePredictor(model.plain().observed(watch), max_feature_bytes=max_feature_bytes)
     predictor.set_volume(phantom.pixels, "none")
@@ -105,6 +110,31 @@ def time_propagation(
     return TimedRun(steps, first_mask_ms, logits, second_prompt_ms)
 
 
+def time_stills(model: Model, phantom: Phantom, num_objects: int) -> TimedRun:
+    """Box each object on each slice from the middle to the last, with a network of single images, taking the time."""
+    watch = Stopwatch()
+    predictor = ImagePredictor(model.plain().observed(watch))
+    middle = len(phantom.pixels) // 2
+    boxes = [replace(phantom.box(middle, i % NUM_OBJECTS + 1), slice=0) for i in range(num_objects)]
+    logits: dict[tuple[int, int], Buffer] = {}
+
+    def segment(index: int) -> None:
+        predictor.set_image(phantom.pixels[index])
+        for object_id, box in enumerate(boxes, 1):
+            found = predictor.predict(box)
+            found.mask()
+            logits[index, object_id] = found.segmented.logits
+
+    first_mask_ms = _timed(lambda: segment(middle))
+    second_prompt_ms = _timed(lambda: predictor.predict(boxes[0]).mask())
+    watch.lap()
+    steps = []
+    for index in range(middle + 1, len(phantom.pixels)):
+        total_ms = _timed(partial(segment, index))
+        steps.append(_account(watch.lap(), total_ms))
+    return TimedRun(steps, first_mask_ms, logits, second_prompt_ms)
+
+
 def first_masks(
     predictor: VolumePredictor, phantom: Phantom, num_objects: int
 ) -> tuple[float, float]:
@@ -117,7 +147,10 @@ def first_masks(
 
 
 def prompt_all(
-    predictor: VolumePredictor, phantom: Phantom, num_objects: int, num_prompted: int
+    predictor: VolumePredictor | SlicewisePredictor,
+    phantom: Phantom,
+    num_objects: int,
+    num_prompted: int,
 ) -> int:
     """Box each object on the middle slice and on those before it; returns the middle slice's number."""
     middle = len(phantom.pixels) // 2
@@ -136,28 +169,20 @@ def time_volume(
     Every object is boxed on the middle slice and followed in both directions, which advance as one batch; encoding of
     every slice is part of it.
     """
-    predictor = VolumePredictor(model.plain(), max_feature_bytes=max_feature_bytes)
+    predictor: VolumePredictor | SlicewisePredictor
+    if model.numbers.kind == "image":
+        predictor, z_range = SlicewisePredictor(model, max_feature_bytes), (0, len(phantom.pixels))
+    else:
+        predictor = VolumePredictor(model.plain(), max_feature_bytes=max_feature_bytes)
+        z_range = None
 
     def segment() -> None:
         predictor.set_volume(phantom.pixels, "none")
         prompt_all(predictor, phantom, num_objects, 1)
-        for slice_mask in predictor.stream():
+        for slice_mask in predictor.stream(z_range):
             slice_mask.mask()
 
     return _timed(segment)
-
-
-def time_image(model: Model, phantom: Phantom) -> float:
-    """Milliseconds from an image in memory to the mask of one box, the median of three times after one unmeasured."""
-    middle = len(phantom.pixels) // 2
-    box = replace(phantom.box(middle, 1), slice=0)
-    predictor = ImagePredictor(model)
-
-    def segment() -> None:
-        predictor.set_image(phantom.pixels[middle])
-        predictor.predict(box).mask()
-
-    return float(np.median([_timed(segment) for _ in range(4)][1:]))
 
 
 def _timed(do: Callable[[], object]) -> float:
@@ -173,8 +198,8 @@ def _account(spent_ms: dict[str, float], total_ms: float) -> dict[str, float]:
 
 
 def steady(runs: Sequence[TimedRun], num_maskmem: int) -> list[Mapping[str, float]]:
-    """The steps of all runs with a full memory; of short runs, all."""
-    full = [step for run in runs for step in run.steps_ms[num_maskmem - 1 :]]
+    """The steps of all runs with a full memory; of short runs, and of networks without one, all."""
+    full = [step for run in runs for step in run.steps_ms[max(num_maskmem - 1, 0) :]]
     return full or [step for run in runs for step in run.steps_ms]
 
 

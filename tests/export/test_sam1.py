@@ -34,7 +34,7 @@ from tests.variants import TOY_LITEMEDSAM, TOY_MEDSAM, TOY_SAM
 if not (find_spec("segment_anything") and find_spec("timm")):
     pytest.skip("make test installs segment-anything and timm", allow_module_level=True)
 
-from tests.official_sam1 import load_official, official_sam1, sam_predictor
+from benchmarks.speed.official_sam1 import load_official, official_sam1, sam_predictor
 
 TOLERANCE = 2e-5
 TOYS = (TOY_SAM, TOY_LITEMEDSAM)
