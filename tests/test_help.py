@@ -27,7 +27,17 @@ NOT_CORE = (
         "pydicom",
     ),
     *("nibabel", "cuda", "tensorrt", "tensorrt_rtx", "huggingface_hub", "sam2", "hydra", "iopath"),
-    *("starlette", "uvicorn", "h11", "python_multipart", "blosc2", "ray", "pyarrow"),
+    *(
+        "starlette",
+        "uvicorn",
+        "h11",
+        "python_multipart",
+        "blosc2",
+        "ray",
+        "pyarrow",
+        "dicomweb_client",
+        "requests",
+    ),
 )
 BARE = f"""
 import io, json, sys

@@ -82,6 +82,14 @@ def study_called(root: Path, name: str, asked: StudyPrompts) -> Study:
     return stamped(called.as_posix(), path, asked)
 
 
+def study_on_server(address: str, asked: StudyPrompts) -> Study:
+    """A series of a DICOMweb server, by its UIDs: what has one does not change, and its size is not known here."""
+    written = Path(address)
+    if written.is_absolute() or ".." in written.parts or not written.parts or "\0" in address:
+        raise InputError(f"found the series {address!r}; wanted STUDY-UID/SERIES-UID or SERIES-UID")
+    return stamped(written.as_posix(), written, asked)
+
+
 def _study(root: Path, called: Path, path: Path, asked: StudyPrompts) -> Study:
     return stamped(called.relative_to(root).as_posix(), path, asked)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 FILE_NAME = "results.parquet"
-STAGES = ("hash", "read", "load", "prompt", "propagate", "write", "total", "cpu")
+STAGES = ("fetch", "hash", "read", "load", "prompt", "propagate", "write", "total", "cpu")
 ROWS_AT_ONCE = 5000  # of a row group, and in memory
 COLUMNS = {
     "study": "string",

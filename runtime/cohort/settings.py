@@ -41,18 +41,22 @@ class Settings:
         fingerprint: of the bundle (`Bundle.fingerprint`).
         format: of masks, a key of `FORMATS`.
         draws: whether a preview of each study is drawn.
+        web: address of the DICOMweb server that studies are fetched from, in place of files.
+        stores: whether masks are stored there too.
     """
 
     job: Job
     fingerprint: str
     format: str = "nifti"
     draws: bool = True
+    web: str | None = None
+    stores: bool = False
 
     @property
     def key(self) -> str:
         """SHA-256 over all that a mask depends on beside study and prompts: bundle, options, format."""
         told = {name: value for name, value in asdict(self.job).items() if name not in NOT_IN_KEY}
-        parts = [self.fingerprint, self.format, told]
+        parts = [self.fingerprint, self.format, told, self.stores]
         return _sha256(json.dumps(parts, sort_keys=True, default=str))
 
     def mask_of(self, name: str) -> str:

@@ -10,7 +10,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from runtime.cohort.find import study_called
+from runtime.cohort.find import study_called, study_on_server
 from runtime.cohort.study import WRONG, Row, Study, StudyPrompts
 from runtime.errors import InputError, MissingInput
 
@@ -21,13 +21,14 @@ SEVERAL = ";"  # between the points of one cell
 ROWS_AT_ONCE = 10_000
 
 
-def read_table(path: Path, root: Path) -> Iterator[Study]:
+def read_table(path: Path, root: Path | None) -> Iterator[Study]:
     """The studies that a table names, each with all its prompts; memory does not grow with the table.
 
-    Columns, of which others are left alone: `study`, the path below `root`; `object`, a number, without which each row
-    is an object of its own; `z`, the slice; and one of `box` (y0,y1,x0,x1), `point` (y,x or y,x,- and several with ;
-    between), `recist` (y0,x0,y1,x1), as the command line of `medsam2 segment` has them, whose slice comes first where
-    there is no `z`. Numbers may have columns of their own: y0, y1, x0, x1, or y, x. Capitals do not matter.
+    Columns, of which others are left alone: `study`, the path below `root`, or, without one, the UIDs of a series;
+    `object`, a number, without which each row is an object of its own; `z`, the slice; and one of `box` (y0,y1,x0,x1),
+    `point` (y,x or y,x,- and several with ; between), `recist` (y0,x0,y1,x1), as the command line of `medsam2 segment`
+    has them, whose slice comes first where there is no `z`. Numbers may have columns of their own: y0, y1, x0, x1, or
+    y, x. Capitals do not matter.
 
     A row that holds no prompt, or two, fails its study. Raises MissingInput or InputError for what is no table, or has
     no such columns; MissingPackage is for who has no pyarrow to read Parquet with.
@@ -41,7 +42,8 @@ def read_table(path: Path, root: Path) -> Iterator[Study]:
             rows.executemany("INSERT INTO rows VALUES (?, ?, ?, ?)", [(study, *r) for r in found])
         ordered = rows.execute("SELECT * FROM rows ORDER BY study, rowid")
         for study, group in groupby(ordered, key=itemgetter(0)):
-            yield study_called(root, study, StudyPrompts.of_rows([row[1:] for row in group]))
+            asked = StudyPrompts.of_rows([row[1:] for row in group])
+            yield study_called(root, study, asked) if root else study_on_server(study, asked)
     rows.close()
 
 

@@ -6,15 +6,19 @@ import io
 import os
 import socket
 import time
-from contextlib import redirect_stderr
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from runtime.bundle.bundle import open_bundle
 from runtime.cohort.outcome import StudyOutcome, StudyTask, failure, told_of
 from runtime.cohort.settings import Settings
+from runtime.cohort.study import check_prompted
 from runtime.errors import BundleError
+from runtime.io.dicom.web import DicomWeb
 from runtime.jobs.job import Job
 from runtime.jobs.volume import segment_volume
 from runtime.steps.features import memory_bytes
@@ -53,21 +57,26 @@ class StudyWorker:
         self._settings, self._output = replace(settings, job=job), output
         with redirect_stderr(Silence()):
             self._model = job.load()
+        self._web = None if settings.web is None else DicomWeb(settings.web)
         self._name = f"{socket.gethostname()}:{os.getpid()}"
 
     def do(self, task: StudyTask) -> StudyOutcome:
         """Segment one study. Whatever goes wrong is an outcome too."""
         key, started, cpu_started = "", time.perf_counter(), time.process_time()
         try:
-            job = self._settings.job_of(task.name, task.path, task.asked, self._output)
-            key = self._settings.key_of(task.path, task.asked)
-            hashed = time.perf_counter()
-            if key == task.known_key:
-                return StudyOutcome(task.number, key=key, is_unchanged=True)
-            with redirect_stderr(Silence()):
-                told = self._segment(job)
+            check_prompted(task.asked, task.name)
+            with self._source(task) as path:
+                fetched = time.perf_counter()
+                job = self._settings.job_of(task.name, path, task.asked, self._output)
+                key = self._settings.key_of(path, task.asked)
+                hashed = time.perf_counter()
+                if key == task.known_key:
+                    return StudyOutcome(task.number, key=key, is_unchanged=True)
+                with redirect_stderr(Silence()):
+                    told = self._segment(job)
             seconds = {
-                "hash": hashed - started,
+                "fetch": fetched - started,
+                "hash": hashed - fetched,
                 "total": time.perf_counter() - started,
                 "cpu": time.process_time() - cpu_started,
             }
@@ -77,9 +86,21 @@ class StudyWorker:
         except Exception as error:
             return failure(task.number, error, key)
 
+    @contextmanager
+    def _source(self, task: StudyTask) -> Iterator[Path]:
+        """Where a study lies: where it was found, or, of a DICOMweb server, where it is for as long as it is needed."""
+        if self._web is None:
+            yield task.path
+            return
+        with TemporaryDirectory(prefix="medsam2-") as folder:
+            self._web.fetch(task.path.as_posix(), Path(folder))
+            yield Path(folder)
+
     def _segment(self, job: Job) -> dict[str, Any]:
         for path in (job.output, job.preview):
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
         report = segment_volume(job, self._model)
+        if self._web is not None and self._settings.stores:
+            self._web.store(job.output)
         return told_of(report, job.output, self._name)

@@ -39,6 +39,7 @@ from runtime.commands.segment_options import (
 )
 from runtime.errors import InputError, MissingInput, Sam2Error
 from runtime.files.atomic import lock
+from runtime.io.dicom.web import DicomWeb
 from runtime.jobs.job import Job
 from runtime.predictors.chosen import AUTO
 from runtime.predictors.zoom import check_zoom
@@ -61,6 +62,10 @@ def main(arguments: list[str] | None = None) -> None:
     p = parser()
     args = p.parse_args(words)
     check_stop(p, args)
+    if args.dicomweb and not args.table:
+        p.error("--dicomweb needs a --table, whose column study has the UIDs of series")
+    if args.store and not (args.dicomweb and args.format == "dicom-seg"):
+        p.error("--store is for --dicomweb and --format dicom-seg")
     if is_dicom_told(args) and args.format != "dicom-seg":
         p.error("--code, --category, --seg-type and --keep-empty-frames are for --format dicom-seg")
     _check(args)
@@ -82,7 +87,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     """Raise InputError or MissingInput for what makes no cohort."""
-    if not args.input.is_dir():
+    if args.dicomweb:
+        DicomWeb(args.dicomweb)
+    elif not args.input.is_dir():
         raise MissingInput(f"{args.input} is not a folder; wanted one with studies below it")
     for name in ("workers", "threads"):
         value = getattr(args, name)
@@ -92,8 +99,9 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"found --gpus-per-worker {args.gpus_per_worker:g}; wanted 0 or more")
     if args.time_limit is not None and not args.time_limit > 0:
         raise InputError(f"found --time-limit {args.time_limit:g}; wanted seconds, above 0")
-    output, source = os.path.realpath(args.output), os.path.realpath(args.input)
-    if os.path.commonpath([output, source]) == source:
+    output = os.path.realpath(args.output)
+    source = None if args.dicomweb else os.path.realpath(args.input)
+    if source and os.path.commonpath([output, source]) == source:
         raise InputError(
             f"{args.output} lies within {args.input}: its masks would be studies; choose another folder"
         )
@@ -115,7 +123,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _settings(args: argparse.Namespace, bundle: Bundle) -> Settings:
     job = Job(
-        input=args.input.resolve(),
+        input=args.output.resolve() if args.dicomweb else args.input.resolve(),
         output=args.output.resolve(),
         calls=[],
         labels_as=args.labels_as,
@@ -134,7 +142,8 @@ def _settings(args: argparse.Namespace, bundle: Bundle) -> Settings:
         affine=args.affine,
         segmentation=segmentation_of(args),
     )
-    return Settings(job, bundle.fingerprint, args.format, not args.no_previews)
+    draws = not args.no_previews
+    return Settings(job, bundle.fingerprint, args.format, draws, args.dicomweb, args.store)
 
 
 def _num_cores(args: argparse.Namespace) -> int:
@@ -162,14 +171,16 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _meet(args: argparse.Namespace, ledger: Ledger, settings: Settings) -> None:
     """Find the studies, and which of them are to be done."""
-    root = args.input.resolve()
-    before = ledger.about("input")
-    if before not in (None, str(sayable(str(root)))):
-        raise InputError(f"{args.output} is the cohort of {before}; name another output for {root}")
-    ledger.note("input", str(sayable(str(root))))
+    root = None if args.dicomweb else args.input.resolve()
+    source, before = str(sayable(str(root or args.dicomweb))), ledger.about("input")
+    if before not in (None, source):
+        raise InputError(
+            f"{args.output} is the cohort of {before}; name another output for {source}"
+        )
+    ledger.note("input", source)
     ledger.note("window", args.window)
     ledger.note("affine", args.affine or "")
-    studies = read_table(args.table, root) if args.table else find_studies(root)
+    studies = find_studies(root) if root and not args.table else read_table(args.table, root)
     ledger.meet(studies, settings.key, args.retry)
     if gone := ledger.check_masks():
         log.warning("%d masks are gone or were changed; they are made again", gone)

@@ -21,6 +21,7 @@ EXAMPLES = """examples:
   medsam2 cohort -i studies/ -o out/                         # prompts lie beside the studies
   medsam2 cohort -i studies/ -o out/ --table lesions.csv     # or in a table: study, object, z, box | point | recist
   medsam2 cohort -i studies/ -o out/ --workers 4 --threads 2 --time-limit 600 --format dicom-seg
+  medsam2 cohort --dicomweb https://pacs/dicom-web --table lesions.csv -o out/ --format dicom-seg --store
   medsam2 cohort -i /shared/studies -o /shared/out --address auto --workers 64    # on a Ray cluster
 
 beside a study: ct.json (as for medsam2 segment --prompts) or a label map ct.labels.nii.gz (.nii, .nrrd, .mha; .dcm) for
@@ -39,14 +40,9 @@ def parser() -> argparse.ArgumentParser:
         EXAMPLES,
     )
     add = p.add_argument
-    add(
-        "-i",
-        "--input",
-        required=True,
-        type=Path,
-        metavar="STUDIES",
-        help="folder, searched to its depths",
-    )
+    source = p.add_mutually_exclusive_group(required=True).add_argument
+    source("-i", "--input", type=Path, metavar="STUDIES", help="folder, searched to its depths")
+    source("--dicomweb", metavar="URL", help="server that has the series of --table")
     add(
         "-o",
         "--output",
@@ -80,6 +76,11 @@ def parser() -> argparse.ArgumentParser:
         help="a study that takes longer has failed (default: none)",
     )
     add("--retry", action="store_true", help="do what has failed again")
+    add(
+        "--store",
+        action="store_true",
+        help="store masks on the DICOMweb server too, as DICOM Segmentations",
+    )
     work = p.add_argument_group("workers").add_argument
     work("--workers", type=int, metavar="N", help="default: as many as --threads leave room for")
     work(

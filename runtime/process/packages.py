@@ -31,6 +31,8 @@ EXTRAS = {
     "blosc2": "serve",
     "ray": "cohort",
     "pyarrow": "cohort",
+    "dicomweb_client": "dicomweb",
+    "requests": "dicomweb",
 }
 # Distributions of ONNX Runtime; every one of them installs the same module over that of the others.
 ONNXRUNTIMES = (

@@ -1,0 +1,117 @@
+"""Series from a DICOMweb server (WADO-RS, QIDO-RS) and objects to it (STOW-RS), through dicomweb-client."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from runtime.errors import InputError, MissingInput, Sam2Error
+
+if TYPE_CHECKING:
+    from dicomweb_client.api import DICOMwebClient
+
+TOKEN = "MEDSAM2_DICOMWEB_TOKEN"
+"""Environment variable with a bearer token; users and passwords are taken from ~/.netrc."""
+AS_STORED = (("application/dicom", "*"),)  # frames are decoded here, not there
+TIMEOUT_S = (10, 300)  # to connect, and between two pieces of an answer
+_UID = re.compile(r"[0-9.]{1,64}")
+
+
+class DicomWeb:
+    """A DICOMweb server.
+
+    Args:
+        url: of its services, such as https://pacs.example/dicom-web.
+
+    Raises InputError for what is no such address, and ModuleNotFoundError without dicomweb-client.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InputError(f"found the DICOMweb address {url!r}; wanted https://HOST/PATH")
+        if parts.username or parts.password:
+            raise InputError(
+                f"a password in an address is seen by others; put it into ~/.netrc, or a token into {TOKEN}"
+            )
+        self.url = url.rstrip("/")
+        self._client = _client(self.url)
+
+    def fetch(self, address: str, folder: Path) -> None:
+        """Write the images of a series into an empty folder, each as a file.
+
+        `address` is STUDY/SERIES, the UIDs of both, or the series' alone, whose study is then asked for. Raises
+        InputError for what is no UID, MissingInput for a series that is not there, Sam2Error where the server does not
+        answer.
+        """
+        *before, series = address.split("/")
+        if len(before) > 1 or not all(map(_UID.fullmatch, (*before, series))):
+            raise InputError(
+                f"found the series {address!r}; wanted STUDY-UID/SERIES-UID or SERIES-UID"
+            )
+        with self._said(f"series {series}"):
+            study = before[0] if before else self._study_of(series)
+            count = 0
+            for dataset in self._client.iter_series(study, series, media_types=AS_STORED):
+                dataset.save_as(folder / f"{count:05}.dcm", enforce_file_format=True)
+                count += 1
+        if not count:
+            raise MissingInput(f"{self.url} has no images of the series {series}")
+
+    def store(self, path: Path) -> None:
+        """Store a DICOM file. Raises Sam2Error where the server does not take it."""
+        import pydicom
+
+        with self._said(path.name):
+            answer = self._client.store_instances([pydicom.dcmread(path)])
+        if failed := answer.get("FailedSOPSequence"):
+            raise Sam2Error(
+                f"{self.url} did not take {path.name} (reason {failed[0].get('FailureReason', 'unknown')})"
+            )
+
+    def _study_of(self, series: str) -> str:
+        found = self._client.search_for_series(search_filters={"SeriesInstanceUID": series})
+        studies = {str(entry["0020000D"]["Value"][0]) for entry in found if "0020000D" in entry}
+        if len(studies) != 1:
+            raise MissingInput(
+                f"{self.url} knows {len(studies)} studies with the series {series}; wanted one"
+            )
+        return studies.pop()
+
+    @contextmanager
+    def _said(self, what: str) -> Iterator[None]:
+        """What the server or the network refuses, in our words."""
+        import requests
+
+        try:
+            yield
+        except requests.HTTPError as error:
+            status = error.response.status_code if error.response is not None else 0
+            kind = MissingInput if status in (404, 410) else Sam2Error
+            raise kind(f"{self.url} answered {status} for {what}; {_advice(status)}") from error
+        except (requests.RequestException, ConnectionError) as error:
+            raise Sam2Error(
+                f"{self.url} does not answer for {what}: {error}; try again later"
+            ) from error
+
+
+def _advice(status: int) -> str:
+    if status in (401, 403):
+        return f"show who you are in ~/.netrc or {TOKEN}"
+    return "is the address right?" if status in (404, 410) else "see the server's log"
+
+
+def _client(url: str) -> DICOMwebClient:
+    import requests
+    from dicomweb_client.api import DICOMwebClient
+
+    session = requests.Session()
+    if token := os.environ.get(TOKEN):
+        session.headers["Authorization"] = f"Bearer {token}"
+        session.trust_env = False  # or ~/.netrc would take its place
+    return DICOMwebClient(url, session=session, timeout=TIMEOUT_S)

@@ -1,0 +1,109 @@
+"""A DICOMweb server of a few lines: QIDO of series, WADO of series, STOW; what it holds is in memory."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pydicom
+
+BOUNDARY = "part-of-a-series"
+TYPE = 'multipart/related; type="application/dicom"; boundary='
+
+
+class DicomWebServer(ThreadingHTTPServer):
+    """Holds files by study and series.
+
+    Attributes:
+        series: (study, series) to the bytes of its files.
+        stored: bytes that were stored.
+        token: that has to be shown, if any.
+        refuses: whether nothing is stored.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.series: dict[tuple[str, str], list[bytes]] = {}
+        self.stored: list[bytes] = []
+        self.token: str | None = None
+        self.refuses = False
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/dicom-web"
+
+    def hold(self, folder: Path) -> tuple[str, str]:
+        """Take the files of a series; returns its UIDs."""
+        files = [path.read_bytes() for path in sorted(folder.iterdir())]
+        first = pydicom.dcmread(io.BytesIO(files[0]), stop_before_pixels=True)
+        uids = str(first.StudyInstanceUID), str(first.SeriesInstanceUID)
+        self.series[uids] = files
+        return uids
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: DicomWebServer
+
+    def do_GET(self) -> None:
+        if not self._is_allowed():
+            return
+        address = urlsplit(self.path)
+        words = address.path.strip("/").split("/")[1:]
+        if words == ["series"]:
+            wanted = parse_qs(address.query).get("SeriesInstanceUID", [""])[0]
+            found = [uids for uids in self.server.series if uids[1] == wanted]
+            told = [{"0020000D": {"vr": "UI", "Value": [study]}} for study, _ in found]
+            self._answer(200, json.dumps(told).encode(), "application/dicom+json")
+        elif len(words) == 4 and (files := self.server.series.get((words[1], words[3]))):
+            head = f"--{BOUNDARY}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+            body = b"".join(head + file + b"\r\n" for file in files)
+            self._answer(200, body + f"--{BOUNDARY}--".encode(), TYPE + BOUNDARY)
+        else:
+            self._answer(404, b"", "text/plain")
+
+    def do_POST(self) -> None:
+        if not self._is_allowed():
+            return
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.server.refuses:
+            self._answer(507, b"", "text/plain")
+            return
+        self.server.stored.append(body[body.index(b"\r\n\r\n") + 4 : body.rindex(b"\r\n--")])
+        self._answer(200, b"{}", "application/dicom+json")
+
+    def _is_allowed(self) -> bool:
+        shown = self.headers.get("Authorization")
+        if self.server.token is None or shown == f"Bearer {self.server.token}":
+            return True
+        self._answer(401, b"", "text/plain")
+        return False
+
+    def _answer(self, status: int, body: bytes, kind: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *words: object) -> None:
+        """Nobody reads it."""
+
+
+@contextmanager
+def dicomweb_server() -> Iterator[DicomWebServer]:
+    """A server that listens while the block runs."""
+    server = DicomWebServer()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

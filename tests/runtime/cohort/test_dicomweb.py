@@ -1,0 +1,144 @@
+"""Studies from a DICOMweb server, and masks back to it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+
+from runtime.bundle.bundle import open_bundle
+from runtime.cohort.outcome import StudyOutcome, StudyTask
+from runtime.cohort.settings import Settings
+from runtime.cohort.study import StudyPrompts
+from runtime.cohort.table import read_table
+from runtime.cohort.worker import StudyWorker
+from runtime.commands.cohort import main
+from runtime.errors import InputError, MissingInput, Sam2Error
+from runtime.io.dicom import read_segmentation, read_series
+from runtime.io.dicom.web import TOKEN, DicomWeb
+from runtime.jobs.job import Job
+from runtime.memory import MemoryRules
+from tests.dicoms import save_series
+from tests.dicomweb_server import DicomWebServer, dicomweb_server
+from tests.fakes import SEEING, fake_model
+
+pytest.importorskip("dicomweb_client", reason="dicomweb-client is not installed")
+BOX = StudyPrompts.of_rows([("1", "box", "1,0,2,0,2")])
+
+
+@pytest.fixture
+def server() -> Iterator[DicomWebServer]:
+    with dicomweb_server() as server:
+        yield server
+
+
+@pytest.fixture
+def held(server: DicomWebServer, tmp_path: Path) -> tuple[str, str]:
+    """The UIDs of a series that the server has, and tmp_path/series."""
+
+    def with_uids(dataset: pydicom.Dataset, index: int) -> None:
+        dataset.FrameOfReferenceUID, dataset.PatientID = "1.2.826.0.1.9", "P7"
+
+    save_series(tmp_path / "series", with_uids)
+    return server.hold(tmp_path / "series")
+
+
+def fetched(server: DicomWebServer, address: str, folder: Path) -> np.ndarray:
+    folder.mkdir()
+    DicomWeb(server.url).fetch(address, folder)
+    return read_series(folder).array
+
+
+def test_a_series_comes_as_it_is(
+    server: DicomWebServer, held: tuple[str, str], tmp_path: Path
+) -> None:
+    wanted = read_series(tmp_path / "series").array
+    for n, address in enumerate(("/".join(held), held[1])):
+        np.testing.assert_array_equal(fetched(server, address, tmp_path / f"{n}"), wanted)
+
+
+def test_what_is_not_there_is_missed(
+    server: DicomWebServer, held: tuple[str, str], tmp_path: Path
+) -> None:
+    for address in (f"{held[0]}/1.2.3", "1.2.3"):
+        with pytest.raises(MissingInput):
+            fetched(server, address, tmp_path / address.replace("/", "-"))
+    for address in ("../secret", "a/b", "1/2/3", ""):
+        with pytest.raises(InputError, match="UID"):
+            DicomWeb(server.url).fetch(address, tmp_path)
+    nobody = DicomWeb("http://127.0.0.1:9/discard")
+    nobody._client.set_http_retry_params(retry=False)
+    with pytest.raises(Sam2Error, match="does not answer"):
+        nobody.fetch("1.2/3", tmp_path)
+
+
+def test_a_token_is_shown(
+    server: DicomWebServer,
+    held: tuple[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server.token = "secret"
+    with pytest.raises(Sam2Error, match=TOKEN):
+        fetched(server, "/".join(held), tmp_path / "no")
+    monkeypatch.setenv(TOKEN, "secret")
+    assert fetched(server, "/".join(held), tmp_path / "yes").size
+
+
+@pytest.mark.parametrize("url", ["pacs/dicom-web", "ftp://pacs/x", "https://me:secret@pacs/x"])
+def test_addresses_are_looked_at(url: str) -> None:
+    with pytest.raises(InputError):
+        DicomWeb(url)
+
+
+def done(
+    server: DicomWebServer, tmp_path: Path, address: str, known_key: str | None = None
+) -> StudyOutcome:
+    job = Job(tmp_path, tmp_path, [], MemoryRules())
+    settings = Settings(job, open_bundle().fingerprint, "dicom-seg", False, server.url, stores=True)
+    task = StudyTask(1, address, Path(address), BOX, known_key)
+    return StudyWorker(settings, tmp_path / "out").do(task)
+
+
+def test_a_mask_goes_back(
+    server: DicomWebServer,
+    held: tuple[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("highdicom")
+    monkeypatch.setattr(Job, "load", lambda job: fake_model(SEEING)[0])
+    address = "/".join(held)
+    outcome = done(server, tmp_path, address)
+    assert (outcome.exit_code, outcome.message) == (0, "")
+    (stored,) = server.stored
+    (tmp_path / "back.dcm").write_bytes(stored)
+    volume = read_series(tmp_path / "series")
+    back = read_segmentation(tmp_path / "back.dcm", like=volume)
+    kept = read_segmentation(tmp_path / "out" / "masks" / f"{address}.dcm", like=volume)
+    np.testing.assert_array_equal(back.labels(), kept.labels())
+    assert pydicom.dcmread(io.BytesIO(stored)).StudyInstanceUID == held[0]
+
+    assert done(server, tmp_path, address, outcome.key).is_unchanged
+    assert len(server.stored) == 1
+    server.refuses = True
+    assert done(server, tmp_path, address).exit_code == 1
+    assert done(server, tmp_path, "1.2.3").exit_code == 3
+
+
+def test_a_table_names_series(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('study,z,box\n1.2/3.4,5,"1,2,1,2"\n')
+    (study,) = read_table(tmp_path / "t.csv", None)
+    assert (study.name, study.path, study.size_bytes) == ("1.2/3.4", Path("1.2/3.4"), 0)
+
+
+@pytest.mark.parametrize(
+    "words", [["--dicomweb", "http://x"], ["-i", ".", "--store", "--format", "dicom-seg"], []]
+)
+def test_options_that_do_not_go_together(words: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*words, "-o", "new"])
