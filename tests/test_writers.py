@@ -26,6 +26,7 @@ ELSEWHERE = {
     "runtime/files/atomic.py": "the one place",
     "runtime/files/atomic_folder.py": "the same for folders",
     "runtime/io/dicom/codestream.py": "a temporary folder, for a decoder that reads only files",
+    "runtime/io/dicom/web.py": "a temporary folder, for readers that read only files",
     "runtime/process/streams.py": "/dev/null in place of a closed stream",
     "runtime/serve/received_files.py": "a temporary folder, for readers that read only files",
     "export/write_bundle.py": "into the new folder that write_whole_folder gives",

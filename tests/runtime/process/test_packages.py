@@ -26,7 +26,8 @@ def test_every_extra_that_is_named_exists_and_brings_the_module() -> None:
     extras = {name: names(lines) for name, lines in PROJECT["optional-dependencies"].items()}
     known = packages_distributions()
     for module, extra in EXTRAS.items():
-        distributions = {name.lower() for name in known.get(module, [module])} | {module}
+        distributions = {name.lower() for name in known.get(module, [module])}
+        distributions |= {module, module.replace("_", "-")}
         if module == "cuda":
             distributions = {"cuda-core", "cuda-bindings"}
         assert distributions & extras[extra], f"{module} is not in [{extra}]"
