@@ -80,6 +80,7 @@ def make_report(
         written: the mask, where it is a DICOM Segmentation.
     """
     say(notices)
+    remembers = model.numbers.kind == "volume"
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": source.kind,
@@ -107,8 +108,8 @@ def make_report(
         ],
         "warnings": [notice.entry() for notice in notices],
         "options": {
-            "memory": job.memory.policy,
-            "pick_up": job.memory.pick_up,
+            "memory": job.memory.policy if remembers else None,
+            "pick_up": job.memory.pick_up if remembers else None,
             "confidence": job.memory.confidence,
             "zoom": job.zoom,
             "smooth": job.smooth or None,

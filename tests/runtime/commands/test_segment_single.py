@@ -50,6 +50,7 @@ def test_a_volume_is_segmented_slice_by_slice(
     assert not mask[:2].any() and not mask[6:].any() and mask[3].any()
     assert report["model"]["name"] == "toy_sam"
     assert report["num_encodings"] == 4
+    assert report["options"]["memory"] is report["options"]["pick_up"] is None
     slices = {row["slice"]: row for row in report["objects"][0]["slices"]}
     assert sorted(slices) == [2, 3, 4, 5]
     assert (tmp_path / "p.png").is_file()
