@@ -180,6 +180,8 @@ class Variant:
         memory_layers, memory_mlp_dim: of memory attention.
         decoder_heads, decoder_mlp_dim, iou_head_dim: of the mask decoder.
         mask_channels: channels of the prompt encoder's mask path before its last projection.
+        pooling: which of EfficientTAM's ways of pooling the keys of memories 2x2 (its `_1` and `_2`, see
+            `export.model.pooled_attention`); 0 is none.
         is_2_1: SAM 2.1's pointer time code and absent-object embedding exist.
         image_size: side in pixels that the weights were trained at; the default for export.
         profile: how images are prepared, which also says of which kind a model is (`runtime.bundle.contract.PROFILES`):
@@ -198,6 +200,7 @@ class Variant:
     mask_channels: int = 16
     num_maskmem: int = 7
     max_obj_ptrs: int = 16
+    pooling: int = 0
     is_2_1: bool = True
     image_size: int = 1024
     profile: str = "sam2"
@@ -209,7 +212,7 @@ class Variant:
 
     def numbers(self, image_size: int) -> ModelNumbers:
         """What the runtime needs to know, at one image size. Raises InputError for a size that does not divide."""
-        step = self.trunk.size_step
+        step = self.trunk.size_step * (2 if self.pooling else 1)
         if image_size < MIN_IMAGE_SIZE or image_size % step:
             raise InputError(
                 f"image size {image_size} is not a multiple of {step} from {MIN_IMAGE_SIZE} up"
@@ -235,7 +238,7 @@ class Variant:
             network,
             mem_dim=self.mem_dim,
             memory_tokens=grid**2,
-            keys_per_memory=grid**2,
+            keys_per_memory=grid**2 // (4 if self.pooling else 1),
             num_maskmem=self.num_maskmem,
             max_obj_ptrs=self.max_obj_ptrs,
         )
@@ -267,6 +270,11 @@ VARIANTS: dict[str, Variant] = {
         *(
             replace(size, name=f"efficienttam_{size.name}_512x512", image_size=512)
             for size in _EFFICIENT
+        ),
+        *(
+            replace(size, name=f"efficienttam_{size.name}_{way}", pooling=way)
+            for size in _EFFICIENT
+            for way in (1, 2)
         ),
         # Efficient MedSAM2 (wanglab/MedSAM2): EfficientTAM's networks, trained at 512 pixels.
         replace(_EFFICIENT[0], name="eff_medsam2_small", image_size=512),

@@ -29,6 +29,9 @@ TOY_VIT = Variant(
     image_size=128,
 )
 
+TOY_VIT_1 = replace(TOY_VIT, name="toy_vit_1", pooling=1)
+TOY_VIT_2 = replace(TOY_VIT, name="toy_vit_2", pooling=2)
+
 # The channels that the kernel of memory attention is made for, and little else.
 WIDE = replace(
     TOY,

@@ -44,8 +44,16 @@ def other_parts(
     with other_sam2(oracle(EFFICIENT_TAM)):
         return {
             "image_encoder": _instance(_vit_encoder(variant, image_size)),
-            "memory_attention": _instance(config.memory_attention),
+            "memory_attention": _instance(_memory_attention(variant, config)),
         }
+
+
+def _memory_attention(variant: Variant, config: DictConfig) -> DictConfig:
+    attention = OmegaConf.create(OmegaConf.to_container(config.memory_attention))
+    if variant.pooling:
+        target = f"sam2.modeling.sam.transformer.EfficientRoPEAttention{variant.pooling}"
+        attention.layer.cross_attention._target_ = target
+    return attention
 
 
 def oracle(name: str) -> Path:

@@ -4,21 +4,22 @@
   out_proj(P (m Wv + bv)) = (P m) (Wo Wv)^T + (Wo bv + bo): P multiplies the memory's M channels, not C.
 - *Weights in the values.* sum_j w_j e^s_j m_j / sum_j w_j e^s_j = (P [w m]) / (P w) with the plain softmax P,
   so one more channel that holds w, and one division, replace any mask. Weight 0 is an exact mask.
-- *Half rotation.* The even and odd channels of queries and keys, which rotary codes turn in pairs, are two projections
-  whose results need no taking apart. Both sides are permuted alike, so q . k does not change.
+- *Half rotation*, and what keys memories are read by: see `export.exact.memory_keys`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from export.exact.memory_keys import Angles, KeySource, Rotated, sources_of
 from export.model.attention import attention, marked_read
-from export.model.memory_attention import MemoryAttentionLayer, RotaryAttention
+from export.model.memory_attention import MemoryAttentionLayer
+from export.model.rotary_attention import RotaryAttention
 from export.model.sam2 import Sam2
-
-Angles = tuple[Tensor, Tensor]
 
 
 def absorbed_value(layer: RotaryAttention) -> nn.Linear:
@@ -28,29 +29,6 @@ def absorbed_value(layer: RotaryAttention) -> nn.Linear:
     merged.weight.data = (out.weight.double() @ v.weight.double()).float()
     merged.bias.data = (out.weight.double() @ v.bias.double() + out.bias.double()).float()
     return merged
-
-
-class Rotated(nn.Module):
-    """A query or key projection with its rotary code; even channels come first."""
-
-    def __init__(self, projection: nn.Linear) -> None:
-        super().__init__()
-        self.even, self.odd = (every_second(projection, first) for first in (0, 1))
-
-    def forward(self, x: Tensor, angles: Angles | None) -> Tensor:
-        """x (..., T, channels) turned by the tokens' angles, or not at all."""
-        even, odd = self.even(x), self.odd(x)
-        if angles is not None:
-            cos, sin = angles
-            even, odd = even * cos - odd * sin, odd * cos + even * sin
-        return torch.cat([even, odd], -1)
-
-
-def every_second(projection: nn.Linear, first: int) -> nn.Linear:
-    """The even (first = 0) or odd (1) output channels."""
-    half = nn.Linear(projection.in_features, projection.out_features // 2)
-    half.weight.data, half.bias.data = projection.weight[first::2], projection.bias[first::2]
-    return half
 
 
 class SelfAttention(nn.Module):
@@ -81,16 +59,17 @@ class CrossAttention(nn.Module):
         self,
         x: Tensor,
         angles: Angles,
-        spatial_key: Tensor,
-        ptr_key: Tensor,
+        sources: Sequence[KeySource],
         weighted_value: Tensor,
     ) -> Tensor:
-        """x (b, T, C), spatial_key (b, k, L, M), ptr_key (b, pieces, M), weighted_value (b, N, M + 1)."""
+        """x (b, T, C), sources of N keys in all, weighted_value (b, N, M + 1)."""
         q = self.q_proj(self.layer.norm2(x), angles)
-        k = self.k_proj(spatial_key, angles).flatten(1, 2)
-        k = torch.cat([k, self.k_proj(ptr_key, None)], 1)
+        k = torch.cat([source.keys(self.k_proj) for source in sources], 1)
         read = attention(q, k, weighted_value, 1)
-        x = x + self.out(marked_read(x, q, k, read[..., :-1] / read[..., -1:]))
+        result = read[..., :-1] / read[..., -1:]
+        if not any(source.pooling for source in sources):  # whose keys are not counted by memories
+            result = marked_read(x, q, k, result)
+        x = x + self.out(result)
         return x + self.layer.mlp(x)
 
 
@@ -120,17 +99,13 @@ class MemoryAttentionGraph(nn.Module):
         ptrs, ptr_code = model.pointer_tokens(obj_ptrs, obj_ptr_pos)
         pieces = obj_ptrs.shape[-1] // memory.shape[-1]
         ptr_weight = obj_ptr_weight.unsqueeze(-1).expand(-1, -1, pieces).flatten(1, 2)
-        weight = memory_weight[..., None, None]
-        value = torch.cat(
-            [
-                torch.cat([memory * weight, weight.expand_as(memory[..., :1])], -1).flatten(1, 2),
-                torch.cat([ptrs * ptr_weight[..., None], ptr_weight[..., None]], -1),
-            ],
-            1,
-        )
         x, angles, grid = attended_features, plain.angles(), model.numbers.grid
+        sources, values = sources_of(model, memory, spatial_key, memory_weight, angles)
+        ptr_value = torch.cat([ptrs * ptr_weight[..., None], ptr_weight[..., None]], -1)
+        value = torch.cat([*values, ptr_value], 1)
+        sources = [*sources, KeySource(ptrs + ptr_code, None)]
         for i, cross in enumerate(self.cross):
             if i:
                 x = self.own[i - 1](x, angles)
-            x = cross(x, angles, spatial_key, ptrs + ptr_code, value)
+            x = cross(x, angles, sources, value)
         return plain.norm(x).transpose(1, 2).unflatten(2, (grid, grid))

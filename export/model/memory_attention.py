@@ -9,38 +9,12 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from export.model.attention import Attention, attention
-from export.model.position import RotaryAngles, SineMap, rotate_pairs
+from export.model.pooled_attention import cross_attention
+from export.model.position import RotaryAngles, SineMap
+from export.model.rotary_attention import RotaryAttention
 from export.variants import Variant
 
 POSITION_SCALE = 0.1  # share of the sine code added to the input, memory_attention.py
-
-
-class RotaryAttention(Attention):
-    """One-head attention with rotary codes on the queries and on the first `num_rotated` keys."""
-
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        angles: tuple[Tensor, Tensor],
-        num_rotated: int,
-        log_weight: Tensor | None = None,
-    ) -> Tensor:
-        q, k, v = self.q_proj(query), self.k_proj(key), self.v_proj(value)
-        tokens = q.shape[1]
-        q = rotate_pairs(q, *angles)
-        # The same angles repeat for every memory slot.
-        spatial = k[:, :num_rotated].unflatten(1, (-1, tokens))
-        rotated = rotate_pairs(spatial, *angles).flatten(1, 2)
-        k = k.clone()
-        k[:, :num_rotated] = rotated
-        if log_weight is None:
-            out = attention(q, k, v, 1)
-        else:
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=log_weight[:, None].to(q.dtype))
-        return self.out_proj(out)
 
 
 class MemoryAttentionLayer(nn.Module):
@@ -50,7 +24,7 @@ class MemoryAttentionLayer(nn.Module):
         super().__init__()
         dim = variant.d_model
         self.self_attn = RotaryAttention(dim)
-        self.cross_attn_image = RotaryAttention(dim, kv_dim=variant.mem_dim)
+        self.cross_attn_image = cross_attention(dim, variant.mem_dim, variant.pooling)
         self.linear1 = nn.Linear(dim, variant.memory_mlp_dim)
         self.linear2 = nn.Linear(variant.memory_mlp_dim, dim)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(dim) for _ in range(3))

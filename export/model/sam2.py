@@ -41,7 +41,7 @@ class Sam2(nn.Module):
         self.no_mem_embed = nn.Parameter(torch.zeros(1, 1, dim))
         self.no_mem_pos_enc = nn.Parameter(torch.zeros(1, 1, dim))
         self.no_obj_ptr = nn.Parameter(torch.zeros(1, dim))
-        self.is_2_1 = variant.is_2_1
+        self.is_2_1, self.pooling = variant.is_2_1, variant.pooling
         if variant.is_2_1:
             self.no_obj_embed_spatial = nn.Parameter(torch.zeros(1, mem_dim))
             self.obj_ptr_tpos_proj = nn.Linear(dim, mem_dim)

@@ -21,7 +21,8 @@ from export.exact.hiera import (
     window_order,
 )
 from export.exact.image_encoder import ImageEncoderGraph
-from export.exact.memory_attention import MemoryAttentionGraph, Rotated, SelfAttention
+from export.exact.memory_attention import MemoryAttentionGraph, SelfAttention
+from export.exact.memory_keys import Rotated
 from export.exact.tokens import on_tokens, to_map
 from export.model.hiera import Block
 from export.model.hiera import pool as pool_map

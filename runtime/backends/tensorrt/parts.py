@@ -58,14 +58,16 @@ def parts(
 
 
 def kernel_reads(model: ModelNumbers) -> bool:
-    """Whether `kernels.memory_read` has a model's numbers of channels."""
-    return (model.d_model, model.mem_dim) == (KEY_CHANNELS, VALUE_CHANNELS)
+    """Whether `kernels.memory_read` has a model's numbers of channels, and every token of a memory is a key."""
+    is_whole = model.keys_per_memory == model.memory_tokens
+    return is_whole and (model.d_model, model.mem_dim) == (KEY_CHANNELS, VALUE_CHANNELS)
 
 
 def check_kernel_reads(model: ModelNumbers) -> None:
     """Raises BackendUnavailable for a model whose memory the kernel does not read."""
     if not kernel_reads(model):
         raise BackendUnavailable(
-            f"{model.name} has {model.d_model} channels and memories of {model.mem_dim}; the kernel that reads memory "
-            f"wants {KEY_CHANNELS} and {VALUE_CHANNELS}, as every released SAM 2 has: take a back end without -kernel"
+            f"{model.name} has {model.d_model} channels and memories of {model.mem_dim}, which it reads by "
+            f"{model.keys_per_memory} keys of {model.memory_tokens}; the kernel that reads memory wants {KEY_CHANNELS} "
+            f"and {VALUE_CHANNELS} and all keys, as every released SAM 2 has: take a back end without -kernel"
         )
