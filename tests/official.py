@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.speed.official_parts import EFFICIENT_TAM, oracle
-from export.variants import Variant, VitTrunk
+from export.trunks import VitTrunk
+from export.variants import Variant
 from runtime.errors import MissingPackage
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from export.variants import HieraTrunk, Sam1Trunk, TinyVitTrunk, Variant, VitTrunk
+from export.trunks import HieraTrunk, Sam1Trunk, TinyVitTrunk, VitTrunk
+from export.variants import Variant
 
 # Windows of 14 and 7 cells are larger than its maps at 128 pixels, so padding is exercised as in the large models.
 TOY = Variant(

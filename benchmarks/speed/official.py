@@ -22,7 +22,8 @@ from benchmarks.speed.devices import timed_ms
 from benchmarks.speed.official_graph import replay_modules
 from benchmarks.speed.official_parts import other_parts
 from export.model.sam2 import Sam2
-from export.variants import VARIANTS, HieraTrunk, Variant
+from export.trunks import HieraTrunk
+from export.variants import VARIANTS, Variant
 from kernels.preprocess import preprocess
 from runtime.bundle.contract import PIXEL_MEAN, PIXEL_STD
 from runtime.measure.latency import TimedRun

@@ -19,7 +19,8 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from export.variants import Variant, VitTrunk
+from export.trunks import VitTrunk
+from export.variants import Variant
 from runtime.errors import MissingPackage
 
 ORACLES = "MEDSAM2_ORACLES"

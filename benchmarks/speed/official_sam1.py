@@ -19,7 +19,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from export.variants import Sam1Trunk, TinyVitTrunk, Variant
+from export.trunks import Sam1Trunk, TinyVitTrunk
+from export.variants import Variant
 
 
 def official_sam1(variant: Variant, image_size: int | None = None) -> nn.Module:

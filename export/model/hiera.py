@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from export.model.attention import MLP, attention
-from export.variants import HieraTrunk
+from export.trunks import HieraTrunk
 
 PATCH_STRIDE = 4
 NORM_EPS = 1e-6

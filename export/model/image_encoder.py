@@ -8,7 +8,8 @@ from export.model.neck import HieraEncoder
 from export.model.sam1_trunk import Sam1Encoder
 from export.model.tiny_vit import TinyVitEncoder
 from export.model.vit import VitEncoder
-from export.variants import HieraTrunk, Sam1Trunk, TinyVitTrunk, Variant, VitTrunk
+from export.trunks import HieraTrunk, Sam1Trunk, TinyVitTrunk, VitTrunk
+from export.variants import Variant
 
 ENCODERS: dict[type, type[nn.Module]] = {
     HieraTrunk: HieraEncoder,

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from export.model.hiera import Hiera
-from export.variants import HieraTrunk
+from export.trunks import HieraTrunk
 
 
 class Lateral(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from export.model.attention import LayerNorm2d
 from export.model.hiera import from_windows, to_windows
-from export.variants import Sam1Trunk
+from export.trunks import Sam1Trunk
 
 NORM_EPS = 1e-6
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from export.model.hiera import from_windows, to_windows
 from export.model.sam1_trunk import sam1_neck
-from export.variants import TinyVitTrunk
+from export.trunks import TinyVitTrunk
 
 EXPANSION = 4  # of inverted bottlenecks and of the MLP's hidden layer
 

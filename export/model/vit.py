@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from export.model.attention import LayerNorm2d
 from export.model.hiera import Block
 from export.model.sam1_trunk import Patches
-from export.variants import VitTrunk
+from export.trunks import VitTrunk
 
 
 class Vit(nn.Module):

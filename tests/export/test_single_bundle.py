@@ -15,7 +15,8 @@ from export.model.network import network
 from export.model.sam1 import Sam1
 from export.random_weights import random_state
 from export.to_onnx import to_onnx
-from export.variants import VARIANTS, HieraTrunk
+from export.trunks import HieraTrunk
+from export.variants import VARIANTS
 from export.verify import verify
 from export.write_bundle import write_bundle
 from runtime import load
