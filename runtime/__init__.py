@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from runtime.model import Model, load
     from runtime.predictors import FlowPredictor, ImagePredictor, VideoPredictor, VolumePredictor
     from runtime.predictors.result import Result, SliceMask
+    from runtime.predictors.slicewise import SlicewisePredictor
     from runtime.predictors.stop import StopRule
     from runtime.prompts.prompts import Box, Mask, Point
     from runtime.serve.session import InteractiveSession
@@ -37,6 +38,7 @@ HOMES = {
     "Result": "runtime.predictors.result",
     "Sam2Error": "runtime.errors",
     "SliceMask": "runtime.predictors.result",
+    "SlicewisePredictor": "runtime.predictors.slicewise",
     "StopRule": "runtime.predictors.stop",
     "VideoPredictor": "runtime.predictors",
     "Volume": "runtime.io",
@@ -61,6 +63,7 @@ __all__ = [
     "Result",
     "Sam2Error",
     "SliceMask",
+    "SlicewisePredictor",
     "StopRule",
     "VideoPredictor",
     "Volume",
