@@ -25,7 +25,7 @@ from runtime.bundle.bundle import Bundle
 from runtime.measure.lockstep import Lockstep, compare_tensors
 from runtime.measure.phantom import Phantom, make_phantom
 from runtime.measure.single_tasks import SingleRunner, num_single_masks, single_tasks
-from runtime.measure.tasks import TaskRunner, Track, num_masks, tasks
+from runtime.measure.tasks import TaskRunner, Track, depth_of, num_masks, tasks
 from runtime.model import Model
 from runtime.track import Segmented
 
@@ -170,7 +170,8 @@ def compare_models(
     candidate changed memory that is not its own, `faults` says what.
     """
     size = reference.numbers.image_size
-    phantom = make_phantom((num_slices, size, size))
+    depth = num_slices if reference.numbers.kind == "image" else depth_of(num_slices)
+    phantom = make_phantom((depth, size, size))
     strict = StrictBackend(candidate.backend, candidate.engine)
     held = candidate.on(strict)
     lockstep = Lockstep(reference, held, criteria.tolerances)
@@ -180,7 +181,7 @@ def compare_models(
     ):  # else it would no longer run as it does for users
         free = held.observed(lockstep.watch_candidate)
     tracks = [
-        _tracks(model, phantom, progress)
+        _tracks(model, phantom, num_slices, progress)
         for model in (reference.observed(lockstep.watch_reference), free)
     ]
     propagation = {}
@@ -200,7 +201,7 @@ def compare_models(
 
 
 def _tracks(
-    model: Model, phantom: Phantom, progress: Progress
+    model: Model, phantom: Phantom, num_slices: int, progress: Progress
 ) -> dict[str, tuple[Track, str | None]]:
     """What a model makes of every task, and why it did not finish one."""
     if model.numbers.kind == "image":
@@ -208,7 +209,8 @@ def _tracks(
         asked = single_tasks(phantom, model).items()
         return {name: still.run(task, progress) for name, task in asked}
     runner = TaskRunner(model, phantom)
-    return {name: runner.run(task, progress) for name, task in tasks(phantom).items()}
+    asked_of = tasks(phantom, num_slices).items()
+    return {name: runner.run(task, progress) for name, task in asked_of}
 
 
 def num_steps(num_slices: int, model: Model) -> int:

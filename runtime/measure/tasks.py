@@ -20,6 +20,8 @@ from runtime.predictors.tracker import BACKWARD, FORWARD, MAX_ROWS
 from runtime.prompts.prompts import Box, Mask, Point, Prompt
 
 FULL_MEMORY = 10  # slices after which three prompted slices and six tracked ones are read
+BATCH_SLICES = 4  # of a full batch: one object is prompted on three of them
+MIN_DEPTH = FULL_MEMORY + 2  # of a phantom, whose objects are gone on its first and last slices
 NUM_IMAGES = 4  # of the set without order
 SMALL = 32  # pixels, where only the number of masks matters
 WEIGHTED = MemoryRules(pick_up="weighted")
@@ -58,31 +60,55 @@ class ParityTask:
         return (stop - start) * len(objects) * (2 if self.corrections else 1)
 
 
-def tasks(phantom: Phantom) -> dict[str, ParityTask]:
-    """Tasks by name."""
-    middle = len(phantom.pixels) // 2
+def depth_of(num_slices: int) -> int:
+    """Slices of a phantom on which every task finds what it needs."""
+    return max(num_slices, MIN_DEPTH)
+
+
+def tasks(phantom: Phantom, num_slices: int) -> dict[str, ParityTask]:
+    """Tasks by name.
+
+    Args:
+        phantom: of `depth_of(num_slices)` slices.
+        num_slices: about its middle, on which objects are followed both ways. A full batch and a full memory are asked
+            of any number.
+    """
+    depth = len(phantom.pixels)
+    middle, start = depth // 2, (depth - num_slices) // 2
+    about = start, start + num_slices
     first, second = phantom.box(middle, 1), phantom.box(middle, 2)
     inside, outside = _centre(first), _centre(second, positive=False)
     mask = Mask(slice=middle, mask=phantom.labels[middle] == 1)
     return {
-        "click": ParityTask([(1, (inside,))]),
-        "two boxes, clicks": ParityTask([(1, (first, inside, outside)), (2, (second,))]),
-        "mask": ParityTask([(1, (mask,))]),
+        "click": ParityTask([(1, (inside,))], (), about),
+        "two boxes, clicks": ParityTask([(1, (first, inside, outside)), (2, (second,))], (), about),
+        "mask": ParityTask([(1, (mask,))], (), about),
         "full batch, weighted, corrected": _full_batch(phantom, middle - 1),
+        "full memory, weighted": _full_memory(phantom, min(middle - 1, depth - FULL_MEMORY - 1)),
         "images without order": _images(phantom, middle - 1),
     }
 
 
 def _full_batch(phantom: Phantom, start: int) -> ParityTask:
     """As many objects as fit a batch; one on three slices. Two are corrected, on a prompted and a tracked slice."""
-    stop = min(start + FULL_MEMORY, len(phantom.pixels))
-    several = [(1, (phantom.box(index, 1),)) for index in range(start, start + 3)]
+    stop = min(start + BATCH_SLICES, len(phantom.pixels))
+    several = _on_three_slices(phantom, start)
     others = [(i, (_grown(phantom, start, i),)) for i in range(2, MAX_ROWS + 1)]
     corrections = [
         (1, (_centre(phantom.box(start, 1)),)),
         (2, (_centre(phantom.box(start + 1, 1), positive=False),)),
     ]
     return ParityTask([*several, *others], corrections, (start, stop), (FORWARD,), WEIGHTED)
+
+
+def _full_memory(phantom: Phantom, start: int) -> ParityTask:
+    """An object on three slices, followed until it reads all that a memory holds."""
+    z_range = start, start + FULL_MEMORY
+    return ParityTask(_on_three_slices(phantom, start), (), z_range, (FORWARD,), WEIGHTED)
+
+
+def _on_three_slices(phantom: Phantom, start: int) -> list[Call]:
+    return [(1, (phantom.box(index, 1),)) for index in range(start, start + 3)]
 
 
 def _images(phantom: Phantom, start: int) -> ParityTask:
@@ -156,5 +182,6 @@ class TaskRunner:
 
 def num_masks(num_slices: int) -> int:
     """Slice masks that all tasks give for one model."""
-    phantom = make_phantom((num_slices, SMALL, SMALL))
-    return sum(task.num_masks(num_slices) for task in tasks(phantom).values())
+    depth = depth_of(num_slices)
+    phantom = make_phantom((depth, SMALL, SMALL))
+    return sum(task.num_masks(depth) for task in tasks(phantom, num_slices).values())

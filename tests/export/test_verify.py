@@ -58,12 +58,13 @@ def test_a_true_bundle_gets_its_certificate(
     for outputs in certificate["graphs"].values():
         assert all(0 <= row["relative_error"] <= row["tolerance"] for row in outputs.values())
     steps = certificate["graphs"]["memory_attention"]["conditioned_features"]["runs"]
-    whole = (
-        3 * 2
-    )  # three tasks over all slices, two of which each chain tracks besides the middle one
-    batch = 2 + 1 + 1  # a batch, a correction of what it found, and one object again
-    images = 2
-    assert steps == 2 * (whole + batch + images), "every step, also of the free propagation"
+    whole = 3 * 2  # three tasks over three slices, two of which are tracked
+    batch = 3 + 1 + 2  # a batch, a correction of what it found, and two objects again
+    memory = 7  # ten slices, three of them prompted
+    images = 3
+    assert steps == 2 * (whole + batch + memory + images), (
+        "every step, also of the free propagation"
+    )
     two = certificate["propagation"]["two boxes, clicks"]
     assert two["slices"] == 8 and two["lowest_dice"] == 1.0
     assert two["first_different_decision"] is None

@@ -253,7 +253,7 @@ def test_a_graph_that_openvino_refuses_is_a_bad_bundle(
     embedded: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load(embedded, "openvino")
-    monkeypatch.setattr(Bundle, "read_graph", lambda self, graph: b"this is no graph")
+    monkeypatch.setattr(Bundle, "read_graph", lambda self, graph, precision: b"this is no graph")
     size = embedded.model.image_size
     with pytest.raises(BundleError, match="refuses image_encoder"):
         model.encode(np.zeros((1, 3, size, size), np.float32))

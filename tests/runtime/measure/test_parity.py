@@ -223,9 +223,10 @@ def test_a_model_is_itself() -> None:
         "two boxes, clicks",
         "mask",
         "full batch, weighted, corrected",
+        "full memory, weighted",
         "images without order",
     }
-    assert set(found["propagation"]) == set(tasks(make_phantom((4, 64, 64)))) == names
+    assert set(found["propagation"]) == set(tasks(make_phantom((12, 64, 64)), 4)) == names
     errors = [o["relative_error"] for outputs in found["graphs"].values() for o in outputs.values()]
     assert errors and not any(errors)
     for task in found["propagation"].values():
