@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import sqrt
 
-FEWEST = 3  # studies, before anything is said
+FEWEST = 6  # studies, before anything is said: of fewer, how much they scatter is not known
 CONFIDENT = 2.0  # standard deviations on each side of an estimate: about 95 %
 LEAST_SPREAD = 1e-3  # of bytes, in means: keeps the slope finite where all studies are of one size
 

@@ -6,14 +6,14 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from runtime.bundle.bundle import Bundle, open_bundle
+from runtime.cohort.alone import alone
 from runtime.cohort.driver import CohortDriver
 from runtime.cohort.find import find_studies
 from runtime.cohort.ledger import FILE_NAME, Ledger
@@ -38,7 +38,6 @@ from runtime.commands.segment_options import (
     stop_of_options,
 )
 from runtime.errors import InputError, MissingInput, Sam2Error
-from runtime.files.atomic import lock
 from runtime.io.dicom.web import DicomWeb
 from runtime.jobs.job import Job
 from runtime.predictors.chosen import AUTO
@@ -71,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     _check(args)
     bundle = open_bundle(args.bundle)
     settings = _settings(args, bundle)
-    with _alone(args.output):
+    with alone(args.output):
         ledger = Ledger(args.output)
         try:
             _meet(args, ledger, settings)
@@ -107,7 +106,7 @@ def _check(args: argparse.Namespace) -> None:
         )
     if (
         args.output.is_dir()
-        and any(args.output.iterdir())
+        and any(not path.name.startswith(".") for path in args.output.iterdir())
         and not (args.output / FILE_NAME).is_file()
     ):
         raise InputError(
@@ -139,6 +138,7 @@ def _settings(args: argparse.Namespace, bundle: Bundle) -> Settings:
         max_memory=args.max_memory,
         window=args.window,
         clean=args.clean,
+        track_every_mm=args.track_every,
         affine=args.affine,
         segmentation=segmentation_of(args),
     )
@@ -152,21 +152,8 @@ def _num_cores(args: argparse.Namespace) -> int:
     return max(cores, int(args.threads) * int(args.workers or 1))
 
 
-def _num_gpus(args: argparse.Namespace) -> float:
-    return float(int(-(-(args.workers or 1) * args.gpus_per_worker // 1)))
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """The output, which no other command works on meanwhile. Raises InputError where one does."""
-    folder.mkdir(exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        if sys.platform != "win32" and not lock(descriptor):
-            raise InputError(f"another medsam2 cohort works on {folder}; wait for it, or end it")
-        yield
-    finally:
-        os.close(descriptor)
+def _num_gpus(args: argparse.Namespace) -> int:
+    return int(-(-(args.workers or 1) * args.gpus_per_worker // 1))
 
 
 def _meet(args: argparse.Namespace, ledger: Ledger, settings: Settings) -> None:

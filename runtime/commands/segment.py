@@ -135,17 +135,9 @@ def parser() -> argparse.ArgumentParser:
     add_model_options(p)
     add_memory_options(p)
     add_stop_options(p, "volumes and videos")
-    add_volume_options(p)
-    volumes = p.add_argument_group("of volumes, too").add_argument
+    volumes = add_volume_options(p)
     volumes("--z-range", metavar="Z0,Z1", help="stay within these slices, half-open")
     volumes("--series", metavar="UID", help="which series of a DICOM folder")
-    volumes(
-        "--track-every",
-        type=float,
-        metavar="MM",
-        help="of thin slices: track some, so far apart, and interpolate between them; where a file has no "
-        "spacing its slices are 1 mm apart",
-    )
     volumes("--preset", choices=list(PRESETS), help="as one of MedSAM2's scripts does")
     volumes("--fuse", choices=list(FUSIONS), help="segment along all three axes and fuse")
     add_dicom_options(p)

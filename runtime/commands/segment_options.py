@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 from runtime.bundle.confidence import MEASURES
 from runtime.io.dicom.codes import ABNORMAL, LESION, Code
@@ -91,8 +92,8 @@ def add_stop_options(p: argparse.ArgumentParser, of: str) -> None:
     stop("--stop-after", type=int, metavar="N", help=f"how many in a row (default: {STOP_AFTER})")
 
 
-def add_volume_options(p: argparse.ArgumentParser) -> None:
-    """`--affine` and `--clean`."""
+def add_volume_options(p: argparse.ArgumentParser) -> Callable[..., argparse.Action]:
+    """`--affine`, `--clean` and `--track-every`; gives what adds others to their group."""
     volumes = p.add_argument_group("volumes").add_argument
     volumes("--affine", choices=AFFINES, help="which is right where NIfTI's two disagree")
     volumes(
@@ -100,6 +101,14 @@ def add_volume_options(p: argparse.ArgumentParser) -> None:
         choices=list(CLEANINGS),
         help="at the end: keep each object's largest part, fill its cavities, or both",
     )
+    volumes(
+        "--track-every",
+        type=float,
+        metavar="MM",
+        help="of thin slices: track some, so far apart, and interpolate between them; where a file has no "
+        "spacing its slices are 1 mm apart",
+    )
+    return volumes
 
 
 def add_dicom_options(p: argparse.ArgumentParser) -> None:
