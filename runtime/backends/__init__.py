@@ -79,6 +79,7 @@ ORT = ("runtime.backends.ort", "OrtBackend", ("onnxruntime", "onnxruntime-gpu"))
 BACKENDS = {
     "ort": BackendRow(*ORT),
     "ort-int8": BackendRow(*ORT, {"precision": "int8"}),
+    "ort-bf16": BackendRow(*ORT, {"precision": "bf16"}),
     "openvino": BackendRow(*OPENVINO),
     "openvino-bf16": BackendRow(*OPENVINO, {"precision": "bf16"}),
     "openvino-fp16": BackendRow(*OPENVINO, {"precision": "fp16"}),

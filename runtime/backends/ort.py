@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU, in fp32 or with the graphs of a bundle that are there in eight bits."""
+"""ONNX Runtime on the CPU, in fp32, with the graphs of a bundle that are there in eight bits, or in bf16 on Arm."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from kernels.device_array import Buffer
 from runtime.backends.refusals import check_graph, read_whole_graph, refusal
 from runtime.bundle.bundle import Bundle
 from runtime.bundle.contract import GraphSpec, TensorSpec
+from runtime.devices.machine import instruction_sets, machine_name
 from runtime.devices.memory import HOST_MEMORY, DeviceMemory
 from runtime.errors import BackendUnavailable, Closed
 from runtime.steps.steps import HOST_STEPS, Steps
@@ -20,6 +21,10 @@ from runtime.steps.steps import HOST_STEPS, Steps
 PROVIDER = "CPUExecutionProvider"
 WARNINGS_AND_WORSE = 2
 ONNX_RUNTIME_VERSION = f"ONNX Runtime {onnxruntime.__version__}"
+# Arm's products of matrices in bfloat16, of operands that are rounded from fp32. There is no such thing for x86.
+BF16 = "mlas.enable_gemm_fastmath_arm64_bfloat16"
+BF16_INSTRUCTIONS = {"NEON", "BF16"}
+BF16_GRAPHS = ("image_encoder", "memory_attention")  # what decides about masks stays in fp32
 DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(bool)": "bool"}
 
 
@@ -36,6 +41,21 @@ def spec_of_session(session: Any) -> GraphSpec:
         }
 
     return GraphSpec(specs(session.get_inputs()), specs(session.get_outputs()))
+
+
+def session_options(threads: int | None, hint: str, is_bf16: bool) -> onnxruntime.SessionOptions:
+    """How a graph is opened."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = WARNINGS_AND_WORSE
+    # Each graph has threads of its own, which go on spinning after a run and slow down the next graph's.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if hint == "throughput":
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if is_bf16:
+        options.add_session_config_entry(BF16, "1")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
 
 
 class OrtEngine:
@@ -76,9 +96,10 @@ class OrtBackend:
         bundle: where the graphs come from.
         threads: threads within an operator; None leaves it to ONNX Runtime (one for each core).
         hint: "latency", or "throughput" for threads that do not spin while they wait.
-        precision: "int8" takes the bundle's graphs in eight bits where it has them, "fp32" none.
+        precision: "int8" takes the bundle's graphs in eight bits where it has them; "bf16" rounds operands of products.
 
-    Raises BackendUnavailable for a bundle without graphs in eight bits where they are asked for.
+    Raises BackendUnavailable for a bundle without graphs in eight bits, or a processor that does not compute in bf16,
+    where they are asked for.
     """
 
     device_memory: DeviceMemory = HOST_MEMORY
@@ -95,21 +116,23 @@ class OrtBackend:
             raise BackendUnavailable(
                 f"{bundle.path} has no graphs in int8; make them with medsam2 export --precision int8"
             )
+        if precision == "bf16" and not {*instruction_sets()} >= BF16_INSTRUCTIONS:
+            raise BackendUnavailable(
+                f"{ONNX_RUNTIME_VERSION} does not compute in bf16 on {machine_name()}, only on Arm processors with "
+                "BF16; use ort, in fp32"
+            )
         self._bundle = bundle
         self._small = bundle.int8_graphs if precision == "int8" else ()
-        self._options = onnxruntime.SessionOptions()
-        self._options.log_severity_level = WARNINGS_AND_WORSE
-        # Each graph has threads of its own, which go on spinning after a run and slow down the next graph's.
-        self._options.add_session_config_entry("session.force_spinning_stop", "1")
-        if hint == "throughput":
-            self._options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if threads is not None:
-            self._options.intra_op_num_threads = threads
+        self._options = {
+            graph: session_options(threads, hint, precision == "bf16" and graph in BF16_GRAPHS)
+            for graph in bundle.model.graphs
+        }
         self._engines: WeakSet[OrtEngine] = WeakSet()
         self._is_closed = False
         count = "all" if threads is None else str(threads)
-        small = f"; {' and '.join(self._small)} in int8" if self._small else ""
-        self.description = f"{ONNX_RUNTIME_VERSION}, {PROVIDER}, {count} threads, fp32{small}"
+        reduced = BF16_GRAPHS if precision == "bf16" else self._small
+        but = f"; {' and '.join(reduced)} in {precision}" if reduced else ""
+        self.description = f"{ONNX_RUNTIME_VERSION}, {PROVIDER}, {count} threads, fp32{but}"
 
     def load(self, graph: str) -> OrtEngine:
         """Raises BundleError for a graph ONNX Runtime refuses or that is not as agreed, BackendUnavailable without
@@ -120,7 +143,7 @@ class OrtBackend:
         data = read_whole_graph(self._bundle, graph, "int8" if graph in self._small else "fp32")
         try:
             session = onnxruntime.InferenceSession(
-                data, self._options, providers=[PROVIDER], enable_fallback=False
+                data, self._options[graph], providers=[PROVIDER], enable_fallback=False
             )
         except Exception as error:  # ONNX Runtime's own classes share no public base
             raise refusal(self._bundle, ONNX_RUNTIME_VERSION, graph, error, "refuses") from error

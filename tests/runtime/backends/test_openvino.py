@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -206,6 +207,31 @@ def test_a_processor_without_bf16_is_refused(
     with pytest.raises(BackendUnavailable, match="Abacus does not compute in bf16") as refused:
         open_backend("openvino-bf16", embedded)
     assert refused.value.exit_code == 5
+
+
+@pytest.mark.parametrize(
+    ("reported", "open_to"),
+    [
+        (["FP32", "INT8", "BIN"], {"openvino"}),  # AVX2, with or without VNNI
+        (["FP32", "BF16", "INT8"], {"openvino", "openvino-bf16"}),  # AVX-512 BF16
+        (["FP32", "BF16", "FP16", "INT8"], {"openvino", "openvino-bf16", "openvino-fp16"}),
+        (["FP32", "FP16", "INT8"], {"openvino", "openvino-fp16"}),  # Arm
+    ],
+    ids=str,
+)
+def test_precisions_are_those_that_the_processor_reports(
+    reported: list[str], open_to: set[str], embedded: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import runtime.backends.openvino as module
+
+    core = SimpleNamespace(get_property=lambda *_: reported, add_extension=lambda extension: None)
+    monkeypatch.setattr(module.ov, "Core", lambda: core)
+    opened = set()
+    for name in ("openvino", "openvino-bf16", "openvino-fp16"):
+        with suppress(BackendUnavailable):
+            open_backend(name, embedded).close()
+            opened.add(name)
+    assert opened == open_to
 
 
 @pytest.mark.parametrize(
