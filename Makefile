@@ -60,12 +60,14 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 # The official package is a test oracle: without its CUDA extension, and without torchvision, which it and timm need only
-# for what is not tested here. EfficientTAM's is called sam2 too, and lies in a folder of its own.
+# for what is not tested here. EfficientTAM's and EdgeTAM's are called sam2 too, and lie
+# in folders of their own.
 $(VENV)/.test: $(VENV)/.runtime
 	$(PIP) setuptools wheel
 	$(PIP) --editable ".[$(DEVICE),export,test]"
 	SAM2_BUILD_CUDA=0 $(PIP) --no-deps --no-build-isolation sam2 timm
 	$(PIP) --no-deps --upgrade --target $(VENV)/oracles/efficient-track-anything efficient-track-anything
+	$(PIP) --no-deps --upgrade --target $(VENV)/oracles/edgetam-dimos edgetam-dimos
 	touch $@
 
 clean:

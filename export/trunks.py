@@ -160,3 +160,29 @@ class TinyVitTrunk:
     def channels(self) -> int:
         """Of the first stage."""
         return self.dims[0]
+
+
+@dataclass(frozen=True, slots=True)
+class RepVitTrunk:
+    """EdgeTAM's: convolutions in four stages.
+
+    Attributes:
+        dims, depths: channels and blocks of the four stages.
+    """
+
+    dims: tuple[int, int, int, int]
+    depths: tuple[int, int, int, int]
+
+    stride: ClassVar[int] = 16
+    size_step: ClassVar[int] = 32  # of the last stage
+    has_high_res: ClassVar[bool] = True
+
+    @property
+    def num_blocks(self) -> int:
+        """Of all stages."""
+        return sum(self.depths)
+
+    @property
+    def channels(self) -> int:
+        """Of the first stage."""
+        return self.dims[0]

@@ -8,10 +8,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from export.trunks import HieraTrunk, Sam1Trunk, TinyVitTrunk, Trunk, VitTrunk
+from export.trunks import HieraTrunk, RepVitTrunk, Sam1Trunk, TinyVitTrunk, Trunk, VitTrunk
 from runtime.bundle.contract import PROFILES, ModelNumbers
 from runtime.bundle.manifest import MIN_IMAGE_SIZE
 from runtime.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Latents:
+    """Of EdgeTAM's memories, which are few tokens whatever the map.
+
+    Attributes:
+        placeless: tokens that look at the whole map.
+        side: windows along a side of the map, at each of which one token looks.
+        depth: layers of the perceiver that makes them.
+    """
+
+    placeless: int = 256
+    side: int = 16
+    depth: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +41,7 @@ class Variant:
         mask_channels: channels of the prompt encoder's mask path before its last projection.
         pooling: which of EfficientTAM's ways of pooling the keys of memories 2x2 (its `_1` and `_2`, see
             `export.model.pooled_attention`); 0 is none.
+        latents: of EdgeTAM's memories; None keeps a token for each cell. A network with them works at one size.
         is_2_1: SAM 2.1's pointer time code and absent-object embedding exist.
         image_size: side in pixels that the weights were trained at; the default for export.
         profile: how images are prepared, which also says of which kind a model is (`runtime.bundle.contract.PROFILES`):
@@ -45,6 +61,7 @@ class Variant:
     num_maskmem: int = 7
     max_obj_ptrs: int = 16
     pooling: int = 0
+    latents: Latents | None = None
     is_2_1: bool = True
     image_size: int = 1024
     profile: str = "sam2"
@@ -72,17 +89,21 @@ class Variant:
             d_model=self.d_model,
             has_high_res=self.trunk.has_high_res,
         )
+        is_fixed = self.kind == "image" or self.latents is not None
+        if is_fixed and image_size != self.image_size:
+            raise InputError(
+                f"{self.name} works at {self.image_size} pixels alone, where its positions were learned"
+            )
         if self.kind == "image":
-            if image_size != self.image_size:
-                raise InputError(
-                    f"{self.name} works at {self.image_size} pixels alone: its positions are learned there"
-                )
             return network
+        tokens = grid**2
+        if self.latents is not None:
+            tokens = self.latents.placeless + self.latents.side**2
         return replace(
             network,
             mem_dim=self.mem_dim,
-            memory_tokens=grid**2,
-            keys_per_memory=grid**2 // (4 if self.pooling else 1),
+            memory_tokens=tokens,
+            keys_per_memory=tokens // (4 if self.pooling else 1),
             num_maskmem=self.num_maskmem,
             max_obj_ptrs=self.max_obj_ptrs,
         )
@@ -123,6 +144,14 @@ VARIANTS: dict[str, Variant] = {
         # Efficient MedSAM2 (wanglab/MedSAM2): EfficientTAM's networks, trained at 512 pixels.
         replace(_EFFICIENT[0], name="eff_medsam2_small", image_size=512),
         replace(_EFFICIENT[1], name="eff_medsam2_tiny", image_size=512),
+        # EdgeTAM (facebookresearch/EdgeTAM 9cc44bf, configs/edgetam.yaml).
+        Variant(
+            "edgetam",
+            RepVitTrunk((48, 96, 192, 384), (2, 2, 14, 2)),
+            memory_layers=2,
+            latents=Latents(),
+            is_2_1=False,
+        ),
         # The embedded default: a small member of the family trained on synthetic phantoms.
         Variant(
             "sam2.1_hiera_nano",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.speed.official_parts import EFFICIENT_TAM, oracle
-from export.trunks import VitTrunk
+from benchmarks.speed.official_parts import EDGE_TAM, EFFICIENT_TAM, oracle
+from export.trunks import RepVitTrunk, VitTrunk
 from export.variants import Variant
 from runtime.errors import MissingPackage
 
@@ -25,8 +25,11 @@ def _needs(name: str) -> pytest.MarkDecorator:
 
 
 needs_efficient_tam = _needs(EFFICIENT_TAM)
+needs_edge_tam = _needs(EDGE_TAM)
 
 
 def marks_of(variant: Variant) -> list[pytest.MarkDecorator]:
     """Of a test that needs the official package of a row."""
+    if isinstance(variant.trunk, RepVitTrunk):
+        return [needs_edge_tam]
     return [needs_efficient_tam] if isinstance(variant.trunk, VitTrunk) else []

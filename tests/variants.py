@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from export.trunks import HieraTrunk, Sam1Trunk, TinyVitTrunk, VitTrunk
-from export.variants import Variant
+from export.trunks import HieraTrunk, RepVitTrunk, Sam1Trunk, TinyVitTrunk, VitTrunk
+from export.variants import Latents, Variant
 
 # Windows of 14 and 7 cells are larger than its maps at 128 pixels, so padding is exercised as in the large models.
 TOY = Variant(
@@ -32,6 +32,18 @@ TOY_VIT = Variant(
 
 TOY_VIT_1 = replace(TOY_VIT, name="toy_vit_1", pooling=1)
 TOY_VIT_2 = replace(TOY_VIT, name="toy_vit_2", pooling=2)
+
+TOY_EDGE = Variant(
+    "toy_edge",
+    RepVitTrunk((16, 24, 32, 40), (2, 1, 3, 1)),
+    d_model=64,
+    mem_dim=16,
+    memory_layers=2,
+    memory_mlp_dim=96,
+    latents=Latents(placeless=12, side=4),
+    is_2_1=False,
+    image_size=128,
+)
 
 # The channels that the kernel of memory attention is made for, and little else.
 WIDE = replace(

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 
 from benchmarks.speed.devices import timed_ms
 from benchmarks.speed.official_graph import replay_modules
-from benchmarks.speed.official_parts import other_parts
+from benchmarks.speed.official_parts import join_parts, other_parts
 from export.model.sam2 import Sam2
 from export.trunks import HieraTrunk
 from export.variants import VARIANTS, Variant
@@ -71,6 +71,7 @@ def official_predictor(variant: Variant, image_size: int, kind: str = "eager") -
     if "image_encoder" in parts:  # which the predictor asks for its width
         parts["image_encoder"].neck.d_model = variant.d_model
     predictor = instantiate(config.model, **parts, _recursive_=True)
+    join_parts(predictor, variant, config.model)
     return predictor.eval().requires_grad_(False)
 
 

@@ -14,18 +14,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from export.trunks import VitTrunk
+from benchmarks.speed.official_sam1 import without_torchvision
+from export.trunks import RepVitTrunk, VitTrunk
 from export.variants import Variant
 from runtime.errors import MissingPackage
 
 ORACLES = "MEDSAM2_ORACLES"
 """Names the folder with a folder for each package; by default `oracles` in the environment that Python runs in."""
 EFFICIENT_TAM = "efficient-track-anything"  # 1.0
+EDGE_TAM = "edgetam-dimos"  # 1.0.1; modeling as in facebookresearch/EdgeTAM 9cc44bf
 
 
 def other_parts(
@@ -40,6 +43,8 @@ def other_parts(
 
     Raises MissingPackage where the row's package is not installed.
     """
+    if isinstance(variant.trunk, RepVitTrunk):
+        return _edge_tam(variant, config)
     if not isinstance(variant.trunk, VitTrunk):
         return {}
     with other_sam2(oracle(EFFICIENT_TAM)):
@@ -47,6 +52,105 @@ def other_parts(
             "image_encoder": _instance(_vit_encoder(variant, image_size)),
             "memory_attention": _instance(_memory_attention(variant, config)),
         }
+
+
+def join_parts(predictor: torch.nn.Module, variant: Variant, config: DictConfig) -> None:
+    """Have a predictor make EdgeTAM's memories, of which the real package knows nothing, and count those it reads."""
+    numbers = variant.latents
+    if numbers is None:
+        return
+    sine = {**_sine(variant.mem_dim)}
+    with other_sam2(oracle(EDGE_TAM)):
+        perceiver = _instance(
+            {
+                "_target_": "sam2.modeling.perceiver.PerceiverResampler",
+                "depth": numbers.depth,
+                "dim": variant.mem_dim,
+                "dim_head": variant.mem_dim,
+                "heads": 1,
+                "ff_mult": 4,
+                "hidden_dropout_p": 0.0,
+                "attention_dropout_p": 0.0,
+                "pos_enc_at_key_value": True,
+                "concat_kv_latents": False,
+                "num_latents": numbers.placeless,
+                "num_latents_2d": numbers.side**2,
+                "position_encoding": sine,
+                "use_self_attn": True,
+            }
+        )
+    predictor.spatial_perceiver = perceiver
+    encoder, attention = predictor.memory_encoder, predictor.memory_attention
+    encode, attend = encoder.forward, attention.forward
+    tokens = numbers.placeless + numbers.side**2
+
+    def encoded(*inputs: Any, **options: Any) -> dict[str, Any]:
+        out = encode(*inputs, **options)
+        latents = perceiver(out["vision_features"], out["vision_pos_enc"][0])
+        # As a map of one column, which the real package flattens to tokens again.
+        features, position = (x.transpose(1, 2).unsqueeze(-1) for x in latents)
+        return {"vision_features": features, "vision_pos_enc": [position]}
+
+    def attended(*inputs: Any, **options: Any) -> torch.Tensor:
+        spatial = len(options["memory"]) - options["num_obj_ptr_tokens"]
+        return attend(*inputs, **options, num_spatial_mem=spatial // tokens)
+
+    encoder.forward, attention.forward = encoded, attended
+
+
+def _edge_tam(variant: Variant, config: DictConfig) -> dict[str, torch.nn.Module]:
+    trunk, numbers = variant.trunk, variant.latents
+    assert isinstance(trunk, RepVitTrunk) and numbers is not None
+    grid = variant.image_size // trunk.stride
+    attention = OmegaConf.create(OmegaConf.to_container(config.memory_attention))
+    cross = attention.layer.cross_attention
+    del cross.feat_sizes, cross.rope_k_repeat
+    cross._target_ = "sam2.modeling.sam.transformer.RoPEAttentionv2"
+    cross.q_sizes, cross.k_sizes = [grid] * 2, [numbers.side] * 2
+    with other_sam2(oracle(EDGE_TAM)), without_torchvision():
+        import timm.models
+
+        def created(name: str, **options: Any) -> torch.nn.Module:
+            own = {"pretrained": False, "embed_dim": trunk.dims, "depth": trunk.depths}
+            return timm.models.create_model("repvit_m1", **(options | own))
+
+        backbone = importlib.import_module("sam2.modeling.backbones.timm")
+        with mock.patch.object(backbone, "create_model", created):
+            encoder = _instance(_repvit_encoder(variant))
+        return {"image_encoder": encoder, "memory_attention": _instance(attention)}
+
+
+def _repvit_encoder(variant: Variant) -> dict[str, Any]:
+    """As EdgeTAM's configs/edgetam.yaml has it."""
+    trunk, modeling = variant.trunk, "sam2.modeling"
+    assert isinstance(trunk, RepVitTrunk)
+    return {
+        "_target_": f"{modeling}.backbones.image_encoder.ImageEncoder",
+        "scalp": 1,
+        "trunk": {
+            "_target_": f"{modeling}.backbones.timm.TimmBackbone",
+            "name": "repvit_m1.dist_in1k",
+            "features": [f"layer{i}" for i in range(len(trunk.dims))],
+        },
+        "neck": {
+            "_target_": f"{modeling}.backbones.image_encoder.FpnNeck",
+            "position_encoding": _sine(variant.d_model),
+            "d_model": variant.d_model,
+            "backbone_channel_list": list(reversed(trunk.dims)),
+            "fpn_top_down_levels": [2, 3],
+            "fpn_interp_model": "nearest",
+        },
+    }
+
+
+def _sine(channels: int) -> dict[str, Any]:
+    return {
+        "_target_": "sam2.modeling.position_encoding.PositionEmbeddingSine",
+        "num_pos_feats": channels,
+        "normalize": True,
+        "scale": None,
+        "temperature": 10000,
+    }
 
 
 def _memory_attention(variant: Variant, config: DictConfig) -> DictConfig:
@@ -115,13 +219,7 @@ def _vit_encoder(variant: Variant, image_size: int) -> dict[str, Any]:
         },
         "neck": {
             "_target_": f"{modeling}.backbones.image_encoder.ViTDetNeck",
-            "position_encoding": {
-                "_target_": f"{modeling}.position_encoding.PositionEmbeddingSine",
-                "num_pos_feats": variant.d_model,
-                "normalize": True,
-                "scale": None,
-                "temperature": 10000,
-            },
+            "position_encoding": _sine(variant.d_model),
             "d_model": variant.d_model,
             "backbone_channel_list": [trunk.dim],
             "neck_norm": "LN",

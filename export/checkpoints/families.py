@@ -7,8 +7,6 @@ from collections.abc import Iterable
 
 # Beginnings of names, wherever a module starts; the most telling first.
 FAMILIES = (
-    ("spatial_perceiver", "EdgeTAM"),
-    ("image_encoder.trunk.body", "EdgeTAM"),
     ("tracker.model.interactive_", "SAM 3.1"),
     ("detector.backbone", "SAM 3"),
     ("backbone.vision_backbone", "SAM 3"),

@@ -10,16 +10,19 @@ from torch import Tensor, nn
 
 from export.exact.hiera import HieraTokens
 from export.exact.memory_attention import SelfAttention
+from export.exact.repvit import RepVitTokens
 from export.exact.tokens import on_tokens, to_map
 from export.exact.vit import VitTokens
 from export.model.memory_attention import POSITION_SCALE
 from export.model.neck import HieraEncoder
+from export.model.repvit import RepVitEncoder
 from export.model.sam2 import Sam2
 from export.model.vit import VitEncoder
 
 TRUNKS: dict[type[nn.Module], type[nn.Module]] = {
     HieraEncoder: HieraTokens,
     VitEncoder: VitTokens,
+    RepVitEncoder: RepVitTokens,
 }
 """An encoder as `export.model` has it to its cheaper form: a module of the model, from slices (n, 3, S, S) to tokens
 (n, T, C) in raster order and what the decoder's `narrowed` gives."""

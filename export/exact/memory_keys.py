@@ -78,8 +78,10 @@ def sources_of(
         memory: (b, k, L, M).
         spatial_key: the same with their position.
         weight: (b, k).
-        angles: of a memory's tokens.
+        angles: of the image's tokens, by which a memory's turn too, unless it has a map of its own.
     """
+    if model.has_latents:
+        angles = model.memory_attention.layers[0].cross_attn_image.every_angle()
     if not model.pooling:
         return [KeySource(spatial_key, angles)], [weighted(memory, weight)]
     is_read = weight > 0

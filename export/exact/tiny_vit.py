@@ -1,4 +1,4 @@
-"""LiteMedSAM's image encoder restated: batch norms are part of the convolutions before them.
+"""LiteMedSAM's and EdgeTAM's convolutions restated: batch norms are part of the convolutions before them.
 
 What a batch norm multiplies and adds does not depend on the image, so that each pair is one convolution with a bias,
 multiplied out in float64.
@@ -10,7 +10,7 @@ import copy
 
 from torch import nn
 
-from export.model.tiny_vit import ConvNorm, TinyVitEncoder
+from export.model.tiny_vit import ConvNorm
 
 
 def with_norm(pair: ConvNorm) -> nn.Conv2d:
@@ -24,7 +24,7 @@ def with_norm(pair: ConvNorm) -> nn.Conv2d:
     return merged.requires_grad_(False)
 
 
-def without_norms(encoder: TinyVitEncoder) -> nn.Module:
+def without_norms(encoder: nn.Module) -> nn.Module:
     """A copy of an encoder with plain convolutions."""
     merged = copy.deepcopy(encoder)
     for module in list(merged.modules()):

@@ -5,15 +5,17 @@ from __future__ import annotations
 from torch import nn
 
 from export.model.neck import HieraEncoder
+from export.model.repvit import RepVitEncoder
 from export.model.sam1_trunk import Sam1Encoder
 from export.model.tiny_vit import TinyVitEncoder
 from export.model.vit import VitEncoder
-from export.trunks import HieraTrunk, Sam1Trunk, TinyVitTrunk, VitTrunk
+from export.trunks import HieraTrunk, RepVitTrunk, Sam1Trunk, TinyVitTrunk, VitTrunk
 from export.variants import Variant
 
 ENCODERS: dict[type, type[nn.Module]] = {
     HieraTrunk: HieraEncoder,
     VitTrunk: VitEncoder,
+    RepVitTrunk: RepVitEncoder,
     Sam1Trunk: Sam1Encoder,
     TinyVitTrunk: TinyVitEncoder,
 }

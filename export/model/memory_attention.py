@@ -9,12 +9,23 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from export.model.pooled_attention import cross_attention
+from export.model.perceiver import LatentAttention
+from export.model.pooled_attention import PooledAttention
 from export.model.position import RotaryAngles, SineMap
 from export.model.rotary_attention import RotaryAttention
 from export.variants import Variant
 
 POSITION_SCALE = 0.1  # share of the sine code added to the input, memory_attention.py
+
+
+def cross_attention(variant: Variant) -> RotaryAttention:
+    """How a layer reads memories."""
+    dim, mem_dim = variant.d_model, variant.mem_dim
+    if variant.latents is not None:
+        return LatentAttention(dim, mem_dim, variant.latents)
+    if variant.pooling:
+        return PooledAttention(dim, mem_dim, variant.pooling)
+    return RotaryAttention(dim, kv_dim=mem_dim)
 
 
 class MemoryAttentionLayer(nn.Module):
@@ -24,7 +35,7 @@ class MemoryAttentionLayer(nn.Module):
         super().__init__()
         dim = variant.d_model
         self.self_attn = RotaryAttention(dim)
-        self.cross_attn_image = cross_attention(dim, variant.mem_dim, variant.pooling)
+        self.cross_attn_image = cross_attention(variant)
         self.linear1 = nn.Linear(dim, variant.memory_mlp_dim)
         self.linear2 = nn.Linear(variant.memory_mlp_dim, dim)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(dim) for _ in range(3))

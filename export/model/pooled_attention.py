@@ -86,8 +86,3 @@ class PooledAttention(RotaryAttention):
         v = torch.cat([pooled_value, v[:, num_rotated:]], 1)
         mask = torch.cat([weight, log_weight[:, num_rotated:]], 1)[:, None]
         return self.out_proj(F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype)))
-
-
-def cross_attention(dim: int, kv_dim: int, pooling: int) -> RotaryAttention:
-    """How a layer reads memory."""
-    return PooledAttention(dim, kv_dim, pooling) if pooling else RotaryAttention(dim, kv_dim=kv_dim)

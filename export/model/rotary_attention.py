@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -22,15 +23,15 @@ class RotaryAttention(Attention):
         log_weight: Tensor | None = None,
     ) -> Tensor:
         q, k, v = self.q_proj(query), self.k_proj(key), self.v_proj(value)
-        tokens = q.shape[1]
         q = rotate_pairs(q, *angles)
-        # The same angles repeat for every memory slot.
-        spatial = k[:, :num_rotated].unflatten(1, (-1, tokens))
-        rotated = rotate_pairs(spatial, *angles).flatten(1, 2)
-        k = k.clone()
-        k[:, :num_rotated] = rotated
+        k = torch.cat([self.turned(k[:, :num_rotated], angles), k[:, num_rotated:]], 1)
         if log_weight is None:
             out = attention(q, k, v, 1)
         else:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=log_weight[:, None].to(q.dtype))
         return self.out_proj(out)
+
+    def turned(self, keys: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+        """Projected keys of memories (b, k * T, C), turned; the same angles repeat for every memory."""
+        spatial = keys.unflatten(1, (-1, angles[0].shape[0]))
+        return rotate_pairs(spatial, *angles).flatten(1, 2)

@@ -15,6 +15,7 @@ from export.model.image_encoder import image_encoder
 from export.model.mask_decoder import MaskDecoder, select
 from export.model.memory_attention import MemoryAttention
 from export.model.memory_encoder import MemoryEncoder
+from export.model.perceiver import LatentPosition, Perceiver
 from export.model.position import DistanceCode, SineMap
 from export.model.prompt_encoder import PromptEncoder
 from export.variants import Variant
@@ -42,11 +43,15 @@ class Sam2(nn.Module):
         self.no_mem_pos_enc = nn.Parameter(torch.zeros(1, 1, dim))
         self.no_obj_ptr = nn.Parameter(torch.zeros(1, dim))
         self.is_2_1, self.pooling = variant.is_2_1, variant.pooling
+        self.has_latents = variant.latents is not None
         if variant.is_2_1:
             self.no_obj_embed_spatial = nn.Parameter(torch.zeros(1, mem_dim))
             self.obj_ptr_tpos_proj = nn.Linear(dim, mem_dim)
             self.distance_code = DistanceCode(dim)
         self.memory_position = SineMap(mem_dim, grid)
+        if variant.latents is not None:
+            self.spatial_perceiver = Perceiver(variant.latents, mem_dim, grid)
+            self.memory_position = LatentPosition(variant.latents, mem_dim)
         self.eval().requires_grad_(False)
 
     def encode(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -149,7 +154,8 @@ class Sam2(nn.Module):
         logits = F.interpolate(low_res_masks, (size, size), mode="bilinear", align_corners=False)
         mask = torch.where(binarize[:, None, None, None], (logits > 0).float(), logits.sigmoid())
         memory = self.memory_encoder(projected_features, mask * MEMORY_SCALE + MEMORY_BIAS)
-        memory = memory.flatten(2).transpose(1, 2)
+        is_map = not self.has_latents
+        memory = memory.flatten(2).transpose(1, 2) if is_map else self.spatial_perceiver(memory)
         if self.is_2_1:
             absent = (object_score_logits <= 0)[:, None, None]
             memory = memory + torch.where(absent, self.no_obj_embed_spatial, 0.0)

@@ -19,7 +19,7 @@ from runtime.prompts.prompts import Box, Mask, Point
 from tests.conftest import written
 from tests.official import marks_of
 from tests.parity import Task, run_official, run_ours, same_masks, volume, worst_difference
-from tests.variants import TOY_VIT, TOY_VIT_1
+from tests.variants import TOY_EDGE, TOY_VIT, TOY_VIT_1
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # upstream's own
 
@@ -37,7 +37,10 @@ class Family:
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(row, id=row.name, marks=marks_of(row)) for row in (TOY_VIT, TOY_VIT_1)],
+    params=[
+        pytest.param(row, id=row.name, marks=marks_of(row))
+        for row in (TOY_VIT, TOY_VIT_1, TOY_EDGE)
+    ],
 )
 def family(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory

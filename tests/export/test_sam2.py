@@ -37,6 +37,7 @@ PARAMETERS = {  # of the released files
     "medsam2": 38_962_498,
     "efficienttam_s": 34_055_842,
     "efficienttam_ti": 17_866_018,
+    "edgetam": 13_895_794,
 }
 
 PROMPTS = {

@@ -4,14 +4,12 @@ import pytest
 
 from export.checkpoints.families import FAMILIES, WHY, family_of, why
 from export.model.sam2 import Sam2
-from tests.variants import TOY, TOY_VIT
+from tests.variants import TOY, TOY_EDGE, TOY_VIT
 
 
 @pytest.mark.parametrize(
     ("name", "family"),
     [
-        ("spatial_perceiver.latents", "EdgeTAM"),
-        ("image_encoder.trunk.body.stem.conv1.c.weight", "EdgeTAM"),
         ("tracker.model.interactive_sam_mask_decoder.iou_token.weight", "SAM 3.1"),
         ("detector.backbone.vision_backbone.trunk.pos_embed", "SAM 3"),
         ("backbone.vision_backbone.trunk.pos_embed", "SAM 3"),
@@ -29,7 +27,7 @@ def test_each_is_told_by_a_name_of_its_own(prefix: str, name: str, family: str) 
 
 
 def test_ours_is_none_of_them() -> None:
-    for variant in (TOY, TOY_VIT):
+    for variant in (TOY, TOY_VIT, TOY_EDGE):
         names = list(Sam2(variant).state_dict())
         assert family_of(names) is None
         assert family_of([f"tracker.{name}" for name in names]) is None
@@ -38,6 +36,6 @@ def test_ours_is_none_of_them() -> None:
 def test_every_reason_is_of_a_family_that_is_told() -> None:
     families = {family for _, family in FAMILIES}
     assert families >= WHY.keys()
-    assert why("EdgeTAM") == "not supported yet"
+    assert why("EfficientViT-SAM") == "not supported yet"
     assert "256 channels" in why("SAM 3.1") and "arithmetic" in why("SAM 3")
     assert all("first published" in why(f) for f in families if "Hugging Face" in f)
