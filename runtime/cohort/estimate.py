@@ -6,7 +6,7 @@ from math import sqrt
 
 FEWEST = 6  # studies, before anything is said: of fewer, how much they scatter is not known
 CONFIDENT = 2.0  # standard deviations on each side of an estimate: about 95 %
-LEAST_SPREAD = 1e-3  # of bytes, in means: keeps the slope finite where all studies are of one size
+SLOPE_SD = 0.3  # of what bytes may cost, in shares of a study's time: that of any number from 0 to 1 (uniform)
 
 
 class Estimate:
@@ -31,25 +31,32 @@ class Estimate:
         self._yy += seconds * seconds
 
     @property
-    def line(self) -> tuple[float, float, float]:
-        """Seconds of a study without bytes, seconds for each byte, and how far single studies lie off (one sd).
+    def line(self) -> tuple[float, float, float, float]:
+        """Seconds of a study without bytes, and for each byte; how far single studies lie off (one sd); the variance
+        of bytes that stands for what is known of the slope.
 
-        Neither of the first two is below zero.
+        Studies of about one size say little of what bytes cost. That is something from nothing to all of a study's
+        time, which counts as far as `SLOPE_SD` says: where studies tell, it is the line of least squares.
         """
         n, x, y = self._n, self._x / self._n, self._y / self._n
-        slope = max((self._xy / n - x * y) / self._spread, 0.0)
-        if y - slope * x < 0:  # a line through nothing
-            slope = self._xy / self._xx
+        var, cov = max(self._xx / n - x * x, 0.0), self._xy / n - x * y
+        most = (
+            y / x if x else 0.0
+        )  # of the slope: more would leave less than nothing for a study without bytes
+        alone = cov / var if var else most / 2
+        off = self._scatter(y - alone * x, alone)
+        held = off * off / (n * (SLOPE_SD * most) ** 2) if most else 0.0
+        known = var + held
+        slope = min(max((cov + held * most / 2) / known, 0.0), most) if known else most / 2
         base = max(y - slope * x, 0.0)
+        return base, slope, self._scatter(base, slope), known
+
+    def _scatter(self, base: float, slope: float) -> float:
+        """How far studies lie off a line, one sd."""
+        n, x, y = self._n, self._x / self._n, self._y / self._n
         rest = self._yy / n - 2 * (base * y + slope * self._xy / n)
         rest += base * base + 2 * base * slope * x + slope * slope * self._xx / n
-        return base, slope, sqrt(max(rest, 0.0) * n / max(n - 2, 1))
-
-    @property
-    def _spread(self) -> float:
-        """Variance of bytes; never nothing, also where all studies are of one size."""
-        x = self._x / self._n
-        return max(self._xx / self._n - x * x, 0.0) + (LEAST_SPREAD * max(x, 1.0)) ** 2
+        return sqrt(max(rest, 0.0) * n / max(n - 2, 1))
 
     def seconds_left(
         self, num_left: int, bytes_left: int, num_workers: int
@@ -60,10 +67,11 @@ class Estimate:
         """
         if self._n < FEWEST:
             return None
-        base, slope, scatter = self.line
+        base, slope, scatter, known = self.line
         middle = base * num_left + slope * bytes_left
         aside = bytes_left - num_left * self._x / self._n
-        off = scatter * sqrt(num_left + (num_left**2 + aside**2 / self._spread) / self._n)
+        slanted = aside**2 / known if known else 0.0
+        off = scatter * sqrt(num_left + (num_left**2 + slanted) / self._n)
         workers = max(min(num_workers, num_left), 1)
         return (
             max(middle - CONFIDENT * off, 0.0) / workers,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from runtime.errors import InputError, Sam2Error
 from runtime.files.atomic import write_bytes, write_whole
 from runtime.io.dicom import is_dicom, read_segmentation
 from runtime.io.dicom.seg import SegmentationOptions, write_segmentation
+from runtime.io.dicom.web import DicomWeb
 from runtime.io.read import read_volume
 from runtime.io.volumes.itk import sitk
 from runtime.io.volumes.nifti_forms import AFFINES
@@ -88,14 +91,30 @@ def labelled(review: Review, takes_all: bool) -> Iterator[LabelledStudy | LeftOu
         if not chosen:
             yield LeftOut(study["name"])
             continue
-        path = Path(study["path"])
-        try:
-            volume = read_volume(path, affine=affine)
-            labels = _labels(review.folder, study, volume, chosen)
-        except InputError as error:
-            yield LeftOut(study["name"], str(error))
-            continue
-        yield LabelledStudy(study["name"], path, volume, labels, window, affine)
+        with ExitStack() as stack:
+            try:
+                path, volume = stack.enter_context(opened(review, study))
+                labels = _labels(review.folder, study, volume, chosen)
+            except InputError as error:
+                yield LeftOut(study["name"], str(error))
+                continue
+            yield LabelledStudy(study["name"], path, volume, labels, window, affine)
+
+
+@contextmanager
+def opened(review: Review, study: Mapping[str, Any]) -> Iterator[tuple[Path, Volume]]:
+    """Where a study of a cohort lies, and its volume; what comes from a DICOMweb server lies there for that long.
+
+    Raises InputError and MissingInput where it is not what it was, Sam2Error where the server does not answer.
+    """
+    path, affine = Path(study["path"]), review.about("affine") or None
+    server = review.about("input") or ""
+    if not server.startswith(("http://", "https://")):
+        yield path, read_volume(path, affine=affine)
+        return
+    with TemporaryDirectory(prefix="medsam2-") as folder:
+        DicomWeb(server).fetch(path.as_posix(), Path(folder))
+        yield Path(folder), read_volume(folder)
 
 
 def object_masks(

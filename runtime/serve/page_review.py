@@ -6,7 +6,6 @@ A decision changes no mask of the cohort. Accepting a mask that was changed here
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,11 +13,10 @@ from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from runtime.cohort.export import decided_mask
+from runtime.cohort.export import decided_mask, opened
 from runtime.cohort.review import MOST_AT_ONCE, Decision, Review
 from runtime.errors import InputError
 from runtime.files.strict_json import Integer, Number, Object, OneOf, Text
-from runtime.io.read import read_volume
 from runtime.io.volumes.volume import Volume
 from runtime.io.write import write_mask
 from runtime.prompts.prompts import MAX_OBJECT_ID
@@ -153,7 +151,8 @@ class PageReview:
         return corrected
 
     def _volume(self, study: dict[str, Any]) -> Volume:
-        return read_volume(Path(study["path"]), affine=self._review.about("affine") or None)
+        with opened(self._review, study) as (_, volume):
+            return volume
 
 
 def _number(request: Request, name: str, usual: int) -> int:

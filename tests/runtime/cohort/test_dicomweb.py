@@ -11,7 +11,10 @@ import pydicom
 import pytest
 
 from runtime.bundle.bundle import open_bundle
+from runtime.cohort.find import study_on_server
+from runtime.cohort.ledger import Ledger
 from runtime.cohort.outcome import StudyOutcome, StudyTask
+from runtime.cohort.review import Decision, Review
 from runtime.cohort.settings import Settings
 from runtime.cohort.study import StudyPrompts
 from runtime.cohort.table import read_table
@@ -142,3 +145,25 @@ def test_a_table_names_series(tmp_path: Path) -> None:
 def test_options_that_do_not_go_together(words: list[str]) -> None:
     with pytest.raises(SystemExit):
         main([*words, "-o", "new"])
+
+
+def test_what_was_accepted_is_fetched_again_and_exported(
+    server: DicomWebServer, held: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("highdicom")
+    monkeypatch.setattr(Job, "load", lambda job: fake_model(SEEING)[0])
+    address, out = "/".join(held), tmp_path / "out"
+    out.mkdir()
+    ledger = Ledger(out)
+    ledger.note("input", server.url)
+    ledger.meet([study_on_server(address, BOX)], "settings", retries=False)
+    outcome = done(server, tmp_path, address)
+    ledger.settle(outcome, f"masks/{address}.dcm")
+    ledger.close()
+    review = Review(out)
+    review.record(Decision(address, 1, "accepted", "me", outcome.key))
+    main(["export", str(out), "-o", str(tmp_path / "new"), "--format", "dicom-seg"])
+    volume = read_series(tmp_path / "series")
+    new = read_segmentation(tmp_path / "new" / f"{address}.dcm", like=volume)
+    kept = read_segmentation(out / "masks" / f"{address}.dcm", like=volume)
+    np.testing.assert_array_equal(new.labels(), kept.labels())

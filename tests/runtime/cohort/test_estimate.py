@@ -41,6 +41,15 @@ def test_the_span_holds_the_truth_about_as_often_as_it_says() -> None:
     assert hits >= 180
 
 
+def test_studies_of_about_one_size_say_little_of_what_bytes_cost() -> None:
+    rng = np.random.default_rng(2)
+    estimate = Estimate()
+    for _ in range(8):
+        estimate.add(int(rng.integers(1000, 1050)), float(rng.uniform(2, 14)))
+    low, high = estimate.seconds_left(30, 30 * 980, 1) or (0, 0)
+    assert 90 < low < 240 < high < 480  # 8 s each; the line alone would say anything
+
+
 def test_neither_part_of_the_line_is_negative() -> None:
     for points in (
         [(1, 9.0), (50, 5.0), (99, 1.0)],
@@ -50,7 +59,7 @@ def test_neither_part_of_the_line_is_negative() -> None:
         estimate = Estimate()
         for size, seconds in points:
             estimate.add(size, seconds)
-        base, slope, scatter = estimate.line
+        base, slope, scatter, _ = estimate.line
         assert base >= 0 and slope >= 0 and np.isfinite(scatter)
 
 
