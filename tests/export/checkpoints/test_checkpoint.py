@@ -225,9 +225,9 @@ def test_what_is_near_nothing_says_so(small_table: None, tmp_path: Path) -> None
 def test_files_of_related_networks_are_recognised_and_refused(
     prefix: str, model: str | None, small_table: None, tmp_path: Path
 ) -> None:
-    key = f"{prefix}spatial_perceiver.latents"
+    key = f"{prefix}image_encoder.backbone.stages.0.op_list.0.conv.weight"
     path = saved(tmp_path / "medsam2.pt", {"model": {key: torch.zeros(2, 2)}})
-    with pytest.raises(CheckpointError, match=r"EdgeTAM.*not supported yet"):
+    with pytest.raises(CheckpointError, match=r"EfficientViT-SAM.*not supported yet"):
         read_checkpoint(path, model)
 
 
