@@ -27,7 +27,8 @@ from runtime.process.subcommands import command_parser
 
 QUICK_SLICES = 5
 """Of the tasks that are followed both ways: the graphs are the same, and a laptop is to be done in two minutes."""
-TIMED_SLICES = 10  # four of them with a full memory
+TIMED_SLICES = 9  # three of them with a full memory
+TIMED_PASSES = 2  # of each in turn; the better one counts, since a laptop has other things to do
 
 EXAMPLES = """examples:
   medsam2 certify                                # every back end that is installed, for the embedded model
@@ -90,9 +91,10 @@ def compare(
 def _speeds(candidate: Model, reference: Model) -> dict[str, float]:
     """What is told of speed; nothing where a graph gives NaN, since there is no propagation to time then."""
     try:
-        latency_ms, reference_ms = _latency_ms(candidate), _latency_ms(reference)
+        passes = [(_latency_ms(candidate), _latency_ms(reference)) for _ in range(TIMED_PASSES)]
     except NotFinite:
         return {}
+    latency_ms, reference_ms = (min(own) for own in zip(*passes, strict=True))
     return {
         "latency_ms": latency_ms,
         "reference_latency_ms": reference_ms,
