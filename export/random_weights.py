@@ -17,10 +17,17 @@ GAINS = {
     "obj_ptr_tpos_proj": 6.0,
     "memory_encoder.out_proj": 0.3,
     "attention_biases": 7.0,
+    # What EdgeTAM's blocks add to what they are given, twenty times over.
+    "_mixer.": 0.3,
+    ".ffn.": 0.3,
 }
-# Matrices of SAM 1 whose names speak of embeddings and tokens. SAM 2's are drawn as if they were such, and stay so:
-# bundles of its random weights are known by their hash.
-MATRICES = ("mask_decoder.transformer.", "image_encoder.patch_embed.")
+# Matrices of SAM 1 and EdgeTAM whose names speak of embeddings and tokens. SAM 2's are drawn as if they were such, and
+# stay so: bundles of its random weights are known by their hash.
+MATRICES = (
+    "mask_decoder.transformer.",
+    "image_encoder.patch_embed.",
+    "image_encoder.trunk.body.",
+)
 # Up, so that objects are mostly present.
 PRESENCE_BIAS = "sam_mask_decoder.pred_obj_score_head.layers.2.bias"
 

@@ -27,6 +27,12 @@ def feed_forward(dim: int) -> nn.Sequential:
     )
 
 
+def halves(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The first and the second half of the channels, as slices: the tracer makes lists of other ways to split."""
+    half = x.shape[-1] // 2
+    return x[..., :half], x[..., half:]
+
+
 class LatentRead(nn.Module):
     """Latents (b, l, M) look at tokens (b, n, M), whose position is added to keys and values alike."""
 
@@ -38,7 +44,7 @@ class LatentRead(nn.Module):
         self.to_out = nn.Linear(dim, dim, bias=False)
 
     def forward(self, latents: Tensor, tokens: Tensor, position: Tensor | None) -> Tensor:
-        k, v = self.to_kv(self.norm_x(tokens)).chunk(2, -1)
+        k, v = halves(self.to_kv(self.norm_x(tokens)))
         if position is not None:
             k, v = k + position, v + position
         return self.to_out(attention(self.to_q(self.norm_latents(latents)), k, v, 1))
@@ -56,7 +62,7 @@ class LatentSelf(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         x = self.norm(latents)
-        k, v = self.to_kv(x).chunk(2, -1)
+        k, v = halves(self.to_kv(x))
         # What is alone sees itself, whatever it asks.
         return self.to_out(v if x.shape[1] == 1 else attention(self.to_q(x), k, v, 1))
 
@@ -117,7 +123,7 @@ class LatentPosition(nn.Module):
     def tokens(self) -> Tensor:
         """(L, dim)."""
         placed = self.placed.tokens()
-        return torch.cat([placed.new_zeros(self.placeless, placed.shape[1]), placed])
+        return torch.cat([torch.zeros(self.placeless, placed.shape[1]), placed])
 
 
 class LatentAttention(RotaryAttention):
@@ -137,4 +143,4 @@ class LatentAttention(RotaryAttention):
         """Angles of all latent tokens (L, dim / 2); those without a place turn by nothing."""
         cos, sin = self.key_angles()
         shape = (self.placeless, cos.shape[1])
-        return torch.cat([cos.new_ones(shape), cos]), torch.cat([sin.new_zeros(shape), sin])
+        return torch.cat([torch.ones(shape), cos]), torch.cat([torch.zeros(shape), sin])
