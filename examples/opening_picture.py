@@ -22,7 +22,7 @@ model = load()
 
 photograph = np.ascontiguousarray(retina()[330:1030, :700])
 optic_disc = Box(y=(210, 430), x=(118, 322))
-image = ImagePredictor(model)
+image = ImagePredictor(model, zoom=model.defaults.zoom, smooth=model.defaults.smooth)
 image.set_image(photograph)
 disc = image.predict(optic_disc)
 
