@@ -222,6 +222,7 @@ def test_every_public_name_is_there() -> None:
 
 def test_the_map_names_what_is_there() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    assert len(text.splitlines()) <= 60, "a page"
     paths = set(re.findall(r"`((?:\w+/)*\w+\.(?:py|md)|(?:\w+/)+)`", text))
     assert len(paths) > 20
     absent = [
