@@ -187,7 +187,7 @@ def _correct(
         features + prompts.dense(best.clamp(-limit, limit)[:, None], given),
         prompts.image_position(),
         prompts.points(coords, labels),
-        *high,
+        high,
     )
     chosen = slice(1, None) if coords.shape[1] == 1 else slice(0, 1)
     masks, ious, tokens, score = corrected

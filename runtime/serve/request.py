@@ -30,7 +30,6 @@ from runtime.serve.planes import (
 from runtime.serve.strokes import (
     MAX_POINTS,
     Mask2,
-    depths,
     farthest_first,
     filled,
     skeleton,
@@ -220,15 +219,18 @@ class Scene:
         return Request(interaction, axis, tuple(adds), {}, self._hull_of(adds))
 
     def _takes_away(self, interaction: Interaction, marked: NDArray[np.bool_]) -> Request:
-        """Points in what is drawn within a box and marked there."""
+        """What is left, as masks: whoever erases knows better than a network that sees a whole object there."""
         axis, spans = self.axis(interaction.axis), interaction.spans
         region = planes_of(marked & part_drawn(self.now.drawn, axis, spans), axis)
-        chosen = key_slices([int(np.count_nonzero(plane)) for plane in region])
-        points: list[Signed] = []
-        for index in chosen:
-            for y, x in farthest_first(_inner(region[index]), max(1, MAX_POINTS // len(chosen))):
-                points.append((position_in(spans, axis, index, int(y), int(x)), False))
-        return self._as_points(interaction, axis, points)
+        y, x = (slice(*span) for i, span in enumerate(spans) if i != axis)
+        masks: dict[int, Mask2] = {}
+        for index in key_slices([int(np.count_nonzero(plane)) for plane in region]):
+            plane = spans[axis][0] + index
+            masks[plane] = left = self._drawn_on(axis, plane).copy()
+            left[y, x] &= ~region[index]
+        exact = {index: Drawn.of(mask) for index, mask in masks.items()}
+        asked = [(_mask(index, mask),) for index, mask in sorted(masks.items())]
+        return Request(interaction, axis, tuple(asked), exact, self._hull_of(asked))
 
     def _drawn(self, index: int) -> Drawn:
         return self.now.drawn.get(index, NOTHING)
@@ -265,9 +267,3 @@ def _grouped(points: Iterable[Signed], axis: int) -> list[tuple[Point, ...]]:
         index, y, x = in_plane(position, axis)
         groups.setdefault(index, []).append(Point(slice=index, y=y, x=x, positive=is_positive))
     return [tuple(group) for group in groups.values()]
-
-
-def _inner(region: Mask2) -> NDArray[np.intp]:
-    """Pixels (n, 2) that lie at least half as deep in a region as its deepest."""
-    depth = depths(region)
-    return np.argwhere(region & (2 * depth >= depth.max(initial=0)))

@@ -272,7 +272,7 @@ def test_points_and_the_box_of_their_plane_are_answered_as_one() -> None:
         assert any(each["has_mask_input"].any() for each in asked)  # what was tracked is corrected
 
 
-def test_what_takes_away_is_points_in_what_is_drawn_there(session: InteractiveSession) -> None:
+def test_what_takes_away_is_taken_away_and_no_more(session: InteractiveSession) -> None:
     session.add_bbox_interaction(thin(0, 4, (2, 9), (3, 8)), True)
     drawn = session.target_buffer[4].astype(bool)
     box = thin(0, 4, (0, 16), (0, 6))
@@ -281,10 +281,27 @@ def test_what_takes_away_is_points_in_what_is_drawn_there(session: InteractiveSe
             session.add_lasso_interaction(inside(box), False, interaction_bbox=box)
         else:
             session.add_bbox_interaction(box, False)
-        points = [p for p in prompts(session)[4] if isinstance(p, Point)]
-        assert 1 <= len(points) <= 16
-        assert all(not p.positive and p.x < 6 and drawn[int(p.y), int(p.x)] for p in points)
+        left = drawn.copy()
+        left[:, :6] = False
+        assert left.any()
+        np.testing.assert_array_equal(session.target_buffer[4].astype(bool), left)
+        (given,) = prompts(session)[4]
+        assert isinstance(given, Mask)
+        np.testing.assert_array_equal(given.mask, left)
         session.undo()
+        np.testing.assert_array_equal(session.target_buffer[4].astype(bool), drawn)
+
+
+def test_all_of_a_slice_may_be_taken_away(session: InteractiveSession) -> None:
+    session.add_bbox_interaction(thin(0, 4, (2, 9), (3, 8)), True)
+    box = thin(0, 4, (0, 16), (0, 16))
+    session.add_lasso_interaction(inside(box), False, interaction_bbox=box)
+    assert not session.target_buffer[4].any()
+    while not session.is_complete:
+        session.predict()
+    assert not session.target_buffer[4].any()
+    session.undo()
+    assert session.target_buffer[4].any()
 
 
 def test_a_negative_prompt_where_nothing_is_drawn_changes_nothing(

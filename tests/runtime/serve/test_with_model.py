@@ -59,7 +59,7 @@ def test_a_session_of_slicers(server: Running) -> None:
         assert client.supports_undo and client.license == LICENCE
         mask = prompted(client, 0, 1)
         assert dice(mask[MIDDLE], truth(0, 1)[MIDDLE]) > 0.8
-        assert all(plane.any() for plane in mask)  # it went both ways
+        assert mask[MIDDLE - 1].any() and mask[MIDDLE + 1].any()  # it went both ways
         # Another segment: reset, then its own box.
         first = mask.copy()
         client.reset_interactions()

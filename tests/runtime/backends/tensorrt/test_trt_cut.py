@@ -161,6 +161,6 @@ def test_a_model_of_other_channels_is_refused_before_a_device_is_asked_for(
 ) -> None:
     monkeypatch.setattr(trt, "open_memory", lambda stream: pytest.fail("opened"))
     with pytest.raises(
-        BackendUnavailable, match=r"nano has 128 channels and memories of 32; .* 256 and 64"
+        BackendUnavailable, match=r"nano has 128 channels and memories of 32, .* 256 and 64"
     ):
         load(None, NAME)
