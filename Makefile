@@ -14,20 +14,21 @@ GPU_CHECK ?=
 # What gives programs a screen where there is none.
 SCREEN ?=
 
-# Tests in three processes, two at a time for two cores: what reads exported graphs and builds engines, which takes most
-# time; beside it what starts servers, browsers and clusters, and after that whatever is not named. What a process has taken
-# it keeps to its end, so that more in one would be more than 3 GB together.
+# Tests in four processes, two at a time for two cores: what reads exported graphs and builds engines, which takes most
+# time; beside it what starts servers, browsers and clusters, then what tracks, then whatever is not named. What a process
+# has taken it keeps to its end, so that fewer would take more than 3 GB together.
 TESTS_OF_GRAPHS := $(addprefix tests/,runtime/backends runtime/measure runtime/commands/test_build.py \
 	runtime/commands/test_segment_single.py export benchmarks)
 TESTS_OF_SERVERS := $(addprefix tests/,runtime/serve runtime/cohort)
+TESTS_OF_TRACKING := $(addprefix tests/,runtime/predictors runtime/steps runtime/memory)
 
-.PHONY: bench test test-of-graphs test-of-servers test-of-the-rest test-viewers lint gpu-check clean
+.PHONY: bench test test-of-graphs test-of-servers test-of-tracking test-of-the-rest test-viewers lint gpu-check clean
 
 bench: $(VENV)/.runtime  ## set up the runtime, then measure it on the embedded model
 	$(RUN) -m runtime.bench
 
 test: $(VENV)/.test  ## set up everything, then run all tests
-	$(MAKE) --jobs=2 --keep-going --no-print-directory test-of-graphs test-of-servers test-of-the-rest
+	$(MAKE) --jobs=2 --keep-going --no-print-directory test-of-graphs test-of-servers test-of-tracking test-of-the-rest
 
 test-of-graphs: $(VENV)/.test
 	$(RUN) -m pytest -q $(TESTS_OF_GRAPHS)
@@ -35,8 +36,11 @@ test-of-graphs: $(VENV)/.test
 test-of-servers: $(VENV)/.test
 	$(RUN) -m pytest -q $(TESTS_OF_SERVERS)
 
+test-of-tracking: $(VENV)/.test
+	$(RUN) -m pytest -q $(TESTS_OF_TRACKING)
+
 test-of-the-rest: $(VENV)/.test
-	$(RUN) -m pytest -q tests $(addprefix --ignore=,$(TESTS_OF_GRAPHS) $(TESTS_OF_SERVERS))
+	$(RUN) -m pytest -q tests $(addprefix --ignore=,$(TESTS_OF_GRAPHS) $(TESTS_OF_SERVERS) $(TESTS_OF_TRACKING))
 
 # An environment of its own: 1.5 GB, of which nothing else is needed here. Without a screen, say
 # make test-viewers SCREEN="xvfb-run --auto-servernum" (Debian: xvfb, libgl1, libegl1, libxcb-cursor0, libxkbcommon-x11-0).
