@@ -8,6 +8,7 @@ import locale
 import os
 import signal
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,14 @@ from tests.fakes import FAKE_NUMBERS, fake_model
 # PyTorch's, here and in children. Models of tests are too small to be shared out between threads, which only wait for
 # each other then, and burn a core at that.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# Hypothesis fails an example that takes more than 200 ms, which on a slow or busy machine says nothing about the code.
+# A CUDA machine's own environment, in which tests marked `gpu` run, may be without it.
+if find_spec("hypothesis"):
+    from hypothesis import settings
+
+    settings.register_profile("untimed", deadline=None)
+    settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -43,11 +43,9 @@ class SpacedSlices:
 
     Attributes:
         tracked: their numbers, lowest first.
-        num_slices: of the volume.
     """
 
     tracked: tuple[int, ...]
-    num_slices: int
 
     @classmethod
     def of(
@@ -66,7 +64,7 @@ class SpacedSlices:
             for steps in [math.ceil((last - first) / every)]
             for step in range(1, steps)
         ]
-        return cls(tuple(sorted({*fixed, *between})), num_slices)
+        return cls(tuple(sorted({*fixed, *between})))
 
     def source(
         self, pixels: NDArray[np.uint8]

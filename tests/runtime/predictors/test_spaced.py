@@ -78,7 +78,7 @@ def test_prompts_and_masks_change_numbers_there_and_back() -> None:
 
 
 def test_masks_between_two_are_mixed_and_beyond_the_last_there_are_none() -> None:
-    spaced = SpacedSlices((0, 3, 6, 9), 10)
+    spaced = SpacedSlices((0, 3, 6, 9))
     found = {0: mask_of(0, 6.0, iou=0.8), 3: mask_of(3, -3.0, iou=0.4), 9: mask_of(9, 4.0)}
     filled = spaced.filled(Result((SHAPE,) * 10, {1: found})).slices[1]
     assert sorted(filled) == [0, 1, 2, 3, 9]
