@@ -25,6 +25,7 @@ class DicomWebServer(ThreadingHTTPServer):
         stored: bytes that were stored.
         token: that has to be shown, if any.
         refuses: whether nothing is stored.
+        conflicts: whether what is there already is refused as a conflict.
     """
 
     def __init__(self) -> None:
@@ -32,7 +33,7 @@ class DicomWebServer(ThreadingHTTPServer):
         self.series: dict[tuple[str, str], list[bytes]] = {}
         self.stored: list[bytes] = []
         self.token: str | None = None
-        self.refuses = False
+        self.refuses = self.conflicts = False
 
     @property
     def url(self) -> str:
@@ -60,6 +61,10 @@ class _Handler(BaseHTTPRequestHandler):
             found = [uids for uids in self.server.series if uids[1] == wanted]
             told = [{"0020000D": {"vr": "UI", "Value": [study]}} for study, _ in found]
             self._answer(200, json.dumps(told).encode(), "application/dicom+json")
+        elif words[-1:] == ["instances"]:
+            wanted = parse_qs(address.query).get("SOPInstanceUID", [""])[0]
+            told = [{"00080018": {"vr": "UI", "Value": [wanted]}}] * self._holds(wanted)
+            self._answer(200, json.dumps(told).encode(), "application/dicom+json")
         elif len(words) == 4 and (files := self.server.series.get((words[1], words[3]))):
             head = f"--{BOUNDARY}\r\nContent-Type: application/dicom\r\n\r\n".encode()
             body = b"".join(head + file + b"\r\n" for file in files)
@@ -74,8 +79,15 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.refuses:
             self._answer(507, b"", "text/plain")
             return
-        self.server.stored.append(body[body.index(b"\r\n\r\n") + 4 : body.rindex(b"\r\n--")])
+        file = body[body.index(b"\r\n\r\n") + 4 : body.rindex(b"\r\n--")]
+        if self.server.conflicts and self._holds(_instance(file)):
+            self._answer(409, b"", "text/plain")
+            return
+        self.server.stored.append(file)
         self._answer(200, b"{}", "application/dicom+json")
+
+    def _holds(self, instance: str) -> bool:
+        return instance in map(_instance, self.server.stored)
 
     def _is_allowed(self) -> bool:
         shown = self.headers.get("Authorization")
@@ -93,6 +105,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *words: object) -> None:
         """Nobody reads it."""
+
+
+def _instance(file: bytes) -> str:
+    return str(pydicom.dcmread(io.BytesIO(file), stop_before_pixels=True).SOPInstanceUID)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ PREVIEW_SUFFIX = ".jpg"
 # What differs from study to study, and what changes how fast a mask is there but not the mask.
 NOT_IN_KEY = (
     *("input", "output", "calls", "lines", "labels", "preview", "bundle"),
-    *("threads", "hint", "max_memory", "reports_memory", "order"),
+    *("threads", "hint", "max_memory", "reports_memory", "order", "identity"),
 )
 
 

@@ -73,7 +73,7 @@ class StudyWorker:
                 if key == task.known_key:
                     return StudyOutcome(task.number, key=key, is_unchanged=True)
                 with redirect_stderr(Silence()):
-                    told = self._segment(job)
+                    told = self._segment(replace(job, identity=key))
             seconds = {
                 "fetch": fetched - started,
                 "hash": hashed - fetched,

@@ -60,6 +60,7 @@ class Job:
         clean: a key of `CLEANINGS`: what is done to each object's mask at the end (volumes).
         order: of image sets.
         segmentation: how a mask is written as DICOM (volumes).
+        identity: what tells this work from any other, from which UIDs are derived; None draws new ones (volumes).
         reports_memory: whether the report says what was in memory on each slice.
     """
 
@@ -91,6 +92,7 @@ class Job:
     order: Order = "given"
     affine: str | None = None
     segmentation: SegmentationOptions = field(default_factory=SegmentationOptions)
+    identity: str | None = None
     reports_memory: bool = False
 
     def load(self) -> Model:

@@ -136,7 +136,7 @@ def _write(
         model=model.numbers.name, serial=bundle.fingerprint, parameters=parameters
     )
     options = replace(job.segmentation, algorithm=algorithm)
-    return write_segmentation(job.output, result, volume, options)
+    return write_segmentation(job.output, result, volume, options, job.identity)
 
 
 def _check(job: Job, volume: Volume) -> None:

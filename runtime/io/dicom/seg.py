@@ -21,6 +21,7 @@ from runtime.files.atomic import check_destination, write_whole
 from runtime.io.dicom.codes import ABNORMAL, LESION, Code
 from runtime.io.dicom.segments import HasMasks, Segments, as_segments
 from runtime.io.dicom.sources import Sources, read_sources
+from runtime.io.dicom.uids import Uids
 from runtime.io.dicom.written import difference
 from runtime.io.volumes.volume import Volume
 from runtime.process.packages import DISTRIBUTION, missing
@@ -113,7 +114,11 @@ def check_segmentation(volume: Volume, options: SegmentationOptions | None = Non
     first = np.zeros(volume.shape, np.uint8)
     first.flat[0] = 1
     dataset = _make(
-        Segments((1,), first), read_sources(volume), volume, options or SegmentationOptions()
+        Segments((1,), first),
+        read_sources(volume),
+        volume,
+        options or SegmentationOptions(),
+        Uids(),
     )
     _save(dataset, BytesIO(), volume)
 
@@ -123,6 +128,7 @@ def write_segmentation(
     masks: HasMasks | NDArray[Any],
     like: Volume,
     options: SegmentationOptions | None = None,
+    identity: str | None = None,
 ) -> Written:
     """Write masks as a DICOM Segmentation of the images that `like` was read from.
 
@@ -136,6 +142,8 @@ def write_segmentation(
         masks: a result, whose objects may overlap in "binary", or labels (z, y, x), uint8 or uint16, 0 outside.
         like: a volume that was read from DICOM.
         options: codes, type and so on.
+        identity: what tells this work from any other, such as a hash over all that the masks depend on: done again by
+            the same version, it is the same object with the same UIDs. None draws new ones.
 
     Raises InputError for a volume that is not from DICOM and for labels that do not fit or hold no object, SeriesError
     for images that cannot be referred to, MissingPackage without highdicom, and Sam2Error where the writing fails.
@@ -146,7 +154,8 @@ def write_segmentation(
         raise InputError(f"{path} is one of the images themselves; name another file for the mask")
     sources = read_sources(like)
     segments = as_segments(masks, options.type == "binary", like.shape, like.source)
-    dataset = _make(segments, sources, like, options)
+    uids = Uids(identity and f"{identity} {options.algorithm.version}")
+    dataset = _make(segments, sources, like, options, uids)
 
     def check(part: Path) -> None:
         wrong = difference(part, segments, sources, options.keeps_empty_frames)
@@ -162,9 +171,15 @@ def write_segmentation(
     )
 
 
-def _make(segments: Segments, sources: Sources, like: Volume, options: SegmentationOptions) -> Any:
+def _make(
+    segments: Segments,
+    sources: Sources,
+    like: Volume,
+    options: SegmentationOptions,
+    uids: Uids,
+) -> Any:
     """The data set. Raises SeriesError for what highdicom refuses."""
-    highdicom, seg = _module("highdicom"), _module("highdicom.seg")
+    seg = _module("highdicom.seg")
     first, algorithm = sources.datasets[0], options.algorithm
     array = segments.array
     if sources.stored != tuple(range(len(array))):
@@ -174,10 +189,10 @@ def _make(segments: Segments, sources: Sources, like: Volume, options: Segmentat
             source_images=sources.datasets,
             pixel_array=array,
             segmentation_type=options.type.upper(),
-            segment_descriptions=_descriptions(segments, options),
-            series_instance_uid=highdicom.UID(),
+            segment_descriptions=_descriptions(segments, options, uids),
+            series_instance_uid=uids.of("series"),
             series_number=_SERIES_NUMBERS + max(0, int(first.get("SeriesNumber") or 0)),
-            sop_instance_uid=highdicom.UID(),
+            sop_instance_uid=uids.of("instance"),
             instance_number=1,
             manufacturer=algorithm.name[:_LONG_STRING],
             manufacturer_model_name=algorithm.model[:_LONG_STRING],
@@ -190,6 +205,8 @@ def _make(segments: Segments, sources: Sources, like: Volume, options: Segmentat
             specific_character_set=_CHARACTERS,
         )
         dataset.ContentCreatorName = ""  # nobody is known; it must be there (type 2)
+        for item in (*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence):
+            item.DimensionOrganizationUID = uids.of("dimensions")
         return dataset
 
 
@@ -213,7 +230,7 @@ def _refusals(like: Volume) -> Iterator[None]:
         ) from error
 
 
-def _descriptions(segments: Segments, options: SegmentationOptions) -> list[Any]:
+def _descriptions(segments: Segments, options: SegmentationOptions, uids: Uids) -> list[Any]:
     highdicom, seg, sr = map(_module, ("highdicom", "highdicom.seg", "highdicom.sr"))
     colour = _module("highdicom.color").CIELabColor
     algorithm, name = options.algorithm, options.code.meaning[:_NAME]
@@ -235,7 +252,7 @@ def _descriptions(segments: Segments, options: SegmentationOptions) -> list[Any]
             segmented_property_type=code,
             algorithm_type="SEMIAUTOMATIC",
             algorithm_identification=identification,
-            tracking_uid=highdicom.UID(),
+            tracking_uid=uids.of(f"segment {number}"),
             tracking_id=f"{name} {object_id}",
             display_color=colour.from_rgb(*_COLOURS[(number - 1) % len(_COLOURS)]),
         )

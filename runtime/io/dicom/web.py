@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -14,12 +15,14 @@ from runtime.errors import InputError, MissingInput, Sam2Error
 
 if TYPE_CHECKING:
     from dicomweb_client.api import DICOMwebClient
+    from pydicom.dataset import Dataset
+    from requests import HTTPError
 
 TOKEN = "MEDSAM2_DICOMWEB_TOKEN"
 """Environment variable with a bearer token; users and passwords are taken from ~/.netrc."""
 AS_STORED = (("application/dicom", "*"),)  # frames are decoded here, not there
 TIMEOUT_S = (10, 300)  # to connect, and between two pieces of an answer
-_UID = re.compile(r"[0-9.]{1,64}")
+_UID = re.compile(r"[0-9][0-9.]{0,63}")
 
 
 class DicomWeb:
@@ -43,7 +46,7 @@ class DicomWeb:
         self._client = _client(self.url)
 
     def fetch(self, address: str, folder: Path) -> None:
-        """Write the images of a series into an empty folder, each as a file.
+        """Write the images of a series into an empty folder, each as a file, named by its UID.
 
         `address` is STUDY/SERIES, the UIDs of both, or the series' alone, whose study is then asked for. Raises
         InputError for what is no UID, MissingInput for a series that is not there, Sam2Error where the server does not
@@ -58,21 +61,36 @@ class DicomWeb:
             study = before[0] if before else self._study_of(series)
             count = 0
             for dataset in self._client.iter_series(study, series, media_types=AS_STORED):
-                dataset.save_as(folder / f"{count:05}.dcm", enforce_file_format=True)
+                _save(dataset, folder)
                 count += 1
         if not count:
             raise MissingInput(f"{self.url} has no images of the series {series}")
 
     def store(self, path: Path) -> None:
-        """Store a DICOM file. Raises Sam2Error where the server does not take it."""
+        """Store a DICOM file; one that the server has already is stored. Raises Sam2Error where it is not taken."""
         import pydicom
+        import requests
 
+        dataset = pydicom.dcmread(path)
         with self._said(path.name):
-            answer = self._client.store_instances([pydicom.dcmread(path)])
-        if failed := answer.get("FailedSOPSequence"):
-            raise Sam2Error(
-                f"{self.url} did not take {path.name} (reason {failed[0].get('FailureReason', 'unknown')})"
-            )
+            try:
+                answer = self._client.store_instances([dataset])
+            except requests.HTTPError as error:
+                # What servers say of an object that they have differs; whether they have it does not.
+                if _status(error) == HTTPStatus.CONFLICT and self._has(dataset):
+                    return
+                raise
+            failed = answer.get("FailedSOPSequence")
+            if failed and not self._has(dataset):
+                raise Sam2Error(
+                    f"{self.url} did not take {path.name} (reason {failed[0].get('FailureReason', 'unknown')})"
+                )
+
+    def _has(self, dataset: Dataset) -> bool:
+        """Whether the server has an object."""
+        study, series = str(dataset.StudyInstanceUID), str(dataset.SeriesInstanceUID)
+        wanted = {"SOPInstanceUID": str(dataset.SOPInstanceUID)}
+        return bool(self._client.search_for_instances(study, series, search_filters=wanted))
 
     def _study_of(self, series: str) -> str:
         found = self._client.search_for_series(search_filters={"SeriesInstanceUID": series})
@@ -91,13 +109,25 @@ class DicomWeb:
         try:
             yield
         except requests.HTTPError as error:
-            status = error.response.status_code if error.response is not None else 0
+            status = _status(error)
             kind = MissingInput if status in (404, 410) else Sam2Error
             raise kind(f"{self.url} answered {status} for {what}; {_advice(status)}") from error
         except (requests.RequestException, ConnectionError) as error:
             raise Sam2Error(
                 f"{self.url} does not answer for {what}: {error}; try again later"
             ) from error
+
+
+def _save(dataset: Dataset, folder: Path) -> None:
+    """Write an image; names do not depend on the order in which the server gives them. Raises InputError."""
+    uid = str(dataset.get("SOPInstanceUID", ""))
+    if not _UID.fullmatch(uid):
+        raise InputError(f"found an image with the SOP Instance UID {uid[:64]!r}; wanted a UID")
+    dataset.save_as(folder / f"{uid}.dcm", enforce_file_format=True)
+
+
+def _status(error: HTTPError) -> int:
+    return error.response.status_code if error.response is not None else 0
 
 
 def _advice(status: int) -> str:

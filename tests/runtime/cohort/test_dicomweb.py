@@ -128,6 +128,13 @@ def test_a_mask_goes_back(
 
     assert done(server, tmp_path, address, outcome.key).is_unchanged
     assert len(server.stored) == 1
+    assert done(server, tmp_path, address).exit_code == 0  # whoever had stored it was killed then
+    again, before = (pydicom.dcmread(io.BytesIO(file)) for file in (server.stored.pop(), stored))
+    assert again.SOPInstanceUID == before.SOPInstanceUID
+    assert again.SeriesInstanceUID == before.SeriesInstanceUID
+    server.conflicts = True
+    assert done(server, tmp_path, address).exit_code == 0
+    assert len(server.stored) == 1
     server.refuses = True
     assert done(server, tmp_path, address).exit_code == 1
     assert done(server, tmp_path, "1.2.3").exit_code == 3

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +29,7 @@ pytest.importorskip("dicomweb_client", reason="dicomweb-client is not installed"
 highdicom = pytest.importorskip("highdicom", reason="highdicom is not installed")
 parquet = pytest.importorskip("pyarrow.parquet")
 
+ROOT = Path(__file__).resolve().parents[3]
 PHANTOM = make_phantom((6, 64, 64), seed=3)
 """Of which slice 3 is asked for."""
 
@@ -87,17 +92,22 @@ def box_of(label: int) -> str:
     return f"{y.min()},{y.max() + 1},{x.min()},{x.max() + 1}"
 
 
-def cohort(
-    server: Orthanc, folder: Path, address: str, capsys: pytest.CaptureFixture[str]
-) -> list[dict[str, object]]:
-    """Rows of results.parquet once the command has run."""
+def words_for(server: Orthanc, folder: Path, address: str) -> list[str]:
+    """The command for two objects of a series."""
     folder.mkdir(exist_ok=True)
     with (folder / "t.csv").open("w", newline="") as stream:
         rows = csv.writer(stream)
         rows.writerow(["study", "object", "z", "box"])
         rows.writerows([[address, 1, 3, box_of(1)], [address, 2, 3, box_of(2)]])
     words = ["--dicomweb", server.url, "--table", str(folder / "t.csv"), "-o", str(folder / "out")]
-    main([*words, "--format", "dicom-seg", "--store", "--backend", "ort", "--no-previews"])
+    return [*words, "--format", "dicom-seg", "--store", "--backend", "ort", "--no-previews"]
+
+
+def cohort(
+    server: Orthanc, folder: Path, address: str, capsys: pytest.CaptureFixture[str]
+) -> list[dict[str, object]]:
+    """Rows of results.parquet once the command has run."""
+    main(words_for(server, folder, address))
     results = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
     found: list[dict[str, object]] = parquet.read_table(results).to_pylist()
     return found
@@ -135,6 +145,34 @@ def test_a_segmentation_is_in_the_study_of_its_series(
         np.testing.assert_array_equal(found[..., n] != 0, kept == n + 1)
         truth = PHANTOM.labels == n + 1
         assert (truth & (kept == n + 1)).sum() > truth.sum() / 2  # it is where the object is
+
+
+KILLED = """
+import os, signal, sys
+import pytest
+from runtime.cohort.ledger import Ledger
+from runtime.commands.cohort import main
+from tests.runtime.cohort.inline import work_inline
+work_inline(pytest.MonkeyPatch())
+Ledger.settle = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+main(sys.argv[1:])
+"""
+
+
+def test_what_was_stored_before_a_kill_is_stored_once(
+    server: Orthanc, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command is killed when the server has the mask, and before the ledger says so."""
+    held = send(server, tmp_path / "series", 4)
+    command = [sys.executable, "-c", KILLED, *words_for(server, tmp_path, held.address)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    assert subprocess.run(command, env=environment).returncode == -signal.SIGKILL
+    before = segmentations(server, held.study)
+    assert len(before) == 1
+    rows = cohort(server, tmp_path, held.address, capsys)
+    assert [(row["object"], row["state"]) for row in rows] == [(1, "done"), (2, "done")]
+    assert segmentations(server, held.study) == before
+    assert len(server.asked(f"studies/{held.study}/series/{before[0]}/instances")) == 1
 
 
 def test_who_does_not_say_who_he_is_gets_nothing(

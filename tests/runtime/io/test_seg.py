@@ -211,6 +211,28 @@ def test_frames_of_an_enhanced_object(
     assert np.array_equal(found, (labels[..., None] == [1, 2, 3])[list(steps)])
 
 
+def test_the_same_work_is_the_same_object(tmp_path: Path) -> None:
+    """All of it but when it was made."""
+    volume = a_series(tmp_path / "in")
+
+    def written(identity: str | None, version: str = "1") -> Dataset:
+        options = SegmentationOptions(algorithm=Algorithm(version=version))
+        write_segmentation(tmp_path / "out.dcm", some_labels(), volume, options, identity)
+        dataset = dcmread(tmp_path / "out.dcm")
+        for keyword in ("Content", "InstanceCreation"):
+            del dataset[f"{keyword}Date"], dataset[f"{keyword}Time"]
+        del dataset.ContributingEquipmentSequence[0].ContributionDateTime
+        return dataset
+
+    first, again = written("a"), written("a")
+    assert first == again
+    others = [written("b"), written("a", version="2"), written(None), written(None)]
+    for keyword in ("SOPInstanceUID", "SeriesInstanceUID"):
+        uids = [dataset[keyword].value for dataset in (first, *others)]
+        assert len(set(uids)) == len(uids)
+        assert all(uid.is_valid for uid in uids)
+
+
 @pytest.mark.parametrize("syntax", [RLELossless, ExplicitVRBigEndian])
 def test_sources_in_other_transfer_syntaxes(syntax: str, tmp_path: Path) -> None:
     def edit(dataset: Dataset, index: int) -> None:
