@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from runtime.cohort.executor import Executor, Finished, Lost
+from runtime.cohort.feed import Feed
 from runtime.cohort.ledger import Ledger
 from runtime.cohort.outcome import StudyOutcome, StudyTask
 from runtime.cohort.settings import Settings
@@ -24,6 +25,9 @@ PATIENCE_S = 1.0  # between looks at the clock
 
 class Watch(Protocol):
     """Who is told how far it is."""
+
+    def found(self, count: int, is_all: bool) -> None:
+        """So many more wait; whether these are all that a search finds."""
 
     def started(self, size_bytes: int) -> None:
         """A study was handed out."""
@@ -53,6 +57,7 @@ class CohortDriver:
         watch: is told of progress.
         limit_s: a study that takes longer has failed, and its worker is ended; None is no limit.
         clock: seconds.
+        feed: of studies that are still being found; a page is taken in when no other study waits.
     """
 
     def __init__(
@@ -63,8 +68,9 @@ class CohortDriver:
         watch: Watch,
         limit_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
+        feed: Feed | None = None,
     ) -> None:
-        self._ledger, self._executor, self._settings = ledger, executor, settings
+        self._ledger, self._executor, self._settings, self._feed = ledger, executor, settings, feed
         self._watch, self._limit_s, self._clock = watch, limit_s, clock
         self._in_hand: dict[int, _InHand] = {}
 
@@ -72,17 +78,31 @@ class CohortDriver:
         """Do every study that waits.
 
         Raises Sam2Error where nothing can be written any more, or no worker can be had; studies then wait as before.
+        So does a search that ended early, once all that it had found is done.
         """
         while True:
+            self._take_in()
             self._hand_out()
-            if not self._in_hand and self._ledger.next(()) is None:
-                return
+            is_searched = self._feed is None or self._feed.is_over
+            if is_searched and not self._in_hand and self._ledger.next(()) is None:
+                break
             for event in self._executor.wait(PATIENCE_S):
                 if isinstance(event, Finished):
                     self._settle(event.outcome)
                 else:
                     self._lost(event)
             self._end_late_ones()
+        if self._feed:
+            self._feed.check()
+
+    def _take_in(self) -> None:
+        """Let more studies wait once all are in hand, and only then: a search is no faster than the work."""
+        feed = self._feed
+        if feed is None or feed.is_over or self._ledger.next(self._in_hand):
+            return
+        count = feed.take_in(0 if self._in_hand else PATIENCE_S)
+        if count or feed.is_over:
+            self._watch.found(count, feed.is_over)
 
     def _hand_out(self) -> None:
         while self._executor.num_idle and (found := self._ledger.next(self._in_hand)):

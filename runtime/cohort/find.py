@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from runtime.cohort.study import FILE, LABELS, NOTHING, Study, StudyPrompts, stamped, stem_of
+from runtime.cohort.study import (
+    FILE,
+    LABELS,
+    NOTHING,
+    SERVER,
+    Study,
+    StudyPrompts,
+    stamped,
+    stem_of,
+)
 from runtime.errors import InputError, MissingInput
 from runtime.io.dicom import is_dicom
 from runtime.io.read import SUFFIXES
@@ -88,6 +97,12 @@ def study_on_server(address: str, asked: StudyPrompts) -> Study:
     if written.is_absolute() or ".." in written.parts or not written.parts or "\0" in address:
         raise InputError(f"found the series {address!r}; wanted STUDY-UID/SERIES-UID or SERIES-UID")
     return stamped(written.as_posix(), written, asked)
+
+
+def searched_studies(pages: Iterable[Sequence[str]]) -> Iterator[list[Study]]:
+    """The series of each page of a search, which are asked for what their segmentations on the server show."""
+    for page in pages:
+        yield [study_on_server(address, StudyPrompts(SERVER)) for address in page]
 
 
 def _study(root: Path, called: Path, path: Path, asked: StudyPrompts) -> Study:

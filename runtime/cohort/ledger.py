@@ -114,12 +114,13 @@ class Ledger:
         with self._change():
             self._db.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (name, value))
 
-    def meet(self, studies: Iterable[Study], settings_key: str, retries: bool) -> None:
+    def meet(self, studies: Iterable[Study], settings_key: str, retries: bool) -> int:
         """Take in the studies that were found: new ones wait, those that are as they were keep their state.
 
         What has changed, is asked otherwise, or was done with other settings waits again; so does what has failed if
-        `retries`.
+        `retries`. Returns how many more wait than before.
         """
+        before = self._num_waiting()
         batch: list[dict[str, Any]] = []
         for study in studies:
             batch.append(
@@ -137,6 +138,12 @@ class Ledger:
                 self._meet(batch)
                 batch = []
         self._meet(batch)
+        return self._num_waiting() - before
+
+    def _num_waiting(self) -> int:
+        query = "SELECT COUNT(*) FROM studies WHERE state = 'waiting'"
+        (count,) = self._db.execute(query).fetchone()
+        return int(count)
 
     def _meet(self, batch: list[dict[str, Any]]) -> None:
         with self._change():

@@ -20,9 +20,11 @@ class CohortProgress:
     Args:
         counts: how far the cohort was before.
         num_workers: that work side by side.
+        is_searching: whether more studies are being found.
     """
 
-    def __init__(self, counts: Counts, num_workers: int) -> None:
+    def __init__(self, counts: Counts, num_workers: int, is_searching: bool = False) -> None:
+        self._is_searching = is_searching
         self._left, self._left_bytes = counts.waiting, counts.waiting_bytes
         self._num_workers, self._estimate = num_workers, Estimate()
         self._in_hand = self._failed = 0
@@ -44,6 +46,13 @@ class CohortProgress:
         trace: TracebackType | None,
     ) -> None:
         self._bar.close()
+
+    def found(self, count: int, is_all: bool) -> None:
+        """So many more wait."""
+        self._left += count
+        self._bar.total += count
+        self._is_searching = not is_all
+        self._say()
 
     def started(self, size_bytes: int) -> None:
         """A study was handed out."""
@@ -71,7 +80,9 @@ class CohortProgress:
         if self._failed:
             words.append(f"{self._failed} failed")
         span = self._estimate.seconds_left(self._left, self._left_bytes, self._num_workers)
-        if span and self._left:
+        if self._is_searching:  # nobody knows how many are left
+            words.append("searching for more")
+        elif span and self._left:
             low, high = map(in_words, span)
             words.append(f"{low} to {high} left" if low != high else f"{high} left")
         self._bar.set_postfix_str(", ".join(words), refresh=False)

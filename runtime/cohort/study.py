@@ -15,11 +15,12 @@ from runtime.prompts.prompt_file import Calls, group, parse_box, parse_point
 from runtime.prompts.prompts import Prompt, check_object_id
 from runtime.prompts.recist import Recist, parse_recist
 
-FILE, ROWS, LABELS, NOTHING = "file", "rows", "labels", "nothing"
+FILE, ROWS, LABELS, SERVER, NOTHING = "file", "rows", "labels", "server", "nothing"
 SOURCES = {
     FILE: "a JSON file of prompts",
     ROWS: "rows of a table",
     LABELS: "a label map or DICOM Segmentation",
+    SERVER: "the DICOM Segmentation of the series that is on the server too",
     NOTHING: "no prompt was found",
 }
 BLOCK = 1 << 20  # bytes that are hashed at a time

@@ -16,7 +16,7 @@ from typing import Any
 from runtime.bundle.bundle import open_bundle
 from runtime.cohort.outcome import StudyOutcome, StudyTask, failure, told_of
 from runtime.cohort.settings import Settings
-from runtime.cohort.study import check_prompted
+from runtime.cohort.study import LABELS, SERVER, StudyPrompts, check_prompted
 from runtime.errors import BundleError
 from runtime.io.dicom.web import DicomWeb
 from runtime.jobs.job import Job
@@ -65,10 +65,10 @@ class StudyWorker:
         key, started, cpu_started = "", time.perf_counter(), time.process_time()
         try:
             check_prompted(task.asked, task.name)
-            with self._source(task) as path:
+            with self._source(task) as (path, asked):
                 fetched = time.perf_counter()
-                job = self._settings.job_of(task.name, path, task.asked, self._output)
-                key = self._settings.key_of(path, task.asked)
+                job = self._settings.job_of(task.name, path, asked, self._output)
+                key = self._settings.key_of(path, asked)
                 hashed = time.perf_counter()
                 if key == task.known_key:
                     return StudyOutcome(task.number, key=key, is_unchanged=True)
@@ -87,14 +87,22 @@ class StudyWorker:
             return failure(task.number, error, key)
 
     @contextmanager
-    def _source(self, task: StudyTask) -> Iterator[Path]:
-        """Where a study lies: where it was found, or, of a DICOMweb server, where it is for as long as it is needed."""
+    def _source(self, task: StudyTask) -> Iterator[tuple[Path, StudyPrompts]]:
+        """Where a study lies, and what is asked of it: as it was found, or, of a DICOMweb server, fetched for as long
+        as it is needed.
+        """
         if self._web is None:
-            yield task.path
+            yield task.path, task.asked
             return
         with TemporaryDirectory(prefix="medsam2-") as folder:
-            self._web.fetch(task.path.as_posix(), Path(folder))
-            yield Path(folder)
+            series, drawn = Path(folder) / "series", Path(folder) / "drawn"
+            series.mkdir()
+            address, asked = task.path.as_posix(), task.asked
+            self._web.fetch(address, series)
+            if asked.source == SERVER:
+                drawn.mkdir()
+                asked = StudyPrompts(LABELS, str(self._web.fetch_segmentation(address, drawn)))
+            yield series, asked
 
     def _segment(self, job: Job) -> dict[str, Any]:
         for path in (job.output, job.preview):

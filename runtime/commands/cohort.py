@@ -14,8 +14,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from runtime.bundle.bundle import Bundle, open_bundle
 from runtime.cohort.alone import alone
-from runtime.cohort.driver import CohortDriver
-from runtime.cohort.find import find_studies
+from runtime.cohort.driver import PATIENCE_S, CohortDriver
+from runtime.cohort.feed import Feed
+from runtime.cohort.find import find_studies, searched_studies
 from runtime.cohort.ledger import FILE_NAME, Ledger
 from runtime.cohort.progress import CohortProgress
 from runtime.cohort.ray_cluster import ray_cluster
@@ -38,6 +39,7 @@ from runtime.commands.segment_options import (
     stop_of_options,
 )
 from runtime.errors import InputError, MissingInput, Sam2Error
+from runtime.io.dicom.query import parse_query
 from runtime.io.dicom.web import DicomWeb
 from runtime.jobs.job import Job
 from runtime.predictors.chosen import AUTO
@@ -61,8 +63,14 @@ def main(arguments: list[str] | None = None) -> None:
     p = parser()
     args = p.parse_args(words)
     check_stop(p, args)
-    if args.dicomweb and not args.table:
-        p.error("--dicomweb needs a --table, whose column study has the UIDs of series")
+    if args.dicomweb and bool(args.table) == bool(args.search):
+        p.error(
+            "--dicomweb needs a --table, whose column study has the UIDs of series, or --search"
+        )
+    if args.search and not args.dicomweb:
+        p.error("--search is for --dicomweb")
+    if args.limit is not None and not args.search:
+        p.error("--limit is for --search")
     if args.store and not (args.dicomweb and args.format == "dicom-seg"):
         p.error("--store is for --dicomweb and --format dicom-seg")
     if is_dicom_told(args) and args.format != "dicom-seg":
@@ -71,16 +79,18 @@ def main(arguments: list[str] | None = None) -> None:
     bundle = open_bundle(args.bundle)
     settings = _settings(args, bundle)
     with alone(args.output):
-        ledger = Ledger(args.output)
+        ledger, feed = Ledger(args.output), None
         try:
-            _meet(args, ledger, settings)
+            feed = _meet(args, ledger, settings)
             try:
-                _work(args, ledger, settings)
+                _work(args, ledger, settings, feed)
             except BaseException:
                 _tell_so_far(args, ledger, settings, bundle)
                 raise
             print_result(_tell(args, ledger, settings, bundle))
         finally:
+            if feed:
+                feed.close()
             ledger.close()
 
 
@@ -90,7 +100,9 @@ def _check(args: argparse.Namespace) -> None:
         DicomWeb(args.dicomweb)
     elif not args.input.is_dir():
         raise MissingInput(f"{args.input} is not a folder; wanted one with studies below it")
-    for name in ("workers", "threads"):
+    if args.search:
+        parse_query(args.search)
+    for name in ("workers", "threads", "limit"):
         value = getattr(args, name)
         if value is not None and value < 1:
             raise InputError(f"found --{name} {value}; wanted 1 or more")
@@ -156,8 +168,8 @@ def _num_gpus(args: argparse.Namespace) -> int:
     return int(-(-(args.workers or 1) * args.gpus_per_worker // 1))
 
 
-def _meet(args: argparse.Namespace, ledger: Ledger, settings: Settings) -> None:
-    """Find the studies, and which of them are to be done."""
+def _meet(args: argparse.Namespace, ledger: Ledger, settings: Settings) -> Feed | None:
+    """Find the studies, and which of them are to be done; of a search, until there is one. Returns the rest of it."""
     root = None if args.dicomweb else args.input.resolve()
     source, before = str(sayable(str(root or args.dicomweb))), ledger.about("input")
     if before not in (None, source):
@@ -167,38 +179,59 @@ def _meet(args: argparse.Namespace, ledger: Ledger, settings: Settings) -> None:
     ledger.note("input", source)
     ledger.note("window", args.window)
     ledger.note("affine", args.affine or "")
-    studies = find_studies(root) if root and not args.table else read_table(args.table, root)
-    ledger.meet(studies, settings.key, args.retry)
+    feed = None
+    if args.search:
+        found = DicomWeb(args.dicomweb).search(parse_query(args.search), args.limit)
+        feed = Feed(searched_studies(found), ledger, settings.key, args.retry)
+    else:
+        studies = find_studies(root) if root and not args.table else read_table(args.table, root)
+        ledger.meet(studies, settings.key, args.retry)
     if gone := ledger.check_masks():
         log.warning("%d masks are gone or were changed; they are made again", gone)
+    while feed and not feed.is_over and not ledger.counts().waiting:
+        feed.take_in(PATIENCE_S)
+    if feed and not ledger.counts().waiting:
+        feed.check()
     if not ledger.counts().total:
         raise InputError(
-            f"{args.input} holds no study; wanted volumes or folders of DICOM slices below it"
+            f"no series of {args.dicomweb} is {' and '.join(args.search)}"
+            if args.search
+            else f"{args.input} holds no study; wanted volumes or folders of DICOM slices below it"
         )
+    return feed
 
 
-def _work(args: argparse.Namespace, ledger: Ledger, settings: Settings) -> None:
-    """Do what waits."""
+def _work(args: argparse.Namespace, ledger: Ledger, settings: Settings, feed: Feed | None) -> None:
+    """Do what waits, and what is found meanwhile."""
     if ledger.counts().waiting:
         # Ray prints what befalls its workers, of which the driver tells in its own words.
         with (
             redirect_stdout(Silence()),
             ray_cluster(args.address, _num_cores(args), _num_gpus(args)) as ray,
         ):
-            _work_on(ray, args, ledger, settings)
+            _work_on(ray, args, ledger, settings, feed)
 
 
-def _work_on(ray: Any, args: argparse.Namespace, ledger: Ledger, settings: Settings) -> None:
-    counts = ledger.counts()
+def _work_on(
+    ray: Any,
+    args: argparse.Namespace,
+    ledger: Ledger,
+    settings: Settings,
+    feed: Feed | None,
+) -> None:
+    counts, is_searching = ledger.counts(), feed is not None and not feed.is_over
     cores = int(ray.cluster_resources().get("CPU", 1))
     num_workers = args.workers or max(1, cores // args.threads)
-    num_workers = min(num_workers, counts.waiting)
+    num_workers = num_workers if is_searching else min(num_workers, counts.waiting)
     share = Share(args.threads, args.gpus_per_worker)
     log.info("%d of %d studies wait, for %d workers", counts.waiting, counts.total, num_workers)
     executor = RayExecutor(ray, settings, args.output.resolve(), num_workers, share)
     try:
-        with logging_redirect_tqdm(), CohortProgress(counts, num_workers) as progress:
-            CohortDriver(ledger, executor, settings, progress, args.time_limit).run()
+        with (
+            logging_redirect_tqdm(),
+            CohortProgress(counts, num_workers, is_searching) as progress,
+        ):
+            CohortDriver(ledger, executor, settings, progress, args.time_limit, feed=feed).run()
     finally:
         executor.close()
 

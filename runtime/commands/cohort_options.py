@@ -14,6 +14,7 @@ from runtime.commands.segment_options import (
     add_stop_options,
     add_volume_options,
 )
+from runtime.io.dicom.query import KEYWORDS
 from runtime.process.subcommands import command_parser
 from runtime.prompts.label_map import LABELS_AS
 
@@ -22,6 +23,7 @@ EXAMPLES = """examples:
   medsam2 cohort -i studies/ -o out/ --table lesions.csv     # or in a table: study, object, z, box | point | recist
   medsam2 cohort -i studies/ -o out/ --workers 4 --threads 2 --time-limit 600 --format dicom-seg
   medsam2 cohort --dicomweb https://pacs/dicom-web --table lesions.csv -o out/ --format dicom-seg --store
+  medsam2 cohort --dicomweb https://pacs/dicom-web --search Modality=CT --search StudyDate=20240101-20240331 -o out/
   medsam2 cohort -i /shared/studies -o /shared/out --address auto --workers 64    # on a Ray cluster
 
 beside a study: ct.json (as for medsam2 segment --prompts) or a label map ct.labels.nii.gz (.nii, .nrrd, .mha; .dcm) for
@@ -42,7 +44,9 @@ def parser() -> argparse.ArgumentParser:
     add = p.add_argument
     source = p.add_mutually_exclusive_group(required=True).add_argument
     source("-i", "--input", type=Path, metavar="STUDIES", help="folder, searched to its depths")
-    source("--dicomweb", metavar="URL", help="server that has the series of --table")
+    source(
+        "--dicomweb", metavar="URL", help="server that has the series of --table, or of --search"
+    )
     add(
         "-o",
         "--output",
@@ -57,6 +61,14 @@ def parser() -> argparse.ArgumentParser:
         metavar="T",
         help="CSV or Parquet with the prompts; only its studies are done",
     )
+    add(
+        "--search",
+        action="append",
+        metavar="KEY=VALUE",
+        help="series of the server, such as Modality=CT, with a segmentation there that shows what is asked for; again "
+        "for each of " + ", ".join(KEYWORDS),
+    )
+    add("--limit", type=int, metavar="N", help="series that are searched for at the most")
     add(
         "--labels-as",
         choices=list(LABELS_AS),

@@ -1,10 +1,10 @@
-"""Series from a DICOMweb server (WADO-RS, QIDO-RS) and objects to it (STOW-RS), through dicomweb-client."""
+"""Series of a DICOMweb server (QIDO-RS, WADO-RS) and objects to it (STOW-RS), through dicomweb-client."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from runtime.errors import InputError, MissingInput, Sam2Error
+from runtime.io.dicom.query import SERIES, STUDY, unasked, value_of
+from runtime.process.packages import DISTRIBUTION
 
 if TYPE_CHECKING:
     from dicomweb_client.api import DICOMwebClient
@@ -22,6 +24,8 @@ TOKEN = "MEDSAM2_DICOMWEB_TOKEN"
 """Environment variable with a bearer token; users and passwords are taken from ~/.netrc."""
 AS_STORED = (("application/dicom", "*"),)  # frames are decoded here, not there
 TIMEOUT_S = (10, 300)  # to connect, and between two pieces of an answer
+PAGE = 100  # series of a search that are asked for at a time
+MOST_SEGMENTATIONS = 100  # of a study, that are looked through
 _UID = re.compile(r"[0-9][0-9.]{0,63}")
 
 
@@ -52,19 +56,74 @@ class DicomWeb:
         InputError for what is no UID, MissingInput for a series that is not there, Sam2Error where the server does not
         answer.
         """
-        *before, series = address.split("/")
-        if len(before) > 1 or not all(map(_UID.fullmatch, (*before, series))):
-            raise InputError(
-                f"found the series {address!r}; wanted STUDY-UID/SERIES-UID or SERIES-UID"
-            )
-        with self._said(f"series {series}"):
-            study = before[0] if before else self._study_of(series)
+        with self._said(f"series {address[-64:]}"):
+            study, series = self._uids(address)
             count = 0
             for dataset in self._client.iter_series(study, series, media_types=AS_STORED):
                 _save(dataset, folder)
                 count += 1
         if not count:
             raise MissingInput(f"{self.url} has no images of the series {series}")
+
+    def search(self, query: Mapping[str, str], most: int | None = None) -> Iterator[list[str]]:
+        """The series that a query finds, as STUDY/SERIES, page by page; each page is asked for when it is wanted.
+
+        Args:
+            query: as `runtime.io.dicom.query.parse_query` gives it.
+            most: series; None is all of them.
+
+        Raises Sam2Error where the server does not answer, answers what was not asked, or gives one page for ever.
+        """
+        seen, before = 0, [""]
+        while most is None or seen < most:
+            limit = PAGE if most is None else min(PAGE, most - seen)
+            with self._said("a search"):
+                entries = self._client.search_for_series(
+                    search_filters=dict(query), fields=list(query), limit=limit, offset=seen
+                )
+            for entry in entries:
+                if wrong := unasked(entry, query):
+                    raise Sam2Error(
+                        f"{self.url} cannot search for this: it answers {wrong}; leave that out, or name "
+                        "series in a table"
+                    )
+            found = [f"{value_of(entry, STUDY)}/{value_of(entry, SERIES)}" for entry in entries]
+            if not found or (
+                found == before and len(found) > limit
+            ):  # it has no pages: that was all
+                return
+            if found == before:
+                raise Sam2Error(
+                    f"{self.url} gives the same series again and again; search for fewer than {PAGE}"
+                )
+            yield found if most is None else found[: most - seen]
+            seen, before = seen + len(found), found
+
+    def fetch_segmentation(self, address: str, folder: Path) -> Path:
+        """Write the DICOM Segmentation of a series, which somebody else has made, into an empty folder; its path.
+
+        Raises MissingInput where there is none, InputError for several, and what `fetch` raises.
+        """
+        paths: list[Path] = []
+        with self._said(f"segmentations of series {address[-64:]}"):
+            study, series = self._uids(address)
+            drawn = self._client.search_for_series(study, search_filters={"Modality": "SEG"})
+            for entry in drawn[:MOST_SEGMENTATIONS]:
+                images = self._client.iter_series(
+                    study, value_of(entry, SERIES), media_types=AS_STORED
+                )
+                paths += [_save(image, folder) for image in images if _is_asking(image, series)]
+        if len(paths) > 1:
+            raise InputError(
+                f"{self.url} has {len(paths)} segmentations of series {series}; wanted one; name the series in a "
+                "table, with its prompts"
+            )
+        if not paths:
+            raise MissingInput(
+                f"{self.url} has no segmentation of series {series} that would say what to segment; draw one, or name "
+                "the series in a table, with its prompts"
+            )
+        return paths[0]
 
     def store(self, path: Path) -> None:
         """Store a DICOM file; one that the server has already is stored. Raises Sam2Error where it is not taken."""
@@ -92,9 +151,18 @@ class DicomWeb:
         wanted = {"SOPInstanceUID": str(dataset.SOPInstanceUID)}
         return bool(self._client.search_for_instances(study, series, search_filters=wanted))
 
+    def _uids(self, address: str) -> tuple[str, str]:
+        """Of a study and a series. Raises as `fetch` does."""
+        *before, series = address.split("/")
+        if len(before) > 1 or not all(map(_UID.fullmatch, (*before, series))):
+            raise InputError(
+                f"found the series {address!r}; wanted STUDY-UID/SERIES-UID or SERIES-UID"
+            )
+        return before[0] if before else self._study_of(series), series
+
     def _study_of(self, series: str) -> str:
         found = self._client.search_for_series(search_filters={"SeriesInstanceUID": series})
-        studies = {str(entry["0020000D"]["Value"][0]) for entry in found if "0020000D" in entry}
+        studies = {value_of(entry, STUDY) for entry in found if STUDY in entry}
         if len(studies) != 1:
             raise MissingInput(
                 f"{self.url} knows {len(studies)} studies with the series {series}; wanted one"
@@ -118,12 +186,22 @@ class DicomWeb:
             ) from error
 
 
-def _save(dataset: Dataset, folder: Path) -> None:
-    """Write an image; names do not depend on the order in which the server gives them. Raises InputError."""
+def _is_asking(dataset: Dataset, series: str) -> bool:
+    """Whether a segmentation is of a series, and none of ours."""
+    of = {
+        str(item.get("SeriesInstanceUID")) for item in dataset.get("ReferencedSeriesSequence", ())
+    }
+    return series in of and dataset.get("Manufacturer") != DISTRIBUTION
+
+
+def _save(dataset: Dataset, folder: Path) -> Path:
+    """Write an object; names do not depend on the order in which the server gives them. Raises InputError."""
     uid = str(dataset.get("SOPInstanceUID", ""))
     if not _UID.fullmatch(uid):
         raise InputError(f"found an image with the SOP Instance UID {uid[:64]!r}; wanted a UID")
-    dataset.save_as(folder / f"{uid}.dcm", enforce_file_format=True)
+    path = folder / f"{uid}.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    return path
 
 
 def _status(error: HTTPError) -> int:
@@ -140,7 +218,15 @@ def _client(url: str) -> DICOMwebClient:
     import requests
     from dicomweb_client.api import DICOMwebClient
 
-    session = requests.Session()
+    class Session(requests.Session):
+        """One that leaves wildcards as they are, which addresses allow: Orthanc's plugin 1.7 decodes no escapes."""
+
+        def prepare_request(self, request: requests.Request) -> requests.PreparedRequest:
+            prepared = super().prepare_request(request)
+            prepared.url = (prepared.url or "").replace("%2A", "*").replace("%3F", "?")
+            return prepared
+
+    session = Session()
     if token := os.environ.get(TOKEN):
         session.headers["Authorization"] = f"Bearer {token}"
         session.trust_env = False  # or ~/.netrc would take its place

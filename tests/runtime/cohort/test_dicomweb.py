@@ -147,11 +147,54 @@ def test_a_table_names_series(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["--dicomweb", "http://x"], ["-i", ".", "--store", "--format", "dicom-seg"], []]
+    "words",
+    [
+        ["--dicomweb", "http://x"],
+        ["--dicomweb", "http://x", "--table", "t.csv", "--search", "Modality=CT"],
+        ["--dicomweb", "http://x", "--table", "t.csv", "--limit", "3"],
+        ["-i", ".", "--search", "Modality=CT"],
+        ["-i", ".", "--store", "--format", "dicom-seg"],
+        [],
+    ],
 )
 def test_options_that_do_not_go_together(words: list[str]) -> None:
     with pytest.raises(SystemExit):
         main([*words, "-o", "new"])
+
+
+def searched(answers: list[list[str]], most: int | None = None) -> tuple[list[list[str]], int]:
+    """Pages of a search on a server that gives these in turn, the last one for ever; and how often it was asked."""
+    web, asked = DicomWeb("http://127.0.0.1:9/discard"), []
+
+    def search_for_series(**words: object) -> list[dict[str, object]]:
+        found = answers[min(len(asked), len(answers) - 1)]
+        asked.append(words["offset"])
+        tags = "0020000D", "0020000E"
+        return [{tag: {"Value": [uid]} for tag in tags} for uid in found]
+
+    web._client.search_for_series = search_for_series
+    return list(web.search({"Modality": "CT"}, most)), len(asked)
+
+
+def test_a_search_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.io.dicom.web.PAGE", 2)
+    one, two, three = ["1", "2"], ["3", "4"], ["5"]
+    pages = [[f"{uid}/{uid}" for uid in page] for page in (one, two, three)]
+    assert searched([one, two, three, []]) == (pages, 4)
+    assert searched([one, two, three], 3) == ([pages[0], pages[1][:1]], 2)
+    assert searched([[]]) == ([], 1)
+    many = ["1", "2", "3"]  # of a server that knows no pages
+    assert searched([many]) == ([[f"{uid}/{uid}" for uid in many]], 2)
+    with pytest.raises(Sam2Error, match="again and again"):
+        searched([one])
+
+
+def test_a_server_that_passes_over_what_it_is_asked_is_refused() -> None:
+    web = DicomWeb("http://127.0.0.1:9/discard")
+    answer = {"00080060": {"Value": ["CT"]}, "00100020": {"Value": ["P8"]}}
+    web._client.search_for_series = lambda **_: [answer]
+    with pytest.raises(Sam2Error, match="PatientID 'P8' for 'P7'"):
+        list(web.search({"Modality": "CT", "PatientID": "P7"}))
 
 
 def test_what_was_accepted_is_fetched_again_and_exported(

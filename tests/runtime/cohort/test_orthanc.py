@@ -17,10 +17,12 @@ import pydicom
 import pytest
 
 from runtime.commands.cohort import main
-from runtime.errors import Sam2Error
+from runtime.errors import InputError, Sam2Error
 from runtime.io.dicom import read_segmentation, read_series
+from runtime.io.dicom.seg import Algorithm, SegmentationOptions, write_segmentation
 from runtime.io.dicom.web import TOKEN, DicomWeb
 from runtime.measure.phantom import make_phantom
+from runtime.process.packages import DISTRIBUTION
 from tests.dicoms import OBLIQUE, save_series
 from tests.orthanc import Orthanc, orthanc
 from tests.runtime.cohort.inline import work_inline
@@ -73,7 +75,7 @@ def send(server: Orthanc, folder: Path, number: int, patient: str = "P7") -> Hel
         dataset.PixelData = grey.tobytes()
         dataset.StudyInstanceUID, dataset.FrameOfReferenceUID = study, f"{study}.9"
         dataset.PatientID, dataset.PatientName = patient, "Phantom^One"
-        dataset.StudyDate = f"2024010{number}"
+        dataset.StudyDate = f"202401{number:02}"
 
     save_series(folder, edit, depth=len(PHANTOM.pixels), series=series, orientation=OBLIQUE)
     for path in folder.iterdir():
@@ -173,6 +175,73 @@ def test_what_was_stored_before_a_kill_is_stored_once(
     assert [(row["object"], row["state"]) for row in rows] == [(1, "done"), (2, "done")]
     assert segmentations(server, held.study) == before
     assert len(server.asked(f"studies/{held.study}/series/{before[0]}/instances")) == 1
+
+
+def draw(server: Orthanc, held: Held, folder: Path, maker: str) -> None:
+    """Put a segmentation of two objects into the study, on the slice that is asked for."""
+    labels = np.zeros_like(PHANTOM.labels)
+    labels[3] = np.where(PHANTOM.labels[3] <= 2, PHANTOM.labels[3], 0)
+    options = SegmentationOptions(algorithm=Algorithm(name=maker))
+    write_segmentation(folder / f"{maker}.dcm", labels, read_series(held.folder), options)
+    DicomWeb(server.url).store(folder / f"{maker}.dcm")
+
+
+def test_a_search_is_done_page_by_page(
+    server: Orthanc,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Series that a query finds, each asked for what somebody has drawn into its study."""
+    monkeypatch.setattr("runtime.io.dicom.web.PAGE", 2)
+    found = [send(server, tmp_path / f"{n}", n, "SEARCHED") for n in (5, 6, 7, 8, 9)]
+    send(server, tmp_path / "other", 10, "ANOTHER")
+    *drawn, doubtful, bare = found
+    for held in (*drawn, doubtful):
+        draw(server, held, tmp_path, "somebody")
+    draw(server, doubtful, tmp_path, "somebody else")
+    draw(server, drawn[0], tmp_path, DISTRIBUTION)  # ours, which asks for nothing
+
+    web = DicomWeb(server.url)
+    query = {"Modality": "CT", "PatientID": "SEARCHED", "StudyDate": "20240106-20240108"}
+    pages = list(web.search(query))
+    assert [len(page) for page in pages] == [2, 1]
+    assert {address for page in pages for address in page} == {h.address for h in found[1:4]}
+    assert list(web.search({"Modality": "CT", "PatientID": "NOBODY"})) == []
+    wild = {"Modality": "CT", "SeriesDescription": "th*", "PatientName": "Phantom?O*"}
+    assert sum(map(len, web.search(wild, 4))) == 4
+
+    words = ["--dicomweb", server.url, "-o", str(tmp_path / "out"), "--format", "dicom-seg"]
+    words += ["--search", "Modality=CT", "--search", "PatientID=SEARCHED", "--store"]
+    words += ["--backend", "ort", "--no-previews"]
+    main([*words, "--limit", "1"])
+    main(words)
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["studies"] == {"done": 3, "failed": 2, "waiting": 0}
+    rows = parquet.read_table(told["results"]).to_pylist()
+    by_study = {held.address: [r for r in rows if r["study"] == held.address] for held in found}
+    for held in drawn:
+        assert [(row["object"], row["exit_code"]) for row in by_study[held.address]] == [
+            (1, 0),
+            (2, 0),
+        ]
+    (two,), (none,) = by_study[doubtful.address], by_study[bare.address]
+    assert (two["error"], none["error"]) == ("InputError", "MissingInput")
+    assert (two["exit_code"], none["exit_code"]) == (3, 3)
+    before = segmentations(server, drawn[1].study)
+    assert len(before) == 2
+
+    draw(server, bare, tmp_path, "somebody")
+    main([*words, "--retry"])  # what was stored asks for nothing itself
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["studies"] == {"done": 4, "failed": 1, "waiting": 0}
+    assert segmentations(server, drawn[1].study) == before
+
+
+def test_a_search_that_finds_nothing_is_refused(server: Orthanc, tmp_path: Path) -> None:
+    words = ["--dicomweb", server.url, "-o", str(tmp_path / "out"), "--search", "Modality=XX"]
+    with pytest.raises(InputError, match=r"no series of .* is Modality=XX"):
+        main(words)
 
 
 def test_who_does_not_say_who_he_is_gets_nothing(

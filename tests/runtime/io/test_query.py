@@ -1,0 +1,73 @@
+"""What may be searched for on a DICOMweb server, and what of its answers was asked for."""
+
+from __future__ import annotations
+
+import pytest
+
+from runtime.errors import InputError
+from runtime.io.dicom.query import KEYWORDS, parse_query, unasked
+
+
+def answer(**values: object) -> dict[str, object]:
+    return {KEYWORDS[name]: {"vr": "XX", "Value": [value]} for name, value in values.items()}
+
+
+def test_a_query_is_of_keywords_and_values() -> None:
+    words = ["Modality=CT", "StudyDate=20240101-20240131", "SeriesDescription=thorax = *"]
+    assert parse_query(words) == {
+        "Modality": "CT",
+        "StudyDate": "20240101-20240131",
+        "SeriesDescription": "thorax = *",
+    }
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["StudyDate=20240101"],
+        ["Modality=CT", "Modality=MR"],
+        ["Modality"],
+        ["Modality=*"],
+        ["Modality=CT", "Rows=512"],
+        ["Modality=CT", "PatientID="],
+        ["Modality=CT", "PatientID=a\nb"],
+        ["Modality=CT", "PatientID=" + "7" * 65],
+        *(["Modality=CT", f"StudyDate={date}"] for date in ("-", "2024", "2024010120240131", "x")),
+    ],
+)
+def test_others_are_refused(words: list[str]) -> None:
+    with pytest.raises(InputError):
+        parse_query(words)
+
+
+@pytest.mark.parametrize("date", ["20240115", "20240115-", "-20240115", "20240115-20240116"])
+def test_dates_hold_their_ends(date: str) -> None:
+    assert parse_query(["Modality=CT", f"StudyDate={date}"])["StudyDate"] == date
+    assert not unasked(answer(StudyDate="20240115"), {"StudyDate": date})
+
+
+@pytest.mark.parametrize(
+    ("query", "value", "is_asked"),
+    [
+        ({"StudyDate": "20240115"}, "20240116", False),
+        ({"StudyDate": "20240115-"}, "20240114", False),
+        ({"StudyDate": "-20240115"}, "20240116", False),
+        ({"StudyDate": "20240115-20240117"}, "20240116", True),
+        ({"PatientID": "P7"}, "P7", True),
+        ({"PatientID": "P7"}, "p7", True),
+        ({"PatientID": "P7"}, "P77", False),
+        ({"PatientID": "P7*"}, "P77", True),
+        ({"PatientID": "P?[1]"}, "P7[1]", True),
+        ({"PatientID": "P[12]"}, "P1", False),
+        ({"PatientName": "Doe^J*"}, {"Alphabetic": "Doe^Jane"}, True),
+        ({"PatientName": "Doe^J*"}, {"Alphabetic": "Roe^Jane"}, False),
+        ({"PatientName": "Doe^J*"}, {"Ideographic": "x"}, True),  # nothing to compare with
+    ],
+)
+def test_answers_that_nobody_asked_for_are_seen(
+    query: dict[str, str], value: object, is_asked: bool
+) -> None:
+    (name,) = query
+    assert (unasked(answer(**{name: value}), query) == "") is is_asked
+    assert unasked({}, query) == ""
