@@ -18,7 +18,7 @@ from runtime.cohort.study import (
     stem_of,
 )
 from runtime.errors import InputError, MissingInput
-from runtime.io.dicom import is_dicom
+from runtime.io.dicom import frame_count, is_dicom
 from runtime.io.read import SUFFIXES
 
 LABELS_END = ".labels"
@@ -45,6 +45,8 @@ def find_studies(root: Path) -> Iterator[Study]:
         here = Path(folder)
         names = sorted(name for name in files if not name.startswith("."))
         volumes = [name for name in names if _is_volume(name)]
+        if not volumes:
+            volumes = _objects(here, names, here == root)
         stems = Counter(map(stem_of, volumes))
         for name in volumes:
             stem = stem_of(name)
@@ -112,6 +114,21 @@ def _study(root: Path, called: Path, path: Path, asked: StudyPrompts) -> Study:
 def _is_volume(name: str) -> bool:
     is_labels = stem_of(name).lower().endswith(LABELS_END)
     return name.lower().endswith(VOLUME_SUFFIXES) and not is_labels
+
+
+def _objects(folder: Path, names: list[str], is_root: bool) -> list[str]:
+    """The enhanced objects of a folder, each of which is a volume; one alone is a study as its folder is.
+
+    What begins with an object of one frame is a folder of slices, into which nobody looks further.
+    """
+    found: list[str] = []
+    for name in names:
+        if stem_of(name).lower().endswith(LABELS_END) or not _is_dicom(folder / name):
+            continue
+        if (count := frame_count(folder / name)) == 1:
+            return found
+        found += [name] * (count > 1)
+    return found if len(found) > 1 or is_root else []
 
 
 def _holds_slices(folder: Path, names: list[str]) -> bool:

@@ -10,9 +10,19 @@ from pathlib import Path
 
 from runtime.errors import SeriesError, VolumeError
 from runtime.files.plain_file import open_plain
-from runtime.io.dicom.elements import text
+from runtime.io.dicom.elements import numbers, text, whole
 from runtime.io.dicom.format import PixelFormat, check_grey, read_format
-from runtime.io.dicom.header import POSITION, Header, is_image_class, read_header
+from runtime.io.dicom.header import (
+    CONCATENATION,
+    FRAMES,
+    PART,
+    PARTS,
+    POSITION,
+    SOP_CLASS,
+    Header,
+    is_image_class,
+    read_header,
+)
 from runtime.io.dicom.transfer_syntax import HEAD_BYTES, first_element
 
 _SUFFIX = ".dcm"
@@ -68,15 +78,42 @@ def series_headers(folder: Path, series: str | None) -> list[Header]:
     return _without_copies(headers_of[next(iter(headers_of)) if series is None else series])
 
 
+def frame_count(path: Path) -> int:
+    """How many frames an image of a patient has, by its header alone; 0 for whatever else."""
+    try:
+        header = read_header(path, (FRAMES, SOP_CLASS))
+        if header is None or not is_image_class(header.sop_class):
+            return 0
+        return int((numbers(header.dataset, FRAMES, path) or (1.0,))[0])
+    except (SeriesError, OSError):
+        return 0
+
+
 def scan_format(header: Header) -> PixelFormat:
-    """How a grey image of a patient is stored. Raises SeriesError or VolumeError for any other object."""
+    """How a grey image of a patient is stored. Raises SeriesError or VolumeError for whatever else, and for parts."""
     if not is_image_class(header.sop_class):
         raise SeriesError(
             f"{header.path} is not an image of a patient ({header.modality}); wanted slices"
         )
     layout = read_format(header)
     check_grey(header, layout)
+    _check_undivided(header)
     return layout
+
+
+def _check_undivided(header: Header) -> None:
+    """Raise SeriesError for one of several files that an object was divided into (PS3.3 C.7.6.16.1.1)."""
+    if CONCATENATION not in header.dataset:
+        return
+    part, parts = (
+        whole(header.dataset, tag, header.path) if tag in header.dataset else 0
+        for tag in (PART, PARTS)
+    )
+    if parts != 1:
+        raise SeriesError(
+            f"{header.path} is part {part or '?'} of {parts or '?'} of a concatenation; wanted the whole object in one "
+            "file; put its parts together first"
+        )
 
 
 def _without_copies(headers: list[Header]) -> list[Header]:
