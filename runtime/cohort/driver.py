@@ -86,7 +86,9 @@ class CohortDriver:
             is_searched = self._feed is None or self._feed.is_over
             if is_searched and not self._in_hand and self._ledger.next(()) is None:
                 break
-            for event in self._executor.wait(PATIENCE_S):
+            events = self._executor.wait(PATIENCE_S)
+            self._hand_out()  # before anything is written down, for which no worker has to wait
+            for event in events:
                 if isinstance(event, Finished):
                     self._settle(event.outcome)
                 else:

@@ -61,6 +61,21 @@ def test_no_more_are_in_hand_than_there_are_workers(ledger: Ledger) -> None:
     assert max(map(len, executor.together)) == 3
 
 
+def test_no_worker_waits_for_what_is_written_down(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = FakeExecutor(lambda task, attempt: done(task), num_workers=1)
+    settle, begun = ledger.settle, []
+
+    def settle_later(outcome: StudyOutcome, mask: str) -> None:
+        begun.append(len(executor.attempts))
+        settle(outcome, mask)
+
+    monkeypatch.setattr(ledger, "settle", settle_later)
+    CohortDriver(ledger, executor, SETTINGS, Unwatched(), clock=Clock(0)).run()
+    assert begun == [2, 3, 4, 4]
+
+
 def test_a_study_that_fails_is_a_row_and_no_end(ledger: Ledger) -> None:
     def happens(task: StudyTask, attempt: int) -> Event:
         if task.name == "d":
