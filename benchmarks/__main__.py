@@ -55,6 +55,10 @@ PROGRAM = Program(
         "cohort": Subcommand(
             "benchmarks.speed.cohort", "studies an hour by workers, and what the driver keeps"
         ),
+        "cohort-faults": Subcommand(
+            "benchmarks.speed.cohort_faults",
+            "a cohort through a killed worker, a killed driver and a lost node",
+        ),
         "phantoms": Subcommand("benchmarks.phantoms.write_phantoms", "labelled phantoms as files"),
         "fuzz": Subcommand(
             "benchmarks.fuzz.command", "damaged files: each read right, refused, or a fault"

@@ -32,6 +32,7 @@ ELSEWHERE = {
     "export/write_bundle.py": "into the new folder that write_whole_folder gives",
     "export/quantise.py": "a temporary folder, for a quantiser that writes only files",
     "benchmarks/gpu/gpu_check.py": "a log that another process writes while it runs",
+    "benchmarks/speed/cohort_faults.py": "damaged files and a log, in a temporary folder",
     "runtime/cohort/alone.py": "a file that is locked and stays empty",
     "runtime/cohort/html.py": "into memory",
     "benchmarks/quality/quality_picture.py": "into memory",

@@ -19,6 +19,7 @@ import numpy as np
 from tqdm import trange
 
 from benchmarks.speed.soak import resident_mib
+from runtime.devices.machine import machine_name
 from runtime.errors import InputError, Sam2Error
 from runtime.files.atomic import write_whole
 from runtime.measure.phantom import make_phantom
@@ -32,7 +33,9 @@ EXAMPLES = """examples:
 
 Each number of workers is a run of medsam2 cohort in a process of its own, with one thread for each worker, over
 phantoms (or, with --folder, over studies that are there). Memory and processor time of the driver are read while it
-runs. Times of processors hold on a machine that is busy with other things too. The last line is JSON.
+runs. Before and after each run medsam2 segment's work alone, its model loaded, is done on the same studies, which is
+what overheads are over. Times of processors hold on a machine that is busy with other things too. The last line is
+JSON.
 """
 EVERY_S = 0.25  # between looks at memory
 SETTLED = 0.2  # share of the time after which the driver should grow no more
@@ -88,6 +91,35 @@ def run(words: Sequence[str]) -> tuple[float, list[DriverLook]]:
     if process.returncode:
         raise Sam2Error(f"{' '.join(command)} failed: {lines[-1] if lines else ''}")
     return took_s, looks
+
+
+def alone(studies: Path, output: Path, backend: str, draws: bool) -> dict[str, float]:
+    """Milliseconds of a study, of the wall and of processors, in one process without a cohort."""
+    words = [str(studies), str(output), backend, "draws" if draws else "none"]
+    command = [sys.executable, "-m", "benchmarks.speed.cohort_alone", *words]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    told: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return told
+
+
+def overhead(
+    run: Mapping[str, Any], beside: Sequence[Mapping[str, float]]
+) -> dict[str, float | list[Mapping[str, float]]]:
+    """What a study of a run takes more than alone, in percent of that: of a worker's time, and of its processors'.
+
+    Args:
+        run: as `figures` gives it.
+        beside: as `alone` gives them, before and after it.
+    """
+    wall_ms, cpu_ms = (
+        float(np.mean([told[name] for told in beside])) for name in ("per_study_ms", "cpu_ms")
+    )
+    own_ms = 3600e3 * run["workers"] / run["studies_per_hour"]
+    return {
+        "alone": list(beside),
+        "overhead_percent": round(100 * (own_ms / wall_ms - 1), 2),
+        "overhead_cpu_percent": round(100 * (run["cpu_ms"] / cpu_ms - 1), 2),
+    }
 
 
 def figures(
@@ -166,12 +198,18 @@ def main(arguments: list[str] | None = None) -> None:
         if args.folder is None:
             studies.mkdir()
             write_studies(studies, args.studies, (depth, height, width), args.objects)
+        draws = not args.no_previews
+        before = alone(studies, Path(parent) / "alone", args.backend, draws)
         for count in workers:
             output = Path(parent) / f"out{count}"
             words = ["-i", str(studies), "-o", str(output), "--workers", str(count)]
             words += ["--backend", args.backend, *(["--no-previews"] if args.no_previews else [])]
             wall_s, looks = run(words)
             rows = parquet.read_table(output / "results.parquet").to_pylist()
-            found.append(figures(count, wall_s, looks, rows))
+            told = figures(count, wall_s, looks, rows)
+            after = alone(studies, Path(parent) / "alone", args.backend, draws)
+            found.append(told | overhead(told, (before, after)))
+            before = after
             print(json.dumps(found[-1]), file=sys.stderr)
-    print_result({"shape": args.shape, "objects": args.objects, "runs": found})
+    about = {"machine": machine_name(), "shape": args.shape, "objects": args.objects}
+    print_result({**about, "runs": found})

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.speed.cohort import DriverLook, figures, write_studies
+from benchmarks.speed.cohort import DriverLook, figures, overhead, write_studies
 
 
 def test_what_a_study_costs_beside_its_own_time() -> None:
@@ -35,6 +35,14 @@ def test_what_a_study_costs_beside_its_own_time() -> None:
     assert told["cpu_ms"] == 700.0
     assert told["driver_cpu_ms"] == pytest.approx(600 / 7.2, abs=0.1)
     assert told["driver_mib"] == {"settled": 100.0, "end": 101.0}
+
+
+def test_an_overhead_is_over_the_same_work_alone() -> None:
+    beside = [{"per_study_ms": 900.0, "cpu_ms": 790.0}, {"per_study_ms": 1100.0, "cpu_ms": 810.0}]
+    told = overhead({"workers": 2, "studies_per_hour": 7200, "cpu_ms": 804.0}, beside)
+    assert (told["overhead_percent"], told["overhead_cpu_percent"]) == (0.0, 0.5)
+    told = overhead({"workers": 1, "studies_per_hour": 3000, "cpu_ms": 800.0}, beside)
+    assert told["overhead_percent"] == 20.0
 
 
 def test_studies_differ_and_are_labelled(tmp_path: Path) -> None:
