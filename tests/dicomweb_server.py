@@ -25,6 +25,7 @@ class DicomWebServer(ThreadingHTTPServer):
         stored: bytes that were stored.
         token: that has to be shown, if any.
         refuses: whether nothing is stored.
+        num_busy: how many times more it is too busy to store.
         conflicts: whether what is there already is refused as a conflict.
     """
 
@@ -34,6 +35,7 @@ class DicomWebServer(ThreadingHTTPServer):
         self.stored: list[bytes] = []
         self.token: str | None = None
         self.refuses = self.conflicts = False
+        self.num_busy = 0
 
     @property
     def url(self) -> str:
@@ -76,6 +78,10 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._is_allowed():
             return
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.server.num_busy:
+            self.server.num_busy -= 1
+            self._answer(503, b"", "text/plain")
+            return
         if self.server.refuses:
             self._answer(507, b"", "text/plain")
             return

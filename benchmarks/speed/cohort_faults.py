@@ -19,7 +19,7 @@ from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
+from tqdm import trange
 
 from benchmarks.phantoms.phantoms import HELD_OUT_SEEDS, make_volume
 from benchmarks.quality.overlap import dice
@@ -42,7 +42,7 @@ command itself; the same command goes on, and a node is killed. In the end every
 right exit code, each object one row and as many voxels as it says, and what was done before the kill the same file.
 Exit code 1 where anything of this is not so. The last line is JSON.
 """
-SIZE, SLICES, OBJECTS = 96, (12, 24), 2
+SIZE, SLICES, OBJECTS, TURNS = 96, (12, 24), 2, 8
 PATIENCE_S = 600.0  # for whatever comes next
 MARK = "MEDSAM2_BENCHMARK_OF_FAULTS"
 STORE_BYTES = 80 << 20
@@ -57,12 +57,9 @@ def write_studies(folder: Path, num_phantoms: int, lesions: Path | None) -> dict
     """Studies of all kinds in a new folder. Returns names to the exit codes that they should have."""
     folder.mkdir()
     codes = {}
-    depths = np.random.default_rng(0).integers(SLICES[0], SLICES[1] + 1, num_phantoms)
-    for number, depth in enumerate(tqdm(depths, desc="phantoms", unit="study", file=sys.stderr)):
-        phantom = make_volume(HELD_OUT_SEEDS + number, int(depth), SIZE)
-        kept = np.unique(phantom.labels[phantom.labels > 0])[:OBJECTS]
-        labels = np.where(np.isin(phantom.labels, kept), phantom.labels, 0)
-        arrays = {"imgs": phantom.pixels, "gts": labels}
+    for number, (pixels, labels) in enumerate(_phantoms(num_phantoms)):
+        kept = np.unique(labels[labels > 0])[:OBJECTS]
+        arrays = {"imgs": pixels, "gts": np.where(np.isin(labels, kept), labels, 0)}
         write_whole(
             folder / f"phantom{number:03}.npz",
             lambda part, arrays=arrays: np.savez_compressed(part, **arrays),
@@ -72,6 +69,18 @@ def write_studies(folder: Path, num_phantoms: int, lesions: Path | None) -> dict
         (folder / path.name).write_bytes(path.read_bytes())
         codes[path.stem] = 0
     return codes | _write_broken(folder, (folder / "phantom000.npz").read_bytes())
+
+
+def _phantoms(count: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Voxels and labels; each phantom stands for eight studies, turned over along its axes, of as many depths."""
+    bases = -(-count // TURNS)
+    for number in trange(bases, desc="phantoms", unit="phantom", file=sys.stderr):
+        phantom = make_volume(HELD_OUT_SEEDS + number, SLICES[1], SIZE)
+        for turn in range(min(TURNS, count - TURNS * number)):
+            axes = tuple(axis for axis in range(3) if turn >> axis & 1)
+            depth = SLICES[0] + (number + turn) % (SLICES[1] - SLICES[0] + 1)
+            pixels, labels = (np.flip(a, axes)[:depth] for a in (phantom.pixels, phantom.labels))
+            yield pixels, labels
 
 
 def _write_broken(folder: Path, whole: bytes) -> dict[str, int]:

@@ -122,7 +122,9 @@ def _objects(folder: Path, names: list[str], is_root: bool) -> list[str]:
     What begins with an object of one frame is a folder of slices, into which nobody looks further.
     """
     found: list[str] = []
-    for name in names:
+    for number, name in enumerate(names):
+        if number == FIRST_FILES and not found:
+            return found
         if stem_of(name).lower().endswith(LABELS_END) or not _is_dicom(folder / name):
             continue
         if (count := frame_count(folder / name)) == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -47,7 +48,9 @@ class DicomWeb:
                 f"a password in an address is seen by others; put it into ~/.netrc, or a token into {TOKEN}"
             )
         self.url = url.rstrip("/")
-        self._client = _client(self.url)
+        self._client, self._sender = _client(self.url), _client(self.url)
+        # What is sent in pieces is gone when a busy server asks for it again, and nothing at all would be stored.
+        self._sender.set_chunk_size(sys.maxsize)
 
     def fetch(self, address: str, folder: Path) -> None:
         """Write the images of a series into an empty folder, each as a file, named by its UID.
@@ -88,11 +91,10 @@ class DicomWeb:
                         "series in a table"
                     )
             found = [f"{value_of(entry, STUDY)}/{value_of(entry, SERIES)}" for entry in entries]
-            if not found or (
-                found == before and len(found) > limit
-            ):  # it has no pages: that was all
+            is_again = found == before
+            if not found or (is_again and len(found) > limit):  # without pages, that was all
                 return
-            if found == before:
+            if is_again:
                 raise Sam2Error(
                     f"{self.url} gives the same series again and again; search for fewer than {PAGE}"
                 )
@@ -133,7 +135,7 @@ class DicomWeb:
         dataset = pydicom.dcmread(path)
         with self._said(path.name):
             try:
-                answer = self._client.store_instances([dataset])
+                answer = self._sender.store_instances([dataset])
             except requests.HTTPError as error:
                 # What servers say of an object that they have differs; whether they have it does not.
                 if _status(error) == HTTPStatus.CONFLICT and self._has(dataset):

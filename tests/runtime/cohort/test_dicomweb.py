@@ -140,6 +140,21 @@ def test_a_mask_goes_back(
     assert done(server, tmp_path, "1.2.3").exit_code == 3
 
 
+def test_what_a_busy_server_asks_for_again_is_whole(server: DicomWebServer, tmp_path: Path) -> None:
+    """More than dicomweb-client sends at a time."""
+
+    def large(dataset: pydicom.Dataset, index: int) -> None:
+        dataset.Rows = dataset.Columns = 800
+        dataset.PixelData = bytes(2 * 800 * 800)
+
+    save_series(tmp_path / "series", large, depth=1)
+    server.num_busy, web = 1, DicomWeb(server.url)
+    web._sender.set_http_retry_params(wait_exponential_multiplier=1)
+    web.store(tmp_path / "series" / "000.dcm")
+    (stored,) = server.stored
+    assert len(pydicom.dcmread(io.BytesIO(stored)).PixelData) == 2 * 800 * 800
+
+
 def test_a_table_names_series(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text('study,z,box\n1.2/3.4,5,"1,2,1,2"\n')
     (study,) = read_table(tmp_path / "t.csv", None)

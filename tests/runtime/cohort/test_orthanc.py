@@ -280,7 +280,8 @@ def test_a_server_that_goes_is_a_row_and_comes_back(
 
     def fetch_and_stop(web: DicomWeb, address: str, folder: Path) -> None:
         fetch(web, address, folder)
-        web._client.set_http_retry_params(retry=False)  # which takes half a minute
+        for client in (web._client, web._sender):
+            client.set_http_retry_params(retry=False)  # which takes half a minute
         server.stop()
 
     monkeypatch.setattr(DicomWeb, "fetch", fetch_and_stop)
