@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.speed.cohort_faults import FAULTS, judged, write_studies
+from benchmarks.speed.cohort_faults import FAULTS, judged
+from benchmarks.speed.cohort_studies import write_studies
 from runtime.cohort.find import find_studies
 from runtime.io import Volume, write_mask
 
