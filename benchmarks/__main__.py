@@ -46,6 +46,10 @@ PROGRAM = Program(
             "benchmarks.quality.study",
             "memory, pick-up, stop rule and zoom on clean and on damaged phantoms, with intervals",
         ),
+        "annotator": Subcommand(
+            "benchmarks.annotation.annotator",
+            "what a simulated annotator saves with a model and with a cohort's review queue",
+        ),
         "limits": Subcommand(
             "benchmarks.speed.limits", "exit codes under limits of memory, which have to be 0 or 6"
         ),

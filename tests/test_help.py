@@ -77,6 +77,7 @@ MISSING = [
     ("benchmarks.__main__ quality --picture p.png", "matplotlib", "benchmarks"),
     ("benchmarks.__main__ ceilings", "torch", "export"),
     ("benchmarks.__main__ cohort", "pyarrow", "cohort"),
+    ("benchmarks.__main__ annotator", "matplotlib", "benchmarks"),
     ("benchmarks.__main__ roofline runtime/nano --tflops 1 --gb-s 1", "onnx", "export"),
     ("benchmarks.__main__ gpu-check", "torch", "export"),
     ("benchmarks.__main__ quality --phantoms 1", "scipy", "benchmarks"),
