@@ -16,15 +16,8 @@ from runtime.prompts.prompts import Prompt, check_object_id
 from runtime.prompts.recist import Recist, parse_recist
 
 FILE, ROWS, LABELS, SERVER, NOTHING = "file", "rows", "labels", "server", "nothing"
-SOURCES = {
-    FILE: "a JSON file of prompts",
-    ROWS: "rows of a table",
-    LABELS: "a label map or DICOM Segmentation",
-    SERVER: "the DICOM Segmentation of the series that is on the server too",
-    NOTHING: "no prompt was found",
-}
-BLOCK = 1 << 20  # bytes that are hashed at a time
-
+"""Where the prompts of a study are: in a JSON file, rows of a table, a label map or DICOM Segmentation, the DICOM
+Segmentation of the series that is on the server too, or nowhere."""
 WRONG = "wrong"
 PARSERS: dict[str, Callable[[str], Prompt]] = {"box": parse_box, "point": parse_point}
 
@@ -38,7 +31,7 @@ class StudyPrompts:
     """What is asked of a study.
 
     Attributes:
-        source: a key of `SOURCES`.
+        source: `FILE`, `ROWS`, `LABELS`, `SERVER` or `NOTHING`.
         text: a path, the rows as JSON, or nothing.
     """
 

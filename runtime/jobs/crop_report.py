@@ -9,11 +9,6 @@ from typing import Any
 
 from runtime.predictors.region import Region
 
-REASONS = {
-    "prompt": "about what was prompted, or as another object near by is seen",
-    "edge": "the mask came near to the edge of the crop before",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class CropReport:
@@ -22,7 +17,8 @@ class CropReport:
     Attributes:
         start, stop: half-open range of slices.
         crop: of these slices, in pixels.
-        reason: a key of `REASONS`.
+        reason: "prompt", about what was prompted, or as another object near by is seen; or "edge", the mask came near
+            to the edge of the crop before.
     """
 
     start: int

@@ -27,12 +27,10 @@ class SearchRegion:
     Attributes:
         crop: of every slice; None is all of it.
         seeds: what another one had surely found before this one began, read like a prompted slice.
-        because: the slice on which the one before had become too tight, or None.
     """
 
     crop: Region | None = None
     seeds: Prompted = field(default_factory=dict)
-    because: int | None = None
 
 
 @dataclass(slots=True)
@@ -102,13 +100,13 @@ class Chain:
         segmented = {index: step.segmented for index, step in self.steps.items()}
         return rule.cut(frames, segmented, self.direction, prompted)
 
-    def widen(self, crop: Region | None, frame: int) -> None:
-        """Go on in a wider crop from a slice on, without memory, but for the last sure mask."""
+    def widen(self, crop: Region | None) -> None:
+        """Go on in a wider crop, without memory, but for the last sure mask."""
         sure = [i for i, step in self.steps.items() if step.segmented.confidence >= SURE]
         last = {i: self.steps[i] for i in sure[-1:]}
         seeds = {i: PromptedSlice((), step.segmented, crop=step.crop) for i, step in last.items()}
         self.close()
-        self.search, self.num_remembered = SearchRegion(crop, seeds, frame), len(self.steps)
+        self.search, self.num_remembered = SearchRegion(crop, seeds), len(self.steps)
 
     def close(self) -> None:
         """Give the memory back; steps stay."""

@@ -13,13 +13,13 @@ from runtime.errors import InputError, PromptError
 from runtime.memory import MemoryRules
 from runtime.model import Model
 from runtime.predictors.chain import Plan
-from runtime.predictors.current import current, object_ids, prompts_of
 from runtime.predictors.encoded import Encoded
 from runtime.predictors.image import check_image
 from runtime.predictors.prompted import check_prompts
 from runtime.predictors.result import Result, SliceMask, check_smooth
-from runtime.predictors.runs import Run, Runs
+from runtime.predictors.runs import Run
 from runtime.predictors.tracker import FORWARD, Tracker
+from runtime.predictors.tracking import TrackingPredictor
 from runtime.predictors.zoom import Zoom, check_zoom
 from runtime.prompts.prompts import Prompt, check_kind, is_whole, shown
 
@@ -27,7 +27,7 @@ Order = Literal["given", "similar"]
 ORDERS: tuple[Order, ...] = ("given", "similar")
 
 
-class FlowPredictor:
+class FlowPredictor(TrackingPredictor):
     """Segments a set of images from a prompt on one of them, or on several.
 
     The images have no order: memories carry no temporal code, and what is remembered of them is decided by the
@@ -49,6 +49,9 @@ class FlowPredictor:
     Raises InputError if the rules of memory do not fit the model, BundleError if it has no memory.
     """
 
+    is_ordered = False
+    nothing_yet = "no images yet; call set_images first"
+
     def __init__(
         self,
         model: Model,
@@ -57,15 +60,12 @@ class FlowPredictor:
         zoom: float | None = None,
         smooth: float | None = None,
     ) -> None:
-        model.check_memory()
-        self._model, self._max_feature_bytes = model, max_feature_bytes
+        super().__init__(model)
+        self._max_feature_bytes = max_feature_bytes
         self._zoom = Zoom(check_zoom(zoom), model.numbers.image_size)
         self._smooth = check_smooth(smooth)
         self._rules = memory or MemoryRules()
         self._rules.limits(model.numbers)
-        self._tracker: Tracker | None = None
-        self._runs = Runs()
-        self._shapes: tuple[tuple[int, int], ...] = ()
 
     def set_images(self, images: Sequence[NDArray[np.uint8]]) -> None:
         """Take images, uint8 (y, x) or (y, x, 3); objects and prompts of those before are forgotten.
@@ -100,7 +100,7 @@ class FlowPredictor:
 
     def add(self, *prompts: Prompt, object_id: int = 1) -> SliceMask:
         """Prompt one object on one image and see the result at once; rules and errors as for volumes."""
-        tracker = self._need_images()
+        tracker = self._need_tracker()
         for prompt in prompts:
             check_kind(prompt)
             if not is_whole(prompt.slice) or not 0 <= prompt.slice < len(self._shapes):
@@ -111,53 +111,9 @@ class FlowPredictor:
         check_prompts(prompts, (len(self._shapes), *shape))
         return tracker.add(prompts, object_id)
 
-    def undo(self) -> None:
-        """Take back the last `add` or `reset`; what it means, and errors, as for volumes."""
-        self._need_images().history.undo()
-
-    def redo(self) -> None:
-        """Bring back what the last `undo` took; errors as for volumes."""
-        self._need_images().history.redo()
-
-    @property
-    def can_undo(self) -> bool:
-        """Whether there is something for `undo` to take back."""
-        return self._tracker is not None and bool(self._tracker.history.past)
-
-    @property
-    def can_redo(self) -> bool:
-        """Whether there is something for `redo` to bring back."""
-        return self._tracker is not None and bool(self._tracker.history.future)
-
-    @property
-    def object_ids(self) -> tuple[int, ...]:
-        """The objects that there are, lowest first."""
-        return object_ids(self._tracker)
-
-    def prompts(self, object_id: int = 1) -> dict[int, tuple[Prompt, ...]]:
-        """An object's prompts by image; what counts, and errors, as for volumes."""
-        return prompts_of(self._need_images(), object_id)
-
-    def current(self) -> Result:
-        """What is known by now, without computing anything; as for volumes."""
-        return current(self._need_images(), self._shapes, is_ordered=False)
-
-    def reset(self, object_id: int | None = None) -> None:
-        """Forget one object, or all; images stay encoded. Raises PromptError for an object that is not there."""
-        self._need_images().reset(object_id)
-
-    def cancel(self) -> None:
-        """End whatever `stream` or `propagate` is under way, after the current image; rules as for volumes."""
-        self._runs.cancel()
-
-    @property
-    def num_encodings(self) -> int:
-        """How many images and crops of images have been encoded since they were set, each counted once."""
-        return 0 if self._tracker is None else self._tracker.num_encodings
-
     def num_results(self) -> int:
         """How many masks `stream` will give, for progress bars."""
-        return len(self._shapes) * len(self._need_images().objects)
+        return len(self._shapes) * len(self._need_tracker().objects)
 
     def stream(self, order: Order = "given") -> Iterator[SliceMask]:
         """Masks as they are made: prompted images first.
@@ -168,21 +124,16 @@ class FlowPredictor:
 
         Raises PromptError without prompts, InputError for an unknown order.
         """
-        tracker = self._need_images()
+        tracker = self._need_tracker()
         _check(tracker, order)  # says at once what does not fit
-        return self._stream(tracker, self._runs.make(), order)
+        run = self._runs.make()
+        masks = tracker.run(run, lambda: self._plans(tracker, run, order))
+        return (mask for mask in masks if mask is not None)
 
     def propagate(self, order: Order = "given") -> Result:
         """Segment every object on all images; arguments and errors as for `stream`."""
-        tracker, run, shapes = self._need_images(), self._runs.make(), self._shapes
-        slices: dict[int, dict[int, SliceMask]] = {object_id: {} for object_id in tracker.objects}
-        for slice_mask in self._stream(tracker, run, order):
-            slices.setdefault(slice_mask.object_id, {})[slice_mask.slice] = slice_mask
-        return Result(shapes, slices, run.is_complete, is_ordered=False)
-
-    def _stream(self, tracker: Tracker, run: Run, order: Order) -> Iterator[SliceMask]:
-        masks = tracker.run(run, lambda: self._plans(tracker, run, order))
-        yield from (mask for mask in masks if mask is not None)
+        tracker, run = self._need_tracker(), self._runs.make()
+        return self._collected(tracker, run, lambda: self._plans(tracker, run, order))
 
     def _plans(self, tracker: Tracker, run: Run, order: Order) -> dict[int, Plan]:
         _check(tracker, order)
@@ -208,11 +159,6 @@ class FlowPredictor:
                 embeddings, range(len(embeddings)), get(tracker.embedding(i))
             ).max()
         return sorted(others, key=lambda i: -best[i])
-
-    def _need_images(self) -> Tracker:
-        if self._tracker is None:
-            raise PromptError("no images yet; call set_images first")
-        return self._tracker
 
 
 def _check(tracker: Tracker, order: Order) -> None:

@@ -81,5 +81,5 @@ class Search:
         extent = extent_of(segmented.unfilled, crop, shape)
         if extent is None or not self._zoom.is_at_edge(crop, extent, shape):
             return False
-        chain.widen(self._zoom.wider(crop, extent, shape), frame)
+        chain.widen(self._zoom.wider(crop, extent, shape))
         return True

@@ -16,13 +16,6 @@ from runtime.errors import InputError
 from runtime.prompts.prompts import is_whole, shown
 
 STOP_AFTER = 3  # slices in a row: an object may be hidden on one or two and come back
-REASONS = {
-    "absent": "the object was absent from the last slices in a row",
-    "unsure": "the object was absent or unsure on the last slices in a row",
-    "range": "the z-range ends there",
-    "input": "the volume or video ends there",
-    "cancelled": "the run was ended before",
-}
 
 
 class Scored(Protocol):
@@ -112,7 +105,8 @@ class End:
     Attributes:
         direction: +1 or -1.
         slice: the last one that it was looked for on.
-        reason: a key of `REASONS`.
+        reason: "absent" or "unsure", on the last slices in a row; "range", the z-range ends there; "input", the
+            volume or video does; "cancelled", the run was ended before.
     """
 
     direction: int

@@ -7,20 +7,19 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import InputError, PromptError
+from runtime.errors import InputError
 from runtime.io.volumes.volume import Volume
 from runtime.io.window import Window
 from runtime.memory import MemoryRules
 from runtime.model import Model
 from runtime.predictors.chosen import AUTO, Auto, memory_rules, smoothing, stop_rule, zoom_factor
-from runtime.predictors.current import current, object_ids, prompts_of
 from runtime.predictors.eight_bits import eight_bits
 from runtime.predictors.encoded import Encoded
 from runtime.predictors.prompted import check_prompts
 from runtime.predictors.result import Result, SliceMask
-from runtime.predictors.runs import Runs
 from runtime.predictors.stop import StopRule
 from runtime.predictors.tracker import BACKWARD, FORWARD, Tracker
+from runtime.predictors.tracking import TrackingPredictor
 from runtime.predictors.volume_plan import encoded, plans, slices_ahead
 from runtime.predictors.zoom import Zoom
 from runtime.prompts.prompts import Prompt
@@ -28,7 +27,7 @@ from runtime.steps.encodings import Encodings
 from runtime.steps.features import ReadSlice
 
 
-class VolumePredictor:
+class VolumePredictor(TrackingPredictor):
     """Segments objects in a volume from prompts on some of its slices.
 
     Each object's two directions are chains of their own that start at its first prompted slice, share its prompted
@@ -65,6 +64,8 @@ class VolumePredictor:
     BundleError for a model without memory.
     """
 
+    nothing_yet = "no volume yet; call set_volume first"
+
     def __init__(
         self,
         model: Model,
@@ -74,15 +75,13 @@ class VolumePredictor:
         zoom: float | Auto | None = AUTO,
         smooth: float | Auto | None = AUTO,
     ) -> None:
-        model.check_memory()
-        self._model, self._max_feature_bytes = model, max_feature_bytes
+        super().__init__(model)
+        self._max_feature_bytes = max_feature_bytes
         self._factor, self._encodings = zoom_factor(model, zoom), encodings
         self._smooth = smoothing(model, smooth)
         if encodings is not None and encodings.model is not model:
             raise InputError("the encodings are of another model; make them with this one")
         self._rules = memory_rules(model, memory)
-        self._tracker: Tracker | None = None
-        self._runs = Runs()
         self._shape = (0, 0, 0)
         self.pixels: NDArray[np.uint8] = np.zeros((0, 0, 0), np.uint8)
         """The volume after its window, (z, y, x)."""
@@ -120,7 +119,7 @@ class VolumePredictor:
         `shape` is (z, y, x) of all, `spacing_mm` of pixels (y, x); `pixels` is empty then.
         """
         self._shape, depth = shape, shape[0]
-        shapes = (shape[1:],) * depth
+        shapes = self._shapes = (shape[1:],) * depth
         self.pixels = np.zeros((0, 0, 0), np.uint8)
         self._tracker = None  # what it holds is taken over
         source = self._model if self._encodings is None else self._encodings
@@ -133,11 +132,6 @@ class VolumePredictor:
     def pixels_on_host(self) -> NDArray[np.uint8]:
         """`pixels` as numpy's, wherever they are."""
         return self._model.device_memory.get(self.pixels)
-
-    @property
-    def num_encodings(self) -> int:
-        """How many slices and crops of slices have been encoded since the volume was set, each counted once."""
-        return 0 if self._tracker is None else self._tracker.num_encodings
 
     def another_view(self, pixels: NDArray[np.uint8]) -> VolumePredictor:
         """A predictor of the same model and rules for other pixels (z, y, x), such as planes along another axis."""
@@ -158,55 +152,13 @@ class VolumePredictor:
 
         Raises PromptError if the prompts do not fit the volume or each other.
         """
-        tracker = self._need_volume()
+        tracker = self._need_tracker()
         check_prompts(prompts, self._shape)
         return tracker.add(prompts, object_id, at_once)
 
-    def undo(self) -> None:
-        """Take back the last `add` or `reset`, step by step. Raises PromptError if there is none.
-
-        Its object is as it was: its prompts, and what runs had found by then, which is kept for that and costs as much
-        as another result for each `add` that was followed by a run. Nothing that is left has seen what is taken back.
-        """
-        self._need_volume().history.undo()
-
-    def redo(self) -> None:
-        """Bring back what the last `undo` took, and what runs had found by then.
-
-        Raises PromptError if there is none, or if there has been another `add` or `reset` since.
-        """
-        self._need_volume().history.redo()
-
     def forget_oldest(self, count: int = 1) -> None:
         """Give up undoing the oldest changes, and the results that are kept for it; what is drawn stays."""
-        self._need_volume().history.forget(count)
-
-    @property
-    def can_undo(self) -> bool:
-        """Whether there is something for `undo` to take back."""
-        return self._tracker is not None and bool(self._tracker.history.past)
-
-    @property
-    def can_redo(self) -> bool:
-        """Whether there is something for `redo` to bring back."""
-        return self._tracker is not None and bool(self._tracker.history.future)
-
-    @property
-    def object_ids(self) -> tuple[int, ...]:
-        """The objects that there are, lowest first."""
-        return object_ids(self._tracker)
-
-    def prompts(self, object_id: int = 1) -> dict[int, tuple[Prompt, ...]]:
-        """An object's prompts by slice, but for those that a later box or mask has replaced. Raises PromptError."""
-        return prompts_of(self._need_volume(), object_id)
-
-    def current(self) -> Result:
-        """What is known by now, without computing anything: also during a run, after `undo`, and after a correction.
-
-        Slices that no run has come to are missing; where prompts have changed since a run, the others are as it found
-        them, until the next one. It says that it is complete if every object has a mask on every slice.
-        """
-        return current(self._need_volume(), (self._shape[1:],) * self._shape[0])
+        self._need_tracker().history.forget(count)
 
     def encode_ahead(self, order: Iterable[int] | None = None) -> Iterator[int]:
         """Encode slices before anybody asks for them, one each time that the iterator is asked for the next.
@@ -216,25 +168,8 @@ class VolumePredictor:
 
         Gives the number of each slice once it is encoded. Raises InputError for a slice that is not there.
         """
-        tracker = self._need_volume()
+        tracker = self._need_tracker()
         return encoded(tracker, slices_ahead(order, tracker.num_slices))
-
-    def reset(self, object_id: int | None = None) -> None:
-        """Forget one object, or all; slices stay encoded. Raises PromptError for an object that is not there."""
-        if self._tracker is not None:
-            self._tracker.reset(object_id)
-        elif object_id is not None:
-            raise PromptError(f"no object {object_id}; there are: []")
-
-    def cancel(self) -> None:
-        """End whatever `stream` or `propagate` is under way, after the current slice.
-
-        It may be called from any thread, and from a signal handler. A stream that was made but has not begun is under
-        way too, and gives nothing then; one that is made afterwards is not touched, so that a cancel with nothing
-        under way does nothing. Who runs in one thread and cancels from another should therefore make the stream where
-        it may be cancelled and hand it over: before `propagate` has been entered there is nothing to cancel yet.
-        """
-        self._runs.cancel()
 
     def num_results(
         self,
@@ -273,7 +208,7 @@ class VolumePredictor:
         stop: StopRule | Auto | None = AUTO,
     ) -> Iterator[SliceMask | None]:
         """The same, for those who share a thread: None comes where an earlier slice's memory was made again."""
-        tracker = self._need_volume()
+        tracker = self._need_tracker()
         plans(tracker, z_range, directions)  # says at once what does not fit
         run = self._runs.make(stop_rule(self._model, stop))
         return tracker.run(run, lambda: plans(tracker, z_range, directions))
@@ -285,16 +220,5 @@ class VolumePredictor:
         stop: StopRule | Auto | None = AUTO,
     ) -> Result:
         """Follow every object through the volume; arguments and errors as for `stream`."""
-        tracker, run = self._need_volume(), self._runs.make(stop_rule(self._model, stop))
-        shapes = (self._shape[1:],) * self._shape[0]
-        slices: dict[int, dict[int, SliceMask]] = {object_id: {} for object_id in tracker.objects}
-        for slice_mask in tracker.run(run, lambda: plans(tracker, z_range, directions)):
-            if slice_mask is None:
-                continue
-            slices.setdefault(slice_mask.object_id, {})[slice_mask.slice] = slice_mask
-        return Result(shapes, slices, run.is_complete)
-
-    def _need_volume(self) -> Tracker:
-        if self._tracker is None:
-            raise PromptError("no volume yet; call set_volume first")
-        return self._tracker
+        tracker, run = self._need_tracker(), self._runs.make(stop_rule(self._model, stop))
+        return self._collected(tracker, run, lambda: plans(tracker, z_range, directions))

@@ -49,10 +49,10 @@ class SessionImage:
         window: str,
         is_zoomed: bool = True,
     ) -> None:
-        pixels, used = apply_window(volume, window)
+        pixels, _ = apply_window(volume, window)
         is_same = np.may_share_memory(pixels, volume.array)
         self.pixels = pixels.copy() if is_same else pixels
-        self.window, self.spacing_mm = used.describe, volume.spacing_mm
+        self.spacing_mm = volume.spacing_mm
         self._model, self.encodings = model, encodings
         self.is_zoomed = is_zoomed
         self._view: EncodingView | None = None

@@ -139,13 +139,12 @@ class SessionObject:
         if task.error is not None and self.is_prompted:
             log.error("a prediction failed after its prompt had been taken: %s", task.error)
 
-    def go_to(self, moment: Moment, is_shown: bool = True) -> None:
+    def go_to(self, moment: Moment) -> None:
         """Be as at another time."""
         with self.news:
             self._fields = moment
             self._drawn, self._confidence = dict(moment.drawn), dict(moment.confidence)
-            self._is_whole = is_shown
-            self._unshown = {}
+            self._unshown, self._is_whole = {}, True
 
     def forget(self) -> None:
         """Be as new, without history."""

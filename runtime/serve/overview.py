@@ -107,11 +107,6 @@ class Overview:
         )
 
     @property
-    def window_used(self) -> str:
-        """How intensities became eight bits, in words. Raises NoImage."""
-        return self._state.need_image().window
-
-    @property
     def ran_prediction(self) -> bool:
         """Whether the last call that could predict, or step back, did, also where nothing changed."""
         return self._state.ran_prediction

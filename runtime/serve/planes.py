@@ -88,12 +88,6 @@ def whole_plane(shape: Position, across: int, index: int) -> Spans:
     return k, j, i
 
 
-def at_start(spans: Spans, across: int) -> Spans:
-    """Where a box one voxel thin lies in its own plane."""
-    k, j, i = ((0, 1) if axis == across else span for axis, span in enumerate(spans))
-    return k, j, i
-
-
 def position_in(spans: Spans, axis: int, index: int, y: int, x: int) -> Position:
     """A voxel of the volume from its plane and pixel within a box."""
     inside = [y, x]
