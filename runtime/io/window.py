@@ -156,14 +156,14 @@ def _automatic(volume: Volume) -> str:
         return "none"
     if volume.modality == "CT":
         return "abdomen"
-    if volume.modality is None and _extremes(volume.array)[0] <= AIR_HU:
+    if volume.modality is None and extremes(volume.array)[0] <= AIR_HU:
         return "abdomen"
     return "percentile"
 
 
 def _widest(volume: Volume) -> Window | None:
     """From the lowest to the highest number, infinity aside; None where there is but one."""
-    low, high = _extremes(volume.array, np.isfinite)
+    low, high = extremes(volume.array, np.isfinite)
     width = high - low
     if not (width > 0 and math.isfinite(width)):
         return None
@@ -179,7 +179,7 @@ def _already_8_bit(volume: Volume) -> NDArray[np.uint8]:
     return volume.array
 
 
-def _extremes(
+def extremes(
     array: NDArray[Any], counts: Callable[[Any], Any] = lambda values: ~np.isnan(values)
 ) -> tuple[float, float]:
     """Smallest and largest of the values that count, as all integers do; (0, 0) when none does."""
@@ -229,7 +229,7 @@ def _counted_percentiles(array: NDArray[Any]) -> tuple[float, float]:
 def _stretch(array: NDArray[Any], lower: float, upper: float, keep_zero: bool) -> NDArray[np.uint8]:
     """Clip, min-max and truncate slice by slice: what the whole volume at once gives, without a
     float64 copy of it. Values of up to sixteen bits are looked up, which is four times as fast."""
-    low, high = np.clip(_extremes(array), lower, upper)
+    low, high = np.clip(extremes(array), lower, upper)
     mapped = np.zeros(array.shape, np.uint8)
     if high <= low:
         return mapped

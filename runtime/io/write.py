@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
 from os import PathLike
 from pathlib import Path
@@ -15,13 +16,13 @@ from runtime.files.atomic import check_destination, write_whole
 from runtime.io.dicom.seg import write_segmentation
 from runtime.io.dicom.segments import HasMasks
 from runtime.io.read import NIFTI_SUFFIXES, read_volume
-from runtime.io.volumes.mask_formats import WRITERS, nifti_forms
+from runtime.io.volumes.mask_formats import FORMATS, nifti_forms
 from runtime.io.volumes.nifti_forms import AFFINES
 from runtime.io.volumes.volume import Volume
 
 # Formats that are one file each: a header with its data beside it cannot be replaced in one step.
 SEGMENTATION_SUFFIX = ".dcm"
-MASK_SUFFIXES = (*WRITERS, SEGMENTATION_SUFFIX)
+MASK_SUFFIXES = (*FORMATS, SEGMENTATION_SUFFIX)
 # How far a voxel may be from where it belongs, of the largest coordinate: NIfTI rounds to float32.
 _ROUNDING, _NIFTI_ROUNDING = 1e-12, 1e-6
 
@@ -60,12 +61,17 @@ def write_mask(path: str | PathLike[str], labels: NDArray[Any] | HasLabels, like
         return
     labels = _labels(labels)
     _check_labels(labels, like)
-    write = WRITERS[_suffix(path)]
+    pieces = FORMATS[_suffix(path)]
     write_whole(
         path,
-        lambda part: write(part, labels, like),
+        lambda part: _write(part, pieces(labels, like)),
         lambda part: _check_written(part, path, labels, like),
     )
+
+
+def _write(part: Path, pieces: Iterator[bytes]) -> None:
+    with part.open("wb") as file:
+        file.writelines(pieces)
 
 
 def is_segmentation(path: Path) -> bool:

@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.io.volumes.mask_formats import nifti_forms
-from runtime.io.volumes.nifti import DTYPES, FIRST_OFFSET, HEADER_BYTES, MAGIC, layout
+from runtime.io.volumes.mask_formats import nifti_header, planes
 from runtime.io.volumes.volume import Volume
-from runtime.io.window import apply_window
+from runtime.io.window import apply_window, extremes
 
 # Browsers' viewers take these as they are; what they do not take loses nothing that a screen shows as float32.
 _SHOWN_AS = {"int8": "int16", "uint8": "uint8", "int16": "int16", "uint16": "uint16"}
-_CODES = {dtype: code for code, dtype in DTYPES.items()}
-_NIFTI1_LONGEST = 32767
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +42,7 @@ class ShownVolume:
     def of(cls, volume: Volume, name: str) -> ShownVolume:
         """Look at a volume. Raises InputError for a name or window that does not fit."""
         _, used = apply_window(volume, "auto")
-        low, high = _extremes(volume.array)
+        low, high = extremes(volume.array, np.isfinite)
         lower = low if used.lower is None else float(used.lower)
         upper = high if used.upper is None else float(used.upper)
         if used.kind == "none":
@@ -70,46 +68,15 @@ class ShownVolume:
         """The number of bytes and the bytes of an uncompressed NIfTI file, in pieces."""
         array = self.volume.array
         dtype = np.dtype(_SHOWN_AS.get(array.dtype.name, "float32"))
-        version = nifti_forms(self.volume).version if max(array.shape) <= _NIFTI1_LONGEST else 2
-        header = _header(self.volume, dtype, version)
-        size = FIRST_OFFSET[version - 1] + array.size * dtype.itemsize
-        return size, _pieces(header, array, dtype, self.range[0])
+        header = nifti_header(self.volume, dtype)
+        size = len(header) + array.size * dtype.itemsize
+        return size, chain([header], planes(self._numbers(), dtype))
 
-
-def _header(volume: Volume, dtype: np.dtype[Any], version: int) -> bytes:
-    forms = nifti_forms(volume)
-    header = np.zeros((), layout(version))
-    header["sizeof_hdr"], header["magic"] = HEADER_BYTES[version - 1], MAGIC[version - 1]
-    header["dim"] = [3, *volume.shape[::-1], 1, 1, 1, 1]
-    header["datatype"], header["bitpix"] = _CODES[dtype.str[1:]], 8 * dtype.itemsize
-    header["vox_offset"], header["scl_slope"] = FIRST_OFFSET[version - 1], 1
-    header["xyzt_units"] = forms.unit
-    header["qform_code"], header["sform_code"] = forms.qform_code, forms.sform_code
-    header["pixdim"] = [*forms.pixdim, 1, 1, 1, 1]
-    header["quatern"], header["qoffset"] = forms.quatern, forms.qoffset
-    header["srow"] = forms.srow
-    return header.tobytes() + bytes(FIRST_OFFSET[version - 1] - HEADER_BYTES[version - 1])
-
-
-def _pieces(
-    header: bytes, array: NDArray[Any], dtype: np.dtype[Any], lowest: float
-) -> Iterator[bytes]:
-    yield header
-    for plane in array:
-        if array.dtype.kind == "f":  # NaN counts as the lowest value, here as in the window
-            plane = np.nan_to_num(plane.astype(np.float32), nan=lowest)
-        yield plane.astype(dtype.newbyteorder("<"), copy=False).tobytes()
-
-
-def _extremes(array: NDArray[Any]) -> tuple[float, float]:
-    """Lowest and highest finite value; (0, 0) where there is none."""
-    lows, highs = [], []
-    for plane in array:
-        numbers = plane[np.isfinite(plane)] if array.dtype.kind == "f" else plane
-        if numbers.size:
-            lows.append(float(numbers.min()))
-            highs.append(float(numbers.max()))
-    return min(lows, default=0.0), max(highs, default=0.0)
+    def _numbers(self) -> Iterator[NDArray[Any]]:
+        """Slices; NaN counts as the lowest value, here as in the window."""
+        for plane in self.volume.array:
+            is_float = plane.dtype.kind == "f"
+            yield np.nan_to_num(plane.astype(np.float32), nan=self.range[0]) if is_float else plane
 
 
 def _digest(volume: Volume) -> str:

@@ -5,8 +5,7 @@ but NIfTI's layout, so that reading a mask back is a check of it.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,27 +15,24 @@ from runtime.io.volumes.nifti import FIRST_OFFSET, HEADER_BYTES, MAGIC, layout
 from runtime.io.volumes.nifti_forms import NiftiForms, forms_of
 from runtime.io.volumes.volume import Volume
 
-_NIFTI_CODES = {"uint8": (2, 8), "uint16": (512, 16)}
+_NIFTI_CODES = {"uint8": 2, "int16": 4, "float32": 16, "uint16": 512}
 _META_TYPES = {"uint8": "MET_UCHAR", "uint16": "MET_USHORT"}
 _NIFTI1_LONGEST = 32767
 _GZIP_BITS, _ZLIB_BITS = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS
 
 
-def write_nifti(part: Path, labels: NDArray[Any], like: Volume) -> None:
-    """Write an uncompressed single-file NIfTI."""
-    with part.open("wb") as file:
-        for piece in _nifti(labels, like):
-            file.write(piece)
+def nifti(labels: NDArray[Any], like: Volume) -> Iterator[bytes]:
+    """Uncompressed single-file NIfTI."""
+    yield nifti_header(like, labels.dtype)
+    yield from planes(labels, labels.dtype)
 
 
-def write_nifti_gz(part: Path, labels: NDArray[Any], like: Volume) -> None:
+def nifti_gz(labels: NDArray[Any], like: Volume) -> Iterator[bytes]:
     """Single-file NIfTI in gzip, without a name or a time, so that equal masks are equal files."""
-    with part.open("wb") as file:
-        for piece in _packed(_nifti(labels, like), labels.itemsize, _GZIP_BITS):
-            file.write(piece)
+    return _packed(nifti(labels, like), labels.itemsize, _GZIP_BITS)
 
 
-def write_nrrd(part: Path, labels: NDArray[Any], like: Volume) -> None:
+def nrrd(labels: NDArray[Any], like: Volume) -> Iterator[bytes]:
     """NRRD with gzip's data behind its header."""
     lines = [
         "NRRD0004",
@@ -50,15 +46,13 @@ def write_nrrd(part: Path, labels: NDArray[Any], like: Volume) -> None:
         "encoding: gzip",
         f"space origin: {_vector(like.origin_mm)}",
     ]
-    with part.open("wb") as file:
-        file.write("".join(f"{line}\n" for line in [*lines, ""]).encode())
-        for piece in _packed(_planes(labels), labels.itemsize, _GZIP_BITS):
-            file.write(piece)
+    yield "".join(f"{line}\n" for line in [*lines, ""]).encode()
+    yield from _packed(planes(labels, labels.dtype), labels.itemsize, _GZIP_BITS)
 
 
-def write_metaimage(part: Path, labels: NDArray[Any], like: Volume) -> None:
+def metaimage(labels: NDArray[Any], like: Volume) -> Iterator[bytes]:
     """MetaImage with zlib's data behind its header."""
-    packed = [*_packed(_planes(labels), labels.itemsize, _ZLIB_BITS)]
+    packed = [*_packed(planes(labels, labels.dtype), labels.itemsize, _ZLIB_BITS)]
     axes = np.reshape(like.direction, (3, 3))
     lines = [
         "ObjectType = Image",
@@ -75,18 +69,17 @@ def write_metaimage(part: Path, labels: NDArray[Any], like: Volume) -> None:
         f"ElementType = {_META_TYPES[labels.dtype.name]}",
         "ElementDataFile = LOCAL",
     ]
-    with part.open("wb") as file:
-        file.write("".join(f"{line}\n" for line in lines).encode())
-        for piece in packed:
-            file.write(piece)
+    yield "".join(f"{line}\n" for line in lines).encode()
+    yield from packed
 
 
-WRITERS: dict[str, Callable[[Path, NDArray[Any], Volume], None]] = {
-    ".nii.gz": write_nifti_gz,
-    ".nii": write_nifti,
-    ".nrrd": write_nrrd,
-    ".mha": write_metaimage,
+FORMATS: dict[str, Callable[[NDArray[Any], Volume], Iterator[bytes]]] = {
+    ".nii.gz": nifti_gz,
+    ".nii": nifti,
+    ".nrrd": nrrd,
+    ".mha": metaimage,
 }
+"""Suffix to what gives the bytes of labels (z, y, x) on the grid of a volume, piece by piece."""
 
 
 def nifti_forms(like: Volume) -> NiftiForms:
@@ -97,28 +90,27 @@ def nifti_forms(like: Volume) -> NiftiForms:
     return forms_of(*here)
 
 
-def _nifti(labels: NDArray[Any], like: Volume) -> Iterator[bytes]:
+def nifti_header(like: Volume, dtype: np.dtype[Any]) -> bytes:
+    """All that stands before the little-endian voxels of a NIfTI file of a dtype, on the grid of a volume."""
     forms = nifti_forms(like)
-    version = forms.version if max(labels.shape) <= _NIFTI1_LONGEST else 2
+    version = forms.version if max(like.shape) <= _NIFTI1_LONGEST else 2
     header = np.zeros((), layout(version))
     header["sizeof_hdr"], header["magic"] = HEADER_BYTES[version - 1], MAGIC[version - 1]
-    header["dim"] = [3, *labels.shape[::-1], 1, 1, 1, 1]
-    header["datatype"], header["bitpix"] = _NIFTI_CODES[labels.dtype.name]
+    header["dim"] = [3, *like.shape[::-1], 1, 1, 1, 1]
+    header["datatype"], header["bitpix"] = _NIFTI_CODES[dtype.name], 8 * dtype.itemsize
     header["vox_offset"], header["scl_slope"] = FIRST_OFFSET[version - 1], 1
     header["xyzt_units"] = forms.unit
     header["qform_code"], header["sform_code"] = forms.qform_code, forms.sform_code
     header["pixdim"] = [*forms.pixdim, 1, 1, 1, 1]
     header["quatern"], header["qoffset"] = forms.quatern, forms.qoffset
     header["srow"] = forms.srow
-    yield header.tobytes()
-    yield bytes(FIRST_OFFSET[version - 1] - HEADER_BYTES[version - 1])
-    yield from _planes(labels)
+    return header.tobytes().ljust(FIRST_OFFSET[version - 1], b"\0")
 
 
-def _planes(labels: NDArray[Any]) -> Iterator[bytes]:
-    """The voxels, little-endian, a slice at a time."""
-    for plane in labels:
-        yield plane.astype(plane.dtype.newbyteorder("<"), copy=False).tobytes()
+def planes(slices: Iterable[NDArray[Any]], dtype: np.dtype[Any]) -> Iterator[bytes]:
+    """Voxels as a dtype, little-endian, a slice (y, x) at a time."""
+    for plane in slices:
+        yield plane.astype(dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def _packed(pieces: Iterator[bytes], itemsize: int, window_bits: int) -> Iterator[bytes]:

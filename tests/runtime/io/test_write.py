@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import permutations, product
@@ -16,7 +17,7 @@ import SimpleITK as sitk
 
 from runtime.errors import InputError, MissingInput, Sam2Error
 from runtime.io import Volume, check_mask_path, read_volume, write_mask
-from runtime.io.volumes.mask_formats import WRITERS
+from runtime.io.volumes.mask_formats import FORMATS
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 SPACING_MM = (2.5, 0.85, 0.7)
@@ -146,8 +147,8 @@ def fail_to_move(*_: Any) -> None:
     raise OSError("no moving today")
 
 
-def fail_to_write(part: Path, *_: Any) -> None:
-    part.write_bytes(b"half a file")
+def fail_to_write(*_: Any) -> Iterator[bytes]:
+    yield b"half a file"
     raise OSError("no writing today")
 
 
@@ -166,7 +167,7 @@ def test_a_failed_write_leaves_the_folder_as_it_was(
         write_mask(path, labels(), volume())
     before = path.read_bytes() if older else b""
     if stage == "write":
-        monkeypatch.setitem(WRITERS, suffix, fail_to_write)
+        monkeypatch.setitem(FORMATS, suffix, fail_to_write)
     else:
         monkeypatch.setattr(os, "replace", fail_to_move)
     with pytest.raises(Sam2Error, match=f"no {stage[:3]}"):
@@ -175,34 +176,33 @@ def test_a_failed_write_leaves_the_folder_as_it_was(
     assert not older or path.read_bytes() == before
 
 
-WHOLE = dict(WRITERS)
+WHOLE = dict(FORMATS)
 
 
-def half(suffix: str, part: Path, array: np.ndarray, like: Volume) -> None:
-    WHOLE[suffix](part, array, like)
-    os.truncate(part, part.stat().st_size - 40)
+def half(suffix: str, array: np.ndarray, like: Volume) -> Iterator[bytes]:
+    yield b"".join(WHOLE[suffix](array, like))[:-40]
 
 
-def empty(suffix: str, part: Path, array: np.ndarray, like: Volume) -> None:
-    part.write_bytes(b"")
+def empty(suffix: str, array: np.ndarray, like: Volume) -> Iterator[bytes]:
+    return iter(())
 
 
-def one_label_off(suffix: str, part: Path, array: np.ndarray, like: Volume) -> None:
+def one_label_off(suffix: str, array: np.ndarray, like: Volume) -> Iterator[bytes]:
     array = array.copy()
     array[2, 3, 4] ^= 1
-    WHOLE[suffix](part, array, like)
+    return WHOLE[suffix](array, like)
 
 
-def wider_labels(suffix: str, part: Path, array: np.ndarray, like: Volume) -> None:
-    WHOLE[suffix](part, array.astype(np.uint16), like)
+def wider_labels(suffix: str, array: np.ndarray, like: Volume) -> Iterator[bytes]:
+    return WHOLE[suffix](array.astype(np.uint16), like)
 
 
-def elsewhere(suffix: str, part: Path, array: np.ndarray, like: Volume) -> None:
-    WHOLE[suffix](part, array, replace(like, origin_mm=(-101.3, 33.7, 1234.11)))
+def elsewhere(suffix: str, array: np.ndarray, like: Volume) -> Iterator[bytes]:
+    return WHOLE[suffix](array, replace(like, origin_mm=(-101.3, 33.7, 1234.11)))
 
 
-def turned(suffix: str, part: Path, array: np.ndarray, like: Volume) -> None:
-    WHOLE[suffix](part, array, replace(like, direction=tuple(-np.array(like.direction))))
+def turned(suffix: str, array: np.ndarray, like: Volume) -> Iterator[bytes]:
+    return WHOLE[suffix](array, replace(like, direction=tuple(-np.array(like.direction))))
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -213,7 +213,7 @@ def test_a_mask_that_reads_back_otherwise_does_not_take_its_name(
     path = tmp_path / f"a{suffix}"
     write_mask(path, labels(), volume())
     before = path.read_bytes()
-    monkeypatch.setitem(WRITERS, suffix, partial(damage, suffix))
+    monkeypatch.setitem(FORMATS, suffix, partial(damage, suffix))
     with pytest.raises(Sam2Error, match="read back") as caught:
         write_mask(path, 3 - labels(), volume())
     assert caught.value.exit_code == 1
