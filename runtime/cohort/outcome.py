@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from runtime.cohort.doubt import confidence_of, doubt_of, doubtful_slice
 from runtime.cohort.study import StudyPrompts
-from runtime.errors import InputError, OutOfMemory, Sam2Error
-from runtime.process.packages import missing
-from runtime.process.run import NO_SUCH_NAME
-from runtime.process.shortage import shortage_behind
+from runtime.errors import Sam2Error
+from runtime.process.run import foreseen
+from runtime.process.shortage import causes
 
 NOWHERE_TO_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """The system's reasons for which no other study would fare better."""
@@ -72,37 +71,15 @@ class StudyOutcome:
 
 def failure(number: int, error: BaseException, key: str = "") -> StudyOutcome:
     """An error as the outcome of a task, with the exit code that the command would leave with."""
-    code, name, text = _exit_code(error)
+    name = type(error).__name__
+    unforeseen = Sam2Error.exit_code, name, f"unforeseen: {name}: {error}"
+    code, name, text = foreseen(error) or unforeseen
     is_halting = any(
-        isinstance(link, OSError) and link.errno in NOWHERE_TO_WRITE for link in _links(error)
+        isinstance(cause, OSError) and cause.errno in NOWHERE_TO_WRITE for cause in causes(error)
     )
     return StudyOutcome(
         number, code, name, " ".join(text.split())[:LONGEST], key, is_halting=is_halting
     )
-
-
-def _exit_code(error: BaseException) -> tuple[int, str, str]:
-    shortage = shortage_behind(error)
-    if shortage and not isinstance(error, OutOfMemory):
-        return OutOfMemory.exit_code, OutOfMemory.__name__, f"out of memory: {shortage}"
-    name = type(error).__name__
-    if isinstance(error, Sam2Error):
-        return error.exit_code, name, str(error)
-    if isinstance(error, OSError):
-        kind = InputError if error.errno in NO_SUCH_NAME else Sam2Error
-        return kind.exit_code, name, str(error)
-    if isinstance(error, ModuleNotFoundError) and (instead := missing(error)):
-        return instead.exit_code, type(instead).__name__, str(instead)
-    return Sam2Error.exit_code, name, f"unforeseen: {name}: {error}"
-
-
-def _links(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        yield link
-        link = link.__cause__ or link.__context__
 
 
 def told_of(report: Mapping[str, Any], mask: Path, worker: str) -> dict[str, Any]:

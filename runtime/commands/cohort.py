@@ -30,20 +30,11 @@ from runtime.cohort.table import read_table
 from runtime.cohort.worker import Silence
 from runtime.commands import cohort_export
 from runtime.commands.cohort_options import parser
-from runtime.commands.segment_options import (
-    check_stop,
-    is_dicom_told,
-    is_memory_chosen,
-    memory_rules_of,
-    segmentation_of,
-    stop_of_options,
-)
+from runtime.commands.segment_options import check_stop, is_dicom_told, job_options
 from runtime.errors import InputError, MissingInput, Sam2Error
 from runtime.io.dicom.query import parse_query
 from runtime.io.dicom.web import DicomWeb
 from runtime.jobs.job import Job
-from runtime.predictors.chosen import AUTO
-from runtime.predictors.zoom import check_zoom
 from runtime.process.packages import DISTRIBUTION
 from runtime.process.streams import print_result, sayable
 from runtime.version import __version__
@@ -137,22 +128,9 @@ def _settings(args: argparse.Namespace, bundle: Bundle) -> Settings:
         input=args.output.resolve() if args.dicomweb else args.input.resolve(),
         output=args.output.resolve(),
         calls=[],
-        labels_as=args.labels_as,
-        memory=memory_rules_of(args),
-        is_memory_chosen=is_memory_chosen(args),
-        stop=stop_of_options(args),
-        zoom=args.zoom if args.zoom == AUTO else check_zoom(args.zoom),
         preview_tiles=PREVIEW_TILES,
         bundle=None if args.bundle is None else str(Path(args.bundle).resolve()),
-        backend=args.backend,
-        threads=args.threads,
-        hint=args.hint,
-        max_memory=args.max_memory,
-        window=args.window,
-        clean=args.clean,
-        track_every_mm=args.track_every,
-        affine=args.affine,
-        segmentation=segmentation_of(args),
+        **job_options(args),
     )
     draws = not args.no_previews
     return Settings(job, bundle.fingerprint, args.format, draws, args.dicomweb, args.store)

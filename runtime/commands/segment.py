@@ -14,10 +14,7 @@ from runtime.commands.segment_options import (
     add_volume_options,
     check_stop,
     is_dicom_told,
-    is_memory_chosen,
-    memory_rules_of,
-    segmentation_of,
-    stop_of_options,
+    job_options,
 )
 from runtime.errors import InputError, PromptError
 from runtime.io.window import CT_PRESETS
@@ -26,8 +23,6 @@ from runtime.predictors.chosen import AUTO
 from runtime.predictors.flow import ORDERS
 from runtime.predictors.orientations import FUSIONS
 from runtime.predictors.presets import PRESETS
-from runtime.predictors.result import check_smooth
-from runtime.predictors.zoom import check_zoom
 from runtime.process.streams import print_result
 from runtime.process.subcommands import command_parser
 from runtime.prompts.label_map import LABELS_AS
@@ -175,29 +170,15 @@ def main(arguments: list[str] | None = None) -> None:
         calls=_calls(args),
         lines=tuple(enumerate(map(parse_recist, args.recist or ()), 1)),
         labels=args.labels,
-        labels_as=args.labels_as or "box",
-        memory=memory_rules_of(args),
-        is_memory_chosen=is_memory_chosen(args),
-        stop=stop_of_options(args),
-        smooth=args.smooth if args.smooth == AUTO else check_smooth(args.smooth),
-        zoom=args.zoom if args.zoom == AUTO else check_zoom(args.zoom),
         preview=args.preview,
         bundle=args.bundle,
-        backend=args.backend,
-        threads=args.threads,
-        hint=args.hint,
-        max_memory=args.max_memory,
-        window=args.window,
         series=args.series,
         z_range=_z_range(args.z_range),
         preset=args.preset,
-        track_every_mm=args.track_every,
         fuse=args.fuse,
-        clean=args.clean,
         order=args.order,
-        affine=args.affine,
-        segmentation=segmentation_of(args),
         reports_memory=args.report_memory,
+        **job_options(args),
     )
     print_result(SEGMENT[kind](job))
 

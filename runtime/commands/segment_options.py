@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
 from runtime.bundle.confidence import MEASURES
 from runtime.io.dicom.codes import ABNORMAL, LESION, Code
@@ -19,7 +20,9 @@ from runtime.memory.policies import (
 )
 from runtime.predictors.chosen import AUTO, Auto
 from runtime.predictors.clean import CLEANINGS
+from runtime.predictors.result import check_smooth
 from runtime.predictors.stop import STOP_AFTER, StopRule
+from runtime.predictors.zoom import check_zoom
 
 OF_BUNDLE = "default: what the bundle has measured, else"
 
@@ -46,7 +49,7 @@ def add_sight_options(p: argparse.ArgumentParser) -> None:
 
 
 def add_memory_options(p: argparse.ArgumentParser) -> None:
-    """What `memory_rules_of` reads."""
+    """How objects are remembered."""
     memory = p.add_argument_group("memory").add_argument
     memory("--memory", choices=list(POLICIES), help=f"what is remembered ({OF_BUNDLE} fifo)")
     memory("--pick-up", choices=list(PICK_UPS), help=f"how it weighs ({OF_BUNDLE} all)")
@@ -79,7 +82,7 @@ def add_memory_options(p: argparse.ArgumentParser) -> None:
 
 
 def add_stop_options(p: argparse.ArgumentParser, of: str) -> None:
-    """What `stop_of_options` reads; `of` names the group."""
+    """When an object is followed no further; `of` names the group."""
     stop = p.add_argument_group(of).add_argument
     stop(
         "--stop-below",
@@ -112,7 +115,7 @@ def add_volume_options(p: argparse.ArgumentParser) -> Callable[..., argparse.Act
 
 
 def add_dicom_options(p: argparse.ArgumentParser) -> None:
-    """What `segmentation_of` reads."""
+    """How masks are written as DICOM."""
     dicom = p.add_argument_group("masks as DICOM (.dcm)").add_argument
     dicom("--code", metavar="S:V:M", help=f"what the objects are, coded (default: {LESION})")
     dicom("--category", metavar="S:V:M", help=f"which kind of thing (default: {ABNORMAL})")
@@ -125,8 +128,23 @@ def is_dicom_told(args: argparse.Namespace) -> bool:
     return bool(args.code or args.category or args.seg_type or args.keep_empty_frames)
 
 
-def memory_rules_of(args: argparse.Namespace) -> MemoryRules:
-    """The rules of the bank."""
+def job_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What these options say, as arguments of `Job`. Raises InputError or ValueError for what makes none."""
+    same = ("window", "backend", "threads", "hint", "max_memory", "clean", "affine")
+    return {
+        **{name: getattr(args, name) for name in same},
+        "labels_as": args.labels_as or "box",
+        "memory": _memory_rules(args),
+        "is_memory_chosen": args.memory is not None or args.pick_up is not None,
+        "stop": _stop(args),
+        "zoom": args.zoom if args.zoom == AUTO else check_zoom(args.zoom),
+        "smooth": args.smooth if args.smooth == AUTO else check_smooth(args.smooth),
+        "track_every_mm": args.track_every,
+        "segmentation": _segmentation(args),
+    }
+
+
+def _memory_rules(args: argparse.Namespace) -> MemoryRules:
     return MemoryRules(
         policy=args.memory or "fifo",
         pick_up=args.pick_up or "all",
@@ -139,13 +157,7 @@ def memory_rules_of(args: argparse.Namespace) -> MemoryRules:
     )
 
 
-def is_memory_chosen(args: argparse.Namespace) -> bool:
-    """Whether policy or pick-up were asked for, and are not what the bundle says."""
-    return args.memory is not None or args.pick_up is not None
-
-
-def segmentation_of(args: argparse.Namespace) -> SegmentationOptions:
-    """How masks are written as DICOM."""
+def _segmentation(args: argparse.Namespace) -> SegmentationOptions:
     return SegmentationOptions(
         Code.parse(args.code) if args.code else LESION,
         Code.parse(args.category) if args.category else ABNORMAL,
@@ -154,8 +166,7 @@ def segmentation_of(args: argparse.Namespace) -> SegmentationOptions:
     )
 
 
-def stop_of_options(args: argparse.Namespace) -> StopRule | Auto | None:
-    """When an object is followed no further; "auto" is what the bundle says."""
+def _stop(args: argparse.Namespace) -> StopRule | Auto | None:
     if not isinstance(args.stop_below, float):
         below: Auto | None = args.stop_below
         return below

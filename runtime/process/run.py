@@ -152,9 +152,8 @@ def _is_importing(frame: FrameType | None) -> bool:
 
 
 def _exit_code(error: BaseException, signals: Signals) -> int:
-    shortage = shortage_behind(error)
-    is_foreseen = isinstance(error, (Sam2Error, OSError, KeyboardInterrupt))
-    if shortage or is_foreseen or signals.came is not None:
+    is_expected = isinstance(error, (Sam2Error, OSError, KeyboardInterrupt))
+    if is_expected or signals.came is not None or shortage_behind(error):
         _release(error)
     if signals.came is not None or isinstance(error, KeyboardInterrupt):
         # Whatever a library has made of it: an import that was interrupted may be an ImportError.
@@ -165,22 +164,10 @@ def _exit_code(error: BaseException, signals: Signals) -> int:
             return error.code or 0
         _say(error.code)
         return 1
-    if shortage and not isinstance(error, OutOfMemory):
-        _say_error(f"out of memory: {str(shortage) or type(shortage).__name__}")
-        return OutOfMemory.exit_code
-    if isinstance(error, Sam2Error):
-        _say_error(str(error))
-        return error.exit_code
-    if isinstance(error, OSError):
-        is_folder_gone = error.errno == errno.ENOENT and not error.filename
-        _say_error(f"{error}{' (is this folder still there?)' * is_folder_gone}")
-        return (InputError if error.errno in NO_SUCH_NAME else Sam2Error).exit_code
-    if isinstance(error, ModuleNotFoundError):
-        from runtime.process.packages import missing
-
-        if instead := missing(error):
-            _say_error(str(instead))
-            return instead.exit_code
+    if known := foreseen(error):
+        code, _, text = known
+        _say_error(text)
+        return code
     if is_tight():  # such as a library's "I/O operation on closed file", for memory it did not get
         _say_error(f"out of memory: {type(error).__name__}: {error}")
         return OutOfMemory.exit_code
@@ -188,6 +175,27 @@ def _exit_code(error: BaseException, signals: Signals) -> int:
 
     traceback.print_exception(error)
     return Sam2Error.exit_code
+
+
+def foreseen(error: BaseException) -> tuple[int, str, str] | None:
+    """Exit code, name and words of an error that whoever gave the command can mend; None for any other."""
+    shortage = shortage_behind(error)
+    if shortage and not isinstance(error, OutOfMemory):
+        words = f"out of memory: {str(shortage) or type(shortage).__name__}"
+        return OutOfMemory.exit_code, OutOfMemory.__name__, words
+    name = type(error).__name__
+    if isinstance(error, Sam2Error):
+        return error.exit_code, name, str(error)
+    if isinstance(error, OSError):
+        is_folder_gone = error.errno == errno.ENOENT and not error.filename
+        kind = InputError if error.errno in NO_SUCH_NAME else Sam2Error
+        return kind.exit_code, name, f"{error}{' (is this folder still there?)' * is_folder_gone}"
+    if isinstance(error, ModuleNotFoundError):
+        from runtime.process.packages import missing
+
+        if instead := missing(error):
+            return instead.exit_code, type(instead).__name__, str(instead)
+    return None
 
 
 def _release(error: BaseException | None) -> None:

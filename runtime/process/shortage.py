@@ -54,7 +54,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def shortage_behind(error: BaseException) -> BaseException | None:
     """The lack of memory that an error was raised from, or the error itself if it is one."""
-    return next((link for link in _causes(error) if _says_so(link)), None)
+    return next((link for link in causes(error) if _says_so(link)), None)
 
 
 def check_room(size_bytes: int, what: str) -> None:
@@ -131,7 +131,8 @@ def _says_so(error: BaseException) -> bool:
     return any(sign in text for sign in SIGNS) or is_tight()
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those that it was raised from."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         yield error
