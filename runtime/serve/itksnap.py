@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import re
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from math import prod
 from typing import Any
@@ -22,10 +22,11 @@ from starlette.routing import Route
 from runtime.errors import InputError
 from runtime.files.strict_json import Integer, Number, Numbers, Object, OneOf
 from runtime.serve.leases import Lease
+from runtime.serve.markings import tight
 from runtime.serve.multipart import read_form
 from runtime.serve.nnia import TooLarge
-from runtime.serve.planes import Box3
-from runtime.serve.serving import Serving, check_json
+from runtime.serve.planes import Box3, part_of
+from runtime.serve.serving import Act, Serving, check_json
 from runtime.serve.session import InteractiveSession
 
 VERSION = "0.1.2"
@@ -50,11 +51,11 @@ _WHOLE = re.compile(r"-?\d{1,9}", re.ASCII)
 
 def routes(serving: Serving) -> list[Route]:
     """All paths of the protocol, each with and without its prefix."""
-    gets: dict[str, Callable[[Serving, Request, Lease], Awaitable[Response]]] = {
+    gets: dict[str, Act] = {
         "/process_point_interaction/{sid}": _point,
         "/reset_interactions/{sid}": _reset,
     }
-    posts: dict[str, Callable[[Serving, Request, Lease], Awaitable[Response]]] = {
+    posts: dict[str, Act] = {
         "/upload_raw/{sid}": _upload,
         "/process_scribble_interaction/{sid}": partial(_draw, call=_scribble),
         "/process_lasso_interaction/{sid}": partial(_draw, call=_lasso),
@@ -98,14 +99,8 @@ async def _end(serving: Serving, request: Request) -> Response:
     return JSONResponse({"status": "success"})
 
 
-async def _act(
-    serving: Serving,
-    handle: Callable[[Serving, Request, Lease], Awaitable[Response]],
-    request: Request,
-) -> Response:
-    lease = serving.leases.of(request.path_params["sid"])
-    with serving.leases.working(lease):
-        return await handle(serving, request, lease)
+async def _act(serving: Serving, do: Act, request: Request) -> Response:
+    return await serving.act(request.path_params["sid"], do, request)
 
 
 async def _reset(serving: Serving, request: Request, lease: Lease) -> Response:
@@ -165,10 +160,10 @@ async def _draw(serving: Serving, request: Request, lease: Lease, call: DrawingC
             raise InputError(
                 f"found a drawing of {drawn.shape}; wanted the image's {lease.session.target_buffer.shape}"
             )
-        if (box := _extent(drawn)) is None:
+        if (spans := tight(drawn)) is None:
             raise InputError("found a drawing without a voxel that is set")
-        crop = drawn[tuple(slice(start, stop) for start, stop in box)]
-        call(lease.session, crop.astype(np.uint8), is_positive, box)
+        crop = part_of(drawn, spans).astype(np.uint8)
+        call(lease.session, crop, is_positive, [[*span] for span in spans])
         return _mask(lease.session)
 
     return await _with_image(serving, request, lease, work)
@@ -235,18 +230,6 @@ def inflate(packed: bytes | bytearray, num_bytes: int) -> NDArray[np.uint8]:
     if inflater.unused_data or taken < len(view):
         raise InputError("found bytes behind the end of a gzip stream")
     return voxels
-
-
-def _extent(drawn: NDArray[np.bool_]) -> Box3 | None:
-    """The box of what is set, None where nothing is."""
-    box = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        (where,) = np.nonzero(drawn.any(axis=others))
-        if not len(where):
-            return None
-        box.append([int(where[0]), int(where[-1]) + 1])
-    return box
 
 
 def _is_foreground(request: Request) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -20,7 +20,7 @@ from runtime.serve import nnia
 from runtime.serve.leases import Lease
 from runtime.serve.nnia import TooLarge
 from runtime.serve.planes import Box3
-from runtime.serve.serving import Body, Serving, check_json, read_json, to_json
+from runtime.serve.serving import Act, Body, Serving, check_json, read_json, to_json
 from runtime.serve.session import InteractiveSession
 
 META, LEASE = "X-Meta", "X-Lease-Token"
@@ -121,7 +121,7 @@ DRAWINGS = {
 
 def routes(serving: Serving) -> list[Route]:
     """All paths of the protocol."""
-    posts: dict[str, Callable[[Serving, Request, Lease], Awaitable[Response]]] = {
+    posts: dict[str, Act] = {
         "/set_image": _set_image,
         "/set_target_buffer": _set_target_buffer,
     }
@@ -182,15 +182,8 @@ async def _capabilities(serving: Serving, request: Request) -> Response:
     return JSONResponse(lease.session.capabilities)
 
 
-async def _act(
-    serving: Serving,
-    handle: Callable[[Serving, Request, Lease], Awaitable[Response]],
-    request: Request,
-) -> Response:
-    """What a user does: the lease is asked for before the body is."""
-    lease = serving.leases.of(request.headers.get(LEASE))
-    with serving.leases.working(lease):
-        return await handle(serving, request, lease)
+async def _act(serving: Serving, do: Act, request: Request) -> Response:
+    return await serving.act(request.headers.get(LEASE), do, request)
 
 
 async def _run_verb(serving: Serving, request: Request, lease: Lease, verb: Verb) -> Response:

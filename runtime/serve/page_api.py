@@ -24,13 +24,14 @@ from runtime.io.write import write_mask
 from runtime.serve.bits import pack
 from runtime.serve.leases import LeaseExpired, Leases
 from runtime.serve.page_events import PING
-from runtime.serve.page_requests import HEARTBEAT, LOOK, NOTHING, read_json
+from runtime.serve.page_requests import HEARTBEAT, LOOK, NOTHING
 from runtime.serve.page_review import PageReview
 from runtime.serve.page_session import PageSession
 from runtime.serve.page_static import INDEX, static_response
 from runtime.serve.page_verbs import VERBS, read_seed
 from runtime.serve.page_work import Call, error_words
 from runtime.serve.received_files import receive_volume
+from runtime.serve.serving import read_json
 from runtime.serve.shown_volume import ShownVolume
 
 Handler = Callable[[Request], Awaitable[Response]]

@@ -20,8 +20,8 @@ from runtime.files.strict_json import Integer, Number, Object, OneOf, Text
 from runtime.io.volumes.volume import Volume
 from runtime.io.write import write_mask
 from runtime.prompts.prompts import MAX_OBJECT_ID
-from runtime.serve.page_requests import read_json
 from runtime.serve.page_session import PageSession
+from runtime.serve.serving import read_json
 from runtime.serve.shown_volume import ShownVolume
 
 AT_ONCE = 50  # studies of the queue, unless another number is asked for

@@ -9,9 +9,10 @@ from starlette.requests import Request
 
 from runtime.errors import PromptError
 from runtime.serve.bits import num_bytes, unpack
-from runtime.serve.page_requests import BOX, NOTHING, POINT, read_bytes, read_json, read_meta
+from runtime.serve.page_requests import BOX, NOTHING, POINT
 from runtime.serve.page_work import Call
 from runtime.serve.planes import Box3, as_lists
+from runtime.serve.serving import check_json, read_bytes, read_json
 from runtime.serve.session import InteractiveSession
 
 Shape = tuple[int, int, int]
@@ -28,7 +29,7 @@ async def _box(request: Request, shape: Shape) -> Call:
 
 
 async def _stroke(request: Request, shape: Shape, is_lasso: bool) -> Call:
-    body = read_meta(request, BOX)
+    body = check_json(request.headers.get("x-meta", "{}"), BOX)
     box: Box3 = body["box"]
     size = [stop - start for start, stop in box]
     if min(size) < 1 or num_bytes(size) > num_bytes(shape):

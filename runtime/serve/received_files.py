@@ -16,10 +16,11 @@ from typing import BinaryIO
 from anyio import to_thread
 
 from runtime.errors import InputError, Sam2Error
-from runtime.files.strict_json import Fault, Integer, Object, Rule, Text, parse
+from runtime.files.strict_json import Fault, Integer, Object, Rule, Text
 from runtime.io.read import SUFFIXES, read_volume
 from runtime.io.size_limit import no_larger_than
 from runtime.io.volumes.volume import Volume
+from runtime.serve.serving import check_json
 
 MAX_FILES = 5000
 MAX_HEAD_BYTES = 4 << 20
@@ -126,11 +127,7 @@ class _Received:
         return memoryview(rest)
 
     def _plan(self, head: bytes) -> None:
-        try:
-            content = parse(head)
-            _HEAD.check(content, "")
-        except Fault as fault:
-            raise InputError(f"the list of files is not what was wanted: {fault}") from fault
+        content = check_json(head, _HEAD)
         sizes = [file["size"] for file in content["files"]]
         if sum(sizes) > self._max_bytes:
             raise InputError(

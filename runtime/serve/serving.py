@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from starlette.requests import Request
+from starlette.responses import Response
 
 from runtime.errors import InputError
 from runtime.files.strict_json import Fault, Object, parse
@@ -17,6 +18,11 @@ from runtime.serve.leases import Lease, Leases
 from runtime.serve.limits import Limits
 
 T = TypeVar("T")
+MAX_JSON_BYTES = 64 * 1024
+
+
+Act = Callable[["Serving", Request, Lease], Awaitable[Response]]
+"""Answers a request of somebody who holds a session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +32,12 @@ class Serving:
     leases: Leases
     limits: Limits
     pool: ThreadPoolExecutor
+
+    async def act(self, token: str | None, do: Act, request: Request) -> Response:
+        """What a user does: the lease is asked for before the body is. Raises LeaseExpired, TooManyRequests."""
+        lease = self.leases.of(token)
+        with self.leases.working(lease):
+            return await do(self, request, lease)
 
     async def call(self, request: Request, lease: Lease, work: Callable[[], T]) -> T:
         """Do a session's work beside the event loop.
@@ -80,7 +92,17 @@ class Body:
 
 async def read_json(request: Request, rule: Object) -> dict[str, Any]:
     """A body of JSON that a rule allows; an empty one is an empty object. Raises InputError."""
-    return check_json(bytes(await Body(request).whole()) or b"{}", rule)
+    return check_json(await read_bytes(request, MAX_JSON_BYTES) or b"{}", rule)
+
+
+async def read_bytes(request: Request, max_bytes: int) -> bytes:
+    """The body of a request. Raises InputError for more than `max_bytes`."""
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > max_bytes:
+            raise InputError(f"found a body of more than {max_bytes} bytes; wanted less")
+    return bytes(body)
 
 
 def check_json(text: bytes | str, rule: Object) -> dict[str, Any]:
