@@ -12,8 +12,7 @@ from typing import Any
 from runtime.cohort.html import histogram, page, picture, table
 from runtime.cohort.ledger import DONE, FAILED, WAITING, Counts
 from runtime.cohort.settings import PREVIEW_SUFFIX, PREVIEWS
-from runtime.errors import Sam2Error
-from runtime.files.atomic import write_whole
+from runtime.files.atomic import write_text
 
 FILE_NAME = "report.html"
 QUEUE = 100  # objects of the review queue that are listed
@@ -102,7 +101,7 @@ def write_report(
     caution: str | None,
     reviewed: Sequence[tuple[str, int, float, float]] = (),
 ) -> Path:
-    """Write the page, whole and read back or not at all. Raises Sam2Error.
+    """Write the page, whole or not at all. Raises Sam2Error.
 
     Args:
         folder: of the cohort.
@@ -116,15 +115,7 @@ def write_report(
     for study in studies:
         overview.add(study)
     text = page("Cohort", _body(folder, overview, counts, about, caution, reviewed))
-    path = folder / FILE_NAME
-
-    def check(part: Path) -> None:
-        if part.read_text("utf-8") != text:
-            raise Sam2Error(
-                f"{path} could not be written: read back, it differs; is the disk full?"
-            )
-
-    return write_whole(path, lambda part: part.write_text(text, "utf-8"), check)
+    return write_text(folder / FILE_NAME, text)
 
 
 def _body(

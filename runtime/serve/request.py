@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.fill_cavities import fill_cavities
 from runtime.prompts.key_slices import MAX_SLICES, key_slices
 from runtime.prompts.prompts import Box, Mask, Point, Prompt
 from runtime.serve.drawing import NOTHING, Drawn, extent, part_drawn
@@ -27,13 +28,7 @@ from runtime.serve.planes import (
     thin_axis,
     whole_plane,
 )
-from runtime.serve.strokes import (
-    MAX_POINTS,
-    Mask2,
-    farthest_first,
-    filled,
-    skeleton,
-)
+from runtime.serve.strokes import MAX_POINTS, Mask2, farthest_first, skeleton
 
 NEW_SHARE = 0.1  # of a lasso that lies outside what is drawn, for it to add to that
 
@@ -137,7 +132,7 @@ class Scene:
         axis = self.axis() if across is None else across
         inside = np.zeros_like(mask)
         for target, plane in zip(planes_of(inside, axis), planes_of(mask, axis), strict=True):
-            target[...] = filled(plane)
+            target[...] = fill_cavities(plane)
         interaction = Interaction("lasso", is_positive, spans, across)
         if not is_positive:
             return self._takes_away(interaction, inside)

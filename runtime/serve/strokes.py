@@ -1,4 +1,4 @@
-"""Scribbles and lassos as what the network takes: points on their middle lines, far apart, and filled masks."""
+"""Scribbles as what the network takes: points on their middle lines, far apart."""
 
 from __future__ import annotations
 
@@ -59,26 +59,3 @@ def farthest_first(points: NDArray[np.integer], count: int = MAX_POINTS) -> NDAr
             break
         chosen.append(farthest)
     return points[chosen].astype(np.intp)
-
-
-def filled(mask: Mask2) -> Mask2:
-    """A mask (y, x) with all that it encloses: what a closed line of it cannot be left from by steps to neighbours."""
-    free = np.pad(~mask, 1, constant_values=True)
-    outside = np.zeros_like(free)
-    outside[[0, -1]] = True
-    outside[:, [0, -1]] = True
-    while True:
-        grown = _along_runs(free, _along_runs(free.T, outside.T).T)
-        if (grown == outside).all():
-            return ~outside[1:-1, 1:-1]
-        outside = grown
-
-
-def _along_runs(free: Mask2, outside: Mask2) -> Mask2:
-    """What is reached along rows without leaving what is free; the first and last column are."""
-    starts = free.copy()
-    starts[:, 1:] &= ~free[:, :-1]
-    runs = np.cumsum(starts.ravel()).reshape(free.shape)
-    reached = np.zeros(int(runs[-1, -1]) + 1, bool)
-    reached[runs[outside & free]] = True
-    return np.asarray(reached[runs] & free, bool)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import ndimage
 
 from kernels.fill_cavities import fill_cavities
 
@@ -69,3 +71,17 @@ def test_random_masks_are_filled_as_by_flooding(
 ) -> None:
     mask = np.random.default_rng(seed).random(shape) < share
     np.testing.assert_array_equal(fill_cavities(mask), by_flooding(mask))
+
+
+@given(arrays(bool, st.tuples(st.integers(1, 14), st.integers(1, 14))))
+def test_of_a_slice_it_fills_what_cannot_be_left(mask: np.ndarray) -> None:
+    np.testing.assert_array_equal(fill_cavities(mask), ndimage.binary_fill_holes(mask))
+
+
+def test_a_spiral_encloses_nothing() -> None:
+    mask = np.zeros((41, 41), bool)
+    for ring in range(0, 20, 4):
+        mask[ring, ring : 41 - ring] = mask[ring : 41 - ring, 40 - ring] = True
+        mask[40 - ring, ring : 41 - ring] = mask[ring + 2 : 41 - ring, ring] = True
+        mask[ring + 2, ring : ring + 3] = True
+    np.testing.assert_array_equal(fill_cavities(mask), ndimage.binary_fill_holes(mask))

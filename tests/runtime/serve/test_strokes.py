@@ -1,4 +1,4 @@
-"""Scribbles and lassos against plain definitions, and scipy's."""
+"""Scribbles against plain definitions, and scipy's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from runtime.serve.strokes import (
     MAX_POINTS,
     depths,
     farthest_first,
-    filled,
     skeleton,
 )
 
@@ -24,20 +23,6 @@ MASKS = arrays(bool, st.tuples(st.integers(1, 14), st.integers(1, 14)))
 def test_depths_are_steps_to_the_outside(mask: np.ndarray) -> None:
     wanted = ndimage.distance_transform_cdt(np.pad(mask, 1), "taxicab")[1:-1, 1:-1]
     np.testing.assert_array_equal(depths(mask), wanted)
-
-
-@given(MASKS)
-def test_filled_is_what_cannot_be_left(mask: np.ndarray) -> None:
-    np.testing.assert_array_equal(filled(mask), ndimage.binary_fill_holes(mask))
-
-
-def test_a_spiral_encloses_nothing() -> None:
-    mask = np.zeros((41, 41), bool)
-    for ring in range(0, 20, 4):
-        mask[ring, ring : 41 - ring] = mask[ring : 41 - ring, 40 - ring] = True
-        mask[40 - ring, ring : 41 - ring] = mask[ring + 2 : 41 - ring, ring] = True
-        mask[ring + 2, ring : ring + 3] = True
-    np.testing.assert_array_equal(filled(mask), ndimage.binary_fill_holes(mask))
 
 
 @given(MASKS)
