@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +12,8 @@ from kernels.device_array import Buffer
 from runtime.backends.base import Backend
 from runtime.devices.engine import Engine
 from runtime.devices.machine import machine_name
-from runtime.errors import BackendUnavailable, InputError
-from runtime.process.packages import ONNXRUNTIMES, check_one_onnxruntime, missing
+from runtime.errors import BackendUnavailable, InputError, MissingPackage
+from runtime.process.packages import ONNXRUNTIMES, check_one_onnxruntime, imported
 
 if TYPE_CHECKING:
     from runtime.bundle.bundle import Bundle
@@ -128,11 +127,9 @@ def open_backend(
         raise BackendUnavailable(f"no back end '{name}'; there are: auto, {', '.join(BACKENDS)}")
     row = BACKENDS[name]
     try:
-        kind = getattr(import_module(row.module), row.name)
-    except ImportError as error:
-        if (why := missing(error)) is None:
-            raise
-        raise BackendUnavailable(f"back end '{name}' cannot be opened: {why}") from error
+        kind = getattr(imported(row.module), row.name)
+    except MissingPackage as error:
+        raise BackendUnavailable(f"back end '{name}' cannot be opened: {error}") from error
     if set(row.packages) & set(ONNXRUNTIMES):
         check_one_onnxruntime()
     if stream is not None and not row.is_cuda:

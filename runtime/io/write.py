@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from runtime.errors import InputError, Sam2Error, VolumeError
 from runtime.files.atomic import check_destination, write_whole
 from runtime.io.dicom.seg import write_segmentation
-from runtime.io.dicom.segments import HasMasks
+from runtime.io.dicom.segments import HasMasks, check_labels
 from runtime.io.read import NIFTI_SUFFIXES, read_volume
 from runtime.io.volumes.mask_formats import FORMATS, nifti_forms
 from runtime.io.volumes.nifti_forms import AFFINES
@@ -60,7 +60,7 @@ def write_mask(path: str | PathLike[str], labels: NDArray[Any] | HasLabels, like
         write_segmentation(path, labels if isinstance(labels, HasMasks) else _labels(labels), like)
         return
     labels = _labels(labels)
-    _check_labels(labels, like)
+    check_labels(labels, like.shape, like.source)
     pieces = FORMATS[_suffix(path)]
     write_whole(
         path,
@@ -90,19 +90,6 @@ def _suffix(path: Path) -> str:
     raise InputError(
         f"{path} has no suffix a mask is written as; wanted {', '.join(MASK_SUFFIXES)}"
     )
-
-
-def _check_labels(labels: NDArray[Any], like: Volume) -> None:
-    if labels.dtype not in (np.uint8, np.uint16):
-        raise InputError(
-            f"found labels of dtype {labels.dtype}; wanted uint8 or uint16; "
-            "convert them with labels.astype(np.uint8)"
-        )
-    if labels.shape != like.shape:
-        raise InputError(
-            f"found labels of shape {labels.shape}; wanted {like.shape} (z, y, x), the shape of "
-            f"{like.source}"
-        )
 
 
 def _check_written(part: Path, path: Path, labels: NDArray[Any], like: Volume) -> None:

@@ -6,18 +6,18 @@ What no task asks, no certificate knows.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import NotFinite
 from runtime.measure.phantom import Phantom
-from runtime.measure.tasks import Track
+from runtime.measure.tasks import Track, centre
 from runtime.model import Model
 from runtime.predictors import ImagePredictor
 from runtime.predictors.framing import Framing
-from runtime.prompts.prompts import Box, Point, Prompt
+from runtime.prompts.prompts import Box, Prompt
 
 NUM_IMAGES = 2
 
@@ -45,8 +45,8 @@ def images_of(phantom: Phantom) -> list[NDArray[np.uint8]]:
 def single_tasks(phantom: Phantom, model: Model) -> dict[str, SingleTask]:
     """Tasks by name; clicks only for a model that takes them."""
     middle = len(phantom.pixels) // 2
-    first, second = (_flat(phantom.box(middle, i)) for i in (1, 2))
-    inside, outside = _centre(first, True), _centre(second, False)
+    first, second = (replace(phantom.box(middle, i), slice=0) for i in (1, 2))
+    inside, outside = centre(first), centre(second, positive=False)
     height, width = images_of(phantom)[1].shape
     border = Box(y=(0, height / 3), x=(width / 2, width))
     boxes = {
@@ -60,16 +60,8 @@ def single_tasks(phantom: Phantom, model: Model) -> dict[str, SingleTask]:
         "clicks, with and without a box": SingleTask(
             0, {1: [[inside]], 2: [[inside, outside]], 3: [[first, inside, outside]]}
         ),
-        "corrected": SingleTask(1, {1: [[border], [_centre(border, False)]]}),
+        "corrected": SingleTask(1, {1: [[border], [centre(border, positive=False)]]}),
     }
-
-
-def _flat(box: Box) -> Box:
-    return Box(y=box.y, x=box.x)
-
-
-def _centre(box: Box, positive: bool) -> Point:
-    return Point(y=sum(box.y) / 2, x=sum(box.x) / 2, positive=positive)
 
 
 class SingleRunner:

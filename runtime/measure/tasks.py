@@ -8,7 +8,7 @@ asks, no certificate knows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from runtime.errors import NotFinite
 from runtime.measure.phantom import NUM_OBJECTS, Phantom, make_phantom
@@ -77,7 +77,7 @@ def tasks(phantom: Phantom, num_slices: int) -> dict[str, ParityTask]:
     middle, start = depth // 2, (depth - num_slices) // 2
     about = start, start + num_slices
     first, second = phantom.box(middle, 1), phantom.box(middle, 2)
-    inside, outside = _centre(first), _centre(second, positive=False)
+    inside, outside = centre(first), centre(second, positive=False)
     mask = Mask(slice=middle, mask=phantom.labels[middle] == 1)
     return {
         "click": ParityTask([(1, (inside,))], (), about),
@@ -95,8 +95,8 @@ def _full_batch(phantom: Phantom, start: int) -> ParityTask:
     several = _on_three_slices(phantom, start)
     others = [(i, (_grown(phantom, start, i),)) for i in range(2, MAX_ROWS + 1)]
     corrections = [
-        (1, (_centre(phantom.box(start, 1)),)),
-        (2, (_centre(phantom.box(start + 1, 1), positive=False),)),
+        (1, (centre(phantom.box(start, 1)),)),
+        (2, (centre(phantom.box(start + 1, 1), positive=False),)),
     ]
     return ParityTask([*several, *others], corrections, (start, stop), (FORWARD,), WEIGHTED)
 
@@ -113,16 +113,13 @@ def _on_three_slices(phantom: Phantom, start: int) -> list[Call]:
 
 def _images(phantom: Phantom, start: int) -> ParityTask:
     """Two objects, prompted on one image each."""
-    boxes = [(i, (_moved(phantom.box(start + i - 1, i), i - 1),)) for i in (1, 2)]
+    boxes = [(i, (replace(phantom.box(start + i - 1, i), slice=i - 1),)) for i in (1, 2)]
     z_range = start, min(start + NUM_IMAGES, len(phantom.pixels))
     return ParityTask(boxes, (), z_range, (FORWARD,), WEIGHTED, is_ordered=False)
 
 
-def _moved(box: Box, index: int) -> Box:
-    return Box(slice=index, y=box.y, x=box.x)
-
-
-def _centre(box: Box, positive: bool = True) -> Point:
+def centre(box: Box, positive: bool = True) -> Point:
+    """A click in the middle of a box."""
     return Point(slice=box.slice, y=sum(box.y) / 2, x=sum(box.x) / 2, positive=positive)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from runtime.errors import BackendUnavailable, MissingPackage
 
@@ -50,6 +52,16 @@ def missing(error: ImportError) -> MissingPackage | None:
     if not module or module in OURS:
         return None
     return MissingPackage(f"this needs {module} ({error}); {how_to_install(module)}")
+
+
+def imported(name: str) -> Any:
+    """A module. Raises MissingPackage, with what to install, where its package is not here."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        if (why := missing(error)) is None:
+            raise
+        raise why from error
 
 
 def how_to_install(module: str) -> str:

@@ -211,17 +211,6 @@ class Leases:
                 self._end(lease, "the server closes")
         self._closer.shutdown(wait=False)
 
-    # What the page calls them by.
-
-    def claim(self) -> tuple[str, InteractiveSession]:
-        """Token and session of a new lease of the page's. Raises AtCapacity."""
-        lease = self.grant("page")
-        return lease.token, lease.session
-
-    def session(self, token: str, is_active: bool = True) -> InteractiveSession:
-        """As for `of`."""
-        return self.of(token, is_active).session
-
     def _make_room(self) -> None:
         """End the silent session that has idled longest. Raises AtCapacity if none has for long enough."""
         now = self._clock()

@@ -131,16 +131,16 @@ class Page:
         await read_json(request, NOTHING)
         for token in [page for page in self._pages if self._leases.remaining_s(page) <= 0]:
             self._drop(token)
-        token, session = await to_thread.run_sync(self._leases.claim)
-        page = PageSession(session)
+        lease = await to_thread.run_sync(self._leases.grant, "page")
+        page = PageSession(lease.session)
         try:
             if self._opened is not None:
-                await self._hold_and_show(token, page, self._opened)
+                await self._hold_and_show(lease.token, page, self._opened)
         except BaseException:
-            self._leases.release(token)
+            self._leases.release(lease.token)
             raise
-        self._pages[token] = page
-        return _json({"token": token, **self.described(page)}, 201)
+        self._pages[lease.token] = page
+        return _json({"token": lease.token, **self.described(page)}, 201)
 
     async def show(self, request: Request, page: PageSession, shown: ShownVolume) -> None:
         """Give a session a volume, if there is memory for it. Raises OutOfMemory, InputError."""

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
 from io import BytesIO
 from os import PathLike
 from pathlib import Path
@@ -24,7 +23,7 @@ from runtime.io.dicom.sources import Sources, read_sources
 from runtime.io.dicom.uids import Uids
 from runtime.io.dicom.written import difference
 from runtime.io.volumes.volume import Volume
-from runtime.process.packages import DISTRIBUTION, missing
+from runtime.process.packages import DISTRIBUTION, imported
 from runtime.version import __version__
 
 SegmentationType = Literal["binary", "labelmap"]
@@ -179,7 +178,7 @@ def _make(
     uids: Uids,
 ) -> Any:
     """The data set. Raises SeriesError for what highdicom refuses."""
-    seg = _module("highdicom.seg")
+    seg = imported("highdicom.seg")
     first, algorithm = sources.datasets[0], options.algorithm
     array = segments.array
     if sources.stored != tuple(range(len(array))):
@@ -231,8 +230,8 @@ def _refusals(like: Volume) -> Iterator[None]:
 
 
 def _descriptions(segments: Segments, options: SegmentationOptions, uids: Uids) -> list[Any]:
-    highdicom, seg, sr = map(_module, ("highdicom", "highdicom.seg", "highdicom.sr"))
-    colour = _module("highdicom.color").CIELabColor
+    highdicom, seg, sr = map(imported, ("highdicom", "highdicom.seg", "highdicom.sr"))
+    colour = imported("highdicom.color").CIELabColor
     algorithm, name = options.algorithm, options.code.meaning[:_NAME]
     code, category, family = (
         sr.CodedConcept(concept.value, concept.scheme, concept.meaning)
@@ -258,12 +257,3 @@ def _descriptions(segments: Segments, options: SegmentationOptions, uids: Uids) 
         )
         for number, object_id in enumerate(segments.object_ids, 1)
     ]
-
-
-def _module(name: str) -> Any:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        if (why := missing(error)) is None:
-            raise
-        raise why from error

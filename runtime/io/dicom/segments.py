@@ -75,12 +75,12 @@ def as_segments(
     Raises InputError for labels of another shape or dtype, without an object, or with too many.
     """
     if isinstance(masks, np.ndarray):
-        _check(masks, shape, source)
+        check_labels(masks, shape, source)
         return _of_labels(masks, [*map(int, np.unique(masks[masks > 0]))])
     object_ids = tuple(masks.object_ids)
     if not overlaps:
         labels = masks.labels()
-        _check(labels, shape, source)
+        check_labels(labels, shape, source)
         return _of_labels(labels, object_ids)
     return _of_masks(masks, object_ids, shape, source)
 
@@ -124,7 +124,8 @@ def _number_type(object_ids: Sequence[int]) -> type[np.uint8] | type[np.uint16]:
     return np.uint8 if len(object_ids) <= np.iinfo(np.uint8).max else np.uint16
 
 
-def _check(labels: NDArray[Any], shape: tuple[int, int, int] | None, source: str) -> None:
+def check_labels(labels: NDArray[Any], shape: tuple[int, int, int] | None, source: str) -> None:
+    """Raise InputError unless labels are uint8 or uint16 and of a shape (z, y, x), that of `source`."""
     if labels.dtype not in (np.uint8, np.uint16):
         raise InputError(
             f"found labels of dtype {labels.dtype}; wanted uint8 or uint16; "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import InputError, MissingInput
-from runtime.process.packages import missing
+from runtime.process.packages import imported
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 MAX_PIXELS = 1 << 26
@@ -48,11 +47,11 @@ def read_video(path: str | PathLike[str]) -> Iterator[NDArray[np.uint8]]:
     that is no video, holds no frame, changes the size of its frames, or breaks off: the frames before that have been
     given then.
     """
-    av = _decoder()
+    av = imported("av")
     file = _existing(path)
     count = 0
     # One for all frames: each would make threads of its own.
-    converter = import_module("av.video.reformatter").VideoReformatter()
+    converter = imported("av.video.reformatter").VideoReformatter()
     try:
         with _opened(av, file) as container:
             for frame in _decoded(container, file):
@@ -81,22 +80,13 @@ def read_video(path: str | PathLike[str]) -> Iterator[NDArray[np.uint8]]:
 
 def num_frames(path: str | PathLike[str]) -> int | None:
     """How many frames a file says it has, or None; for progress bars. Errors as for `read_video`."""
-    av, file = _decoder(), _existing(path)
+    av, file = imported("av"), _existing(path)
     try:
         with _opened(av, file) as container:
             said = next((int(s.frames) for s in container.streams.video), 0)
             return said if said > 0 else None
     except (av.FFmpegError, ValueError) as error:
         raise InputError(f"{file} cannot be read as a video: {error}") from error
-
-
-def _decoder() -> Any:
-    try:
-        return import_module("av")
-    except ImportError as error:
-        if (why := missing(error)) is None:
-            raise
-        raise why from error
 
 
 def _decoded(container: Any, file: Path) -> Iterator[Any]:

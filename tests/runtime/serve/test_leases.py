@@ -181,11 +181,3 @@ def test_all_end_with_the_server(leases: Leases) -> None:
     leases.close()
     leases._closer.shutdown()
     assert all(session.is_closed for session in sessions) and not len(leases)  # type: ignore[attr-defined]
-
-
-def test_the_page_claims_by_token(leases: Leases) -> None:
-    token, session = leases.claim()
-    assert leases.session(token, is_active=False) is session
-    leases.release(token)
-    with pytest.raises(LeaseExpired):
-        leases.session(token)
