@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -20,47 +21,46 @@ if TYPE_CHECKING:
 FILE_NAME = "results.parquet"
 STAGES = ("fetch", "hash", "read", "load", "prompt", "propagate", "write", "total", "cpu")
 ROWS_AT_ONCE = 5000  # of a row group, and in memory
-COLUMNS = {
-    "study": "string",
-    "object": "int32",
-    "state": "string",
-    "exit_code": "int16",
-    "error": "string",
-    "message": "string",
-    "path": "string",
-    "mask": "string",
-    "prompt": "string",
-    "slice_start": "int32",
-    "slice_stop": "int32",
-    "voxels": "int64",
-    "volume_ml": "float64",
-    "confidence": "float64",
-    "review_score": "float64",
-    "review_slice": "int32",
-    "warnings": "string",
-    "num_slices": "int32",
-    "spacing_z_mm": "float64",
-    "spacing_y_mm": "float64",
-    "spacing_x_mm": "float64",
-    "modality": "string",
-    "window": "string",
-    **{f"ms_{stage}": "float64" for stage in STAGES},
-    "ended": "timestamp[ms]",
-    "verdict": "string",
-    "reviewer": "string",
-    "corrected_mask": "string",
-    "review_seconds": "float64",
-    "review_clicks": "int32",
-    "num_encodings": "int32",
-    "size_bytes": "int64",
-    "workers_lost": "int16",
-    "model": "string",
-    "backend": "string",
-    "worker": "string",
-    "version": "string",
-    "key": "string",
+COLUMNS: dict[str, tuple[Any, ...]] = {
+    "study": ("string", "study", "name"),
+    "object": ("int32", "object", "id"),
+    "state": ("string", "study", "state"),
+    "exit_code": ("int16", "study", "exit_code"),
+    "error": ("string", "study", "error"),
+    "message": ("string", "study", "message"),
+    "path": ("string", "path"),
+    "mask": ("string", "study", "mask"),
+    "prompt": ("string", "object", "prompt"),
+    "slice_start": ("int32", "object", "extent", 0),
+    "slice_stop": ("int32", "object", "extent", 1),
+    "voxels": ("int64", "object", "voxels"),
+    "volume_ml": ("float64", "object", "volume_ml"),
+    "confidence": ("float64", "object", "confidence"),
+    "review_score": ("float64", "object", "doubt"),
+    "review_slice": ("int32", "object", "slice"),
+    "warnings": ("string", "warnings"),
+    "num_slices": ("int32", "told", "num_slices"),
+    **{f"spacing_{axis}_mm": ("float64", "told", "spacing_mm", i) for i, axis in enumerate("zyx")},
+    "modality": ("string", "told", "modality"),
+    "window": ("string", "told", "window"),
+    **{f"ms_{stage}": ("float64", "told", "ms", stage) for stage in STAGES},
+    "ended": ("timestamp[ms]", "ended"),
+    "verdict": ("string", "decision", "verdict"),
+    "reviewer": ("string", "decision", "who"),
+    "corrected_mask": ("string", "decision", "corrected"),
+    "review_seconds": ("float64", "decision", "seconds"),
+    "review_clicks": ("int32", "decision", "clicks"),
+    "num_encodings": ("int32", "told", "num_encodings"),
+    "size_bytes": ("int64", "study", "size_bytes"),
+    "workers_lost": ("int16", "study", "losses"),
+    "model": ("string", "told", "model"),
+    "backend": ("string", "told", "backend"),
+    "worker": ("string", "told", "worker"),
+    "version": ("string", "told", "versions", DISTRIBUTION),
+    "key": ("string", "study", "key"),
 }
-"""Name of a column to its type; docs/cohort.md says what each holds. What nobody knows is null."""
+"""Name of a column to its type, and where its value is found; docs/cohort.md says what each holds. What nobody knows is
+null."""
 
 
 def result_rows(
@@ -69,54 +69,25 @@ def result_rows(
     """Rows of the table from the ledger's, and what people have decided."""
     for study in studies:
         told = study["told"]
-        spacing = told.get("spacing_mm") or (None, None, None)
-        common = {
-            "study": study["name"],
-            "state": study["state"],
-            "exit_code": study["exit_code"],
-            "error": study["error"] or None,
-            "message": study["message"] or None,
-            "path": os.fsencode(study["path"]).decode("utf-8", "backslashreplace"),
-            "mask": study["mask"] or None,
-            "num_slices": told.get("num_slices"),
-            "spacing_z_mm": spacing[0],
-            "spacing_y_mm": spacing[1],
-            "spacing_x_mm": spacing[2],
-            "modality": told.get("modality"),
-            "window": told.get("window"),
-            **{f"ms_{stage}": told.get("ms", {}).get(stage) for stage in STAGES},
-            "ended": _moment(told.get("ended_s")),
-            "num_encodings": told.get("num_encodings"),
-            "size_bytes": study["size_bytes"],
-            "workers_lost": study["losses"],
-            "model": told.get("model"),
-            "backend": told.get("backend"),
-            "worker": told.get("worker"),
-            "version": told.get("versions", {}).get(DISTRIBUTION),
-            "key": study["key"] or None,
-        }
         for entry in told.get("objects", ()) if study["state"] == "done" else ({},):
-            extent = entry.get("extent") or (None, None)
             decision = decisions.get((study["name"], entry.get("id", 0)))
-            row = {
-                **common,
-                "object": entry.get("id"),
-                "prompt": entry.get("prompt"),
-                "slice_start": extent[0],
-                "slice_stop": extent[1],
-                "voxels": entry.get("voxels"),
-                "volume_ml": entry.get("volume_ml"),
-                "confidence": entry.get("confidence"),
-                "review_score": entry.get("doubt"),
-                "review_slice": entry.get("slice"),
-                "verdict": decision and decision.verdict,
-                "reviewer": decision and decision.who,
-                "corrected_mask": (decision and decision.corrected) or None,
-                "review_seconds": decision and decision.seconds,
-                "review_clicks": decision and decision.clicks,
-                "warnings": ",".join(entry.get("warnings", ())) or None,
+            known = {
+                "study": study,
+                "path": os.fsencode(study["path"]).decode("utf-8", "backslashreplace"),
+                "told": told,
+                "ended": _moment(told.get("ended_s")),
+                "object": entry,
+                "warnings": ",".join(entry.get("warnings", ())),
+                "decision": asdict(decision) if decision else {},
             }
-            yield {name: row[name] for name in COLUMNS}
+            yield {name: _found(known, where) for name, (_, *where) in COLUMNS.items()}
+
+
+def _found(known: Any, where: Sequence[Any]) -> Any:
+    """What lies there; None for nothing, and for an empty text."""
+    for key in where:
+        known = known.get(key) if isinstance(known, Mapping) else known and known[key]
+    return None if known == "" else known
 
 
 def write_results(path: Path, studies: Iterable[Mapping[str, Any]], decisions: Decisions) -> int:
@@ -127,7 +98,7 @@ def write_results(path: Path, studies: Iterable[Mapping[str, Any]], decisions: D
     import pyarrow
     from pyarrow import parquet
 
-    schema = pyarrow.schema([(name, kind) for name, kind in COLUMNS.items()])
+    schema = pyarrow.schema([(name, kind) for name, (kind, *_) in COLUMNS.items()])
     sums: list[int] = []
 
     def write(part: Path) -> None:

@@ -10,28 +10,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from numbers import Real
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from runtime.errors import InputError
 from runtime.prompts.prompts import is_whole, shown
 
+if TYPE_CHECKING:
+    from runtime.track import Segmented
+
 STOP_AFTER = 3  # slices in a row: an object may be hidden on one or two and come back
-
-
-class Scored(Protocol):
-    """What a slice's answer says about whether the object is there: a `Segmented`."""
-
-    @property
-    def object_score(self) -> float:
-        """Logit that the object is on the slice."""
-
-    @property
-    def confidence(self) -> float:
-        """What the mask is worth, 0 to 1."""
-
-    @property
-    def is_finite(self) -> bool:
-        """Whether the scores are numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,13 +47,13 @@ class StopRule:
         if not (is_whole(self.after) and self.after >= 1):
             raise InputError(f"stop_after is {shown(self.after)}; wanted a whole number from 1")
 
-    def counts(self, scored: Scored) -> bool:
+    def counts(self, scored: Segmented) -> bool:
         """Whether the object is absent or unsure; also where the scores are no numbers."""
         is_there = scored.is_finite and scored.object_score > 0
         return not (is_there and scored.confidence >= self.below)
 
     def is_over(
-        self, latest: Iterable[tuple[int, Scored]], direction: int, prompted: Collection[int]
+        self, latest: Iterable[tuple[int, Segmented]], direction: int, prompted: Collection[int]
     ) -> bool:
         """Whether a chain ends here: slices that it has come to with what was found there, the latest one first."""
         last = _last_prompted(direction, prompted)
@@ -78,7 +65,7 @@ class StopRule:
     def cut(
         self,
         frames: Sequence[int],
-        steps: Mapping[int, Scored],
+        steps: Mapping[int, Segmented],
         direction: int,
         prompted: Collection[int],
     ) -> list[int]:
@@ -114,14 +101,14 @@ class End:
     reason: str
 
 
-def reason_of(counted: Sequence[Scored]) -> str:
+def reason_of(counted: Sequence[Segmented]) -> str:
     """Why a chain ended, by the slices in a row that counted."""
     is_absent = all(scored.is_finite and scored.object_score <= 0 for scored in counted)
     return "absent" if is_absent else "unsure"
 
 
 def ends(
-    scored: Mapping[int, Scored],
+    scored: Mapping[int, Segmented],
     prompted: Collection[int],
     rule: StopRule | None,
     z_range: tuple[int, int] | None,
@@ -142,7 +129,7 @@ def ends(
 
 
 def _end(
-    scored: Mapping[int, Scored],
+    scored: Mapping[int, Segmented],
     prompted: Collection[int],
     rule: StopRule | None,
     direction: int,
