@@ -155,7 +155,7 @@ def _labels(
 ) -> NDArray[Any]:
     known = {(study["name"], i): decision for i, decision in chosen.items() if decision}
     masks = decided_mask(folder, study, volume, known)
-    labels = np.zeros(volume.shape, np.uint16 if max(chosen) > np.iinfo(np.uint8).max else np.uint8)
+    labels = np.zeros(volume.shape, np.min_scalar_type(max(chosen)))
     for object_id in sorted(chosen):
         labels[masks[object_id]] = object_id
     return labels

@@ -155,12 +155,10 @@ class VideoRun:
         return masks
 
     def _write(self, folder: Path, masks: dict[int, SliceMask]) -> None:
-        wide = max(self._job.prompts) > np.iinfo(np.uint8).max
+        dtype = np.min_scalar_type(max(self._job.prompts))  # of every frame alike
         shown = {object_id: {0: mask} for object_id, mask in sorted(masks.items())}
         labels = Result((self.shape,), shown).labels_of(0)
-        write_label_image(
-            folder, f"{self.index:06d}", labels.astype(np.uint16 if wide else np.uint8)
-        )
+        write_label_image(folder, f"{self.index:06d}", labels.astype(dtype))
 
     def objects(self) -> list[ObjectReport]:
         """What was found so far."""

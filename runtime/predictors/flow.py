@@ -13,6 +13,7 @@ from runtime.errors import InputError, PromptError
 from runtime.memory import MemoryRules
 from runtime.model import Model
 from runtime.predictors.chain import Plan
+from runtime.predictors.chosen import memory_rules
 from runtime.predictors.encoded import Encoded
 from runtime.predictors.image import check_image
 from runtime.predictors.prompted import check_prompts
@@ -64,8 +65,7 @@ class FlowPredictor(TrackingPredictor):
         self._max_feature_bytes = max_feature_bytes
         self._zoom = Zoom(check_zoom(zoom), model.numbers.image_size)
         self._smooth = check_smooth(smooth)
-        self._rules = memory or MemoryRules()
-        self._rules.limits(model.numbers)
+        self._rules = memory_rules(model, memory)
 
     def set_images(self, images: Sequence[NDArray[np.uint8]]) -> None:
         """Take images, uint8 (y, x) or (y, x, 3); objects and prompts of those before are forgotten.

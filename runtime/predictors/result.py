@@ -206,9 +206,8 @@ class Result:
         return labels
 
     @property
-    def _label_type(self) -> type[np.uint8] | type[np.uint16]:
-        wide = max(self.slices, default=0) > np.iinfo(np.uint8).max
-        return np.uint16 if wide else np.uint8
+    def _label_type(self) -> np.dtype[np.uint8 | np.uint16]:
+        return np.min_scalar_type(max(self.slices, default=0))
 
     def _check_slice(self, index: int) -> None:
         if not is_whole(index) or not 0 <= index < len(self.shapes):

@@ -15,6 +15,7 @@ from runtime.backends import Buffer
 from runtime.errors import InputError, PromptError
 from runtime.memory import ConditioningFrames, MemoryBank, MemoryRules
 from runtime.model import Model
+from runtime.predictors.chosen import memory_rules
 from runtime.predictors.encoded import Encoded
 from runtime.predictors.followed_object import FollowedObject, ObjectMemory
 from runtime.predictors.image import check_image
@@ -69,8 +70,7 @@ class VideoPredictor:
         self._model, self._stop = model, stop
         self._zoom = Zoom(check_zoom(zoom), model.numbers.image_size)
         self._smooth = check_smooth(smooth)
-        self._rules = memory or MemoryRules()
-        self._rules.limits(model.numbers)
+        self._rules = memory_rules(model, memory)
         self._confidence = model.confidence(self._rules.confidence)
         self.lock: AbstractContextManager[object] = RLock()
         self._arena = model.arena()

@@ -75,8 +75,7 @@ class ReadSegments:
 
     def labels(self) -> NDArray[Any]:
         """Numbers of segments (z, y, x), 0 outside. Raises InputError where segments overlap."""
-        wide = max(self.names, default=0) > np.iinfo(np.uint8).max
-        labels = np.zeros(self.shape, np.uint16 if wide else np.uint8)
+        labels = np.zeros(self.shape, np.min_scalar_type(max(self.names, default=0)))
         for (number, index), plane in sorted(self.planes.items(), key=lambda item: item[0]):
             if number == _ALL:
                 labels[index] = plane

@@ -116,12 +116,12 @@ def _of_masks(
     return Segments(object_ids, array)
 
 
-def _number_type(object_ids: Sequence[int]) -> type[np.uint8] | type[np.uint16]:
+def _number_type(object_ids: Sequence[int]) -> np.dtype[Any]:
     if not 0 < len(object_ids) <= MOST_SEGMENTS:
         raise InputError(
             f"found {len(object_ids)} objects; wanted 1 to {MOST_SEGMENTS}, each a segment of its own"
         )
-    return np.uint8 if len(object_ids) <= np.iinfo(np.uint8).max else np.uint16
+    return np.min_scalar_type(len(object_ids))
 
 
 def check_labels(labels: NDArray[Any], shape: tuple[int, int, int] | None, source: str) -> None:
