@@ -25,7 +25,7 @@ from runtime.serve.leases import Lease
 from runtime.serve.markings import tight
 from runtime.serve.multipart import read_form
 from runtime.serve.nnia import TooLarge
-from runtime.serve.planes import Box3, part_of
+from runtime.serve.planes import part_of
 from runtime.serve.serving import Act, Serving, check_json
 from runtime.serve.session import InteractiveSession
 
@@ -57,8 +57,12 @@ def routes(serving: Serving) -> list[Route]:
     }
     posts: dict[str, Act] = {
         "/upload_raw/{sid}": _upload,
-        "/process_scribble_interaction/{sid}": partial(_draw, call=_scribble),
-        "/process_lasso_interaction/{sid}": partial(_draw, call=_lasso),
+        "/process_scribble_interaction/{sid}": partial(
+            _draw, add=InteractiveSession.add_scribble_interaction
+        ),
+        "/process_lasso_interaction/{sid}": partial(
+            _draw, add=InteractiveSession.add_lasso_interaction
+        ),
     }
     table = []
     for prefix in PREFIXES:
@@ -136,22 +140,10 @@ async def _point(serving: Serving, request: Request, lease: Lease) -> Response:
     return await serving.call(request, lease, work)
 
 
-DrawingCall = Callable[[InteractiveSession, NDArray[np.uint8], bool, Box3], object]
-
-
-def _scribble(
-    session: InteractiveSession, drawn: NDArray[np.uint8], is_positive: bool, box: Box3
-) -> None:
-    session.add_scribble_interaction(drawn, is_positive, interaction_bbox=box)
-
-
-def _lasso(
-    session: InteractiveSession, drawn: NDArray[np.uint8], is_positive: bool, box: Box3
-) -> None:
-    session.add_lasso_interaction(drawn, is_positive, interaction_bbox=box)
-
-
-async def _draw(serving: Serving, request: Request, lease: Lease, call: DrawingCall) -> Response:
+async def _draw(
+    serving: Serving, request: Request, lease: Lease, add: Callable[..., object]
+) -> Response:
+    """Add what is drawn by one of the session's methods."""
     is_positive = _is_foreground(request)
 
     def work(image: NDArray[Any], said: dict[str, Any]) -> Response:
@@ -163,7 +155,7 @@ async def _draw(serving: Serving, request: Request, lease: Lease, call: DrawingC
         if (spans := tight(drawn)) is None:
             raise InputError("found a drawing without a voxel that is set")
         crop = part_of(drawn, spans).astype(np.uint8)
-        call(lease.session, crop, is_positive, [[*span] for span in spans])
+        add(lease.session, crop, is_positive, interaction_bbox=spans)
         return _mask(lease.session)
 
     return await _with_image(serving, request, lease, work)

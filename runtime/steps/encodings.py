@@ -152,11 +152,6 @@ class EncodingView:
         with self._encodings.lock:
             return self._encodings.cache[self._number(index)]
 
-    def __contains__(self, index: object) -> bool:
-        """Whether a slice is encoded; of one that nobody has asked for here, nothing is known."""
-        number = self._numbers.get(index) if isinstance(index, int) else None
-        return number is not None and number in self._encodings.cache
-
     def expect(self, order: Sequence[int]) -> None:
         """Say which slices will be asked for, in this order."""
         with self._encodings.lock:

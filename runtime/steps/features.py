@@ -46,9 +46,6 @@ class Cache(Protocol):
     def __getitem__(self, index: int) -> Features:
         """Features of one slice, to be used before another is asked for."""
 
-    def __contains__(self, index: object) -> bool:
-        """Whether a slice is encoded by now."""
-
     def expect(self, order: Sequence[int]) -> None:
         """Say which slices will be asked for, and in which order, so that they can be encoded ahead."""
 
@@ -90,9 +87,6 @@ class FeatureCache:
                 self._say_full(size_bytes)
         self._features.move_to_end(index)
         return self._features[index]
-
-    def __contains__(self, index: object) -> bool:
-        return index in self._features
 
     def __len__(self) -> int:
         return len(self._features)

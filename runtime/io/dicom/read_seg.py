@@ -169,13 +169,12 @@ def _slice_of(plane: ImagePlane, frames: Frames, path: Path, like: Volume) -> in
 def _names(header: Header) -> dict[int, str]:
     """Numbers and labels of the segments but the background, which has the number 0."""
     described = items(header.dataset, _SEGMENTS, _MOST_ITEMS)
-    names = {whole(item, _NUMBER, header.path): _label(item) for item in described}
+    names = {
+        whole(item, _NUMBER, header.path): str(item[_LABEL].value or "") if _LABEL in item else ""
+        for item in described
+    }
     names.pop(0, None)
     return names
-
-
-def _label(item: Dataset) -> str:
-    return str(item[_LABEL].value or "") if _LABEL in item else ""
 
 
 def _numbers(header: Header, count: int) -> list[int]:

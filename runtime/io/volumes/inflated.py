@@ -33,10 +33,6 @@ class Inflated(io.RawIOBase):
         self._packed = b""
         self._ended = False
 
-    def readable(self) -> bool:
-        """True: the stream can be read."""
-        return True
-
     def readinto(self, buffer: Any) -> int:
         """Put some bytes into a buffer; return how many, 0 at the end, whose checksum was right."""
         view = memoryview(buffer).cast("B")

@@ -93,10 +93,9 @@ def vector(text: str) -> list[float]:
     """The numbers of "(a, b, c)". Raises ValueError."""
     if not re.fullmatch(r"\([^()]*\)", text):
         raise ValueError(f"found {text[:80]!r}; wanted a vector such as (0,0,1)")
-    return [value for word in text[1:-1].split(",") for value in _one(reals(word), word)]
-
-
-def _one(values: list[float], word: str) -> list[float]:
-    if len(values) != 1:
-        raise ValueError(f"found {word[:80]!r} in a vector; wanted one number")
+    values = []
+    for word in text[1:-1].split(","):
+        if len(numbers := reals(word)) != 1:
+            raise ValueError(f"found {word[:80]!r} in a vector; wanted one number")
+        values += numbers
     return values

@@ -76,9 +76,6 @@ class DeviceFeatures:
         drain = weakref.finalize(self, memory.streams.drain)
         drain.atexit = False
 
-    def __contains__(self, index: object) -> bool:
-        return index in self._where or index in self._spilled
-
     def __len__(self) -> int:
         return len(self._where) + len(self._spilled)
 

@@ -91,9 +91,7 @@ def test_what_is_forgotten_holds_no_pixels_but_its_encodings_stay() -> None:
     encodings = Encodings(model)
     pixels = PIXELS.copy()
     view = encodings.features(lambda index, held=pixels: held[index])
-    assert 3 not in view
     view[3]
-    assert 3 in view and 4 not in view
     alive = weakref.ref(pixels)
     view.clear()
     del view, pixels
