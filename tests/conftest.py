@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from runtime.backends.fake import FakeBackend
 from runtime.bundle.bundle import Bundle, open_bundle
 from runtime.bundle.contract import ModelNumbers
 from runtime.files.cache import VARIABLE
 from runtime.model import Model
+from tests.fake_backend import FakeBackend
 from tests.fakes import FAKE_NUMBERS, fake_model
 
 # PyTorch's, here and in children. Models of tests are too small to be shared out between threads, which only wait for

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from runtime.backends.fake import Answer, FakeBackend
 from runtime.bundle.contract import MASK_SCALE, PIXEL_MEAN, PIXEL_STD, ModelNumbers
 from runtime.model import Model
+from tests.fake_backend import Answer, FakeBackend
 
 FAKE_NUMBERS = ModelNumbers(
     "fake",

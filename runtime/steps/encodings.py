@@ -10,32 +10,17 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from threading import RLock
-from typing import Protocol
 from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kernels.device_array import Buffer
-from runtime.bundle.contract import ModelNumbers, feature_bytes
+from runtime.bundle.contract import feature_bytes
 from runtime.bundle.tensors import Features
-from runtime.devices.memory import DeviceMemory
-from runtime.steps.features import MEMORY_SHARE, Cache, ReadSlice, memory_bytes
+from runtime.steps.features import MEMORY_SHARE, Cache, Encoder, ReadSlice, memory_bytes
 
 MOST_KNOWN = 2**16  # slices whose numbers are kept without pixels to them: 100 bytes each
-
-
-class Owner(Protocol):
-    """What encodings are made by: a `Model`."""
-
-    numbers: ModelNumbers
-
-    @property
-    def device_memory(self) -> DeviceMemory:
-        """Where tensors between graphs live."""
-
-    def features(self, read_slice: ReadSlice, max_bytes: int | None = None) -> Cache:
-        """A cache of encodings of numbered slices."""
 
 
 class Encodings:
@@ -50,7 +35,7 @@ class Encodings:
             takes.
     """
 
-    def __init__(self, model: Owner, max_bytes: int | None = None) -> None:
+    def __init__(self, model: Encoder, max_bytes: int | None = None) -> None:
         self.model = model
         bound = memory_bytes() * MEMORY_SHARE if max_bytes is None else max_bytes
         self.capacity = max(1, int(min(bound // feature_bytes(model.numbers), 2**40)))

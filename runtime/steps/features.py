@@ -17,6 +17,7 @@ from kernels.preprocess import preprocess
 from runtime.bundle.contract import PIXEL_MEAN, PIXEL_STD, ModelNumbers
 from runtime.bundle.tensors import Features
 from runtime.devices.engine import Engine
+from runtime.devices.memory import DeviceMemory
 from runtime.errors import OutOfMemory
 
 log = logging.getLogger("runtime")
@@ -28,6 +29,13 @@ class Encoder(Protocol):
     """What encodes: a `Model`."""
 
     numbers: ModelNumbers
+
+    @property
+    def device_memory(self) -> DeviceMemory:
+        """Where tensors between graphs live."""
+
+    def features(self, read_slice: ReadSlice, max_bytes: int | None = None) -> Cache:
+        """Make a cache of encodings of numbered slices."""
 
     def encode(self, image: Buffer) -> Features:
         """Encode one normalised slice (1, 3, S, S)."""

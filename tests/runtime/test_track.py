@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from runtime.backends.fake import Call, FakeBackend
 from runtime.bundle.contract import LABEL_PAD, MASK_PROMPT_LOGIT, PREVIOUS_LOGIT_LIMIT
 from runtime.memory import ConditioningFrames, MemoryBank, MemoryRules
 from runtime.memory.arena import Arena
@@ -23,6 +22,7 @@ from runtime.track import (
     segment_points,
     track_step,
 )
+from tests.fake_backend import Call, FakeBackend
 from tests.fakes import FAKE_NUMBERS, fake_model
 
 LOW = FAKE_NUMBERS.low_res

@@ -12,12 +12,12 @@ import pytest
 
 import runtime.backends
 from runtime.backends import BACKENDS, open_backend
-from runtime.backends.fake import FakeBackend
 from runtime.bundle.bundle import EMBEDDED, Bundle, open_bundle
 from runtime.bundle.contract import GRAPHS, graph_specs
 from runtime.bundle.manifest import MANIFEST, graph_file
 from runtime.errors import BackendUnavailable, BundleError, InputError
 from runtime.model import load
+from tests.fake_backend import FakeBackend
 from tests.fakes import FAKE_NUMBERS, fake_model
 
 SPECS = graph_specs(FAKE_NUMBERS)

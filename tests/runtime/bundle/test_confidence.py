@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.backends.fake import FakeBackend
 from runtime.bundle.bundle import Bundle
 from runtime.bundle.confidence import MEASURES, Calibration, Confidence
 from runtime.model import Model, load
 from runtime.track import Segmented
+from tests.fake_backend import FakeBackend
 from tests.fakes import FAKE_NUMBERS, fake_model
 
 LOW = FAKE_NUMBERS.low_res

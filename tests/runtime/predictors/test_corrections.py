@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.backends.fake import FakeBackend
 from runtime.bundle.contract import PREVIOUS_LOGIT_LIMIT
 from runtime.errors import OutOfMemory
 from runtime.memory import MemoryRules
@@ -16,6 +15,7 @@ from runtime.memory.policies import POLICIES
 from runtime.predictors import VolumePredictor
 from runtime.predictors.tracker import BACKWARD, FORWARD
 from runtime.prompts.prompts import Box, Mask, Point, Prompt
+from tests.fake_backend import FakeBackend
 from tests.fakes import FAKE_NUMBERS, TELLING, Inputs, decode, fake_model
 
 DEPTH, SIDE = 28, 16

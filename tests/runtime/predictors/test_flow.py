@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.backends.fake import FakeBackend
 from runtime.bundle.contract import PIXEL_MEAN, PIXEL_STD
 from runtime.errors import InputError, PromptError
 from runtime.memory import MemoryRules
@@ -14,6 +13,7 @@ from runtime.memory.policies import POLICIES
 from runtime.predictors import FlowPredictor
 from runtime.predictors.result import Result, SliceMask
 from runtime.prompts.prompts import Box, Mask, Point, Prompt
+from tests.fake_backend import FakeBackend
 from tests.fakes import FAKE_NUMBERS, TELLING, Inputs, encode, fake_model
 
 GREYS = (40, 200, 90, 60, 150, 10, 120, 70, 220)

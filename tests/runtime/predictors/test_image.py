@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.backends.fake import FakeBackend
 from runtime.bundle.contract import PIXEL_MEAN, PIXEL_STD
 from runtime.errors import InputError, PromptError
 from runtime.predictors import ImagePredictor, VolumePredictor
 from runtime.prompts.prompts import Box, Mask, Point, Prompt
+from tests.fake_backend import FakeBackend
 from tests.fakes import fake_model
 
 GREY = np.random.default_rng(2).integers(0, 255, (30, 40), np.uint8)

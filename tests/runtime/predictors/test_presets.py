@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from kernels.preprocess import preprocess
-from runtime.backends.fake import Call, FakeBackend
 from runtime.bundle.contract import PIXEL_MEAN, PIXEL_STD
 from runtime.io import Volume
 from runtime.io.window import CT_PRESETS, apply_window
@@ -19,6 +18,7 @@ from runtime.predictors.presets import PRESETS, add_prompts, finish
 from runtime.predictors.result import Result, SliceMask
 from runtime.prompts.prompts import Box, Mask, Point
 from runtime.track import Segmented
+from tests.fake_backend import Call, FakeBackend
 from tests.fakes import TELLING, fake_model
 
 LESION, RECIST = PRESETS["medsam2_lesion"], PRESETS["medsam2_recist"]

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.backends.fake import FakeBackend
 from runtime.bundle.contract import LABEL_PAD, ModelNumbers
 from runtime.errors import InputError, PromptError
 from runtime.model import Model
@@ -16,6 +15,7 @@ from runtime.predictors import ImagePredictor, VolumePredictor
 from runtime.predictors.slicewise import GROWN_BY, TRACKED_SIDE, SlicewisePredictor
 from runtime.predictors.stills import StillsPredictor
 from runtime.prompts.prompts import Box, Mask, Point, Prompt
+from tests.fake_backend import FakeBackend
 from tests.fakes import FAKE_NUMBERS, IMAGE_NUMBERS, fake_model
 
 GREY = np.random.default_rng(2).integers(0, 255, (30, 40), np.uint8)

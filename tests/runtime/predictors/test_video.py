@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.backends.fake import FakeBackend
 from runtime.errors import InputError, OutOfMemory, PromptError
 from runtime.memory import MemoryRules
 from runtime.memory.pick_up import PICK_UPS
@@ -17,6 +16,7 @@ from runtime.predictors.result import SliceMask
 from runtime.predictors.tracker import FORWARD, MAX_ROWS
 from runtime.prompts.prompts import Box, Mask, Point, Prompt
 from runtime.track import Segmented
+from tests.fake_backend import FakeBackend
 from tests.fakes import FAKE_NUMBERS, TELLING, Inputs, fake_model
 
 NUM, SIDE = 26, 16

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from runtime.backends.fake import FakeBackend
 from runtime.bundle.contract import MASK_PROMPT_LOGIT
 from runtime.errors import InputError, OutOfMemory, PromptError, VolumeError
 from runtime.io import Volume
@@ -21,6 +20,7 @@ from runtime.predictors import VolumePredictor
 from runtime.predictors.result import Result, SliceMask
 from runtime.predictors.tracker import BACKWARD, FORWARD, MAX_ROWS
 from runtime.prompts.prompts import Box, Mask, Point, Prompt
+from tests.fake_backend import FakeBackend
 from tests.fakes import FAKE_NUMBERS, TELLING, Inputs, fake_model
 
 DEPTH, SIDE = 9, 40

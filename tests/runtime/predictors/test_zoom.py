@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.backends.fake import FakeBackend
 from runtime.bundle.contract import NO_OBJ_SCORE
 from runtime.errors import InputError
 from runtime.io.volumes.volume import Volume
@@ -25,6 +24,7 @@ from runtime.predictors.region import Region
 from runtime.predictors.result import Result, SliceMask
 from runtime.prompts.prompts import Box, Mask, Point, Prompt
 from tests.cuda import cuda_of, on_device
+from tests.fake_backend import FakeBackend
 from tests.fakes import SEEING, TELLING, Inputs, fake_model
 
 DEPTH, SIDE = 8, 256
