@@ -16,23 +16,13 @@ from runtime.predictors.result import Result, SliceMask
 Mask = NDArray[np.bool_]
 
 
-def largest(mask: Mask) -> Mask:
-    """`largest`: the largest component (26 neighbours)."""
-    return largest_component(mask)
-
-
-def holes(mask: Mask) -> Mask:
-    """`holes`: cavities are filled, of any size."""
-    return fill_cavities(mask)
-
-
-def both(mask: Mask) -> Mask:
-    """`both`: the largest component, then its cavities, with what lay within them."""
-    return fill_cavities(largest_component(mask))
-
-
-CLEANINGS: dict[str, Callable[[Mask], Mask]] = {"largest": largest, "holes": holes, "both": both}
-"""Of a mask (z, y, x)."""
+CLEANINGS: dict[str, Callable[[Mask], Mask]] = {
+    "largest": largest_component,
+    "holes": fill_cavities,
+    "both": lambda mask: fill_cavities(largest_component(mask)),
+}
+"""Of a mask (z, y, x): its largest component (26 neighbours), all of it with its cavities filled, of whatever size, or
+the largest component with its cavities filled, and what lay within them."""
 
 
 def clean(result: Result, how: str | None) -> Result:

@@ -110,8 +110,3 @@ class Overview:
     def ran_prediction(self) -> bool:
         """Whether the last call that could predict, or step back, did, also where nothing changed."""
         return self._state.ran_prediction
-
-    @property
-    def spacing_mm(self) -> tuple[float, float, float]:
-        """(k, j, i) of the image; 1 mm where nothing was said. Raises NoImage."""
-        return self._state.need_image().spacing_mm
