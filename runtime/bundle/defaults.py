@@ -7,7 +7,7 @@ Whether zoom, an end of following or another memory than SAM 2's helps depends o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from runtime.files.strict_json import Integer, Number, Object, Rule, Text
@@ -52,12 +52,5 @@ class Defaults:
         return cls(**entry)
 
     def entry(self) -> dict[str, Any]:
-        """For a manifest."""
-        entry: dict[str, Any] = {"memory": dict(self.memory)} if self.memory else {}
-        if self.stop is not None:
-            entry["stop"] = dict(self.stop)
-        if self.zoom is not None:
-            entry["zoom"] = self.zoom
-        if self.smooth:
-            entry["smooth"] = self.smooth
-        return entry | ({"measured": dict(self.measured)} if self.measured else {})
+        """For a manifest, which leaves out what is off."""
+        return {name: value for name, value in asdict(self).items() if value}
