@@ -25,7 +25,7 @@ from runtime.serve.leases import Lease
 from runtime.serve.markings import tight
 from runtime.serve.multipart import read_form
 from runtime.serve.nnia import TooLarge
-from runtime.serve.planes import part_of
+from runtime.serve.planes import as_lists, part_of
 from runtime.serve.serving import Act, Serving, check_json
 from runtime.serve.session import InteractiveSession
 
@@ -58,11 +58,9 @@ def routes(serving: Serving) -> list[Route]:
     posts: dict[str, Act] = {
         "/upload_raw/{sid}": _upload,
         "/process_scribble_interaction/{sid}": partial(
-            _draw, add=InteractiveSession.add_scribble_interaction
+            _draw, verb=lambda s: s.add_scribble_interaction
         ),
-        "/process_lasso_interaction/{sid}": partial(
-            _draw, add=InteractiveSession.add_lasso_interaction
-        ),
+        "/process_lasso_interaction/{sid}": partial(_draw, verb=lambda s: s.add_lasso_interaction),
     }
     table = []
     for prefix in PREFIXES:
@@ -141,9 +139,12 @@ async def _point(serving: Serving, request: Request, lease: Lease) -> Response:
 
 
 async def _draw(
-    serving: Serving, request: Request, lease: Lease, add: Callable[..., object]
+    serving: Serving,
+    request: Request,
+    lease: Lease,
+    verb: Callable[[InteractiveSession], Callable[..., object]],
 ) -> Response:
-    """Add what is drawn by one of the session's methods."""
+    """Hand what is drawn to one of the session's verbs."""
     is_positive = _is_foreground(request)
 
     def work(image: NDArray[Any], said: dict[str, Any]) -> Response:
@@ -155,7 +156,7 @@ async def _draw(
         if (spans := tight(drawn)) is None:
             raise InputError("found a drawing without a voxel that is set")
         crop = part_of(drawn, spans).astype(np.uint8)
-        add(lease.session, crop, is_positive, interaction_bbox=spans)
+        verb(lease.session)(crop, is_positive, interaction_bbox=as_lists(spans))
         return _mask(lease.session)
 
     return await _with_image(serving, request, lease, work)
