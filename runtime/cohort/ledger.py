@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -121,33 +122,27 @@ class Ledger:
         `retries`. Returns how many more wait than before.
         """
         before = self._num_waiting()
-        batch: list[dict[str, Any]] = []
-        for study in studies:
-            batch.append(
-                {
-                    "name": str(sayable(study.name)),
-                    "path": os.fsencode(study.path),
-                    "source": study.asked.source,
-                    "asked": study.asked.text.encode("utf-8", "surrogateescape"),
-                    "size": study.size_bytes,
-                    "stamp": f"{study.stamp} {settings_key}",
-                    "retries": retries,
-                }
-            )
-            if len(batch) >= BATCH:
-                self._meet(batch)
-                batch = []
-        self._meet(batch)
+        rows = (
+            {
+                "name": str(sayable(study.name)),
+                "path": os.fsencode(study.path),
+                "source": study.asked.source,
+                "asked": study.asked.text.encode("utf-8", "surrogateescape"),
+                "size": study.size_bytes,
+                "stamp": f"{study.stamp} {settings_key}",
+                "retries": retries,
+            }
+            for study in studies
+        )
+        while batch := [*islice(rows, BATCH)]:
+            with self._change():
+                self._db.executemany(MEET, batch)
         return self._num_waiting() - before
 
     def _num_waiting(self) -> int:
         query = "SELECT COUNT(*) FROM studies WHERE state = 'waiting'"
         (count,) = self._db.execute(query).fetchone()
         return int(count)
-
-    def _meet(self, batch: list[dict[str, Any]]) -> None:
-        with self._change():
-            self._db.executemany(MEET, batch)
 
     def check_masks(self) -> int:
         """Let studies wait again whose masks are gone or have another size. Returns how many."""
