@@ -1,4 +1,4 @@
-"""Labels that somebody has accepted, as NIfTI pairs, DICOM Segmentations, or MedSAM2's training files."""
+"""Labels that somebody has accepted: NIfTI pairs, DICOM Segmentations, RT Structure Sets, MedSAM2's training files."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from runtime.cohort.review import Decision, Decisions, Review
 from runtime.errors import InputError, Sam2Error
 from runtime.files.atomic import write_bytes, write_whole
 from runtime.io.dicom import is_dicom, read_segmentation
+from runtime.io.dicom.rtstruct import write_structures
 from runtime.io.dicom.seg import SegmentationOptions, write_segmentation
 from runtime.io.dicom.web import DicomWeb
 from runtime.io.read import read_volume
@@ -24,7 +25,7 @@ from runtime.io.volumes.nifti_forms import AFFINES
 from runtime.io.volumes.npz import read_npz, read_npz_labels
 from runtime.io.volumes.volume import Volume
 from runtime.io.window import apply_window
-from runtime.io.write import write_mask
+from runtime.io.write import STRUCTURES_SUFFIX, write_mask
 
 NIFTI = ".nii.gz"
 
@@ -199,6 +200,14 @@ def export_segmentation(folder: Path, study: LabelledStudy) -> list[Path]:
     return [path]
 
 
+def export_structures(folder: Path, study: LabelledStudy) -> list[Path]:
+    """`NAME.rtstruct.dcm`, of studies that are DICOM. Raises InputError for others."""
+    path = folder / f"{study.name}{STRUCTURES_SUFFIX}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_structures(path, study.labels, study.volume)
+    return [path]
+
+
 def export_npz(folder: Path, study: LabelledStudy) -> list[Path]:
     """`NAME.npz` as MedSAM2 trains on: imgs (uint8) and gts (z, y, x); spacing, origin and direction in (x, y, z)."""
     path = folder / f"{study.name}.npz"
@@ -227,6 +236,7 @@ def export_npz(folder: Path, study: LabelledStudy) -> list[Path]:
 EXPORTS: dict[str, Callable[[Path, LabelledStudy], list[Path]]] = {
     "nifti": export_nifti,
     "dicom-seg": export_segmentation,
+    "rtstruct": export_structures,
     "npz": export_npz,
 }
 """Name of a format to what writes a study in it below a folder and gives the files."""

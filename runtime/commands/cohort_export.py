@@ -23,6 +23,7 @@ EXAMPLES = """examples:
   medsam2 cohort export out/ -o labelled/                      # images/NAME.nii.gz and labels/NAME.nii.gz
   medsam2 cohort export out/ -o train/ --format npz            # as MedSAM2 trains on: imgs, gts, spacing
   medsam2 cohort export out/ -o segs/ --format dicom-seg --all
+  medsam2 cohort export out/ -o plans/ --format rtstruct       # RT Structure Sets, of studies that are DICOM
 
 Taken is what somebody has accepted or corrected (medsam2 serve --cohort out/); with --all also what nobody has decided,
 but never what was rejected. The labels of one study are in one file; corrections stand in place of what they correct.

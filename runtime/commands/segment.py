@@ -18,6 +18,7 @@ from runtime.commands.segment_options import (
 )
 from runtime.errors import InputError, PromptError
 from runtime.io.window import CT_PRESETS
+from runtime.io.write import STRUCTURES_SUFFIX
 from runtime.jobs import KINDS, Job, kind_of, segment_images, segment_video, segment_volume
 from runtime.predictors.chosen import AUTO
 from runtime.predictors.flow import ORDERS
@@ -50,6 +51,7 @@ EXAMPLES = f"""examples:
   medsam2 segment -i ct.nii.gz -o lesion.nii.gz --recist 57,214,188,246,240
   medsam2 segment -i series/ -o liver.nrrd --point 40,210,180 --point 40,300,180,- --window abdomen
   medsam2 segment -i series/ -o lesion.dcm --box 57,200,260,180,250 --code SCT:108369006:Neoplasm
+  medsam2 segment -i series/ -o lesion.rtstruct.dcm --box 57,200,260,180,250       # an RT Structure Set
   medsam2 segment -i mr.mha -o mask.mha --prompts prompts.json --z-range 20,60 --memory confidence
   medsam2 segment -i fundus_images/ -o masks/ --box 0,310,420,500,610 --memory self_sorting --order similar
   medsam2 segment -i echo.mp4 -o masks/ --point 0,120,200
@@ -89,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
         "--output",
         required=True,
         metavar="MASK",
-        help=".nii.gz, .nii, .nrrd or .mha; .dcm, of DICOM; of images, a folder",
+        help=".nii.gz, .nii, .nrrd or .mha; .dcm or .rtstruct.dcm, of DICOM; of images, a folder",
     )
     add(
         "--as",
@@ -156,6 +158,11 @@ def main(arguments: list[str] | None = None) -> None:
             p.error(f"--{name.replace('_', '-')} is for a {owner}; the input is taken as {kind}")
     if is_dicom_told(args) and not (kind == "volume" and args.output.lower().endswith(".dcm")):
         p.error("--code, --category, --seg-type and --keep-empty-frames are for a mask named .dcm")
+    is_typed = args.category or args.seg_type or args.keep_empty_frames
+    if is_typed and args.output.lower().endswith(STRUCTURES_SUFFIX):
+        p.error(
+            "--category, --seg-type and --keep-empty-frames are for segmentations, not structures"
+        )
     if args.track_every is not None and (args.preset or args.fuse):
         p.error("--track-every leaves slices out, which no --preset does and --fuse needs")
     if args.order != "given" and kind != "images":

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from runtime.errors import InputError, Sam2Error, VolumeError
 from runtime.files.atomic import check_destination, write_whole
+from runtime.io.dicom.rtstruct import write_structures
 from runtime.io.dicom.seg import write_segmentation
 from runtime.io.dicom.segments import HasMasks, check_labels
 from runtime.io.read import NIFTI_SUFFIXES, read_volume
@@ -21,8 +22,8 @@ from runtime.io.volumes.nifti_forms import AFFINES
 from runtime.io.volumes.volume import Volume
 
 # Formats that are one file each: a header with its data beside it cannot be replaced in one step.
-SEGMENTATION_SUFFIX = ".dcm"
-MASK_SUFFIXES = (*FORMATS, SEGMENTATION_SUFFIX)
+SEGMENTATION_SUFFIX, STRUCTURES_SUFFIX = ".dcm", ".rtstruct.dcm"
+MASK_SUFFIXES = (*FORMATS, STRUCTURES_SUFFIX, SEGMENTATION_SUFFIX)
 # How far a voxel may be from where it belongs, of the largest coordinate: NIfTI rounds to float32.
 _ROUNDING, _NIFTI_ROUNDING = 1e-12, 1e-6
 
@@ -48,7 +49,8 @@ def write_mask(path: str | PathLike[str], labels: NDArray[Any] | HasLabels, like
     """Writes labels (z, y, x) uint8 or uint16, compressed, with exactly the geometry of `like`.
 
     As DICOM (.dcm) it is a segmentation of the images that `like` was read from, with the codes of
-    `runtime.io.dicom.seg.SegmentationOptions`, and objects of a result may overlap.
+    `runtime.io.dicom.seg.SegmentationOptions`, and objects of a result may overlap; as .rtstruct.dcm, a structure set
+    of them.
 
     NIfTI holds geometry as float32 and rounds it so; a mask of a NIfTI file carries that file's
     qform and sform, bit by bit. The file appears whole or not at all, and only after it has been
@@ -58,6 +60,9 @@ def write_mask(path: str | PathLike[str], labels: NDArray[Any] | HasLabels, like
     path = check_mask_path(path)
     if is_segmentation(path):
         write_segmentation(path, labels if isinstance(labels, HasMasks) else _labels(labels), like)
+        return
+    if is_structures(path):
+        write_structures(path, labels if isinstance(labels, HasMasks) else _labels(labels), like)
         return
     labels = _labels(labels)
     check_labels(labels, like.shape, like.source)
@@ -77,6 +82,11 @@ def _write(part: Path, pieces: Iterator[bytes]) -> None:
 def is_segmentation(path: Path) -> bool:
     """Whether a mask of that name is written as a DICOM Segmentation."""
     return _suffix(path) == SEGMENTATION_SUFFIX
+
+
+def is_structures(path: Path) -> bool:
+    """Whether a mask of that name is written as an RT Structure Set."""
+    return _suffix(path) == STRUCTURES_SUFFIX
 
 
 def _labels(labels: NDArray[Any] | HasLabels) -> NDArray[Any]:

@@ -16,9 +16,10 @@ from tqdm import tqdm
 from runtime.bundle.bundle import Bundle, open_bundle
 from runtime.errors import InputError, PromptError
 from runtime.io import Volume, check_mask_path, read_volume, write_mask
+from runtime.io.dicom.rtstruct import check_structures, write_structures
 from runtime.io.dicom.seg import Algorithm, Written, check_segmentation, write_segmentation
 from runtime.io.window import parse_window
-from runtime.io.write import is_segmentation
+from runtime.io.write import is_segmentation, is_structures
 from runtime.jobs.clock import Clock
 from runtime.jobs.job import REVIEW, Job, check_preview, check_without_memory
 from runtime.jobs.notices import about_grid, about_objects, about_prompts, about_range, about_window
@@ -112,7 +113,8 @@ def _check_output(job: Job) -> None:
     output, source = os.path.realpath(check_mask_path(job.output)), os.path.realpath(job.input)
     if output == source:
         raise InputError(f"{job.output} is the input itself; name another file for the mask")
-    if is_segmentation(job.output) and os.path.dirname(output) == source:
+    is_dicom = is_segmentation(job.output) or is_structures(job.output)
+    if is_dicom and os.path.dirname(output) == source:
         raise InputError(
             f"{job.output} would lie among the slices of the input, which would be two series then; choose another "
             "folder"
@@ -122,8 +124,8 @@ def _check_output(job: Job) -> None:
 def _write(
     job: Job, result: Result, volume: Volume, bundle: Bundle, model: Model
 ) -> Written | None:
-    """Write the masks; what was written is told of DICOM, where it has numbers of its own."""
-    if not is_segmentation(job.output):
+    """Write the masks; what was written is told of a DICOM Segmentation, whose segments have numbers."""
+    if not (is_segmentation(job.output) or is_structures(job.output)):
         write_mask(job.output, result, like=volume)
         return None
     parameters = {
@@ -136,6 +138,9 @@ def _write(
         model=model.numbers.name, serial=bundle.fingerprint, parameters=parameters
     )
     options = replace(job.segmentation, algorithm=algorithm)
+    if is_structures(job.output):
+        write_structures(job.output, result, volume, options, job.identity)
+        return None
     return write_segmentation(job.output, result, volume, options, job.identity)
 
 
@@ -148,6 +153,8 @@ def _check(job: Job, volume: Volume) -> None:
         check_z_range(job.z_range, volume.shape[0])
     if is_segmentation(job.output):
         check_segmentation(volume, job.segmentation)
+    if is_structures(job.output):
+        check_structures(volume, job.segmentation)
 
 
 def _predictor(job: Job, model: Model) -> VolumePredictor | SlicewisePredictor:

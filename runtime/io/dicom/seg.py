@@ -38,9 +38,9 @@ _PARTED = str.maketrans(
     ",=", ";:"
 )  # highdicom parts parameters by commas, and names from values by =
 # Added to the number of the source's series, so that the two do not have one number.
-_SERIES_NUMBERS = 1000
+SERIES_NUMBERS = 1000
 # Of segments, in turn, as red, green and blue.
-_COLOURS = (
+COLOURS = (
     *((242, 85, 90), (61, 169, 252), (244, 185, 66), (95, 211, 141)),
     *((185, 140, 245), (255, 143, 92), (66, 211, 200), (242, 138, 192)),
 )
@@ -183,14 +183,14 @@ def _make(
     array = segments.array
     if sources.stored != tuple(range(len(array))):
         array = array[list(sources.stored)]
-    with _refusals(like):
+    with refusals(like):
         dataset = seg.Segmentation(
             source_images=sources.datasets,
             pixel_array=array,
             segmentation_type=options.type.upper(),
             segment_descriptions=_descriptions(segments, options, uids),
             series_instance_uid=uids.of("series"),
-            series_number=_SERIES_NUMBERS + max(0, int(first.get("SeriesNumber") or 0)),
+            series_number=SERIES_NUMBERS + max(0, int(first.get("SeriesNumber") or 0)),
             sop_instance_uid=uids.of("instance"),
             instance_number=1,
             manufacturer=algorithm.name[:_LONG_STRING],
@@ -210,12 +210,12 @@ def _make(
 
 
 def _save(dataset: Any, part: Path | BytesIO, like: Volume) -> None:
-    with _refusals(like):
+    with refusals(like):
         dataset.save_as(part)
 
 
 @contextmanager
-def _refusals(like: Volume) -> Iterator[None]:
+def refusals(like: Volume) -> Iterator[None]:
     """What highdicom and pydicom find wrong with values of the sources, as a SeriesError."""
     try:
         with warnings.catch_warnings(action="ignore"):
@@ -253,7 +253,7 @@ def _descriptions(segments: Segments, options: SegmentationOptions, uids: Uids) 
             algorithm_identification=identification,
             tracking_uid=uids.of(f"segment {number}"),
             tracking_id=f"{name} {object_id}",
-            display_color=colour.from_rgb(*_COLOURS[(number - 1) % len(_COLOURS)]),
+            display_color=colour.from_rgb(*COLOURS[(number - 1) % len(COLOURS)]),
         )
         for number, object_id in enumerate(segments.object_ids, 1)
     ]

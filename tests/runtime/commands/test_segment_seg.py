@@ -170,3 +170,47 @@ def test_libraries_do_not_talk_on_stderr(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "copy" not in done.stderr
     assert read_report(done.stdout.strip())["outputs"]["segmentation"]["frames"] > 0
+
+
+def test_a_structure_set_holds_the_same_masks(run: Run, tmp_path: Path) -> None:
+    save_phantom(tmp_path / "series")
+    report = run(*BOXES, "--code", "SCT:10200004:Liver", mask="mask.rtstruct.dcm")
+    assert report["outputs"]["segmentation"] is None
+    run(*BOXES, mask="mask.nrrd")
+    labels, volume = read_volume(tmp_path / "mask.nrrd").array, read_volume(tmp_path / "series")
+    there = dcmread(tmp_path / "mask.rtstruct.dcm")
+    assert [roi.ROIName for roi in there.StructureSetROISequence] == ["Liver 1", "Liver 2"]
+    assert there.ManufacturerModelName == report["model"]["name"]
+    area_mm2 = volume.spacing_mm[1] * volume.spacing_mm[2]
+    for number, roi in enumerate(there.ROIContourSequence, 1):
+        enclosed_mm2 = 0.0
+        for contour in roi.ContourSequence:
+            points_mm = np.reshape(np.array(contour.ContourData, float), (-1, 3))
+            around = np.cross(points_mm, np.roll(points_mm, -1, axis=0)).sum(0)
+            enclosed_mm2 += abs(around @ normal(SAGITTAL)) / 2
+        assert enclosed_mm2 == pytest.approx((labels == number).sum() * area_mm2, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--category", "SCT:1:x"), ("--seg-type", "labelmap"), ("--keep-empty-frames",)],
+)
+def test_options_of_segmentations_are_not_for_structure_sets(
+    words: tuple[str, ...], run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    save_phantom(tmp_path / "series")
+    with pytest.raises(SystemExit) as left:
+        run(*BOXES, *words, mask="mask.rtstruct.dcm")
+    assert left.value.code == 2
+    assert "are for segmentations, not structures" in capsys.readouterr().err
+
+
+def test_a_structure_set_is_refused_before_anything_is_computed(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime.jobs.volume, "VolumePredictor", never)
+    save_phantom(tmp_path / "series", lambda dataset: delattr(dataset, "FrameOfReferenceUID"))
+    with pytest.raises(SeriesError, match="no Frame of Reference UID"):
+        run(*BOXES, mask="mask.rtstruct.dcm")
+    with pytest.raises(InputError, match="would lie among the slices"):
+        run(*BOXES, mask="series/mask.rtstruct.dcm")
