@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,6 +16,7 @@ from runtime.cohort.review import Decision, Decisions, Review
 from runtime.errors import InputError, Sam2Error
 from runtime.files.atomic import write_bytes, write_whole
 from runtime.io.dicom import is_dicom, read_segmentation
+from runtime.io.dicom.codes import Code
 from runtime.io.dicom.rtstruct import write_structures
 from runtime.io.dicom.seg import SegmentationOptions, write_segmentation
 from runtime.io.dicom.web import DicomWeb
@@ -26,6 +27,7 @@ from runtime.io.volumes.npz import read_npz, read_npz_labels
 from runtime.io.volumes.volume import Volume
 from runtime.io.window import apply_window
 from runtime.io.write import STRUCTURES_SUFFIX, write_mask
+from runtime.prompts.prompt_file import NAMES
 
 NIFTI = ".nii.gz"
 
@@ -41,6 +43,7 @@ class LabelledStudy:
         labels: (z, y, x), object ids, 0 outside.
         window: in which the network saw it.
         affine: which of NIfTI's was taken, where that had to be said.
+        codes, categories: what objects are, as far as the cohort's masks say it.
     """
 
     name: str
@@ -49,6 +52,13 @@ class LabelledStudy:
     labels: NDArray[np.uint8 | np.uint16]
     window: str = "auto"
     affine: str | None = None
+    codes: Mapping[int, Code] = field(default_factory=dict)
+    categories: Mapping[int, Code] = field(default_factory=dict)
+
+    @property
+    def segmentation(self) -> SegmentationOptions:
+        """How it is written as DICOM."""
+        return SegmentationOptions(codes=self.codes, categories=self.categories)
 
     @property
     def num_objects(self) -> int:
@@ -99,7 +109,13 @@ def labelled(review: Review, takes_all: bool) -> Iterator[LabelledStudy | LeftOu
             except InputError as error:
                 yield LeftOut(study["name"], str(error))
                 continue
-            yield LabelledStudy(study["name"], path, volume, labels, window, affine)
+            codes, categories = (
+                {e["id"]: Code.parse(e[name]) for e in study["told"]["objects"] if name in e}
+                for name in NAMES
+            )
+            yield LabelledStudy(
+                study["name"], path, volume, labels, window, affine, codes, categories
+            )
 
 
 @contextmanager
@@ -196,7 +212,7 @@ def export_segmentation(folder: Path, study: LabelledStudy) -> list[Path]:
     """`NAME.dcm`, of studies that are DICOM. Raises InputError for others."""
     path = folder / f"{study.name}.dcm"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_segmentation(path, study.labels, study.volume, SegmentationOptions())
+    write_segmentation(path, study.labels, study.volume, study.segmentation)
     return [path]
 
 
@@ -204,7 +220,7 @@ def export_structures(folder: Path, study: LabelledStudy) -> list[Path]:
     """`NAME.rtstruct.dcm`, of studies that are DICOM. Raises InputError for others."""
     path = folder / f"{study.name}{STRUCTURES_SUFFIX}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_structures(path, study.labels, study.volume)
+    write_structures(path, study.labels, study.volume, study.segmentation)
     return [path]
 
 

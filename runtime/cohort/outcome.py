@@ -14,6 +14,7 @@ from runtime.cohort.study import StudyPrompts
 from runtime.errors import Sam2Error
 from runtime.process.run import foreseen
 from runtime.process.shortage import causes
+from runtime.prompts.prompt_file import NAMES
 
 NOWHERE_TO_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """The system's reasons for which no other study would fare better."""
@@ -91,6 +92,8 @@ def told_of(report: Mapping[str, Any], mask: Path, worker: str) -> dict[str, Any
         worker: who did it.
     """
     warned: dict[int | None, list[str]] = {}
+    written = report["outputs"]["segmentation"] or {"segments": ()}
+    named = {entry["object"]: entry for entry in written["segments"]}
     for warning in report["warnings"]:
         warned.setdefault(warning["object"], []).append(warning["code"])
     return {
@@ -118,6 +121,7 @@ def told_of(report: Mapping[str, Any], mask: Path, worker: str) -> dict[str, Any
                 "doubt": round(doubt_of(entry, warned.get(entry["id"], ())), 4),
                 "slice": doubtful_slice(entry),
                 "warnings": sorted({*warned.get(entry["id"], ()), *warned.get(None, ())}),
+                **{name: named[entry["id"]][name] for name in NAMES if entry["id"] in named},
             }
             for entry in report["objects"]
         ],

@@ -15,12 +15,13 @@ from runtime.cohort.study import (
     StudyPrompts,
     calls_of_rows,
     check_prompted,
+    codes_of_rows,
     content_of,
     files_of,
     named_in,
 )
 from runtime.jobs.job import Job
-from runtime.prompts.prompt_file import read_prompts
+from runtime.prompts.prompt_file import read_codes, read_prompts
 
 FORMATS = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha", "dicom-seg": ".dcm"}
 MASKS, PREVIEWS = "masks", "previews"
@@ -70,10 +71,12 @@ class Settings:
         if self.draws:
             job = replace(job, preview=output / PREVIEWS / f"{name}{PREVIEW_SUFFIX}")
         if asked.source == FILE:
-            return replace(job, calls=read_prompts(asked.text))
+            named = job.segmentation.naming(*read_codes(asked.text))
+            return replace(job, calls=read_prompts(asked.text), segmentation=named)
         if asked.source == ROWS:
             calls, lines = calls_of_rows(asked.text)
-            return replace(job, calls=calls, lines=lines)
+            named = job.segmentation.naming(*codes_of_rows(asked.text))
+            return replace(job, calls=calls, lines=lines, segmentation=named)
         return replace(job, labels=Path(asked.text))
 
     def key_of(self, path: Path, asked: StudyPrompts) -> str:

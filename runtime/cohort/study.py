@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.errors import InputError, PromptError
+from runtime.io.dicom.codes import Code
 from runtime.io.read import SUFFIXES
-from runtime.prompts.prompt_file import Calls, group, parse_box, parse_point
+from runtime.prompts.prompt_file import NAMES, Calls, group, parse_box, parse_point
 from runtime.prompts.prompts import Prompt, check_object_id
 from runtime.prompts.recist import Recist, parse_recist
 
@@ -23,7 +24,7 @@ PARSERS: dict[str, Callable[[str], Prompt]] = {"box": parse_box, "point": parse_
 
 Row = tuple[str, str, str]
 """Of a table: object id or nothing, kind of prompt (box, point, recist), and the prompt as the command line has it; or
-`WRONG` and what is wrong with the row."""
+`WRONG` and what is wrong with the row. Behind a prompt there may be its object's code or category, by these names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,15 +136,11 @@ def calls_of_rows(text: str) -> tuple[Calls, tuple[tuple[int, Recist], ...]]:
 
     Rows without an object are objects of their own, numbered from the lowest number that is free. Raises PromptError.
     """
-    rows: list[Row] = json.loads(text)
-    taken = {row[0] for row in rows}
-    free = (number for number in range(1, 1 << 16) if str(number) not in taken)
     prompts: dict[int, list[Prompt]] = {}
     lines: dict[int, Recist] = {}
-    for given, kind, form in rows:
-        if kind == WRONG:
-            raise PromptError(form)
-        object_id = _object_id(given) if given else next(free)
+    for object_id, kind, form in _numbered(text):
+        if kind in NAMES:
+            continue
         if object_id in lines or (kind == "recist" and object_id in prompts):
             raise PromptError(
                 f"object {object_id} has a RECIST line and another prompt; wanted one of them"
@@ -154,6 +151,39 @@ def calls_of_rows(text: str) -> tuple[Calls, tuple[tuple[int, Recist], ...]]:
             prompts.setdefault(object_id, []).append(PARSERS[kind](form))
     calls = [call for object_id, own in prompts.items() for call in group(own, object_id)]
     return calls, tuple(lines.items())
+
+
+def codes_of_rows(text: str) -> tuple[dict[int, Code], dict[int, Code]]:
+    """Codes and categories by object, from the same rows. Raises PromptError where an object has two."""
+    found: dict[str, dict[int, Code]] = {name: {} for name in NAMES}
+    for object_id, kind, form in _numbered(text):
+        if kind not in NAMES:
+            continue
+        try:
+            code = Code.parse(form)
+        except InputError as error:
+            raise PromptError(f"object {object_id}: {error}") from error
+        if found[kind].setdefault(object_id, code) != code:
+            raise PromptError(
+                f"object {object_id} has the {kind} {found[kind][object_id]} and {code}; wanted one"
+            )
+    return found["code"], found["category"]
+
+
+def _numbered(text: str) -> Iterator[tuple[int, str, str]]:
+    """Rows with their object's number: of those without, the lowest that is free; of names, that of the row before."""
+    rows: list[Row] = json.loads(text)
+    taken = {row[0] for row in rows}
+    free = (number for number in range(1, 1 << 16) if str(number) not in taken)
+    object_id = 0
+    for given, kind, form in rows:
+        if kind == WRONG:
+            raise PromptError(form)
+        if given:
+            object_id = _object_id(given)
+        elif kind not in NAMES:
+            object_id = next(free)
+        yield object_id, kind, form
 
 
 def _object_id(text: str) -> int:

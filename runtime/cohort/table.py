@@ -13,6 +13,7 @@ from typing import Any
 from runtime.cohort.find import study_called, study_on_server
 from runtime.cohort.study import WRONG, Row, Study, StudyPrompts
 from runtime.errors import InputError, MissingInput
+from runtime.prompts.prompt_file import NAMES
 
 STUDY, OBJECT, SLICES = "study", "object", ("z", "slice")
 KINDS = ("box", "point", "recist")
@@ -28,7 +29,7 @@ def read_table(path: Path, root: Path | None) -> Iterator[Study]:
     `object`, a number, without which each row is an object of its own; `z`, the slice; and one of `box` (y0,y1,x0,x1),
     `point` (y,x or y,x,- and several with ; between), `recist` (y0,x0,y1,x1), as the command line of `medsam2 segment`
     has them, whose slice comes first where there is no `z`. Numbers may have columns of their own: y0, y1, x0, x1, or
-    y, x. Capitals do not matter.
+    y, x. What an object is may stand in `code` and `category`. Capitals do not matter.
 
     A row that holds no prompt, or two, fails its study. Raises MissingInput or InputError for what is no table, or has
     no such columns; MissingPackage is for who has no pyarrow to read Parquet with.
@@ -123,3 +124,4 @@ def _prompts(cells: Mapping[str, Any]) -> Iterator[Row]:
     kind, text = found[0]
     for form in text.split(SEVERAL) if kind == "point" else [text]:
         yield object_id, kind, f"{z},{form.strip()}" if z else form.strip()
+        yield from ((object_id, name, str(cells[name])) for name in NAMES if cells.get(name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from runtime.commands.options import add_model_options
@@ -27,7 +28,14 @@ from runtime.predictors.presets import PRESETS
 from runtime.process.streams import print_result
 from runtime.process.subcommands import command_parser
 from runtime.prompts.label_map import LABELS_AS
-from runtime.prompts.prompt_file import Calls, group, parse_box, parse_point, read_prompts
+from runtime.prompts.prompt_file import (
+    Calls,
+    group,
+    parse_box,
+    parse_point,
+    read_codes,
+    read_prompts,
+)
 from runtime.prompts.recist import parse_recist
 
 SEGMENT = {"volume": segment_volume, "images": segment_images, "video": segment_video}
@@ -51,6 +59,7 @@ EXAMPLES = f"""examples:
   medsam2 segment -i ct.nii.gz -o lesion.nii.gz --recist 57,214,188,246,240
   medsam2 segment -i series/ -o liver.nrrd --point 40,210,180 --point 40,300,180,- --window abdomen
   medsam2 segment -i series/ -o lesion.dcm --box 57,200,260,180,250 --code SCT:108369006:Neoplasm
+  medsam2 segment -i series/ -o two.dcm --box 57,200,260,180,250 --box 60,90,160,300,380 --code 2=SCT:10200004:Liver
   medsam2 segment -i series/ -o lesion.rtstruct.dcm --box 57,200,260,180,250       # an RT Structure Set
   medsam2 segment -i mr.mha -o mask.mha --prompts prompts.json --z-range 20,60 --memory confidence
   medsam2 segment -i fundus_images/ -o masks/ --box 0,310,420,500,610 --memory self_sorting --order similar
@@ -66,6 +75,7 @@ prompts.json:
     {{"slice": 57, "box": {{"y": [200, 260], "x": [180, 250]}}}},
     {{"slice": 57, "point": {{"y": 231, "x": 214}}, "positive": false}},
     {{"slice": 80, "mask": "lesion_z80.png"}}]}}]}}
+  an object may have a "code" and a "category", SCHEME:VALUE:MEANING, beside its id.
 exit codes: 0 ok, 1 failure, 2 usage, 3 bad input, 4 bad bundle, 5 no such back end here, 6 out of memory,
 130 interrupted. The report, one line of JSON (docs/report.md), is the only thing on stdout.
 """
@@ -187,7 +197,21 @@ def main(arguments: list[str] | None = None) -> None:
         reports_memory=args.report_memory,
         **job_options(args),
     )
-    print_result(SEGMENT[kind](job))
+    print_result(SEGMENT[kind](_named(job, args.prompts)))
+
+
+def _named(job: Job, prompts: str | None) -> Job:
+    """The job with the codes of its file of prompts. Raises InputError for a code of an object that there is not."""
+    if job.labels is None:
+        told = {*job.segmentation.codes, *job.segmentation.categories}
+        there = {object_id for object_id, _ in (*job.calls, *job.lines)}
+        if unknown := told - there:
+            raise InputError(
+                f"found a code of object {min(unknown)}; there are {', '.join(map(str, sorted(there)))}"
+            )
+    if prompts is None:
+        return job
+    return replace(job, segmentation=job.segmentation.naming(*read_codes(prompts)))
 
 
 def _calls(args: argparse.Namespace) -> Calls:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from runtime.bundle.confidence import MEASURES
-from runtime.io.dicom.codes import ABNORMAL, LESION, Code
+from runtime.io.dicom.codes import ABNORMAL, LESION, parse_codes
 from runtime.io.dicom.seg import SEGMENTATION_TYPES, SegmentationOptions
 from runtime.io.volumes.nifti_forms import AFFINES
 from runtime.memory import MemoryRules
@@ -117,10 +117,26 @@ def add_volume_options(p: argparse.ArgumentParser) -> Callable[..., argparse.Act
 def add_dicom_options(p: argparse.ArgumentParser) -> None:
     """How masks are written as DICOM."""
     dicom = p.add_argument_group("masks as DICOM (.dcm)").add_argument
-    dicom("--code", metavar="S:V:M", help=f"what the objects are, coded (default: {LESION})")
-    dicom("--category", metavar="S:V:M", help=f"which kind of thing (default: {ABNORMAL})")
+    add_code_options(dicom)
     dicom("--seg-type", choices=SEGMENTATION_TYPES, help="how objects are stored (default: binary)")
     dicom("--keep-empty-frames", action="store_true", help="also of slices without an object")
+
+
+def add_code_options(dicom: Callable[..., argparse.Action]) -> None:
+    """`--code` and `--category`, of all objects or of one."""
+    form = "[OBJECT=]S:V:M"
+    dicom(
+        "--code",
+        action="append",
+        metavar=form,
+        help=f"what the objects are, or one of them, coded; may be repeated (default: {LESION})",
+    )
+    dicom(
+        "--category",
+        action="append",
+        metavar=form,
+        help=f"which kind of thing, likewise (default: {ABNORMAL})",
+    )
 
 
 def is_dicom_told(args: argparse.Namespace) -> bool:
@@ -158,11 +174,15 @@ def _memory_rules(args: argparse.Namespace) -> MemoryRules:
 
 
 def _segmentation(args: argparse.Namespace) -> SegmentationOptions:
+    code, codes = parse_codes(args.code or (), LESION)
+    category, categories = parse_codes(args.category or (), ABNORMAL)
     return SegmentationOptions(
-        Code.parse(args.code) if args.code else LESION,
-        Code.parse(args.category) if args.category else ABNORMAL,
+        code,
+        category,
         args.seg_type or "binary",
         args.keep_empty_frames,
+        codes=codes,
+        categories=categories,
     )
 
 

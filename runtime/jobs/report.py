@@ -151,7 +151,12 @@ def _segmentation(job: Job, written: Written) -> dict[str, Any]:
         "code": str(options.code),
         "category": str(options.category),
         "segments": [
-            {"number": number, "object": object_id}
+            {
+                "number": number,
+                "object": object_id,
+                "code": str(options.code_of(object_id)),
+                "category": str(options.category_of(object_id)),
+            }
             for number, object_id in enumerate(written.object_ids, 1)
         ],
     }

@@ -6,7 +6,8 @@
         {"slice": 80, "mask": "lesion_z80.png"}]}]}
 
 Prompts of one object on one slice are given to the model together, in this order. A mask is an image file of the
-slice's size, zero outside and of one value inside, named relative to the JSON file.
+slice's size, zero outside and of one value inside, named relative to the JSON file. An object may have a `code`, and a
+`category`, SCHEME:VALUE:MEANING: what it is called where masks are written as DICOM.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from runtime.errors import MissingInput, PromptError
+from runtime.errors import InputError, MissingInput, PromptError
 from runtime.files.strict_json import parse
+from runtime.io.dicom.codes import LESION, Code
 from runtime.prompts.prompts import (
     Box,
     Mask,
@@ -36,6 +38,8 @@ from runtime.prompts.prompts import (
 
 MOST_BYTES = 2**24  # of a prompt file: a hundred thousand prompts
 KEYS = ({"slice", "box"}, {"slice", "point"}, {"slice", "point", "positive"}, {"slice", "mask"})
+
+NAMES = ("code", "category")
 
 Calls = list[tuple[int, list[Prompt]]]
 """(object id, prompts of one slice), in the order in which to add them."""
@@ -57,15 +61,38 @@ def parse_point(text: str) -> Point:
 def read_prompts(path: str | Path) -> Calls:
     """The prompts in a JSON file. Raises MissingInput or PromptError, which says where in the file."""
     file = Path(path)
+    calls: Calls = []
+    for object_id, (where, entry) in _objects(file).items():
+        _named(entry, where)
+        prompts = [
+            _prompt(item, f"{where}.prompts[{j}]", file.parent)
+            for j, item in enumerate(entry["prompts"])
+        ]
+        calls += group(prompts, object_id)
+    return calls
+
+
+def read_codes(path: str | Path) -> tuple[dict[int, Code], dict[int, Code]]:
+    """Codes and categories of the objects in such a file that have them. Raises as `read_prompts`."""
+    found: dict[str, dict[int, Code]] = {name: {} for name in NAMES}
+    for object_id, (where, entry) in _objects(Path(path)).items():
+        for name, code in _named(entry, where).items():
+            found[name][object_id] = code
+    return found["code"], found["category"]
+
+
+def _objects(file: Path) -> dict[int, tuple[str, dict[str, Any]]]:
+    """By id, where in the file an object is, and what is there."""
     content = _read_json(file)
     objects = content.get("objects") if isinstance(content, dict) else None
     if not isinstance(objects, list) or not objects or set(content) != {"objects"}:
         raise PromptError(f'{file}: wanted {{"objects": [...]}} with at least one object')
-    calls: dict[int, Calls] = {}
+    found: dict[int, tuple[str, dict[str, Any]]] = {}
     for i, entry in enumerate(objects):
         where = f"{file}: objects[{i}]"
         listed = entry.get("prompts") if isinstance(entry, dict) else None
-        if not isinstance(listed, list) or not listed or not set(entry) <= {"id", "prompts"}:
+        known = {"id", "prompts", *NAMES}
+        if not isinstance(listed, list) or not listed or not set(entry) <= known:
             raise PromptError(
                 f'{where}: found {shown(entry)}; wanted {{"id": 1, "prompts": [...]}} with at least one prompt'
             )
@@ -74,15 +101,25 @@ def read_prompts(path: str | Path) -> Calls:
             check_object_id(object_id)
         except PromptError as error:
             raise PromptError(f"{where}: {error}") from error
-        if object_id in calls:
+        if object_id in found:
             raise PromptError(
                 f"{where}: id {object_id} is taken; list an object's prompts together"
             )
-        prompts = [
-            _prompt(item, f"{where}.prompts[{j}]", file.parent) for j, item in enumerate(listed)
-        ]
-        calls[object_id] = group(prompts, object_id)
-    return [call for of_object in calls.values() for call in of_object]
+        found[object_id] = where, entry
+    return found
+
+
+def _named(entry: dict[str, Any], where: str) -> dict[str, Code]:
+    """An object's code and category, as far as they are there."""
+    for name in NAMES:
+        if not isinstance(entry.get(name, ""), str):
+            raise PromptError(
+                f"{where}: found the {name} {shown(entry[name])}; wanted SCHEME:VALUE:MEANING, such as {LESION}"
+            )
+    try:
+        return {name: Code.parse(entry[name]) for name in NAMES if name in entry}
+    except InputError as error:
+        raise PromptError(f"{where}: {error}") from error
 
 
 def _read_json(file: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from runtime.errors import InputError
@@ -46,6 +47,28 @@ class Code:
                 f"found the code {text!r}; wanted SCHEME:VALUE:MEANING, such as {LESION}"
             )
         return cls(*parts)
+
+
+def parse_codes(texts: Iterable[str], default: Code) -> tuple[Code, dict[int, Code]]:
+    """What all objects are, and what single ones are, from SCHEME:VALUE:MEANING and OBJECT=SCHEME:VALUE:MEANING.
+
+    Raises InputError for what is neither, and where something is said twice.
+    """
+    of_all, of_one = [], {}
+    for text in texts:
+        number, is_one, rest = text.partition("=")
+        if not (is_one and number.strip().isdecimal()):
+            of_all.append(Code.parse(text))
+            continue
+        object_id = int(number)
+        if object_id in of_one:
+            raise InputError(f"found two codes of object {object_id}; wanted one")
+        of_one[object_id] = Code.parse(rest)
+    if len(of_all) > 1:
+        raise InputError(
+            f"found the codes {', '.join(map(str, of_all))} of all objects; wanted one, or OBJECT=SCHEME:VALUE:MEANING"
+        )
+    return (of_all or [default])[0], of_one
 
 
 # Of a segment of which nobody has said what it is. PS3.16 CID 7159, Lesion Segmentation Types (part of CID 7151,

@@ -134,7 +134,8 @@ def _make(
     dataset.ROIContourSequence = []
     dataset.RTROIObservationsSequence = []
     for number, object_id in enumerate(segments.object_ids, 1):
-        name = f"{options.code.meaning[: _LONG_STRING - 8]} {object_id}"
+        code = options.code_of(object_id)
+        name = f"{code.meaning[: _LONG_STRING - 8]} {object_id}"
         dataset.StructureSetROISequence.append(
             _item(
                 ROINumber=number,
@@ -152,7 +153,6 @@ def _make(
                 **({"ContourSequence": contours} if contours else {}),
             )
         )
-        code = options.code
         dataset.RTROIObservationsSequence.append(
             _item(
                 ObservationNumber=number,

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from os import PathLike
 from pathlib import Path
@@ -69,8 +69,9 @@ class SegmentationOptions:
     """How masks are written.
 
     Attributes:
-        code: what all segments are (Segmented Property Type).
+        code: what segments are (Segmented Property Type).
         category: which kind of thing that is (Segmented Property Category).
+        codes, categories: the same of single objects, by id, where it is something else.
         type: "binary": a frame for each segment and slice, in which segments may overlap, and which most viewers read;
             "labelmap": one frame a slice.
         keeps_empty_frames: whether slices without a segment have frames too.
@@ -84,12 +85,30 @@ class SegmentationOptions:
     type: SegmentationType = "binary"
     keeps_empty_frames: bool = False
     algorithm: Algorithm = field(default_factory=Algorithm)
+    codes: Mapping[int, Code] = field(default_factory=dict)
+    categories: Mapping[int, Code] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.type not in SEGMENTATION_TYPES:
             raise InputError(
                 f"found the segmentation type {self.type!r}; wanted {', '.join(SEGMENTATION_TYPES)}"
             )
+
+    def code_of(self, object_id: int) -> Code:
+        """What an object is."""
+        return self.codes.get(object_id, self.code)
+
+    def category_of(self, object_id: int) -> Code:
+        """Which kind of thing it is."""
+        return self.categories.get(object_id, self.category)
+
+    def naming(
+        self, codes: Mapping[int, Code], categories: Mapping[int, Code]
+    ) -> SegmentationOptions:
+        """The same, with codes and categories of objects that have none of their own yet."""
+        return replace(
+            self, codes={**codes, **self.codes}, categories={**categories, **self.categories}
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +218,9 @@ def _make(
             device_serial_number=algorithm.serial[:_LONG_STRING],
             omit_empty_frames=not options.keeps_empty_frames,
             content_label="SEGMENTATION",
-            content_description=f"{options.code.meaning} by {algorithm.model}"[:_LONG_STRING],
+            content_description=f"{_meanings(segments, options)} by {algorithm.model}"[
+                :_LONG_STRING
+            ],
             series_description=f"Segmentation by {algorithm.model}"[:_LONG_STRING],
             specific_character_set=_CHARACTERS,
         )
@@ -229,30 +250,37 @@ def refusals(like: Volume) -> Iterator[None]:
         ) from error
 
 
+def _meanings(segments: Segments, options: SegmentationOptions) -> str:
+    """What the objects are, each meaning once."""
+    meanings = [options.code_of(object_id).meaning for object_id in segments.object_ids]
+    return ", ".join(dict.fromkeys(meanings))
+
+
 def _descriptions(segments: Segments, options: SegmentationOptions, uids: Uids) -> list[Any]:
     highdicom, seg, sr = map(imported, ("highdicom", "highdicom.seg", "highdicom.sr"))
     colour = imported("highdicom.color").CIELabColor
-    algorithm, name = options.algorithm, options.code.meaning[:_NAME]
-    code, category, family = (
-        sr.CodedConcept(concept.value, concept.scheme, concept.meaning)
-        for concept in (options.code, options.category, _FAMILY)
-    )
+    algorithm = options.algorithm
+
+    def coded(concept: Code) -> Any:
+        return sr.CodedConcept(concept.value, concept.scheme, concept.meaning)
+
+    names = {i: f"{options.code_of(i).meaning[:_NAME]} {i}" for i in segments.object_ids}
     identification = highdicom.AlgorithmIdentificationSequence(
         algorithm.name[:_LONG_STRING],
-        family,
+        coded(_FAMILY),
         algorithm.version[:_LONG_STRING],
         parameters={k: v.translate(_PARTED) for k, v in algorithm.parameters.items()} or None,
     )
     return [
         seg.SegmentDescription(
             segment_number=number,
-            segment_label=f"{name} {object_id}",
-            segmented_property_category=category,
-            segmented_property_type=code,
+            segment_label=names[object_id],
+            segmented_property_category=coded(options.category_of(object_id)),
+            segmented_property_type=coded(options.code_of(object_id)),
             algorithm_type="SEMIAUTOMATIC",
             algorithm_identification=identification,
             tracking_uid=uids.of(f"segment {number}"),
-            tracking_id=f"{name} {object_id}",
+            tracking_id=names[object_id],
             display_color=colour.from_rgb(*COLOURS[(number - 1) % len(COLOURS)]),
         )
         for number, object_id in enumerate(segments.object_ids, 1)

@@ -17,6 +17,7 @@ from runtime.cohort.review import Decision, Review, summary
 from runtime.commands.cohort import main
 from runtime.errors import InputError, MissingInput, NoObject, Sam2Error
 from runtime.io.dicom import read_segmentation
+from runtime.io.dicom.codes import Code
 from runtime.io.volumes.npz import read_npz, read_npz_labels
 from tests.dicoms import save_series
 from tests.runtime.cohort.cohorts import CORRECTION, DRAWN, make_cohort
@@ -175,8 +176,11 @@ def test_dicom_studies_leave_as_segmentations(tmp_path: Path) -> None:
     volume = read_volume(tmp_path / "series")
     labels = np.zeros(volume.shape, np.uint8)
     labels[1, :2, :2] = 3
-    (path,) = export_segmentation(
-        tmp_path / "new", LabelledStudy("p/series", tmp_path / "series", volume, labels)
+    study = LabelledStudy(
+        *("p/series", tmp_path / "series", volume, labels),
+        codes={3: Code("SCT", "10200004", "Liver")},
     )
+    (path,) = export_segmentation(tmp_path / "new", study)
     assert path == tmp_path / "new" / "p" / "series.dcm"
     np.testing.assert_array_equal(read_segmentation(path, like=volume).mask(1), labels == 3)
+    assert read_segmentation(path, like=volume).names == {1: "Liver 3"}

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from runtime.cohort.study import calls_of_rows
+from runtime.cohort.study import calls_of_rows, codes_of_rows
 from runtime.cohort.table import read_table
 from runtime.errors import InputError, MissingInput, PromptError
+from runtime.io.dicom.codes import Code
 from runtime.prompts.prompts import Box, Point
 from runtime.prompts.recist import Recist
 
@@ -113,3 +114,31 @@ def test_parquet_says_the_same(tmp_path: Path) -> None:
     (tmp_path / "t.parquet").write_bytes(b"PAR1 and nothing")
     with pytest.raises(InputError, match="Parquet"):
         list(read_table(tmp_path / "t.parquet", tmp_path))
+
+
+LIVER, LUNG = Code("SCT", "10200004", "Liver"), Code("SCT", "39607008", "Lung")
+
+
+def test_rows_say_what_objects_are(tmp_path: Path) -> None:
+    found = table(
+        tmp_path,
+        "study,object,z,box,point,code,category\n"
+        f'a,7,3,"1,2,1,2",,{LIVER},SCT:91723000:Anatomical Structure\n'
+        f'a,7,4,,"1,1;2,2",{LIVER},\n'
+        'a,9,3,"1,2,1,2",,,\n'
+        'b,,3,"1,2,1,2",,,\n'
+        f'b,,3,"1,2,1,2",,{LUNG},\n'
+        f'c,1,3,"1,2,1,2",,{LUNG},\nc,1,4,"1,2,1,2",,{LIVER},\n'
+        'd,1,3,"1,2,1,2",,lung,\n',
+    )
+    assert codes_of_rows(found["a"]) == (
+        {7: LIVER},
+        {7: Code("SCT", "91723000", "Anatomical Structure")},
+    )
+    assert codes_of_rows(found["b"]) == ({2: LUNG}, {})
+    assert [object_id for object_id, _ in calls_of_rows(found["b"])[0]] == [1, 2]
+    assert len(calls_of_rows(found["a"])[0]) == 3
+    with pytest.raises(PromptError, match=r"object 1 has the code .*Lung and .*Liver; wanted one"):
+        codes_of_rows(found["c"])
+    with pytest.raises(PromptError, match="object 1: found the code 'lung'"):
+        codes_of_rows(found["d"])

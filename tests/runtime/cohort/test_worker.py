@@ -8,22 +8,30 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom import Dataset
 
 from runtime import Volume, read_volume, write_mask
 from runtime.bundle.bundle import open_bundle
 from runtime.cohort.outcome import StudyTask, failure
 from runtime.cohort.settings import Settings
-from runtime.cohort.study import StudyPrompts
+from runtime.cohort.study import FILE, StudyPrompts
 from runtime.cohort.worker import StudyWorker
 from runtime.errors import BundleError, MissingPackage, OutOfMemory, PromptError, Sam2Error
+from runtime.io.dicom import read_segmentation
+from runtime.io.dicom.codes import ABNORMAL
 from runtime.jobs.job import Job
 from runtime.measure.phantom import make_phantom
 from runtime.memory import MemoryRules
+from tests.dicoms import save_series
 from tests.fakes import SEEING, fake_model
 
 PHANTOM = make_phantom((4, 48, 64), seed=3)
 VOLUME = Volume(PHANTOM.pixels, (2.0, 0.8, 0.8))
 BOX = StudyPrompts.of_rows([("4", "box", "1,10,30,10,30")])
+
+
+def with_frame_of_reference(dataset: Dataset, index: int) -> None:
+    dataset.FrameOfReferenceUID = "1.2.826.0.1.9"
 
 
 @pytest.fixture
@@ -51,6 +59,31 @@ def test_a_study_becomes_a_mask_a_preview_and_a_row(settings: Settings, tmp_path
     assert entry["volume_ml"] == pytest.approx((labels == 4).sum() * 2 * 0.8 * 0.8 / 1000, abs=1e-3)
     assert '"box": {"y": [10.0, 30.0]' in entry["prompt"]
     assert outcome.told["ms"].keys() >= {"hash", "read", "prompt", "propagate", "write", "total"}
+
+
+def test_rows_and_files_say_what_objects_are(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("highdicom")
+    save_series(tmp_path / "series", with_frame_of_reference)
+    settings = replace(settings, format="dicom-seg", draws=False)
+    liver, box = "SCT:10200004:Liver", "1,1,4,1,4"
+    (tmp_path / "p.json").write_text(
+        f'{{"objects": [{{"id": 4, "code": "{liver}", "prompts": '
+        '[{"slice": 1, "box": {"y": [1, 4], "x": [1, 4]}}]}]}'
+    )
+    worker = StudyWorker(settings, tmp_path / "out")
+    for asked in (
+        StudyPrompts.of_rows([("4", "box", box), ("4", "code", liver)]),
+        StudyPrompts(FILE, str(tmp_path / "p.json")),
+    ):
+        outcome = worker.do(StudyTask(1, "s", tmp_path / "series", asked, None))
+        assert outcome.message == ""
+        (entry,) = outcome.told["objects"]
+        assert entry["code"] == liver and entry["category"] == str(ABNORMAL)
+        volume = read_volume(tmp_path / "series")
+        there = read_segmentation(tmp_path / "out" / "masks" / "s.dcm", like=volume)
+        assert there.names == {1: "Liver 4"}
 
 
 def test_no_preview_where_none_is_wanted(settings: Settings, tmp_path: Path) -> None:

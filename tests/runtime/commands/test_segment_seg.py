@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from runtime.bundle.bundle import open_bundle
 from runtime.commands.segment import main
 from runtime.errors import InputError, SeriesError
 from runtime.io import Volume, read_volume, write_mask
+from runtime.io.dicom.codes import ABNORMAL, LESION
 from runtime.measure.phantom import Phantom, make_phantom
 from runtime.version import __version__
 from tests.dicoms import SAGITTAL, SERIES, an_image, decimals, normal
@@ -90,7 +92,10 @@ def test_the_segmentation_holds_the_same_masks_as_nifti_does(
         "frames": there.NumberOfFrames,
         "code": "SCT:52988006:Lesion",
         "category": "SCT:49755003:Morphologically Abnormal Structure",
-        "segments": [{"number": 1, "object": 1}, {"number": 2, "object": 2}],
+        "segments": [
+            {"number": number, "object": number, "code": str(LESION), "category": str(ABNORMAL)}
+            for number in (1, 2)
+        ],
     }
     if keeps:
         assert there.NumberOfFrames == 5 * (1 if kind == "labelmap" else 2)
@@ -115,6 +120,60 @@ def test_codes_and_what_made_it(run: Run, tmp_path: Path) -> None:
     assert there.DeviceSerialNumber == open_bundle().fingerprint
     assert there.ManufacturerModelName == report["model"]["name"]
     assert there.PatientID == "P7"
+
+
+LIVER, ORGAN = "SCT:10200004:Liver", "SCT:91723000:Anatomical Structure"
+
+
+def test_each_object_may_be_something_else(run: Run, tmp_path: Path) -> None:
+    save_phantom(tmp_path / "series")
+    box = PHANTOM.box(MIDDLE, 2)
+    asked = {"slice": MIDDLE, "box": {"y": [*box.y], "x": [*box.x]}}
+    content = {
+        "objects": [
+            {"id": 4, "prompts": [asked], "code": LIVER, "category": ORGAN},
+            {"id": 6, "prompts": [asked], "code": LIVER},
+            {"id": 9, "prompts": [asked]},
+        ]
+    }
+    (tmp_path / "p.json").write_text(json.dumps(content))
+    report = run(
+        *("--prompts", str(tmp_path / "p.json"), "--code", "SCT:108369006:Neoplasm"),
+        *("--code", "6=SCT:39607008:Lung: left"),
+    )
+    there = highdicom.seg.segread(tmp_path / "mask.dcm")
+    assert [
+        (s.segment_label, s.segmented_property_type.value, s.segmented_property_category.value)
+        for s in there.SegmentSequence
+    ] == [
+        ("Liver 4", "10200004", "91723000"),
+        ("Lung: left 6", "39607008", "49755003"),  # the command line knows better than the file
+        ("Neoplasm 9", "108369006", "49755003"),
+    ]
+    assert there.ContentDescription.startswith("Liver, Lung: left, Neoplasm by ")
+    told = report["outputs"]["segmentation"]
+    assert told["code"] == "SCT:108369006:Neoplasm"
+    assert told["segments"][0] == {"number": 1, "object": 4, "code": LIVER, "category": ORGAN}
+    run("--prompts", str(tmp_path / "p.json"), mask="mask.rtstruct.dcm")
+    names = [r.ROIName for r in dcmread(tmp_path / "mask.rtstruct.dcm").StructureSetROISequence]
+    assert names == ["Liver 4", "Liver 6", "Lesion 9"]
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--code", f"3={LIVER}"), "a code of object 3; there are 1, 2"),
+        (("--category", f"3={ORGAN}"), "a code of object 3; there are 1, 2"),
+        (("--code", f"1={LIVER}", "--code", f"1={LIVER}"), "two codes of object 1"),
+        (("--code", LIVER, "--code", LIVER), "of all objects; wanted one, or OBJECT="),
+        (("--code", "1=liver"), "wanted SCHEME:VALUE:MEANING"),
+    ],
+)
+def test_codes_that_make_no_sense_are_refused_before_anything_is_read(
+    words: tuple[str, ...], why: str, run: Run
+) -> None:
+    with pytest.raises(InputError, match=why):
+        run(*BOXES, *words)
 
 
 def never(*args: Any, **kwargs: Any) -> None:

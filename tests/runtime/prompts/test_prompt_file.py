@@ -10,7 +10,14 @@ import pytest
 from PIL import Image
 
 from runtime.errors import MissingInput, PromptError
-from runtime.prompts.prompt_file import group, parse_box, parse_point, read_prompts
+from runtime.io.dicom.codes import Code
+from runtime.prompts.prompt_file import (
+    group,
+    parse_box,
+    parse_point,
+    read_codes,
+    read_prompts,
+)
 from runtime.prompts.prompts import Box, Mask, Point
 
 BOX = {"slice": 5, "box": {"y": [2, 6.5], "x": [1, 3]}}
@@ -338,3 +345,25 @@ def test_a_mask_image_that_was_cut_short_is_refused(tmp_path: Path) -> None:
         (tmp_path / "mask.png").write_bytes(data[:length])
         with pytest.raises(PromptError, match=r"objects\[0\]\.prompts\[0\]"):
             read_prompts(written(tmp_path, with_prompts({"slice": 5, "mask": "mask.png"})))
+
+
+def test_objects_may_say_what_they_are(tmp_path: Path) -> None:
+    content = {
+        "objects": [
+            {"id": 7, "prompts": [BOX], "code": "SCT:10200004:Liver"},
+            {"prompts": [BOX], "category": "SCT:91723000:Anatomical Structure"},
+        ]
+    }
+    path = written(tmp_path, content)
+    assert [object_id for object_id, _ in read_prompts(path)] == [7, 2]
+    codes, categories = read_codes(path)
+    assert codes == {7: Code("SCT", "10200004", "Liver")}
+    assert categories == {2: Code("SCT", "91723000", "Anatomical Structure")}
+
+
+@pytest.mark.parametrize("code", ["liver", "", 5, ["SCT:1:x"], "SCT:1:a\\b"])
+def test_what_is_no_code_fails_its_file(code: object, tmp_path: Path) -> None:
+    path = written(tmp_path, {"objects": [{"prompts": [BOX], "code": code}]})
+    for read in (read_prompts, read_codes):
+        with pytest.raises(PromptError, match=r"objects\[0\]: .*wanted .*SCT:52988006:Lesion"):
+            read(path)
