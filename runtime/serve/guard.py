@@ -115,6 +115,8 @@ class Guard:
             most = self._limits.max_upload_bytes
         elif path.startswith(PAGE_PATHS):
             most = max(PAGE_BYTES, self._limits.max_image_bytes // 8)
+        if "content-length" in headers and "transfer-encoding" in headers:
+            raise Refused(400, "found a Content-Length and a Transfer-Encoding; wanted one of them")
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()):
             raise Refused(400, "found a Content-Length that is no number")

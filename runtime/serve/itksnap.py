@@ -32,6 +32,7 @@ from runtime.serve.session import InteractiveSession
 VERSION = "0.1.2"
 """Of the protocol: the client compares it, and takes nothing older."""
 MODEL = "medsam2"
+FACE = "itksnap"
 PREFIXES = ("", "/v2")
 DTYPES = ("float32", "float64", *(f"{s}int{bits}" for s in ("", "u") for bits in (8, 16, 32, 64)))
 MAX_SIDE = 2**20
@@ -93,7 +94,7 @@ async def _start(serving: Serving, request: Request) -> Response:
     name = request.path_params.get("model", MODEL)
     if name != MODEL:
         raise InputError(f"found the model {name[:60]!r}; there is {MODEL}")
-    return JSONResponse({"session_id": serving.leases.grant("itksnap").token})
+    return JSONResponse({"session_id": serving.leases.grant(FACE).token})
 
 
 async def _end(serving: Serving, request: Request) -> Response:
@@ -102,7 +103,7 @@ async def _end(serving: Serving, request: Request) -> Response:
 
 
 async def _act(serving: Serving, do: Act, request: Request) -> Response:
-    return await serving.act(request.path_params["sid"], do, request)
+    return await serving.act(FACE, request.path_params["sid"], do, request)
 
 
 async def _reset(serving: Serving, request: Request, lease: Lease) -> Response:

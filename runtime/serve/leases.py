@@ -103,13 +103,17 @@ class Leases:
         log.info("session %d opened by %s", lease.number, face)
         return lease
 
-    def of(self, token: str | None, is_active: bool = True) -> Lease:
+    def of(self, token: str | None, is_active: bool = True, face: str | None = None) -> Lease:
         """The lease of a token, whose client is alive and, if so said, whose user has done something.
 
-        Raises LeaseExpired.
+        Raises LeaseExpired, also for a lease of another face, whose session is driven in other ways.
         """
         with self._lock:
             lease = self.peek(token)
+            if face not in (None, lease.face):
+                raise LeaseExpired(
+                    "this session was opened by another kind of client; connect again"
+                )
             lease.last_seen = self._clock()
             if is_active:
                 lease.last_active = lease.last_seen

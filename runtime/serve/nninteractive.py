@@ -24,6 +24,7 @@ from runtime.serve.serving import Act, Body, Serving, check_json, read_json, to_
 from runtime.serve.session import InteractiveSession
 
 META, LEASE = "X-Meta", "X-Lease-Token"
+FACE = "nninteractive"
 BINARY = "application/octet-stream"
 BUFFER_DTYPES = ("bool", *(f"{sign}int{bits}" for sign in ("u", "") for bits in (8, 16, 32, 64)))
 
@@ -146,7 +147,7 @@ async def _healthz(request: Request) -> Response:
 
 
 async def _claim(serving: Serving, request: Request) -> Response:
-    lease, limits = serving.leases.grant("nninteractive"), serving.limits
+    lease, limits = serving.leases.grant(FACE), serving.limits
     return JSONResponse(
         {
             "lease_token": lease.token,
@@ -163,7 +164,7 @@ async def _release(serving: Serving, request: Request) -> Response:
 
 
 async def _heartbeat(serving: Serving, request: Request) -> Response:
-    lease = serving.leases.of(request.headers.get(LEASE), is_active=False)
+    lease = serving.leases.of(request.headers.get(LEASE), is_active=False, face=FACE)
     return JSONResponse({"remaining_seconds": serving.leases.remaining_s(lease.token)})
 
 
@@ -178,12 +179,12 @@ async def _lease_status(serving: Serving, request: Request) -> Response:
 
 
 async def _capabilities(serving: Serving, request: Request) -> Response:
-    lease = serving.leases.of(request.headers.get(LEASE), is_active=False)
+    lease = serving.leases.of(request.headers.get(LEASE), is_active=False, face=FACE)
     return JSONResponse(lease.session.capabilities)
 
 
 async def _act(serving: Serving, do: Act, request: Request) -> Response:
-    return await serving.act(request.headers.get(LEASE), do, request)
+    return await serving.act(FACE, request.headers.get(LEASE), do, request)
 
 
 async def _run_verb(serving: Serving, request: Request, lease: Lease, verb: Verb) -> Response:

@@ -33,9 +33,12 @@ class Serving:
     limits: Limits
     pool: ThreadPoolExecutor
 
-    async def act(self, token: str | None, do: Act, request: Request) -> Response:
-        """What a user does: the lease is asked for before the body is. Raises LeaseExpired, TooManyRequests."""
-        lease = self.leases.of(token)
+    async def act(self, face: str, token: str | None, do: Act, request: Request) -> Response:
+        """What a face's user does: the lease is asked for before the body is.
+
+        Raises LeaseExpired, TooManyRequests.
+        """
+        lease = self.leases.of(token, face=face)
         with self.leases.working(lease):
             return await do(self, request, lease)
 

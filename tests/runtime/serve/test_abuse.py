@@ -220,6 +220,26 @@ def test_long_text_is_refused_before_it_comes_and_when_it_comes_in_pieces(server
     server.leases.release(token)
 
 
+def test_two_words_about_one_length_are_refused(server: Running) -> None:
+    head = b"POST /claim HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with server.connect() as connection:  # a proxy may believe the one, and this server the other
+        assert answer_to(connection, head + b"2\r\n{}\r\n0\r\n\r\n")[9:12] == b"400"
+
+
+@pytest.mark.parametrize("method", ["OPTIONS", "TRACE", "CONNECT", "PUT", "get"])
+def test_methods_that_nobody_needs(server: Running, method: str) -> None:
+    for path in ("/", "/undo", "/healthz"):
+        status, headers, body = server.ask(method, path, X_Secret="told to nobody")
+        assert status == 405 and headers["allow"] and b"told to nobody" not in body
+        assert not [name for name in headers if name.startswith("access-control")]
+
+
+def test_an_upgrade_is_not_taken(server: Running) -> None:
+    for kind in ("websocket", "h2c"):
+        more = {"Connection": "Upgrade", "Upgrade": kind, "Sec_WebSocket_Version": "13"}
+        assert server.ask("GET", "/healthz", Sec_WebSocket_Key="eA==", **more)[0] == 200
+
+
 def test_a_body_that_is_refused_does_not_spoil_the_next_request(server: Running) -> None:
     request = b"POST /undo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000\r\n\r\n" + bytes(
         60000

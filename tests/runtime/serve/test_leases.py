@@ -181,3 +181,10 @@ def test_all_end_with_the_server(leases: Leases) -> None:
     leases.close()
     leases._closer.shutdown()
     assert all(session.is_closed for session in sessions) and not len(leases)  # type: ignore[attr-defined]
+
+
+def test_a_lease_is_worth_nothing_to_another_face(leases: Leases) -> None:
+    token = leases.grant("page").token
+    assert leases.of(token, face="page").token == token
+    with pytest.raises(LeaseExpired, match="another kind"):
+        leases.of(token, face="itksnap")
