@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
 import re
 import signal
@@ -11,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from tqdm import trange
 
+from benchmarks.speed.soak_session import Client, live
 from runtime.errors import InputError, Sam2Error
-from runtime.measure.phantom import make_phantom
 from runtime.process.streams import print_result
 from runtime.process.subcommands import command_parser
 
@@ -28,14 +28,16 @@ EXAMPLES = """examples:
   python -m benchmarks soak --sessions 1000
   python -m benchmarks soak --sessions 50 --shape 40,256,256
 
-Each session claims a lease, uploads a phantom of its own, prompts a box and a point, undoes, takes a seed, and ends;
-every tenth is left without a word, as a viewer that crashes does. Meanwhile a client on another connection sends signs
-of life, whose latency is reported. Resident memory is that of the server's process. The last line is JSON.
+Each session claims a lease, uploads a phantom of its own, prompts a box, and then whatever its number draws: points,
+boxes, scribbles and lassos in all planes, seeds, undo, reset. Seven of ten end as they should; the others leave without
+a word, go away while a prompt is answered, or while an image is sent. Meanwhile a client on another connection sends
+signs of life, whose latency is reported. Resident memory, of the server's process, is compared when a fifth of
+the sessions and when all are over, each time once those that left without a word have ended. The last line is JSON.
 """
 MAX_SESSIONS = 64
 SETTLED = 0.2  # share of the sessions after which memory should grow no more
 BEAT_S = 0.05
-Ask = Callable[..., tuple[int, bytes]]
+SPARE_S = 5.0  # more than the server takes to notice that a session is over
 
 
 @contextmanager
@@ -55,51 +57,6 @@ def server(words: list[str]) -> Iterator[tuple[int, int]]:
         process.stdout.close()
 
 
-def asks(port: int) -> Ask:
-    """Requests over one connection, status and body of each."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
-
-    def ask(method: str, path: str, body: bytes = b"", token: str = "") -> tuple[int, bytes]:
-        connection.request(method, path, body, {"X-Lease-Token": token} if token else {})
-        response = connection.getresponse()
-        return response.status, response.read()
-
-    return ask
-
-
-def session(ask: Ask, shape: tuple[int, int, int], number: int) -> float:
-    """A session from its beginning to its end; returns the seconds that its first prompt took."""
-    from runtime.serve.nnia import pack  # needs blosc2, which help does not
-
-    phantom = make_phantom(shape, seed=number)
-    middle = shape[0] // 2
-    box = phantom.box(middle, 1)
-    token = str(json.loads(_ok(ask("POST", "/claim")))["lease_token"])
-    _ok(ask("POST", "/set_image", pack(phantom.pixels[None].astype(np.int16)), token))
-    buffer = {"shape": shape, "dtype": "uint8"}
-    _ok(ask("POST", "/set_target_buffer", json.dumps(buffer).encode(), token))
-    began = time.perf_counter()
-    prompt = {"bbox_coords": [[middle, middle + 1], [*box.y], [*box.x]]}
-    _ok(ask("POST", "/add_bbox_interaction", json.dumps(prompt).encode(), token))
-    took_s = time.perf_counter() - began
-    point = {"coordinates": [middle, 2, 2], "include_interaction": False}
-    _ok(ask("POST", "/add_point_interaction", json.dumps(point).encode(), token))
-    _ok(ask("POST", "/undo", b"{}", token))
-    _ok(ask("POST", "/reset_interactions", b"{}", token))
-    seed = pack((phantom.labels == 2).astype(np.uint8))
-    _ok(ask("POST", "/add_initial_seg_interaction", seed, token))
-    if number % 10:
-        _ok(ask("POST", "/release", b"", token))
-    return took_s
-
-
-def _ok(answer: tuple[int, bytes]) -> bytes:
-    status, body = answer
-    if status != 200:
-        raise Sam2Error(f"the server answered {status}: {body[:300]!r}")
-    return body
-
-
 def resident_mib(pid: int) -> float:
     """Resident memory of a process. Raises InputError where the system does not tell."""
     try:
@@ -114,7 +71,7 @@ class Beats:
 
     def __init__(self, port: int) -> None:
         self.took_ms: list[float] = []
-        self._ask, self._is_over = asks(port), threading.Event()
+        self._client, self._is_over = Client(port), threading.Event()
         self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> Beats:
@@ -128,7 +85,7 @@ class Beats:
     def _run(self) -> None:
         while not self._is_over.wait(BEAT_S):
             began = time.perf_counter()
-            self._ask("GET", "/healthz")
+            self._client.ask("GET", "/healthz")
             self.took_ms.append(1e3 * (time.perf_counter() - began))
 
 
@@ -170,24 +127,32 @@ def main(arguments: list[str] | None = None) -> None:
 def soak(words: list[str], num_sessions: int, shape: tuple[int, int, int]) -> dict[str, Any]:
     """The report on so many sessions of volumes of a shape (z, y, x) with a server's options."""
     resident, took_ms = [], []
+    rested: dict[int, float] = {}
+    ends: Counter[str] = Counter()
+    verbs: Counter[str] = Counter()
+    settled = round(SETTLED * num_sessions)
     with server(words) as (pid, port), Beats(port) as beats:
-        ask = asks(port)
-        for number in trange(num_sessions, desc="soak", unit="session", file=sys.stderr):
-            took_ms.append(1e3 * session(ask, shape, number))
+        for number in trange(1, num_sessions + 1, desc="soak", unit="session", file=sys.stderr):
+            lived = live(port, shape, number)
+            took_ms.append(1e3 * lived.first_prompt_s)
+            ends[lived.end] += 1
+            verbs.update(lived.verbs)
             resident.append(resident_mib(pid))
-        after = round(SETTLED * num_sessions)
-    numbers = np.arange(after, num_sessions)
-    slope_mib = np.polyfit(numbers, resident[after:], 1)[0]
+            if number in (settled, num_sessions):
+                rested[number] = at_rest_mib(pid, port)
+    grown_mib = rested[num_sessions] - rested[settled]
     return {
         "sessions": num_sessions,
         "shape": shape,
+        "ends": dict(sorted(ends.items())),
+        "prompts": dict(sorted(verbs.items())),
         "resident_mib": {
             "first": round(resident[0], 1),
-            "settled": round(resident[after], 1),
-            "end": round(resident[-1], 1),
+            "settled": round(rested[settled], 1),
+            "end": round(rested[num_sessions], 1),
             "largest": round(max(resident), 1),
         },
-        "kib_per_session": round(1024 * float(slope_mib), 2),
+        "kib_per_session": round(1024 * grown_mib / (num_sessions - settled), 2),
         "first_prompt_ms": {"median": round(float(np.median(took_ms)), 1)},
         "beat_ms": {
             "median": round(float(np.median(beats.took_ms)), 2),
@@ -195,3 +160,14 @@ def soak(words: list[str], num_sessions: int, shape: tuple[int, int, int]) -> di
             "largest": round(max(beats.took_ms), 2),
         },
     }
+
+
+def at_rest_mib(pid: int, port: int) -> float:
+    """Resident memory once the sessions that were left without a word have ended, of which there may be many or few."""
+    client = Client(port)
+    said = json.loads(client.ask("POST", "/claim"))
+    client.token = said["lease_token"]
+    client.ask("POST", "/release")
+    client.close()
+    time.sleep(float(said["liveness_timeout_seconds"]) + SPARE_S)
+    return resident_mib(pid)
