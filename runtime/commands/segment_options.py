@@ -156,7 +156,7 @@ def job_options(args: argparse.Namespace) -> dict[str, Any]:
         "zoom": args.zoom if args.zoom == AUTO else check_zoom(args.zoom),
         "smooth": args.smooth if args.smooth == AUTO else check_smooth(args.smooth),
         "track_every_mm": args.track_every,
-        "segmentation": _segmentation(args),
+        "segmentation": segmentation_of(args),
     }
 
 
@@ -173,7 +173,8 @@ def _memory_rules(args: argparse.Namespace) -> MemoryRules:
     )
 
 
-def _segmentation(args: argparse.Namespace) -> SegmentationOptions:
+def segmentation_of(args: argparse.Namespace) -> SegmentationOptions:
+    """How masks are written as DICOM, by the options of `add_dicom_options`."""
     code, codes = parse_codes(args.code or (), LESION)
     category, categories = parse_codes(args.category or (), ABNORMAL)
     return SegmentationOptions(

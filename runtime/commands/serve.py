@@ -8,6 +8,7 @@ import logging
 import socket
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -15,7 +16,9 @@ from typing import TYPE_CHECKING
 from runtime.bundle.bundle import Bundle, open_bundle
 from runtime.cohort.review import Review
 from runtime.commands.options import add_model_options, parse_bytes
+from runtime.commands.segment_options import add_dicom_options, segmentation_of
 from runtime.errors import InputError
+from runtime.io.dicom.seg import Algorithm
 from runtime.io.read import read_volume
 from runtime.io.volumes.volume import Volume
 from runtime.model import load
@@ -100,6 +103,7 @@ def parser() -> argparse.ArgumentParser:
         default=DEFAULTS.idle_s,
         help="after which a session that nobody uses ends (%(default)g)",
     )
+    add_dicom_options(p)
     return p
 
 
@@ -167,7 +171,14 @@ def _service(
     door = Door(Hosts(host, args.allow_host), key)
     caution = bundle.caution and bundle.caution.partition(";")[0].capitalize()
     review = None if args.cohort is None else Review(args.cohort)
-    shown = Shown(bundle.model.name, caution, opened, review, args.reviewer or user())
+    made_by = Algorithm(
+        model=bundle.model.name,
+        serial=bundle.fingerprint,
+        parameters={"backend": model.backend.description},
+    )
+    segmentation = replace(segmentation_of(args), algorithm=made_by)
+    reviewer = args.reviewer or user()
+    shown = Shown(bundle.model.name, caution, opened, review, reviewer, segmentation)
     return Service(model, limits, door, bundle.licence, half, shown=shown)
 
 

@@ -178,6 +178,16 @@ class Leases:
                 self._end(idle[0], "its memory was needed")
             lease.held_bytes[what] = num_bytes
 
+    @contextmanager
+    def holding(self, lease: Lease, num_bytes: int) -> Iterator[None]:
+        """Count memory that a request takes while it runs. Raises as `hold` does."""
+        what = f"request {secrets.token_hex(8)}"
+        self.hold(lease, what, num_bytes)
+        try:
+            yield
+        finally:
+            self.let_go(lease, what)
+
     def let_go(self, lease: Lease, what: str) -> None:
         """Count memory no longer; that of a lease that has ended is not counted anyway."""
         with self._lock:

@@ -6,10 +6,10 @@ answered with 202 and told by server-sent events.
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from anyio import to_thread
@@ -18,25 +18,26 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from runtime.cohort.review import Review
-from runtime.errors import InputError, NoImage, NoObject, SessionClosed
+from runtime.errors import NoImage, NoObject, SessionClosed
+from runtime.io.dicom.seg import SegmentationOptions
 from runtime.io.volumes.volume import Volume
-from runtime.io.write import write_mask
 from runtime.serve.bits import pack
+from runtime.serve.choices import SeveralVolumes
 from runtime.serve.leases import LeaseExpired, Leases
 from runtime.serve.page_events import PING
+from runtime.serve.page_exports import LABELS, check_export, export_bytes, exported
 from runtime.serve.page_requests import HEARTBEAT, LOOK, NOTHING
 from runtime.serve.page_review import PageReview
 from runtime.serve.page_session import PageSession
 from runtime.serve.page_static import INDEX, static_response
 from runtime.serve.page_verbs import VERBS, read_seed
 from runtime.serve.page_work import Call, error_words
-from runtime.serve.received_files import receive_volume
+from runtime.serve.received_files import received
 from runtime.serve.serving import read_json
 from runtime.serve.shown_volume import ShownVolume
 
 Handler = Callable[[Request], Awaitable[Response]]
 LEASE = "x-lease-token"
-EXPORTS = ("nii.gz", "nrrd")
 _FILE = "application/octet-stream"
 _FRESH = {"Cache-Control": "no-store"}
 # What the app does not know; everything else is left to it.
@@ -53,6 +54,7 @@ class Page:
         max_upload_bytes: of files that are sent together.
         review: of a cohort whose masks are looked at, if any.
         reviewer: who does.
+        segmentation: how masks are written as DICOM.
 
     Raises InputError for a volume that has no window.
     """
@@ -65,10 +67,15 @@ class Page:
         max_upload_bytes: int = 2 << 30,
         review: Review | None = None,
         reviewer: str = "",
+        segmentation: SegmentationOptions | None = None,
     ) -> None:
         self._leases, self._notices, self._max_upload_bytes = leases, notices, max_upload_bytes
         self._opened = None if opened is None else ShownVolume.of(opened, Path(opened.source).name)
+        self._segmentation = segmentation or SegmentationOptions()
         self._pages: dict[str, PageSession] = {}
+        self._reading = (
+            asyncio.Lock()
+        )  # nobody knows what a file unpacks to before it has been read
         self._server = uuid.uuid4().hex[:12]
         self._review = None if review is None else PageReview(review, reviewer, self)
 
@@ -149,7 +156,7 @@ class Page:
     async def _hold_and_show(self, token: str, page: PageSession, shown: ShownVolume) -> None:
         """Give a session a volume, if there is memory for it. Raises OutOfMemory, InputError."""
         array = shown.volume.array
-        own = 0 if shown is self._opened else array.nbytes
+        own = 0 if shown is self._opened else array.nbytes + shown.sources_bytes
         # The session's own copy in eight bits, and the mask of its first object.
         self._leases.hold(self._leases.of(token), "image", own + 2 * array.size)
         await to_thread.run_sync(page.show, shown)
@@ -182,10 +189,14 @@ class Page:
 
     async def _open(self, request: Request) -> Response:
         page, token = self.session_of(request), _token(request)
-        with self._leases.working(self._leases.of(token)):
-            volume, name = await receive_volume(request.stream(), self._max_upload_bytes)
-            shown = await to_thread.run_sync(ShownVolume.of, volume, name)
-            await self._hold_and_show(token, page, shown)
+        lease, most = self._leases.of(token), self._max_upload_bytes
+        size = int(request.headers.get("content-length", most))
+        try:
+            with self._leases.working(lease), self._leases.holding(lease, size):
+                async with received(request.stream(), most) as read, self._reading:
+                    await self._hold_and_show(token, page, await to_thread.run_sync(read))
+        except SeveralVolumes as several:
+            return _json({**error_words(several), "choices": several.choices}, 409)
         return _json(self.described(page))
 
     async def _voxels(self, request: Request) -> Response:
@@ -244,10 +255,12 @@ class Page:
         return _json({"cancelled": await to_thread.run_sync(page.cancel)})
 
     async def _export(self, request: Request) -> Response:
-        suffix = request.query_params.get("format", EXPORTS[0])
-        if suffix not in EXPORTS:
-            raise InputError(f"found the format {suffix[:20]!r}; wanted {' or '.join(EXPORTS)}")
-        data = await to_thread.run_sync(_written, self.session_of(request), suffix)
+        page, lease = self.session_of(request), self._leases.of(_token(request))
+        suffix = request.query_params.get("format", LABELS[0])
+        check_export(page.need_volume(), suffix)
+        size = export_bytes(page, suffix)
+        with self._leases.working(lease), self._leases.holding(lease, size):
+            data = await to_thread.run_sync(exported, page, suffix, self._segmentation)
         headers = {**_FRESH, "Content-Disposition": f'attachment; filename="masks.{suffix}"'}
         return Response(data, 200, headers, _FILE)
 
@@ -264,15 +277,6 @@ class Page:
 
 def _token(request: Request) -> str:
     return request.headers.get(LEASE, "")
-
-
-def _written(page: PageSession, suffix: str) -> bytes:
-    """All objects as the bytes of a file."""
-    shown = page.need_volume()
-    with TemporaryDirectory(prefix="medsam2-") as folder:
-        path = Path(folder) / f"masks.{suffix}"
-        write_mask(path, page.labels(), shown.volume)
-        return path.read_bytes()
 
 
 def _json(content: dict[str, Any], status: int = 200) -> Response:

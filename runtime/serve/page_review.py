@@ -89,8 +89,8 @@ class PageReview:
         page = self._host.session_of(request)
         name = (await read_json(request, OPEN))["study"]
         study = await to_thread.run_sync(self._review.study, name)
-        volume = await to_thread.run_sync(self._volume, study)
-        shown = await to_thread.run_sync(ShownVolume.of, volume, name)
+        shown = await to_thread.run_sync(self._shown, study, name)
+        volume = shown.volume
         masks = await to_thread.run_sync(
             decided_mask, self._review.folder, study, volume, self._review.latest()
         )
@@ -149,6 +149,10 @@ class PageReview:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_mask(path, mask.astype(np.uint8), volume)
         return corrected
+
+    def _shown(self, study: dict[str, Any], name: str) -> ShownVolume:
+        with opened(self._review, study) as (_, volume):
+            return ShownVolume.of(volume, name)
 
     def _volume(self, study: dict[str, Any]) -> Volume:
         with opened(self._review, study) as (_, volume):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from runtime.errors import InputError, NoImage, NoObject
 from runtime.serve.info import ObjectInfo
+from runtime.serve.object_masks import ObjectMasks, extent
 from runtime.serve.page_events import PageEvents, numbers
 from runtime.serve.page_work import Call, PageWork
 from runtime.serve.session import InteractiveSession
@@ -127,13 +128,16 @@ class PageSession:
         self._check_object(object_id)
         return self._session.mask_of(object_id)
 
-    def labels(self) -> NDArray[np.uint8]:
-        """All objects (z, y, x): 1, 2, ... in their order, later ones over earlier ones. Raises NoImage."""
-        labels = np.zeros(self.need_volume().volume.shape, np.uint8)
+    def masks(self) -> ObjectMasks:
+        """All objects that have a voxel, numbered 1, 2, ... in the order of all. Raises NoImage."""
+        shape, crops, names = self.need_volume().volume.shape, {}, {}
         with self._work.turn:
             for number, obj in enumerate(self._session.objects, 1):
-                np.copyto(labels, number, where=self._session.mask_of(obj.id) != 0)
-        return labels
+                mask = self._session.mask_of(obj.id) != 0
+                if spans := extent(mask):
+                    crops[number] = spans, mask[tuple(slice(*span) for span in spans)].copy()
+                    names[number] = self._looks[obj.id].name
+        return ObjectMasks(shape, crops, names)
 
     def need_volume(self) -> ShownVolume:
         """The volume. Raises NoImage before there is one."""

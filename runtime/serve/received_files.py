@@ -8,7 +8,8 @@ add up, and what is written is never more than the head has promised.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
@@ -17,10 +18,11 @@ from anyio import to_thread
 
 from runtime.errors import InputError, Sam2Error
 from runtime.files.strict_json import Fault, Integer, Object, Rule, Text
-from runtime.io.read import SUFFIXES, read_volume
+from runtime.io.read import read_volume
 from runtime.io.size_limit import no_larger_than
-from runtime.io.volumes.volume import Volume
+from runtime.serve.choices import SeveralVolumes, VolumeChoice, choices_of
 from runtime.serve.serving import check_json
+from runtime.serve.shown_volume import ShownVolume
 
 MAX_FILES = 5000
 MAX_HEAD_BYTES = 4 << 20
@@ -30,7 +32,6 @@ _MAX_FILE_BYTES = 1 << 62
 # A header names its data files, so that what is plain stays as it is.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_ .()+-]{0,120}")
 _SUFFIX = re.compile(r"(\.[A-Za-z0-9]{1,6}){0,2}$")
-_HEADERS = tuple(suffix for suffix in SUFFIXES if suffix != ".dcm")
 
 
 class _Files(Rule):
@@ -49,8 +50,11 @@ class _Files(Rule):
 _HEAD = Object({"files": _Files()})
 
 
-async def receive_volume(body: AsyncIterator[bytes], max_bytes: int) -> tuple[Volume, str]:
-    """Reads a body (see above) and gives the volume in its files and what to call it.
+@asynccontextmanager
+async def received(
+    body: AsyncIterator[bytes], max_bytes: int
+) -> AsyncIterator[Callable[[], ShownVolume]]:
+    """Takes a body (see above), and gives what reads the volume in its files, which lie there for that long.
 
     Args:
         body: in pieces of any size.
@@ -61,16 +65,16 @@ async def receive_volume(body: AsyncIterator[bytes], max_bytes: int) -> tuple[Vo
     """
     with TemporaryDirectory(prefix="medsam2-") as name:
         folder = Path(name)
-        received = _Received(folder, max_bytes)
+        files = _Received(folder, max_bytes)
         pending = bytearray()
         async for piece in body:
             pending += piece
             if len(pending) >= _CHUNK_BYTES:
-                await to_thread.run_sync(received.take, bytes(pending))
+                await to_thread.run_sync(files.take, bytes(pending))
                 pending.clear()
-        await to_thread.run_sync(received.take, bytes(pending))
-        received.end()
-        return await to_thread.run_sync(_read, folder, received.paths, received.names, max_bytes)
+        await to_thread.run_sync(files.take, bytes(pending))
+        files.end()
+        yield lambda: _read(folder, files.paths, files.names, max_bytes)
 
 
 class _Received:
@@ -141,13 +145,14 @@ class _Received:
 def plain_names(names: Sequence[str]) -> list[str]:
     """Names that files can have here, all different: the user's where they are plain, else a number and a suffix."""
     plain: list[str] = []
+    taken: set[str] = set()
     for number, name in enumerate(names):
         last = re.split(r"[/\\]", name)[-1]
-        taken = {other.lower() for other in plain}
         if not _PLAIN_NAME.fullmatch(last) or last.lower() in taken:
             suffix = _SUFFIX.search(last)
             last = f"file-{number:05d}{suffix.group() if suffix else ''}"
         plain.append(last)
+        taken.add(last.lower())
     return plain
 
 
@@ -156,30 +161,29 @@ def _write(file: BinaryIO, data: memoryview) -> None:
         data = data[file.write(data) :]
 
 
-def _read(
-    folder: Path, paths: Sequence[Path], names: Sequence[str], max_bytes: int
-) -> tuple[Volume, str]:
+def _read(folder: Path, paths: Sequence[Path], names: Sequence[str], max_bytes: int) -> ShownVolume:
     try:
-        chosen = _choose(paths)
         with no_larger_than(max_bytes):
-            volume = read_volume(folder if chosen is None else chosen)
+            chosen = _choose(folder, paths)
+            volume = read_volume(chosen.path, chosen.series)
+            name = chosen.title
+            if chosen.path in paths:
+                name = names[list(paths).index(chosen.path)]
+            return ShownVolume.of(volume, name or f"{len(volume.frames)} DICOM files")
     except Sam2Error as error:
         error.args = (_in_the_users_words(str(error), folder, paths, names),)
         raise
-    if chosen is None:
-        return volume, f"{len(paths)} DICOM files"
-    return volume, names[list(paths).index(chosen)]
 
 
-def _choose(paths: Sequence[Path]) -> Path | None:
-    """The one file to read, or None for a folder of DICOM slices."""
+def _choose(folder: Path, paths: Sequence[Path]) -> VolumeChoice:
+    """What there is to read. Raises SeveralVolumes where somebody has to choose."""
     if len(paths) == 1:
-        return paths[0]
-    headers = [path for path in paths if path.name.lower().endswith(_HEADERS)]
-    if len(headers) > 1:
-        listed = ", ".join(path.name for path in headers[:3])
-        raise InputError(f"found {len(headers)} volumes ({listed}); open one at a time")
-    return headers[0] if headers else None
+        return VolumeChoice(paths[0], (), "")
+    choices = choices_of(folder, paths)
+    possible = [choice for choice in choices if not choice.why_not]
+    if len(possible) > 1:
+        raise SeveralVolumes([choice.describe(paths) for choice in choices])
+    return possible[0] if possible else VolumeChoice(folder, (), "")
 
 
 def _in_the_users_words(

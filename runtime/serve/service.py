@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from runtime.cohort.review import Review
+from runtime.io.dicom.seg import SegmentationOptions
 from runtime.io.volumes.volume import Volume
 from runtime.model import Model
 from runtime.serve.app import Door, application
@@ -30,6 +31,7 @@ class Shown:
         opened: a volume that every page begins with.
         review: of a cohort whose masks are looked at.
         reviewer: who does, as decisions say.
+        segmentation: how masks are written as DICOM.
     """
 
     model: str = ""
@@ -37,6 +39,7 @@ class Shown:
     opened: Volume | None = None
     review: Review | None = None
     reviewer: str = ""
+    segmentation: SegmentationOptions | None = None
 
 
 class Service:
@@ -82,6 +85,7 @@ class Service:
             limits.max_image_bytes,
             shown.review,
             shown.reviewer,
+            shown.segmentation,
         )
         self.app = application(serving, door, self._page.routes)
 

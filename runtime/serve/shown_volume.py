@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
+from importlib.util import find_spec
 from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.errors import InputError, SeriesError
+from runtime.io.dicom.sources import Sources, read_sources
 from runtime.io.volumes.mask_formats import nifti_header, planes
 from runtime.io.volumes.volume import Volume
 from runtime.io.window import apply_window, extremes
+from runtime.process.packages import how_to_install
 
 # Browsers' viewers take these as they are; what they do not take loses nothing that a screen shows as float32.
 _SHOWN_AS = {"int8": "int16", "uint8": "uint8", "int16": "int16", "uint16": "uint16"}
+_HEADER_GROWTH = 8  # of a header's elements, as objects, over what they are in its file
+NOT_DICOM = "DICOM-SEG refers to the DICOM images it was made of, and this file is none."
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,7 @@ class ShownVolume:
         id: of its voxels and its grid, 16 hexadecimal digits.
         window_kind, window: in which the network sees it, and the page shows it at first.
         range: lowest and highest value.
+        sources: the headers of the DICOM images it was read from, or why no DICOM segmentation can be written of it.
     """
 
     volume: Volume
@@ -37,17 +44,27 @@ class ShownVolume:
     window_kind: str
     window: tuple[float, float]
     range: tuple[float, float]
+    sources: Sources | str
+
+    @property
+    def sources_bytes(self) -> int:
+        """About how much memory the headers take."""
+        return 0 if isinstance(self.sources, str) else _HEADER_GROWTH * self.sources.num_bytes
 
     @classmethod
     def of(cls, volume: Volume, name: str) -> ShownVolume:
-        """Look at a volume. Raises InputError for a name or window that does not fit."""
+        """Look at a volume, and at the files it was read from while they are there.
+
+        Raises InputError for a name or window that does not fit.
+        """
         _, used = apply_window(volume, "auto")
         low, high = extremes(volume.array, np.isfinite)
         lower = low if used.lower is None else float(used.lower)
         upper = high if used.upper is None else float(used.upper)
         if used.kind == "none":
             lower, upper = 0.0, 255.0
-        return cls(volume, name, _digest(volume), used.kind, (lower, upper), (low, high))
+        window, range_ = (lower, upper), (low, high)
+        return cls(volume, name, _digest(volume), used.kind, window, range_, _sources(volume))
 
     def describe(self) -> dict[str, Any]:
         """What the page is told."""
@@ -62,6 +79,7 @@ class ShownVolume:
             "window_kind": self.window_kind,
             "lowest": self.range[0],
             "highest": self.range[1],
+            "no_segmentation": self.sources if isinstance(self.sources, str) else None,
         }
 
     def nifti(self) -> tuple[int, Iterator[bytes]]:
@@ -77,6 +95,21 @@ class ShownVolume:
         for plane in self.volume.array:
             is_float = plane.dtype.kind == "f"
             yield np.nan_to_num(plane.astype(np.float32), nan=self.range[0]) if is_float else plane
+
+
+def _sources(volume: Volume) -> Sources | str:
+    """What a segmentation would refer to, or why there cannot be one, in words without a folder of this machine."""
+    if not volume.frames:
+        return NOT_DICOM
+    if find_spec("highdicom") is None:
+        return f"DICOM-SEG needs highdicom on the server: {how_to_install('highdicom')}"
+    try:
+        return read_sources(volume)
+    except (InputError, SeriesError, OSError) as error:
+        reason = f"DICOM-SEG is not possible: {error}"
+    for folder in {frame.path.parent for frame in volume.frames}:
+        reason = reason.replace(f"{folder}/", "").replace(str(folder), "the series")
+    return reason
 
 
 def _digest(volume: Volume) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
 
@@ -30,6 +31,43 @@ _SUFFIX = ".dcm"
 _NUMBER = re.compile(r"[0-9A-Fa-f]*\d[0-9A-Fa-f]*")
 
 
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What a folder holds, hidden files and what is below it apart.
+
+    Attributes:
+        series: headers by series instance UID, in the order of their names.
+        doubtful: files that are no DICOM, and why.
+        damaged: files that begin as DICOM does and cannot be read, and what is wrong.
+    """
+
+    series: dict[str, list[Header]]
+    doubtful: list[tuple[Path, str]]
+    damaged: list[tuple[Path, SeriesError]]
+
+
+def look_into(folder: Path) -> Holdings:
+    """All DICOM images of a folder, by series. Raises OSError where it cannot be read."""
+    found = Holdings({}, [], [])
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if not path.is_file():
+            if path.is_symlink() and not path.exists():
+                found.doubtful.append((path, "a link to nothing"))
+            continue
+        try:
+            if not _is_dicom(path):
+                found.doubtful.append((path, "no DICOM"))
+            elif header := read_header(path):
+                found.series.setdefault(header.series, []).append(header)
+        except OSError as error:
+            found.doubtful.append((path, str(error)))
+        except SeriesError as error:
+            found.damaged.append((path, error))
+    return found
+
+
 def series_headers(folder: Path, series: str | None) -> list[Header]:
     """Headers of the one series in a folder, or of the one with that UID, in the order of their names.
 
@@ -39,30 +77,17 @@ def series_headers(folder: Path, series: str | None) -> list[Header]:
 
     Raises SeriesError; OSError where the folder cannot be read.
     """
-    headers_of: dict[str, list[Header]] = {}
-    doubtful: list[tuple[Path, str]] = []
-    damaged: list[SeriesError] = []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if not path.is_file():
-            if path.is_symlink() and not path.exists():
-                doubtful.append((path, "a link to nothing"))
-            continue
-        try:
-            if not _is_dicom(path):
-                doubtful.append((path, "no DICOM"))
-            elif header := read_header(path):
-                headers_of.setdefault(header.series, []).append(header)
-        except OSError as error:
-            doubtful.append((path, str(error)))
-        except SeriesError as error:
-            damaged.append(error)
-    if damaged:
-        raise damaged[0]
-    _check_names(
-        doubtful, (header.path.name for headers in headers_of.values() for header in headers)
-    )
+    found = look_into(folder)
+    headers_of = found.series
+    if found.damaged:
+        raise found.damaged[0][1]
+    for path, why in seeming_slices(
+        found, (header.path.name for headers in headers_of.values() for header in headers)
+    ):
+        raise SeriesError(
+            f"{path} cannot be read as DICOM: cut short or damaged ({why}); copy it again, or take it out of the "
+            "folder"
+        )
     if not headers_of:
         raise SeriesError(
             f"{folder} holds no DICOM images; wanted the folder that directly holds the slices, "
@@ -135,15 +160,15 @@ def _is_dicom(path: Path) -> bool:
         return first_element(stream.read(HEAD_BYTES)) is not None
 
 
-def _check_names(doubtful: list[tuple[Path, str]], slices: Iterable[str]) -> None:
+def seeming_slices(found: Holdings, slices: Iterable[str]) -> list[tuple[Path, str]]:
+    """Files that are no DICOM and look as if they should be: they are named as slices are. And why they are none."""
     shapes = {name_shape(name) for name in slices}
-    for path, why in doubtful:
+    seeming = []
+    for path, why in found.doubtful:
         is_link = path.is_symlink() and not path.exists()
         if name_shape(path.name) in shapes or (path.suffix.lower() == _SUFFIX and not is_link):
-            raise SeriesError(
-                f"{path} cannot be read as DICOM: cut short or damaged ({why}); copy it again, or take it out of the "
-                "folder"
-            )
+            seeming.append((path, why))
+    return seeming
 
 
 def name_shape(name: str) -> str:

@@ -37,6 +37,7 @@ _LONG_STRING, _NAME = 64, 56  # the second with a number of an object behind it
 _PARTED = str.maketrans(
     ",=", ";:"
 )  # highdicom parts parameters by commas, and names from values by =
+_NO_PARTS = str.maketrans("\\", "/")  # a backslash parts values (PS3.5 section 6.2, LO)
 # Added to the number of the source's series, so that the two do not have one number.
 SERIES_NUMBERS = 1000
 # Of segments, in turn, as red, green and blue.
@@ -76,6 +77,7 @@ class SegmentationOptions:
             "labelmap": one frame a slice.
         keeps_empty_frames: whether slices without a segment have frames too.
         algorithm: what made them.
+        names: of objects by id; without one an object is called by its code and its id.
 
     Raises InputError for another type.
     """
@@ -87,6 +89,7 @@ class SegmentationOptions:
     algorithm: Algorithm = field(default_factory=Algorithm)
     codes: Mapping[int, Code] = field(default_factory=dict)
     categories: Mapping[int, Code] = field(default_factory=dict)
+    names: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.type not in SEGMENTATION_TYPES:
@@ -101,6 +104,11 @@ class SegmentationOptions:
     def category_of(self, object_id: int) -> Code:
         """Which kind of thing it is."""
         return self.categories.get(object_id, self.category)
+
+    def name_of(self, object_id: int) -> str:
+        """What it is called, as a Long String (PS3.5 section 6.2)."""
+        usual = f"{self.code_of(object_id).meaning[:_NAME]} {object_id}"
+        return self.names.get(object_id, usual).translate(_NO_PARTS)[:_LONG_STRING]
 
     def naming(
         self, codes: Mapping[int, Code], categories: Mapping[int, Code]
@@ -147,6 +155,7 @@ def write_segmentation(
     like: Volume,
     options: SegmentationOptions | None = None,
     identity: str | None = None,
+    sources: Sources | None = None,
 ) -> Written:
     """Write masks as a DICOM Segmentation of the images that `like` was read from.
 
@@ -162,6 +171,7 @@ def write_segmentation(
         options: codes, type and so on.
         identity: what tells this work from any other, such as a hash over all that the masks depend on: done again by
             the same version, it is the same object with the same UIDs. None draws new ones.
+        sources: of `read_sources`, for files that are not there any more; None reads them now.
 
     Raises InputError for a volume that is not from DICOM and for labels that do not fit or hold no object, SeriesError
     for images that cannot be referred to, MissingPackage without highdicom, and Sam2Error where the writing fails.
@@ -170,7 +180,7 @@ def write_segmentation(
     check_destination(path)
     if os.path.realpath(path) in {os.path.realpath(frame.path) for frame in like.frames}:
         raise InputError(f"{path} is one of the images themselves; name another file for the mask")
-    sources = read_sources(like)
+    sources = read_sources(like) if sources is None else sources
     segments = as_segments(masks, options.type == "binary", like.shape, like.source)
     uids = Uids(identity and f"{identity} {options.algorithm.version}")
     dataset = _make(segments, sources, like, options, uids)
@@ -264,7 +274,6 @@ def _descriptions(segments: Segments, options: SegmentationOptions, uids: Uids) 
     def coded(concept: Code) -> Any:
         return sr.CodedConcept(concept.value, concept.scheme, concept.meaning)
 
-    names = {i: f"{options.code_of(i).meaning[:_NAME]} {i}" for i in segments.object_ids}
     identification = highdicom.AlgorithmIdentificationSequence(
         algorithm.name[:_LONG_STRING],
         coded(_FAMILY),
@@ -274,13 +283,13 @@ def _descriptions(segments: Segments, options: SegmentationOptions, uids: Uids) 
     return [
         seg.SegmentDescription(
             segment_number=number,
-            segment_label=names[object_id],
+            segment_label=options.name_of(object_id),
             segmented_property_category=coded(options.category_of(object_id)),
             segmented_property_type=coded(options.code_of(object_id)),
             algorithm_type="SEMIAUTOMATIC",
             algorithm_identification=identification,
             tracking_uid=uids.of(f"segment {number}"),
-            tracking_id=names[object_id],
+            tracking_id=options.name_of(object_id),
             display_color=colour.from_rgb(*COLOURS[(number - 1) % len(COLOURS)]),
         )
         for number, object_id in enumerate(segments.object_ids, 1)

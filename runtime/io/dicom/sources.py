@@ -61,12 +61,14 @@ class Sources:
         references: SOP instance UID and frame number of each slice along z.
         positions_mm: of each slice, LPS (x, y, z).
         stored: for each frame, in the order of `datasets` or of the frames in their file, its slice.
+        num_bytes: that the headers have in their files.
     """
 
     datasets: tuple[Dataset, ...]
     references: tuple[tuple[str, int], ...]
     positions_mm: tuple[tuple[float, ...], ...]
     stored: tuple[int, ...]
+    num_bytes: int
 
 
 def read_sources(volume: Volume) -> Sources:
@@ -86,19 +88,20 @@ def read_sources(volume: Volume) -> Sources:
             "it was read, so that each slice has its source"
         )
     paths = list(dict.fromkeys(frame.path for frame in volume.frames))
-    headers = []
+    headers, num_bytes = [], 0
     for index, path in enumerate(paths):
         header = read_header(path, None if index == 0 else _OF_EVERY_SLICE)
         if header is None:
             raise SeriesError(f"{path} holds no image any more; it was changed since it was read")
         headers.append(header.dataset)
+        num_bytes += header.pixel_at
     _check_identity(dict(zip(paths, headers, strict=True)))
     source = f"{volume.source}: its headers cannot be followed"
     with warnings.catch_warnings(action="ignore"), refusing(SeriesError, source):
-        return _sources(volume, headers)
+        return _sources(volume, headers, num_bytes)
 
 
-def _sources(volume: Volume, headers: list[Dataset]) -> Sources:
+def _sources(volume: Volume, headers: list[Dataset], num_bytes: int) -> Sources:
     first = headers[0]
     for keyword in _MAY_BE_EMPTY:
         if keyword not in first:
@@ -117,7 +120,7 @@ def _sources(volume: Volume, headers: list[Dataset]) -> Sources:
     positions_mm = [tuple(map(float, place.ImagePositionPatient)) for place in places]
     _check_places(volume, positions_mm)
     references = zip(uids, numbers, strict=True)
-    return Sources(tuple(headers), tuple(references), tuple(positions_mm), tuple(stored))
+    return Sources(tuple(headers), tuple(references), tuple(positions_mm), tuple(stored), num_bytes)
 
 
 def _agree(volume: Volume, headers: list[Dataset]) -> None:

@@ -126,5 +126,5 @@ async function failure(status, text) {
     // Not ours: a proxy's, or none at all.
   }
   const detail = found.detail ?? found.error ?? `The server answered ${status}.`;
-  return new ApiError(status, found.error ?? "ServerError", String(detail));
+  return Object.assign(new ApiError(status, found.error ?? "ServerError", String(detail)), { choices: found.choices });
 }

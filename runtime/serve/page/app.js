@@ -181,6 +181,8 @@ export class App {
   async sendAgain() {
     this.screen.status("Sending your file again");
     const state = await this.uploadAgain();
+    this.volume.no_segmentation = state.volume.no_segmentation;
+    this.showExports();
     this.screen.progress(null);
     await this.sendMasksAgain(state.objects);
   }
@@ -232,8 +234,16 @@ export class App {
     this.volume = null;
     this.screen.screen("start");
     this.el("file").hidden = true;
-    this.el("export-nifti").disabled = this.el("export-nrrd").disabled = true;
+    this.showExports();
     this.screen.status("No file open");
+  }
+
+  // DICOM-SEG refers to DICOM images; where there are none, or they cannot be referred to, the reason is shown.
+  showExports() {
+    const why = this.volume?.no_segmentation;
+    for (const name of ["nifti", "nrrd", "dicom"]) this.el(`export-${name}`).disabled = !this.volume || (name === "dicom" && Boolean(why));
+    this.el("export-hint").hidden = !why;
+    this.el("export-hint").textContent = why ?? "";
   }
 
   async load(volume) {
@@ -261,7 +271,7 @@ export class App {
     const size = [...volume.shape].reverse().join(" × ");
     const spacing = [...volume.spacing_mm].reverse().map((mm) => Number(mm.toPrecision(3))).join(" × ");
     this.el("file-facts").textContent = `${volume.modality ? `${volume.modality}, ` : ""}${size} voxels, ${spacing} mm`;
-    this.el("export-nifti").disabled = this.el("export-nrrd").disabled = false;
+    this.showExports();
     document.title = `${volume.name} – MedSAM2 viewer`;
     this.setAxis(0);
   }
@@ -375,6 +385,7 @@ export class App {
     this.screen.startError(null);
     this.screen.quiet();
     const what = files.length === 1 ? files[0].name : `${files.length} files`;
+    let choices = null;
     try {
       const total = files.reduce((sum, { size }) => sum + size, 0);
       if (this.limits && total > this.limits.max_upload_bytes) {
@@ -393,13 +404,16 @@ export class App {
       await this.adopt(state.objects);
       this.el("image").focus({ preventScroll: true });
     } catch (error) {
-      this.refused(error, what);
+      choices = error.choices;
+      if (!choices) this.refused(error, what);
     } finally {
       this.sending = null;
       this.screen.progress(null);
       this.screen.state("ready");
       this.showWork();
     }
+    const chosen = choices && await this.screen.choose(choices);
+    if (chosen) await this.open(chosen.files.map((number) => files[number]));
   }
 
   refused(error, what) {
@@ -635,6 +649,7 @@ export class App {
     on("cancel", () => this.cancel());
     on("export-nifti", () => this.save("nii.gz"));
     on("export-nrrd", () => this.save("nrrd"));
+    on("export-dicom", () => this.save("dcm"));
     on("fit", () => this.viewer.home());
     on("masks-toggle", () => this.toggleMasks());
     el("opacity").addEventListener("input", () => this.viewer.setOpacity(Number(el("opacity").value) / 100));

@@ -27,6 +27,7 @@ export class Marks {
     pen.font = FONT;
     const isPictured = viewer.picture && !viewer.isAlone && !viewer.tiles.some(({ type }) => type > 2);
     if (isPictured) this.picture(viewer.picture);
+    else if (viewer.isSlow && !viewer.isAlone) this.pending();
     for (const tile of viewer.tiles) {
       const around = this.around(tile);
       pen.save();
@@ -55,6 +56,15 @@ export class Marks {
     const [left, top, w, h] = viewer.tile(3);
     this.pen.drawImage(picture, left * width, top * height, w * width, h * height);
     this.text("3-D", left * width + 10, top * height + 17, "left", "#c8cdd2");
+  }
+
+  // Where the 3-D view will be, once nothing else goes on.
+  pending() {
+    const { viewer } = this.model;
+    if (viewer.tiles.some(({ type }) => type > 2)) return;
+    const { clientWidth: width, clientHeight: height } = this.canvas;
+    const [left, top] = viewer.tile(3);
+    this.text("3-D  follows", left * width + 10, top * height + 17, "left", "#8b929a");
   }
 
   // The part of the canvas that a tile may use: images are centred in it.

@@ -86,7 +86,8 @@ export class ObjectPanel {
     sign.setAttribute("aria-label", prompt.positive ? "includes" : "excludes");
     const where = document.createElement("span");
     if (prompt.box) where.textContent = `slice ${Math.floor((prompt.box[prompt.axis][0] + prompt.box[prompt.axis][1] - 1) / 2) + 1}`;
-    button.append(sign, KINDS[prompt.kind] ?? prompt.kind, where);
+    const isErased = prompt.kind === "lasso" && !prompt.positive;
+    button.append(sign, isErased ? "Erased" : KINDS[prompt.kind] ?? prompt.kind, where);
     button.title = "Go there";
     button.addEventListener("click", () => prompt.box && this.on.go(prompt.box));
     item.append(button);

@@ -6,6 +6,10 @@ export class Screen {
     this.el = (id) => document.getElementById(id);
     this.el("banner-close").addEventListener("click", () => this.quiet());
     this.el("banner-action").addEventListener("click", () => this.action?.());
+    this.el("choose-cancel").addEventListener("click", () => this.el("choose").close(""));
+    this.el("choices").addEventListener("dblclick", (event) => {
+      if (event.target.closest("label:has(input:not([disabled]))")) this.el("choose").close("open");
+    });
     this.el("help-open").addEventListener("click", () => this.el("help").showModal());
     for (const id of ["key", "over"]) {
       this.el(id).addEventListener("cancel", (event) => event.preventDefault());
@@ -80,8 +84,39 @@ export class Screen {
     return this.ask(this.el("over"));
   }
 
+  // One of several volumes, or null. choices: {title, modality, slices, size, why_not} each.
+  async choose(choices) {
+    const dialog = this.el("choose");
+    this.el("choose-count").textContent = `There are ${choices.length} in what you opened.`;
+    this.el("choices").replaceChildren(...choices.map((choice, number) => choiceRow(choice, number)));
+    dialog.returnValue = "";
+    const closed = this.ask(dialog);
+    const first = dialog.querySelector("input:not([disabled])");
+    first.checked = true;
+    first.focus();
+    await closed;
+    const picked = dialog.querySelector("input:checked");
+    return dialog.returnValue === "open" && picked ? choices[picked.value] : null;
+  }
+
   ask(dialog) {
     if (!dialog.open) dialog.showModal();
     return new Promise((resolve) => dialog.addEventListener("close", resolve, { once: true }));
   }
+}
+
+function choiceRow({ title, modality, slices, size, why_not: whyNot }, number) {
+  const row = document.createElement("label");
+  const radio = Object.assign(document.createElement("input"), { type: "radio", name: "choice", value: String(number), disabled: Boolean(whyNot) });
+  const name = Object.assign(document.createElement("strong"), { textContent: title || "Without a description" });
+  const facts = [
+    modality,
+    slices === null ? "volume file" : `${slices} slice${slices === 1 ? "" : "s"}`,
+    size ? `${size[1]} × ${size[0]}` : "",
+    whyNot,
+  ];
+  const text = document.createElement("span");
+  text.append(name, Object.assign(document.createElement("small"), { textContent: facts.filter(Boolean).join(", ") }));
+  row.append(radio, text);
+  return row;
 }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from runtime.cohort.review import Review
+from runtime.io.dicom.seg import SegmentationOptions
 from runtime.io.volumes.volume import Volume
 from runtime.model import Model
 from runtime.serve.app import Door
@@ -53,6 +54,7 @@ class Served:
         key: that it asks for.
         limits: of everything.
         review: of a cohort.
+        segmentation: how masks are written as DICOM.
     """
 
     def __init__(
@@ -62,8 +64,10 @@ class Served:
         key: str | None = None,
         limits: Limits | None = None,
         review: Review | None = None,
+        segmentation: SegmentationOptions | None = None,
     ) -> None:
         self._model, self._opened, self._key, self._review = model, opened, key, review
+        self._segmentation = segmentation
         self._limits = limits or Limits()
         self.port = 0
         self.start()
@@ -74,7 +78,7 @@ class Served:
 
     def start(self) -> None:
         door = Door(Hosts("127.0.0.1"), self._key)
-        shown = Shown("nano", CAUTION, self._opened, self._review, "me")
+        shown = Shown("nano", CAUTION, self._opened, self._review, "me", self._segmentation)
         self.service = Service(self._model, self._limits, door, "Apache-2.0", shown=shown)
         listener, is_up = listen("127.0.0.1", self.port), threading.Event()
         self.port = listener.getsockname()[1]

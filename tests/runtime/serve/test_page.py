@@ -156,6 +156,7 @@ def test_a_stroke_adds_and_an_erased_area_goes(viewer: Viewer, phantom: Phantom)
     viewer.page.keyboard.press("e")
     viewer.drag((k, j, i - 1), (k, j, i + 1))
     assert len(viewer.prompts()) == 2
+    assert "Erased" in viewer.words("#prompts")
     viewer.page.click("#object-reset")
     viewer.until("window.viewerState().maskedVoxels === 0")
     viewer.until_ready()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import base64
 import gzip
-import http.client
 import json
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,94 +27,11 @@ from runtime.serve.received_files import plain_names
 from runtime.serve.shown_volume import ShownVolume
 from tests.dicoms import save_series
 from tests.runtime.serve.browser import Served
+from tests.runtime.serve.page_client import Client, packed
 
 SHAPE = (5, 48, 40)
 SPACING_MM = (2.5, 0.8, 0.9)
 MIB = 2**20
-
-
-@dataclass
-class Answer:
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-@dataclass
-class Client:
-    """A page without a browser."""
-
-    port: int
-    token: str = ""
-    events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-
-    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
-        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        try:
-            named = {name.replace("_", "-"): value for name, value in headers.items()}
-            connection.request(method, path, data, {"X-Lease-Token": self.token, **named})
-            got = connection.getresponse()
-            return Answer(got.status, {k.lower(): v for k, v in got.getheaders()}, got.read())
-        finally:
-            connection.close()
-
-    def claim(self) -> Any:
-        state = self.ask("POST", "/api/session", {}).json
-        self.token = state["token"]
-        return state
-
-    def listen(self) -> Stream:
-        return Stream(self.port, self.token)
-
-    def send(self, *files: Path, names: list[str] | None = None) -> Answer:
-        return self.ask("POST", "/api/volume", packed(*files, names=names))
-
-
-class Stream:
-    """Events as they come."""
-
-    def __init__(self, port: int, token: str) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-        self._connection.request("GET", "/api/events", headers={"X-Lease-Token": token})
-        self._answer = self._connection.getresponse()
-        assert self._answer.getheader("content-type") == "text/event-stream; charset=utf-8"
-        assert self.next()[0] == "hello"
-
-    def next(self) -> tuple[str, dict[str, Any]]:
-        name, data = "", {}
-        while True:
-            line = self._answer.readline().decode().rstrip("\n")
-            if line.startswith("event: "):
-                name = line[7:]
-            elif line.startswith("data: "):
-                data = json.loads(line[6:])
-            elif not line and name:
-                return name, data
-
-    def until(self, *names: str) -> list[tuple[str, dict[str, Any]]]:
-        """Events up to the first of these names, that one included."""
-        events = [self.next()]
-        while events[-1][0] not in names:
-            events.append(self.next())
-        return events
-
-    def close(self) -> None:
-        self._answer.close()
-        self._connection.close()
-
-
-def packed(*files: Path, names: list[str] | None = None) -> bytes:
-    listed = [
-        {"name": name, "size": file.stat().st_size}
-        for file, name in zip(files, names or [file.name for file in files], strict=True)
-    ]
-    head = json.dumps({"files": listed}).encode()
-    return struct.pack("<I", len(head)) + head + b"".join(file.read_bytes() for file in files)
 
 
 @pytest.fixture(scope="module")
@@ -322,10 +237,9 @@ def test_a_dicom_series_and_a_header_with_its_data_are_read(client: Client, tmp_
 
 def test_bodies_that_lie_are_refused(client: Client, tmp_path: Path) -> None:
     whole = packed(save_mask(tmp_path / "one.nrrd"))
-    two = packed(save_mask(tmp_path / "one.nrrd"), save_mask(tmp_path / "two.nrrd"))
     long_head = struct.pack("<I", 2**31) + whole[4:]
     bad = b"\x02\0\0\0{}"
-    for body in (b"", b"\x01", whole[:-1], whole + b"x", two, long_head, bad):
+    for body in (b"", b"\x01", whole[:-1], whole + b"x", long_head, bad):
         answer = client.ask("POST", "/api/volume", body)
         assert answer.status == 400 and answer.json["detail"], body[:20]
     for files in ([], [{"name": "a"}], [{"name": "a", "size": -1}], [{"name": 1, "size": 1}]):
@@ -343,6 +257,34 @@ def test_a_small_file_of_a_large_volume_is_refused_unread(client: Client, tmp_pa
     (tmp_path / "large.nii.gz").write_bytes(gzip.compress(image.to_bytes()))
     answer = client.send(tmp_path / "large.nii.gz")
     assert answer.status == 400 and "8 MiB" in answer.json["detail"]
+
+
+def test_a_page_is_no_viewer(client: Client, served: Served) -> None:
+    for path in ("/undo", "/reset_interactions", "/heartbeat"):
+        assert client.ask("POST", path, {}).status == 410
+    viewer = Client(served.port)
+    viewer.token = viewer.ask("POST", "/claim").json["lease_token"]
+    assert viewer.ask("GET", "/api/session").status == 410
+    assert viewer.ask("POST", "/release").status == 200
+
+
+def test_files_under_way_are_counted(model: Model, phantom: NDArray[np.uint8]) -> None:
+    limits = Limits(max_image_bytes=MIB, max_volume_bytes=4 * phantom.size)
+    served = Served(model, Volume.from_array(phantom), limits=limits)
+    try:
+        client = Client(served.port)
+        client.claim()
+        head = json.dumps({"files": [{"name": "a.nii", "size": 4 * phantom.size}]}).encode()
+        body = struct.pack("<I", len(head)) + head + bytes(4 * phantom.size)
+        assert client.ask("POST", "/api/volume", body).status == 507
+        answer = client.ask("POST", "/api/volume", packed_none())
+        assert answer.status == 400  # and are not, once they are gone
+    finally:
+        served.stop()
+
+
+def packed_none() -> bytes:
+    return struct.pack("<I", 2) + b"{}"
 
 
 def test_masks_are_exported_together(client: Client, tmp_path: Path) -> None:
