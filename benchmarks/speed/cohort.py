@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC
@@ -114,10 +114,9 @@ def overhead(
     wall_ms, cpu_ms = (
         float(np.mean([told[name] for told in beside])) for name in ("per_study_ms", "cpu_ms")
     )
-    own_ms = 3600e3 * run["workers"] / run["studies_per_hour"]
     return {
         "alone": list(beside),
-        "overhead_percent": round(100 * (own_ms / wall_ms - 1), 2),
+        "overhead_percent": round(100 * (run["worker_ms"] / wall_ms - 1), 2),
         "overhead_cpu_percent": round(100 * (run["cpu_ms"] / cpu_ms - 1), 2),
     }
 
@@ -131,8 +130,8 @@ def figures(
     """What a run tells.
 
     `per_study_ms` is the workers' own time of a study, all stages, `cpu_ms` their processors'; `beside_ms` what a study
-    costs a worker beside it, once the first one is done: to be handed out, written down and waited for;
-    `driver_cpu_ms` what it costs the driver.
+    costs a worker beside it, once the first one is done: to be handed out, written down and waited for; `worker_ms`
+    both, from the end of each worker's first study to that of its last; `driver_cpu_ms` what it costs the driver.
     """
     studies = {row["study"]: row for row in rows if row["state"] == "done"}
     total_ms = [row["ms_total"] for row in studies.values()]
@@ -140,6 +139,9 @@ def figures(
     busy_s = max(ended) - min(ended)
     own_s = (sum(total_ms) - total_ms[int(np.argmin(ended))]) / 1000
     after = max(len(studies) - 1, 1)
+    spans = [
+        _span_of(studies.values(), worker) for worker in {r["worker"] for r in studies.values()}
+    ]
     settled_s = min(ended) + SETTLED * busy_s
     seen = [look for look in looks if settled_s <= look.at_s <= max(ended)]
     return {
@@ -149,6 +151,7 @@ def figures(
         "start_s": round(wall_s - busy_s, 2),
         "studies_per_hour": round(3600 * after / max(busy_s, 1e-9)),
         "per_study_ms": round(float(np.mean(total_ms)), 1),
+        "worker_ms": round(1000 * sum(s for s, _ in spans) / max(sum(n for _, n in spans), 1), 1),
         "beside_ms": round(1000 * (busy_s * num_workers - own_s) / after, 1),
         "cpu_ms": round(float(np.mean([row["ms_cpu"] for row in studies.values()])), 1),
         "stages_ms": {
@@ -160,6 +163,12 @@ def figures(
         },
         **_driver(seen, after),
     }
+
+
+def _span_of(studies: Iterable[Mapping[str, Any]], worker: str) -> tuple[float, int]:
+    """Seconds from the end of a worker's first study to that of its last, and how many it did in them."""
+    ended = [row["ended"].timestamp() for row in studies if row["worker"] == worker]
+    return max(ended) - min(ended), len(ended) - 1
 
 
 def _driver(looks: Sequence[DriverLook], num_studies: int) -> dict[str, Any]:

@@ -190,7 +190,7 @@ def is_memory(error: BaseException) -> bool:
 def reason_of(error: BaseException) -> str:
     """What Ray says, in a line."""
     text = " ".join(str(error).split())
-    if "node" in text.lower() and "died" in text.lower() and "node failure" in text.lower():
+    if "node has died" in text or "node failure" in text.lower():
         return "its node was lost"
     if "connection error code 2" in text or "SYSTEM_ERROR" in text:
         return "its process was ended (SIGKILL, a crash, or the system out of memory)"

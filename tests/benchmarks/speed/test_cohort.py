@@ -22,6 +22,7 @@ def test_what_a_study_costs_beside_its_own_time() -> None:
             "ms_read": 100.0,
             "ms_cpu": 700.0,
             "ended": begin + timedelta(seconds=i // 2),  # two workers, each one study a second
+            "worker": f"{i % 2}",
         }
         for i in range(10)
     ]
@@ -31,6 +32,7 @@ def test_what_a_study_costs_beside_its_own_time() -> None:
     assert told["studies_per_hour"] == 3600 * 9 / 4
     assert (told["start_s"], told["per_study_ms"]) == (6.0, 800.0)
     assert told["beside_ms"] == pytest.approx((4 * 2 - 9 * 0.8) / 9 * 1000, abs=0.1)
+    assert told["worker_ms"] == 1000.0
     assert told["stages_ms"] == {"read": 100.0}
     assert told["cpu_ms"] == 700.0
     assert told["driver_cpu_ms"] == pytest.approx(600 / 7.2, abs=0.1)
@@ -39,9 +41,9 @@ def test_what_a_study_costs_beside_its_own_time() -> None:
 
 def test_an_overhead_is_over_the_same_work_alone() -> None:
     beside = [{"per_study_ms": 900.0, "cpu_ms": 790.0}, {"per_study_ms": 1100.0, "cpu_ms": 810.0}]
-    told = overhead({"workers": 2, "studies_per_hour": 7200, "cpu_ms": 804.0}, beside)
+    told = overhead({"worker_ms": 1000.0, "cpu_ms": 804.0}, beside)
     assert (told["overhead_percent"], told["overhead_cpu_percent"]) == (0.0, 0.5)
-    told = overhead({"workers": 1, "studies_per_hour": 3000, "cpu_ms": 800.0}, beside)
+    told = overhead({"worker_ms": 1200.0, "cpu_ms": 800.0}, beside)
     assert told["overhead_percent"] == 20.0
 
 
