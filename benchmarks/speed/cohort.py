@@ -142,6 +142,7 @@ def figures(
     spans = [
         _span_of(studies.values(), worker) for worker in {r["worker"] for r in studies.values()}
     ]
+    worker_ms = 1000 * sum(s for s, _ in spans) / max(sum(n for _, n in spans), 1)
     settled_s = min(ended) + SETTLED * busy_s
     seen = [look for look in looks if settled_s <= look.at_s <= max(ended)]
     return {
@@ -149,9 +150,9 @@ def figures(
         "studies": len(studies),
         "wall_s": round(wall_s, 2),
         "start_s": round(wall_s - busy_s, 2),
-        "studies_per_hour": round(3600 * after / max(busy_s, 1e-9)),
+        "studies_per_hour": round(3600e3 * num_workers / max(worker_ms, 1e-6)),
         "per_study_ms": round(float(np.mean(total_ms)), 1),
-        "worker_ms": round(1000 * sum(s for s, _ in spans) / max(sum(n for _, n in spans), 1), 1),
+        "worker_ms": round(worker_ms, 1),
         "beside_ms": round(1000 * (busy_s * num_workers - own_s) / after, 1),
         "cpu_ms": round(float(np.mean([row["ms_cpu"] for row in studies.values()])), 1),
         "stages_ms": {

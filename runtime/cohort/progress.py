@@ -66,8 +66,8 @@ class CohortProgress:
         self._failed += not is_done
         if is_done:
             self._estimate.add(size_bytes, seconds)
-        self._bar.update()
         self._say()
+        self._bar.update()
 
     def _say(self) -> None:
         words = [f"{self._in_hand} in hand"]

@@ -29,7 +29,7 @@ def test_what_a_study_costs_beside_its_own_time() -> None:
     looks = [DriverLook(since_s - 3 + t / 2, 100.0 + (t == 14), t / 10) for t in range(20)]
     told = figures(2, 10.0, looks, [*rows, rows[0], {**rows[0], "study": "x", "state": "failed"}])
     assert told["studies"] == 10
-    assert told["studies_per_hour"] == 3600 * 9 / 4
+    assert told["studies_per_hour"] == 7200
     assert (told["start_s"], told["per_study_ms"]) == (6.0, 800.0)
     assert told["beside_ms"] == pytest.approx((4 * 2 - 9 * 0.8) / 9 * 1000, abs=0.1)
     assert told["worker_ms"] == 1000.0
