@@ -15,6 +15,7 @@ from runtime.io.read import SUFFIXES
 _HEADERS = tuple(suffix for suffix in SUFFIXES if suffix != ".dcm")
 _DETACHED = (".nhdr", ".mhd")  # name files that hold their voxels
 _LONGEST_TITLE = 200
+MOST_CHOICES = 200  # that anybody reads through
 NO_SCAN = "cannot be segmented"
 
 
@@ -59,17 +60,16 @@ class SeveralVolumes(InputError):
     """Files that hold more than one volume.
 
     Args:
-        choices: as described for the page.
+        count: of volumes.
+        choices: the first of them, as described for the page.
     """
 
-    def __init__(self, choices: list[dict[str, Any]]) -> None:
+    def __init__(self, count: int, choices: list[dict[str, Any]]) -> None:
         listed = "; ".join(
             f"{choice['title']!r}" + (f", {choice['slices']} slices" if choice["slices"] else "")
             for choice in choices[:5]
         )
-        super().__init__(
-            f"found {len(choices)} volumes ({listed}); wanted one: send its files alone"
-        )
+        super().__init__(f"found {count} volumes ({listed}); wanted one: send its files alone")
         self.choices = choices
 
 

@@ -20,7 +20,7 @@ from runtime.errors import InputError, Sam2Error
 from runtime.files.strict_json import Fault, Integer, Object, Rule, Text
 from runtime.io.read import read_volume
 from runtime.io.size_limit import no_larger_than
-from runtime.serve.choices import SeveralVolumes, VolumeChoice, choices_of
+from runtime.serve.choices import MOST_CHOICES, SeveralVolumes, VolumeChoice, choices_of
 from runtime.serve.serving import check_json
 from runtime.serve.shown_volume import ShownVolume
 
@@ -182,7 +182,8 @@ def _choose(folder: Path, paths: Sequence[Path]) -> VolumeChoice:
     choices = choices_of(folder, paths)
     possible = [choice for choice in choices if not choice.why_not]
     if len(possible) > 1:
-        raise SeveralVolumes([choice.describe(paths) for choice in choices])
+        described = [choice.describe(paths) for choice in choices[:MOST_CHOICES]]
+        raise SeveralVolumes(len(choices), described)
     return possible[0] if possible else VolumeChoice(folder, (), "")
 
 

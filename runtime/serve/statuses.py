@@ -7,7 +7,7 @@ import logging
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
-from runtime.errors import InputError, OutOfMemory, Sam2Error, SessionClosed
+from runtime.errors import InputError, OutOfMemory, Sam2Error, SessionBusy, SessionClosed
 from runtime.process.shortage import shortage_behind
 from runtime.serve.leases import AtCapacity, LeaseExpired, TooManyRequests
 from runtime.serve.nnia import TooLarge
@@ -37,6 +37,7 @@ STATUSES: dict[type[Exception], int] = {
     SessionClosed: 410,
     AtCapacity: 503,
     TooManyRequests: 429,
+    SessionBusy: 429,
     TooLarge: 413,
     OutOfMemory: 507,
     InputError: 400,

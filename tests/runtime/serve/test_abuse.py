@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from nnInteractive.inference.remote.serialization import pack_array
 
+from runtime.errors import SessionBusy
 from runtime.serve.guard import Guard, shown_key
 from runtime.serve.hosts import Hosts, host_of, is_loopback
 from runtime.serve.limits import Limits
@@ -484,6 +485,17 @@ def test_one_session_cannot_take_all_threads() -> None:
             session.seconds = 0
             session.cancel()
         assert sorted(each.result() for each in asked) == [200, 200, 429, 429, 429, 429]
+
+
+class Busy(FakeSession):
+    def undo(self) -> None:
+        raise SessionBusy("the network had too much to do; try again later")
+
+
+def test_who_found_the_network_busy_is_asked_to_wait() -> None:
+    with running(make_session=Busy) as server:
+        status, _, body = server.ask("POST", "/undo", b"{}", X_Lease_Token=server.claim())
+        assert status == 429 and b"try again later" in body  # no fault, and no full server
 
 
 def test_a_bomb_of_two_kilobytes_is_refused(server: Running) -> None:

@@ -10,6 +10,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from runtime.serve import received_files
 from runtime.serve.choices import NO_SCAN, SeveralVolumes, choices_of
 from runtime.serve.received_files import _choose
 from tests.dicoms import OTHER_SERIES, SERIES, save_frames, save_series
@@ -23,7 +24,7 @@ def gathered(folder: Path, *sources: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def test_series_and_volumes_are_told_apart(tmp_path: Path) -> None:
+def test_series_and_volumes_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_series(tmp_path / "a")
     save_series(tmp_path / "b", depth=2, series=OTHER_SERIES)
     (tmp_path / "scan.nii.gz").write_bytes(b"not looked at yet")
@@ -43,6 +44,10 @@ def test_series_and_volumes_are_told_apart(tmp_path: Path) -> None:
         _choose(tmp_path / "all", paths)
     sent = told.value.choices[1]["files"]
     assert [paths[number].name for number in sent] == ["b-000.dcm", "b-001.dcm"]
+    monkeypatch.setattr(received_files, "MOST_CHOICES", 3)
+    with pytest.raises(SeveralVolumes, match="4 volumes") as told:
+        _choose(tmp_path / "all", paths)
+    assert len(told.value.choices) == 3
 
 
 def test_what_is_no_scan_is_not_asked_about(tmp_path: Path) -> None:
