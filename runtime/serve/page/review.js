@@ -2,17 +2,31 @@
 
 import { millilitres } from "./objects.js";
 
-const AT_ONCE = 50; // studies of the queue in the list
+const AT_ONCE = 50; // studies of the queue that are asked for at a time
+const NEAR = 200; // pixels from the end of the list, from which on it is made longer
+
+const keyOf = ({ study, object }) => `${object} ${study}`;
 
 export class ReviewPanel {
   // on: {open(study) -> {key, objects: [[number, id]]}, show(id, slice), selected() -> id, say(text), act(something)}
   constructor(api, { section, list, count, accept, reject }, on) {
     Object.assign(this, { api, section, list, count, acceptButton: accept, rejectButton: reject, on });
-    this.rows = [];
+    this.rows = new Map(); // by key: as they came
+    this.items = new Map(); // by key: what shows them
+    this.start = this.total = this.decided = 0; // studies that were asked for, studies there are, objects decided
+    this.loading = null;
     this.current = null; // {study, key, objects: Map of id -> number}
     this.clicks = 0;
     accept.addEventListener("click", () => this.decide("accepted"));
     reject.addEventListener("click", () => this.decide("rejected"));
+    this.more = document.createElement("li");
+    const button = Object.assign(document.createElement("button"), { type: "button", className: "more" });
+    button.addEventListener("click", () => this.on.act(() => this.load()));
+    this.more.append(button);
+    list.addEventListener("scroll", () => {
+      const isNear = list.scrollTop + list.clientHeight > list.scrollHeight - NEAR;
+      if (isNear && this.hasMore) this.on.act(() => this.load());
+    });
   }
 
   get isOn() {
@@ -22,29 +36,59 @@ export class ReviewPanel {
   // Shows the queue and opens what is to be looked at first. Returns whether there is anything.
   async begin() {
     this.section.hidden = false;
+    this.rows.clear();
+    this.items.clear();
+    this.list.replaceChildren();
+    this.start = 0;
     await this.load();
     return this.next();
   }
 
-  async load() {
-    const { studies, decided, objects } = await this.api.call("GET", `/api/review?start=0&count=${AT_ONCE}`);
-    this.rows = objects;
-    this.total = studies;
-    this.decided = decided;
-    this.show();
+  get hasMore() {
+    return this.start < this.total;
+  }
+
+  // The next part of the queue, once at a time.
+  load() {
+    this.loading ??= this.loadPart().finally(() => {
+      this.loading = null;
+      this.show();
+    });
+    return this.loading;
+  }
+
+  async loadPart() {
+    const part = await this.api.call("GET", `/api/review?start=${this.start}&count=${AT_ONCE}`);
+    this.start += AT_ONCE;
+    this.total = part.studies;
+    this.decided = part.decided;
+    // A cohort at work puts studies in between, so that some come again.
+    for (const row of part.objects) this.rows.set(keyOf(row), Object.assign(this.rows.get(keyOf(row)) ?? {}, row));
   }
 
   // Goes on with the next object that nobody has decided: in this study, else in the queue.
   async next() {
-    const waiting = this.rows.filter(({ verdict }) => !verdict);
-    const row = waiting.find(({ study }) => study === this.current?.study) ?? waiting[0];
+    let row = this.waiting();
+    // What a cohort at work has put in before the parts that are here is found from the start.
+    if (!row && !this.hasMore) this.start = 0;
+    while (!row && this.hasMore) {
+      await this.load();
+      row = this.waiting();
+    }
     if (row) await this.go(row);
-    else this.on.say(this.rows.length ? "All of this part of the queue is decided" : "No study is done yet");
+    else this.on.say(this.rows.size ? "All of the queue is decided" : "No study is done yet");
     return Boolean(row);
+  }
+
+  waiting() {
+    const waiting = [...this.rows.values()].filter(({ verdict }) => !verdict);
+    return waiting.find(({ study }) => study === this.current?.study) ?? waiting[0];
   }
 
   async go(row) {
     if (row.study !== this.current?.study) {
+      this.current = null; // until it is open nothing can be decided: what is on the screen is of neither study
+      this.showButtons();
       const { key, objects } = await this.on.open(row.study);
       this.current = { study: row.study, key, objects: new Map(objects.map(([number, id]) => [id, number])) };
     }
@@ -85,7 +129,7 @@ export class ReviewPanel {
         const seconds = Math.round(performance.now() - this.began) / 1000;
         const words = { study, object: number, shown, key, verdict, seconds, clicks: this.clicks };
         const said = await this.api.call("POST", "/api/review/decide", words);
-        const row = this.rows.find((each) => each.study === study && each.object === number);
+        const row = this.rows.get(keyOf({ study, object: number }));
         if (row) {
           this.decided += row.verdict ? 0 : 1;
           row.verdict = said.verdict;
@@ -100,10 +144,22 @@ export class ReviewPanel {
   }
 
   show() {
-    this.count.textContent = `${this.decided ?? 0} decided`;
-    this.list.replaceChildren(...this.rows.map((row) => this.row(row)));
-    this.list.querySelector("[data-selected]")?.scrollIntoView({ block: "nearest" });
+    this.count.textContent = `${this.decided} decided`;
+    for (const [key, row] of this.rows) {
+      if (!this.items.has(key)) this.list.insertBefore(this.item(key, row), this.more.parentNode && this.more);
+      this.describe(this.items.get(key), row);
+    }
+    this.more.firstChild.textContent = `More: ${Math.min(this.start, this.total)} of ${this.total} studies are here`;
+    if (!this.hasMore) this.more.remove();
+    else if (!this.more.isConnected) this.list.append(this.more);
+    const selected = this.list.querySelector("[data-selected]");
+    if (selected !== this.shown) selected?.scrollIntoView({ block: "nearest" });
+    this.shown = selected;
     this.showButtons();
+  }
+
+  isShown({ study, object }) {
+    return study === this.current?.study && object === this.object;
   }
 
   showButtons() {
@@ -111,20 +167,26 @@ export class ReviewPanel {
     this.acceptButton.disabled = this.rejectButton.disabled = !isOpen || Boolean(this.isDeciding);
   }
 
-  row(row) {
+  item(key, row) {
     const item = document.createElement("li");
-    item.toggleAttribute("data-selected", row.study === this.current?.study && row.object === this.object);
-    if (row.verdict) item.dataset.verdict = row.verdict;
     const button = Object.assign(document.createElement("button"), { type: "button" });
     const name = Object.assign(document.createElement("b"), { textContent: `${row.study}, ${row.object}` });
+    button.append(name, document.createElement("span"));
+    button.addEventListener("click", () => this.on.act(() => this.go(row)));
+    item.append(button);
+    this.items.set(key, item);
+    return item;
+  }
+
+  describe(item, row) {
+    item.toggleAttribute("data-selected", this.isShown(row));
+    if (row.verdict) item.dataset.verdict = row.verdict;
+    else delete item.dataset.verdict;
     const facts = [`doubt ${row.doubt.toFixed(2)}`];
     if (row.volume_ml !== null) facts.push(`${millilitres(row.volume_ml)} ml`);
     if (row.verdict) facts.push(row.verdict);
-    const note = Object.assign(document.createElement("span"), { textContent: facts.join(", ") });
+    const [button] = item.children;
     button.title = row.warnings.length ? row.warnings.join(", ") : "Open";
-    button.append(name, note);
-    button.addEventListener("click", () => this.on.act(() => this.go(row)));
-    item.append(button);
-    return item;
+    button.lastChild.textContent = facts.join(", ");
   }
 }
