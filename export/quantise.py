@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 
 from runtime.measure.lockstep import compare_tensors, error_of
 from runtime.measure.parity import TOLERANCES
-from runtime.measure.phantom import make_phantom
+from runtime.measure.phantom import Phantom, make_phantom
 from runtime.model import Model
-from runtime.predictors import VolumePredictor
+from runtime.predictors import ImagePredictor, VolumePredictor
 
 if TYPE_CHECKING:
     import onnx
@@ -69,7 +69,9 @@ class Quantised:
 
 
 def record(model: Model, graphs: Iterable[str]) -> dict[str, list[Recording]]:
-    """Runs of graphs, evenly spaced over a phantom followed both ways from its middle slice."""
+    """Runs of graphs, evenly spaced over a phantom: an object followed both ways from its middle slice, or boxed on
+    single slices where the network has no memory.
+    """
     runs: dict[str, list[Recording]] = {graph: [] for graph in graphs}
 
     def observe(graph: str, inputs: object, outputs: object, ms: float) -> None:
@@ -78,14 +80,27 @@ def record(model: Model, graphs: Iterable[str]) -> dict[str, list[Recording]]:
 
     size = model.numbers.image_size
     phantom = make_phantom((RECORDED_SLICES, size, size), RECORDED_SEED)
-    predictor = VolumePredictor(model.plain().observed(observe))
-    predictor.set_volume(phantom.pixels, "none")
-    predictor.add(phantom.box(RECORDED_SLICES // 2, 1), object_id=1)
-    predictor.propagate()
+    segment = _box_some if model.numbers.kind == "image" else _follow
+    segment(model.plain().observed(observe), phantom)
     return {
         graph: [own[i] for i in np.linspace(0, len(own) - 1, NUM_RECORDINGS).round().astype(int)]
         for graph, own in runs.items()
     }
+
+
+def _follow(model: Model, phantom: Phantom) -> None:
+    predictor = VolumePredictor(model)
+    predictor.set_volume(phantom.pixels, "none")
+    predictor.add(phantom.box(len(phantom.pixels) // 2, 1), object_id=1)
+    predictor.propagate()
+
+
+def _box_some(model: Model, phantom: Phantom) -> None:
+    predictor = ImagePredictor(model)
+    middle = len(phantom.pixels) // 2
+    for index in range(middle - 1, middle - 1 + NUM_RECORDINGS):
+        predictor.set_image(phantom.pixels[index])
+        predictor.predict(replace(phantom.box(index, 1), slice=0))
 
 
 def _copied(tensors: object) -> dict[str, Array]:
@@ -149,7 +164,7 @@ def _in_int8(folded: onnx.ModelProto, folder: Path, kept: Sequence[str]) -> onnx
             folder / "folded.onnx",
             small,
             op_types_to_quantize=["MatMul"],
-            nodes_to_exclude=list(kept),
+            nodes_to_exclude=[*kept, *_of_stacks(folded)],
             per_channel=True,
             reduce_range=True,
             weight_type=QuantType.QInt8,
@@ -162,6 +177,16 @@ def _in_int8(folded: onnx.ModelProto, folder: Path, kept: Sequence[str]) -> onnx
     finally:
         logger.setLevel(level)
     return onnx.load(small)
+
+
+def _of_stacks(folded: onnx.ModelProto) -> list[str]:
+    """Names of the products of several weights at once, such as relative positions: ONNX Runtime has none in bytes."""
+    ranks = {weight.name: len(weight.dims) for weight in folded.graph.initializer}
+    return [
+        node.name
+        for node in folded.graph.node
+        if node.op_type == "MatMul" and ranks.get(node.input[1], 2) != 2
+    ]
 
 
 def _by_sensitivity(
@@ -218,7 +243,8 @@ def _weights(values: dict[str, NDArray[np.generic]], name: str) -> Array:
 
 def _in_bytes(x: Array) -> Array:
     """What is left of activations in unsigned bytes, by ONNX's DynamicQuantizeLinear."""
-    lowest, highest = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
+    # Of a pooled memory's own keys there may be none.
+    lowest, highest = float(x.min(initial=0.0)), float(x.max(initial=0.0))
     scale = (highest - lowest) / 255 or 1.0
     zero = round(-lowest / scale)
     bytes_ = np.clip(np.rint(x / np.float32(scale)) + zero, 0, 255)

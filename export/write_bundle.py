@@ -48,7 +48,8 @@ def write_bundle(
         path: the folder to make; its parent must exist.
         weights: `kind` (see `runtime.bundle.manifest.CAUTIONS`), `source` and what else identifies them.
         licence: of the weights, as whoever exports them says, or `runtime.bundle.manifest.UNKNOWN`.
-        precision: one of `runtime.bundle.manifest.PRECISIONS`; "int8" adds `INT8_GRAPHS` in eight bits.
+        precision: one of `runtime.bundle.manifest.PRECISIONS`; "int8" adds `INT8_GRAPHS`, as far as there are
+            such, in eight bits.
         max_dice_drop: what those may lose on phantoms.
         overwrite: replace a bundle that is already there; anything else is never replaced.
         progress: wraps the names of the graphs as they are worked through, like `tqdm`.
@@ -60,7 +61,7 @@ def write_bundle(
     """
     target = Path(path)
     check_target(target, overwrite)
-    _check_model(model, precision)
+    _check_model(model)
 
     def fill(folder: Path) -> None:
         files = {}
@@ -69,18 +70,14 @@ def write_bundle(
             files[graph_file(graph)] = _write_graph(folder, graph_file(graph), data)
         _write_manifest(folder, _manifest(model, weights, licence, files))
         if precision == "int8":
-            _add_int8(folder, max_dice_drop)
+            add_int8(folder, max_dice_drop)
 
     return write_whole_folder(target, fill, _read_back, is_replaced=overwrite)
 
 
-def _check_model(model: Network, precision: str) -> None:
+def _check_model(model: Network) -> None:
     """Raise InputError for what cannot be exported, before hours are spent on it."""
     name, numbers = model.numbers.name, model.image_encoder.parameters()
-    if precision == "int8" and model.numbers.kind == "image":
-        raise InputError(
-            f"graphs in int8 are judged by following objects, and {name} has no memory; leave --precision out"
-        )
     size_bytes = sum(4 * parameter.numel() for parameter in numbers)
     if size_bytes > MAX_GRAPH_BYTES:
         raise InputError(
@@ -98,13 +95,14 @@ def _read_back(folder: Path) -> None:
         bundle.read_graph(graph, "int8")
 
 
-def _add_int8(folder: Path, max_dice_drop: float) -> None:
+def add_int8(folder: Path, max_dice_drop: float) -> None:
     """Add graphs in eight bits to a bundle, once they have been seen to segment as well."""
     plain = open_bundle(folder)
-    recordings = record(load(plain, "ort"), INT8_GRAPHS)
+    graphs = [graph for graph in INT8_GRAPHS if graph in plain.model.graphs]
+    recordings = record(load(plain, "ort"), graphs)
     manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
     about: dict[str, Any] = {"largest_weight": LARGEST_INT8, "graphs": {}}
-    for graph in INT8_GRAPHS:
+    for graph in graphs:
         small = quantised(onnx.load_from_string(plain.read_graph(graph)), recordings.pop(graph))
         name = graph_file(graph, "int8")
         manifest["files"][name] = _write_graph(folder, name, small.model.SerializeToString())

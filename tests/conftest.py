@@ -6,6 +6,7 @@ import ctypes
 import gc
 import locale
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -130,6 +131,15 @@ def written(model, path: Path) -> Bundle:
 
     weights = {"kind": "random", "source": "random", "seed": 12}
     write_bundle(model, path, weights | {"sha256": fingerprint(model.state_dict())}, "Apache-2.0")
+    return open_bundle(path)
+
+
+def in_eight_bits(bundle: Bundle, path: Path) -> Bundle:
+    """A copy of a bundle of random weights with graphs in eight bits, whatever masks of noise lose by them."""
+    from export.write_bundle import add_int8
+
+    shutil.copytree(bundle.path, path)
+    add_int8(path, max_dice_drop=1.0)
     return open_bundle(path)
 
 

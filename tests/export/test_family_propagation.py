@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks.speed.official import holes_filled, official_predictor
+from export import dice_check
 from export.model.sam2 import Sam2
 from export.random_weights import random_state
+from export.torch_backend import torch_model
 from export.variants import Variant
 from export.verify import verify
+from export.write_bundle import INT8_GRAPHS
 from runtime import load
 from runtime.bundle.bundle import Bundle
+from runtime.commands.certify import compare
 from runtime.prompts.prompts import Box, Mask, Point
-from tests.conftest import written
+from tests.conftest import in_eight_bits, written
 from tests.official import marks_of
 from tests.parity import Task, run_official, run_ours, same_masks, volume, worst_difference
 from tests.variants import TOY_EDGE, TOY_VIT, TOY_VIT_1
@@ -92,3 +97,21 @@ def test_every_slice_equals_upstream(name: str, backend: str, family: Family) ->
 def test_each_graph_and_all_that_runs_on_them_is_certified(backend: str, family: Family) -> None:
     certificate = verify(family.bundle, family.model, backend, num_slices=4)
     assert certificate["passed"], certificate
+
+
+def test_graphs_in_eight_bits_hold(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dice_check, "PHANTOMS", 1)
+    monkeypatch.setattr(dice_check, "PHANTOM_SLICES", 3)
+    bundle = in_eight_bits(family.bundle, tmp_path / "b")
+    assert bundle.int8_graphs == INT8_GRAPHS
+    for graph, figures in bundle.manifest["int8"]["graphs"].items():
+        assert figures["products"] > figures["in_fp32"], graph
+    model = family.model
+    certificate = compare(bundle, "ort-int8", torch_model(model), load(bundle, "ort-int8"), 3)
+    assert all(
+        output["passed"]
+        for outputs in certificate["graphs"].values()
+        for output in outputs.values()
+    ), certificate["graphs"]

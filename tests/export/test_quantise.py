@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -254,6 +255,8 @@ def test_nothing_found_where_there_is_nothing_is_right(
     empty = np.zeros((3, 8, 8), np.uint8)
 
     class Finds:
+        def __init__(self, *args: Any) -> None: ...
+
         def set_volume(self, *args: Any) -> None: ...
 
         def add(self, *args: Any, **options: Any) -> None: ...
@@ -263,7 +266,8 @@ def test_nothing_found_where_there_is_nothing_is_right(
             return SimpleNamespace(slices={1: dict.fromkeys(range(3), mask)})
 
     monkeypatch.setattr(Phantom, "box", lambda *_: None)
-    found = dice_check._dice_of_objects(Finds(), Phantom(empty, empty))  # type: ignore[arg-type]
+    monkeypatch.setattr(dice_check, "VolumePredictor", Finds)
+    found = dice_check._dice_of_objects(load(toy_bundle), Phantom(empty, empty))
     assert found == [1.0]
 
 
@@ -331,13 +335,33 @@ def test_mean_dice_is_of_masks_against_the_phantoms_own(
     assert mean_dice(toy_bundle, "ort") == pytest.approx(2 / 3)
 
 
+def test_of_a_network_without_memory_masks_of_middle_slices_are_judged(
+    toy_sam_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = toy_sam_bundle.model.image_size
+    phantom = make_phantom((3, size, size), 0)
+
+    class Knows:
+        def __init__(self, *args: Any) -> None: ...
+
+        def set_image(self, pixels: np.ndarray) -> None:
+            np.testing.assert_array_equal(pixels, phantom.pixels[1])
+
+        def predict(self, box: Any) -> Any:
+            i = next(i for i in (1, 2, 3) if replace(phantom.box(1, i), slice=0) == box)
+            return SimpleNamespace(mask=lambda: (phantom.labels[1] == i) & (i != 3))
+
+    monkeypatch.setattr(dice_check, "ImagePredictor", Knows)
+    assert mean_dice(toy_sam_bundle, "ort") == pytest.approx(2 / 3)
+
+
 def test_every_phantom_is_another_one_and_progress_sees_each(
     toy_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dice_check, "PHANTOMS", 3)
     made, calls = [], []
 
-    def dice(predictor: Any, phantom: Phantom) -> list[float]:
+    def dice(model: Any, phantom: Phantom) -> list[float]:
         made.append(phantom)
         return [0.1 * len(made), 0.1 * len(made), 0.3]
 

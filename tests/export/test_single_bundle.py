@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import torch
 
+from export import dice_check
 from export.model.network import network
 from export.model.sam1 import Sam1
 from export.random_weights import random_state
@@ -23,13 +24,14 @@ from runtime import load
 from runtime.bundle.bundle import Bundle, open_bundle
 from runtime.bundle.contract import KINDS
 from runtime.bundle.manifest import MANIFEST
-from runtime.commands.certify import certify, in_words
+from runtime.commands.certify import certify, compare, in_words
 from runtime.errors import BundleError, BundleIncomplete, InputError
 from runtime.measure.phantom import make_phantom
 from runtime.measure.single_tasks import images_of
 from runtime.predictors import VolumePredictor
+from tests.conftest import in_eight_bits
 from tests.graph_inputs import graph_inputs, relative_error, torch_inputs
-from tests.variants import TOY_LITEMEDSAM, TOY_MEDSAM, TOY_SAM
+from tests.variants import TOY_LITEMEDSAM, TOY_SAM
 
 TOLERANCE = 2e-5
 
@@ -141,9 +143,19 @@ def test_what_cannot_be_exported_is_said_before_it_is_tried(tmp_path: Path) -> N
         huge = network(VARIANTS["sam_vit_h"])
     with pytest.raises(InputError, match=r"sam_vit_h has 2\.4 GiB of weights.*less than 2 GiB"):
         write_bundle(huge, tmp_path / "b", weights, "unknown")
-    with pytest.raises(InputError, match="toy_medsam has no memory; leave --precision out"):
-        write_bundle(network(TOY_MEDSAM), tmp_path / "b", weights, "unknown", precision="int8")
     assert not (tmp_path / "b").exists()
+
+
+def test_its_encoder_has_a_graph_in_eight_bits_that_holds(
+    toy_sam_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dice_check, "PHANTOMS", 1)
+    bundle = in_eight_bits(toy_sam_bundle, tmp_path / "b")
+    assert bundle.int8_graphs == ("image_encoder",)
+    certificate = compare(bundle, "ort-int8", load(bundle, "ort"), load(bundle, "ort-int8"), 3)
+    assert certificate["passed"], certificate
+    error = certificate["graphs"]["image_encoder"]["vision_features"]["relative_error"]
+    assert error > 1e-4, "eight bits are another graph"
 
 
 def test_positions_are_learned_at_one_size() -> None:
