@@ -16,10 +16,17 @@ from export.dice_check import MAX_DICE_DROP, check_dice
 from export.model.network import Network
 from export.model.sam2 import Sam2
 from export.quantise import quantised, record
+from export.split_weights import detached, is_too_large
 from export.to_onnx import OPSET, to_onnx
 from runtime.bundle.bundle import open_bundle
 from runtime.bundle.contract import FORMAT_VERSION, GRAPHS
-from runtime.bundle.manifest import LARGEST_INT8, MANIFEST, MAX_GRAPH_BYTES, graph_file
+from runtime.bundle.manifest import (
+    LARGEST_INT8,
+    MANIFEST,
+    MAX_GRAPH_BYTES,
+    graph_file,
+    weights_file,
+)
 from runtime.errors import InputError
 from runtime.files.atomic_folder import write_whole_folder
 from runtime.model import load
@@ -61,13 +68,19 @@ def write_bundle(
     """
     target = Path(path)
     check_target(target, overwrite)
-    _check_model(model)
+    _check_model(model, precision)
 
     def fill(folder: Path) -> None:
         files = {}
         for graph in progress(model.numbers.graphs):
-            data = to_onnx(model, graph).SerializeToString()
-            files[graph_file(graph)] = _write_graph(folder, graph_file(graph), data)
+            made = to_onnx(model, graph)
+            if is_too_large(made):
+                files[weights_file(graph)] = _write_weights(folder, weights_file(graph), made)
+            files[graph_file(graph)] = _write_graph(
+                folder, graph_file(graph), made.SerializeToString()
+            )
+            if weights_file(graph) in files:
+                onnx.checker.check_model(folder / graph_file(graph))
         _write_manifest(folder, _manifest(model, weights, licence, files))
         if precision == "int8":
             add_int8(folder, max_dice_drop)
@@ -75,14 +88,13 @@ def write_bundle(
     return write_whole_folder(target, fill, _read_back, is_replaced=overwrite)
 
 
-def _check_model(model: Network) -> None:
+def _check_model(model: Network, precision: str) -> None:
     """Raise InputError for what cannot be exported, before hours are spent on it."""
-    name, numbers = model.numbers.name, model.image_encoder.parameters()
-    size_bytes = sum(4 * parameter.numel() for parameter in numbers)
-    if size_bytes > MAX_GRAPH_BYTES:
+    size_bytes = sum(4 * parameter.numel() for parameter in model.image_encoder.parameters())
+    if precision == "int8" and size_bytes > MAX_GRAPH_BYTES:
         raise InputError(
-            f"the image encoder of {name} has {size_bytes / 2**30:.1f} GiB of weights; a graph is one file of less "
-            "than 2 GiB. Take a smaller model of the family"
+            f"the image encoder of {model.numbers.name} has {size_bytes / 2**30:.1f} GiB of weights, and graphs in "
+            "int8 are made of ones of less than 2 GiB; leave --precision out, or take a smaller model of the family"
         )
 
 
@@ -93,6 +105,8 @@ def _read_back(folder: Path) -> None:
         bundle.read_graph(graph)
     for graph in bundle.int8_graphs:
         bundle.read_graph(graph, "int8")
+    for graph in bundle.split_graphs:
+        bundle.read_weights(graph)
 
 
 def add_int8(folder: Path, max_dice_drop: float) -> None:
@@ -121,6 +135,17 @@ def _write_graph(folder: Path, name: str, data: bytes) -> dict[str, Any]:
     """Write a graph's file; returns its entry in the manifest."""
     (folder / name).write_bytes(data)
     return {"size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _write_weights(folder: Path, name: str, model: onnx.ModelProto) -> dict[str, Any]:
+    """Write a graph's large weights to a file beside it, and take them out of it; returns its entry in the manifest."""
+    digest, size_bytes = hashlib.sha256(), 0
+    with (folder / name).open("wb") as stream:
+        for piece in detached(model, name):
+            stream.write(piece)
+            digest.update(piece)
+            size_bytes += len(piece)
+    return {"size_bytes": size_bytes, "sha256": digest.hexdigest()}
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

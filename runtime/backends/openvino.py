@@ -17,9 +17,10 @@ from openvino.frontend.onnx import ConversionExtension
 
 from kernels.device_array import Buffer
 from runtime.backends.ort import OrtBackend
-from runtime.backends.refusals import check_graph, read_whole_graph, refusal
+from runtime.backends.refusals import check_graph, read_split_graph, read_whole_graph, refusal
 from runtime.bundle.bundle import Bundle
 from runtime.bundle.contract import GraphSpec, TensorSpec
+from runtime.bundle.split_graph import SplitGraph
 from runtime.devices.engine import Engine
 from runtime.devices.machine import instruction_sets, machine_name
 from runtime.devices.memory import HOST_MEMORY, DeviceMemory
@@ -164,9 +165,13 @@ class OpenVinoBackend:
             return self._ort.load(graph)
         if self._core is None:
             raise Closed(graph)
-        data = read_whole_graph(self._bundle, graph)
+        is_split = graph in self._bundle.split_graphs
+        data = b"" if is_split else read_whole_graph(self._bundle, graph)
         try:
-            compiled = self._compiled(graph, data)
+            if is_split:  # too large to keep compiled
+                compiled = self._compile(graph, self._joined(read_split_graph(self._bundle, graph)))
+            else:
+                compiled = self._compiled(graph, data)
         except RuntimeError as error:
             raise refusal(self._bundle, OPENVINO_VERSION, graph, error, "refuses") from error
         check_graph(self._bundle, graph, spec_of_model(compiled))
@@ -189,6 +194,17 @@ class OpenVinoBackend:
             ):  # no room: it is not kept, and runs
                 write_cached(path, compiled.export_model().getvalue())
         return compiled
+
+    def _joined(self, split: SplitGraph) -> Any:
+        """A model with the weights that lie beside its graph as constants, which OpenVINO reads from paths alone."""
+        model = self._core.read_model(split.with_inputs())
+        for parameter in list(model.get_parameters()):
+            if (weight := split.weights.get(parameter.get_friendly_name())) is not None:
+                constant = ov.op.Constant(weight)
+                for user in parameter.output(0).get_target_inputs():
+                    user.replace_source_output(constant.output(0))
+                model.remove_parameter(parameter)
+        return model
 
     def _compile(self, graph: str, model: Any) -> Any:
         """A graph that OpenVINO could read; it may promise a precision and lack its kernels (`ONEDNN_MAX_CPU_ISA`)."""

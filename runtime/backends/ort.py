@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from weakref import WeakSet
 
@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 
 from kernels.device_array import Buffer
-from runtime.backends.refusals import check_graph, read_whole_graph, refusal
+from runtime.backends.refusals import check_graph, read_split_graph, read_whole_graph, refusal
 from runtime.bundle.bundle import Bundle
 from runtime.bundle.contract import GraphSpec, TensorSpec
 from runtime.devices.machine import instruction_sets, machine_name
@@ -59,11 +59,23 @@ def session_options(threads: int | None, hint: str, is_bf16: bool) -> onnxruntim
 
 
 class OrtEngine:
-    """One inference session, fed and read through the caller's own buffers."""
+    """One inference session, fed and read through the caller's own buffers.
 
-    def __init__(self, session: onnxruntime.InferenceSession, bundle: Bundle, graph: str) -> None:
+    Args:
+        session: opened.
+        bundle, graph: what it runs.
+        held: weights that the session refers to and does not own.
+    """
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        bundle: Bundle,
+        graph: str,
+        held: Sequence[onnxruntime.OrtValue] = (),
+    ) -> None:
         self._session: onnxruntime.InferenceSession | None = session
-        self._bundle, self._graph = bundle, graph
+        self._bundle, self._graph, self._held = bundle, graph, held
 
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         """Raises BundleError or OutOfMemory where ONNX Runtime fails, Closed after `close`."""
@@ -86,7 +98,7 @@ class OrtEngine:
 
     def close(self) -> None:
         """Let the session go, whoever holds this engine."""
-        self._session = None
+        self._session, self._held = None, ()
 
 
 class OrtBackend:
@@ -123,10 +135,7 @@ class OrtBackend:
             )
         self._bundle = bundle
         self._small = bundle.int8_graphs if precision == "int8" else ()
-        self._options = {
-            graph: session_options(threads, hint, precision == "bf16" and graph in BF16_GRAPHS)
-            for graph in bundle.model.graphs
-        }
+        self._threads, self._hint, self._is_bf16 = threads, hint, precision == "bf16"
         self._engines: WeakSet[OrtEngine] = WeakSet()
         self._is_closed = False
         count = "all" if threads is None else str(threads)
@@ -140,10 +149,17 @@ class OrtBackend:
         """
         if self._is_closed:
             raise Closed(graph)
-        data = read_whole_graph(self._bundle, graph, "int8" if graph in self._small else "fp32")
+        options, held = self._options(graph), []
+        if graph in self._bundle.split_graphs and graph not in self._small:
+            split = read_split_graph(self._bundle, graph)
+            data, weights = split.whole, split.weights
+            held = [onnxruntime.OrtValue.ortvalue_from_numpy(x) for x in weights.values()]
+            options.add_external_initializers(list(weights), held)
+        else:
+            data = read_whole_graph(self._bundle, graph, "int8" if graph in self._small else "fp32")
         try:
             session = onnxruntime.InferenceSession(
-                data, self._options[graph], providers=[PROVIDER], enable_fallback=False
+                data, options, providers=[PROVIDER], enable_fallback=False
             )
         except Exception as error:  # ONNX Runtime's own classes share no public base
             raise refusal(self._bundle, ONNX_RUNTIME_VERSION, graph, error, "refuses") from error
@@ -152,9 +168,13 @@ class OrtBackend:
                 f"asked for {PROVIDER}, ONNX Runtime opened {session.get_providers()}"
             )
         check_graph(self._bundle, graph, spec_of_session(session))
-        engine = OrtEngine(session, self._bundle, graph)
+        engine = OrtEngine(session, self._bundle, graph, held)
         self._engines.add(engine)
         return engine
+
+    def _options(self, graph: str) -> onnxruntime.SessionOptions:
+        is_bf16 = self._is_bf16 and graph in BF16_GRAPHS
+        return session_options(self._threads, self._hint, is_bf16)
 
     def close(self) -> None:
         """Let every session go, also those whose engines somebody still holds."""

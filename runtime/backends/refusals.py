@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from runtime.bundle.bundle import Bundle
 from runtime.bundle.contract import GraphSpec, graph_specs
 from runtime.bundle.external_data import has_external_data
-from runtime.errors import BundleError, OutOfMemory, Sam2Error
+from runtime.bundle.manifest import weights_file
+from runtime.bundle.split_graph import SplitGraph, outer_weights
+from runtime.errors import BackendUnavailable, BundleError, OutOfMemory, Sam2Error
 from runtime.process.shortage import is_out_of_memory
 
 
@@ -30,20 +35,50 @@ def refusal(bundle: Bundle, engine: str, graph: str, error: Exception, verb: str
 def read_whole_graph(bundle: Bundle, graph: str, precision: str = "fp32") -> bytes:
     """The checked bytes of a graph, which has to hold all its weights: those in other files nobody would have checked.
 
-    Raises BundleError, and what `Bundle.read_graph` does.
+    Raises BackendUnavailable for one of the bundle's `split_graphs`, BundleError, and what `Bundle.read_graph` does.
     """
+    if graph in bundle.split_graphs and precision == "fp32":
+        raise BackendUnavailable(
+            f"{graph} of {bundle.path} is larger than one file of ONNX may be, which only ort and openvino take; use "
+            "one of them"
+        )
     data = bundle.read_graph(graph, precision)
-    try:
+    with _graphs_faults(bundle, graph):
         is_split = has_external_data(data)
-    except ValueError as error:
-        raise BundleError(
-            f"{bundle.path}: the runtime refuses {graph}: it is no ONNX graph, {error}; export the bundle again"
-        ) from error
     if is_split:
         raise BundleError(
             f"{bundle.path}: {graph} keeps weights in other files, which nobody has checked; export the bundle again"
         )
     return data
+
+
+def read_split_graph(bundle: Bundle, graph: str) -> SplitGraph:
+    """One of the bundle's `split_graphs` with its weights, all of them checked.
+
+    Raises BundleError where a weight lies anywhere but in the bundle's own file, and what `Bundle.read_graph` does.
+    """
+    data = bundle.read_graph(graph)
+    with _graphs_faults(bundle, graph):
+        outer = outer_weights(data)
+    if any(weight.location != weights_file(graph) for weight in outer):
+        raise BundleError(
+            f"{bundle.path}: {graph} keeps weights in other files than {weights_file(graph)}, which nobody has "
+            "checked; export the bundle again"
+        )
+    beside = bundle.read_weights(graph)
+    with _graphs_faults(bundle, graph):
+        return SplitGraph(data, {weight.name: weight.of(beside) for weight in outer})
+
+
+@contextmanager
+def _graphs_faults(bundle: Bundle, graph: str) -> Iterator[None]:
+    """Raise what is wrong with a graph's bytes as a BundleError."""
+    try:
+        yield
+    except ValueError as error:
+        raise BundleError(
+            f"{bundle.path}: the runtime refuses {graph}: it is no ONNX graph, {error}; export the bundle again"
+        ) from error
 
 
 def check_graph(bundle: Bundle, graph: str, opened: GraphSpec) -> None:

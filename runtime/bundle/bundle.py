@@ -1,4 +1,5 @@
-"""A bundle: a folder with a manifest and its ONNX graphs, perhaps some of them in eight bits too.
+"""A bundle: a folder with a manifest and its ONNX graphs, perhaps some of them in eight bits too, or with large weights
+in a file beside them.
 
 It knows files and hashes, not what graphs compute. Graph bytes are read once, checked against the manifest and handed
 on, so what runs is what was checked.
@@ -14,7 +15,7 @@ from typing import Any
 from runtime.bundle.confidence import Calibration
 from runtime.bundle.contract import ModelNumbers
 from runtime.bundle.defaults import Defaults
-from runtime.bundle.manifest import CAUTIONS, graph_file, read_manifest
+from runtime.bundle.manifest import CAUTIONS, graph_file, read_manifest, weights_file
 from runtime.errors import BundleChanged, BundleIncomplete
 from runtime.files.plain_file import read_plain
 
@@ -55,15 +56,23 @@ class Bundle:
         return tuple(graph for graph in self.model.graphs if graph_file(graph, "int8") in files)
 
     @property
+    def split_graphs(self) -> tuple[str, ...]:
+        """Graphs whose large weights lie in a file of their own."""
+        return tuple(g for g in self.model.graphs if weights_file(g) in self.manifest["files"])
+
+    @property
     def licence(self) -> str:
         """Licence of the weights as the one who exported them said, or "unknown"."""
         return str(self.manifest["licence"])
 
     @property
     def fingerprint(self) -> str:
-        """What the graphs are known by: SHA-256 over their own hashes, in the order of names, those in int8 last."""
+        """What the graphs are known by: SHA-256 over their own hashes, in the order of names, then of those in int8 and
+        of weights beside them.
+        """
         names = [graph_file(graph) for graph in sorted(self.model.graphs)]
         names += [graph_file(graph, "int8") for graph in sorted(self.int8_graphs)]
+        names += [weights_file(graph) for graph in sorted(self.split_graphs)]
         hashes = [self.manifest["files"][name]["sha256"] for name in names]
         return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
@@ -79,7 +88,13 @@ class Bundle:
             BundleIncomplete: the file is missing or shorter than the manifest says.
             BundleChanged: its hash differs from the manifest's.
         """
-        name = graph_file(graph, precision)
+        return self._read(graph_file(graph, precision))
+
+    def read_weights(self, graph: str) -> bytes:
+        """The checked bytes of the file beside one of `split_graphs`; raises what `read_graph` does."""
+        return self._read(weights_file(graph))
+
+    def _read(self, name: str) -> bytes:
         entry = self.manifest["files"][name]
         try:
             data = read_plain(self.path / name, entry["size_bytes"])

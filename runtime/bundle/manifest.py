@@ -63,6 +63,7 @@ MIN_GRID, MAX_GRID = 2, 2048  # cells
 MAX_CHANNELS = 4096
 MAX_MEMORIES = 256
 MAX_GRAPH_BYTES = 2**31 - 1  # of one protobuf message
+MAX_WEIGHT_BYTES = 2**36  # beside a graph; the largest known are 2.4 GiB
 MAX_SEED = 2**63 - 1
 LARGEST_WEIGHT = 1e30  # well inside float32
 MAX_KNOTS = 100_000
@@ -75,6 +76,11 @@ _SHARES = Numbers(Number(0, 1), 1, MAX_KNOTS)
 def graph_file(graph: str, precision: str = "fp32") -> str:
     """File name of a graph inside a bundle; `precision` is one of `PRECISIONS`."""
     return f"{graph}.onnx" if precision == "fp32" else f"{graph}.{precision}.onnx"
+
+
+def weights_file(graph: str) -> str:
+    """Name of the file with a graph's large weights, where they do not fit into the graph's own."""
+    return f"{graph}.weights"
 
 
 class CalibrationRule:
@@ -120,7 +126,10 @@ _NO_MEMORY: dict[str, Rule] = dict.fromkeys(_MEMORY, Integer(0, 0))
 def _rules(kind: str) -> Rule:
     """What a bundle of one kind says."""
     is_volume = kind == "volume"
-    file = Object(required={"size_bytes": Integer(1, MAX_GRAPH_BYTES), "sha256": Sha256()})
+    file, weights = (
+        Object(required={"size_bytes": Integer(1, most), "sha256": Sha256()})
+        for most in (MAX_GRAPH_BYTES, MAX_WEIGHT_BYTES)
+    )
     return Object(
         required={
             "model": Object(
@@ -140,7 +149,10 @@ def _rules(kind: str) -> Rule:
             "constants": Object(required=_MEMORY_CONSTANTS if is_volume else {}),
             "files": Object(
                 required={graph_file(graph): file for graph in KINDS[kind]},
-                optional={graph_file(graph, "int8"): file for graph in KINDS[kind]},
+                optional={
+                    **{graph_file(graph, "int8"): file for graph in KINDS[kind]},
+                    **{weights_file(graph): weights for graph in KINDS[kind]},
+                },
             ),
         },
         optional={

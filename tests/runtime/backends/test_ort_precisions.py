@@ -25,9 +25,9 @@ def embedded() -> Bundle:
 def in_bf16(backend: OrtBackend) -> set[str]:
     """Graphs whose products are asked for in bf16."""
     asked = set()
-    for graph, options in backend._options.items():
+    for graph in GRAPHS:
         try:
-            if options.get_session_config_entry(BF16) == "1":
+            if backend._options(graph).get_session_config_entry(BF16) == "1":
                 asked.add(graph)
         except RuntimeError:  # no such entry
             continue
