@@ -23,16 +23,21 @@ MAX_VALUES = 4096  # of a tensor that is kept by value: shapes and indices, not 
 ATTENTION = "MultiHeadAttention"
 
 
-def infer_shapes(model: onnx.ModelProto, axes: Mapping[str, int]) -> dict[str, Shape]:
+def infer_shapes(
+    model: onnx.ModelProto,
+    axes: Mapping[str, int],
+    values: Mapping[str, NDArray[np.generic]] | None = None,
+) -> dict[str, Shape]:
     """Shapes of inputs, weights and everything in between.
 
     Args:
         model: without subgraphs.
         axes: length of each dynamic axis by its name.
+        values: of inputs that decide about shapes: pooled memories are read in full where a row weighs just one.
 
     Raises BundleError for a tensor whose shape cannot be known.
     """
-    walk = _Walk(model, axes)
+    walk = _Walk(model, axes, values or {})
     for node in model.graph.node:
         walk.visit(node)
     return {name: _sides(name, kind) for name, kind in walk.types.items()}
@@ -41,9 +46,14 @@ def infer_shapes(model: onnx.ModelProto, axes: Mapping[str, int]) -> dict[str, S
 class _Walk:
     """What is known of the tensors met so far: types of all, values of small ones."""
 
-    def __init__(self, model: onnx.ModelProto, axes: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        axes: Mapping[str, int],
+        values: Mapping[str, NDArray[np.generic]],
+    ) -> None:
         self.types: dict[str, onnx.TypeProto] = {}
-        self._values: dict[str, NDArray[np.generic]] = {}
+        self._values: dict[str, NDArray[np.generic]] = dict(values)
         self._opsets = list(model.opset_import)
         self._versions = {opset.domain: opset.version for opset in self._opsets}
         for tensor in model.graph.initializer:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from runtime.bundle.bundle import Bundle, open_bundle
 from runtime.errors import InputError
 from runtime.measure.latency import STAGES
@@ -94,7 +96,14 @@ def graph_costs(model: onnx.ModelProto, axes: Mapping[str, int]) -> list[Cost]:
     """Every operator of a graph that counts, at given lengths of its dynamic axes. Raises BundleError."""
     from benchmarks.speed.onnx_shapes import infer_shapes
 
-    shapes = infer_shapes(model, axes)
+    given = {value.name for value in model.graph.input}
+    # Every memory is read, which pooled ones are only where there are several.
+    read = (
+        {"memory_weight": np.ones((axes["b"], axes["k"]), np.float32)}
+        if "memory_weight" in given
+        else {}
+    )
+    shapes = infer_shapes(model, axes, read)
     costs = []
     for node in model.graph.node:
         if count := OPERATORS.get(node.op_type):

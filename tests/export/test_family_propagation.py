@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from benchmarks.speed.official import holes_filled, official_predictor
+from benchmarks.speed.roofline import step_costs
 from export import dice_check
 from export.model.sam2 import Sam2
 from export.random_weights import random_state
@@ -115,3 +116,15 @@ def test_graphs_in_eight_bits_hold(
         for outputs in certificate["graphs"].values()
         for output in outputs.values()
     ), certificate["graphs"]
+
+
+def test_its_arithmetic_is_counted_with_several_memories_and_with_one(family: Family) -> None:
+    def flop(slots: int) -> int:
+        return sum(cost.flop for cost in step_costs(family.bundle, slots=slots)["attend"])
+
+    numbers = family.bundle.model
+    keys, tokens = numbers.keys_per_memory, numbers.num_tokens
+    # Of one more memory: what reading it takes, and what making its keys does.
+    assert flop(6) - flop(5) > 2 * tokens * keys * (numbers.d_model + numbers.mem_dim)
+    assert flop(6) - flop(5) == flop(5) - flop(4)
+    assert 0 < flop(1) < flop(4)
