@@ -1,5 +1,7 @@
 // The panel of objects and the prompts of the selected one.
 
+import { DOUBTFUL } from "./strip.js";
+
 const KINDS = { point: "Point", bbox: "Box", scribble: "Scribble", lasso: "Area", seed: "Mask" };
 
 export class ObjectPanel {
@@ -74,8 +76,11 @@ export class ObjectPanel {
   showPrompts(object) {
     const prompts = object?.prompts ?? [];
     this.promptList.replaceChildren(...prompts.map((prompt) => this.prompt(prompt)));
-    this.hint.hidden = prompts.length > 0;
-    this.hint.textContent = "Click the object in any plane, or drag a box around it.";
+    const isUnsure = prompts.some(({ box }) => box && isDoubtful(object.confidence[box[object.axis][0]]));
+    this.hint.hidden = prompts.length > 0 && !isUnsure;
+    this.hint.textContent = isUnsure
+      ? "The network is unsure here. Click what is missing, Shift-click what is too much, or undo and drag a box."
+      : "Click the object in any plane, or drag a box around it.";
   }
 
   prompt(prompt) {
@@ -93,6 +98,10 @@ export class ObjectPanel {
     item.append(button);
     return item;
   }
+}
+
+function isDoubtful(value) {
+  return value !== null && value !== undefined && value < DOUBTFUL;
 }
 
 function icon(name, label) {

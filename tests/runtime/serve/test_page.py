@@ -192,6 +192,20 @@ def test_the_strip_goes_to_a_slice_and_keys_do_what_the_help_says(viewer: Viewer
     assert unnamed == []
 
 
+def test_an_unsure_slice_that_was_prompted_is_pointed_out(viewer: Viewer) -> None:
+    told = viewer.page.evaluate(
+        "import('/page/objects.js').then(({ObjectPanel}) => [0.4, 0.9, null].map(value => {"
+        " const [list, prompts, hint] = ['ul', 'ol', 'p'].map(tag => document.createElement(tag));"
+        " const prompt = {kind: 'point', positive: true, axis: 0, box: [[1, 2], [3, 4], [5, 6]]};"
+        " const object = {id: 1, name: 'A', colour: '#ffffff', voxels: 1, ml: 1, axis: 0,"
+        " confidence: [null, value, 0.1], prompts: [prompt]};"
+        " new ObjectPanel({list, prompts, hint}, {}).show([object], 1, new Set());"
+        " return hint.hidden ? '' : hint.textContent;}))"
+    )
+    assert "unsure" in told[0] and "drag a box" in told[0] and told[1:] == ["", ""]
+    assert "Click the object" in viewer.words("#prompts-hint")
+
+
 def test_stop_ends_a_propagation(
     viewer: Viewer, phantom: Phantom, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
