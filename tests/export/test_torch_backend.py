@@ -16,10 +16,26 @@ GRAPHS = ["image_encoder", "memory_attention", "mask_decoder", "memory_encoder"]
 
 
 @pytest.mark.parametrize(
-    ("autocast", "precision"), [(None, "fp32"), (torch.bfloat16, "torch.bfloat16 autocast")]
+    ("precision", "said"),
+    [(None, "fp32"), (torch.bfloat16, "torch.bfloat16 autocast"), (torch.float64, "fp64")],
 )
-def test_a_model_on_the_host_says_so(toy: Sam2, autocast: Any, precision: str) -> None:
-    assert torch_model(toy, autocast).backend.description.endswith(f"CPU, {precision}")
+def test_a_model_on_the_host_says_so(toy: Sam2, precision: Any, said: str) -> None:
+    assert torch_model(toy, precision).backend.description.endswith(f"CPU, {said}")
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_in_float64_rounding_happens_between_graphs_alone(toy: Sam2, graph: str) -> None:
+    inputs = graph_inputs(toy.numbers, graph, AXES)
+    plain, exact, again = (
+        torch_model(toy, precision).run(graph, dict(inputs))
+        for precision in (None, torch.float64, torch.float64)
+    )
+    for name, right in exact.items():
+        assert np.asarray(right).dtype == np.float32
+        np.testing.assert_array_equal(right, again[name])
+        assert relative_error(np.asarray(plain[name]), np.asarray(right)) < 1e-4
+    own = next(toy.parameters())
+    assert own.dtype == torch.get_default_dtype() == torch.float32, "the model given stays"
 
 
 @pytest.mark.parametrize("graph", GRAPHS)

@@ -13,6 +13,7 @@ import torch
 from export import verify as verification
 from export.checkpoints import checkpoint as checkpoints
 from export.random_weights import random_state
+from export.torch_backend import torch_model
 from export.variants import VARIANTS
 from runtime.backends import open_backend
 from runtime.bundle.bundle import Bundle, open_bundle
@@ -69,6 +70,27 @@ def test_a_true_bundle_gets_its_certificate(
     assert two["slices"] == 8 and two["lowest_dice"] == 1.0
     assert two["first_different_decision"] is None
     assert [file.name for file in out.parent.iterdir()] == ["certificate.json"]
+
+
+def test_what_does_not_pass_in_fp32_is_weighed_with_float64(
+    toy, toy_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def compare(bundle, backend, reference, candidate, num_slices):
+        asked.append((reference.backend.description[-4:], candidate.backend.description[-4:]))
+        return {"passed": passes, "graphs": {}, "propagation": {}}
+
+    monkeypatch.setattr(verification, "compare", compare)
+    monkeypatch.setattr(verification, "load", lambda bundle, backend: torch_model(toy))
+    monkeypatch.setattr(verification, "weighed", lambda found, own: {"passed": True, "weighed": 1})
+    passes = True
+    assert "weighed" not in verification.verify(toy_bundle, toy, "ort", 3) and len(asked) == 1
+    passes = False
+    assert verification.verify(toy_bundle, toy, "ort", 3)["weighed"]
+    assert asked[1:] == [("fp32", "fp32"), ("fp64", "fp32"), ("fp64", "fp32")]
+    assert not verification.verify(toy_bundle, toy, "openvino-bf16", 3)["passed"]
+    assert len(asked) == 5
 
 
 def test_a_bundle_of_other_weights_fails_and_says_where(
