@@ -48,6 +48,7 @@ COLUMNS: dict[str, tuple[Any, ...]] = {
     "verdict": ("string", "decision", "verdict"),
     "reviewer": ("string", "decision", "who"),
     "corrected_mask": ("string", "decision", "corrected"),
+    "review_dice": ("float64", "decision", "dice"),
     "review_seconds": ("float64", "decision", "seconds"),
     "review_clicks": ("int32", "decision", "clicks"),
     "num_encodings": ("int32", "told", "num_encodings"),

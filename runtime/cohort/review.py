@@ -37,10 +37,15 @@ CREATE TABLE IF NOT EXISTS decisions (
     seconds REAL NOT NULL,
     clicks INTEGER NOT NULL,
     corrected TEXT NOT NULL,
+    dice REAL,
     decided_s REAL NOT NULL
 );
 CREATE INDEX IF NOT EXISTS verdicts ON decisions (study, object, number);
 """
+FIELDS = (
+    *("study", "object", "verdict", "who", "key"),
+    *("seconds", "clicks", "corrected", "dice", "decided_s"),
+)
 LATEST = "SELECT *, MAX(number) FROM decisions GROUP BY study, object"
 
 
@@ -56,6 +61,7 @@ class Decision:
         key: of the result that was looked at.
         seconds, clicks: that it took: from when it was on the screen, and what was done to it.
         corrected: the mask that is right, below the cohort's folder; nothing unless it was corrected.
+        dice: in 3-D, of the cohort's own mask before with the one that is right after; None where none is.
         decided_s: when, in seconds since 1970.
     """
 
@@ -67,6 +73,7 @@ class Decision:
     seconds: float = 0.0
     clicks: int = 0
     corrected: str = ""
+    dice: float | None = None
     decided_s: float = 0.0
 
 
@@ -91,6 +98,8 @@ class Review:
             )
         with self._connected() as db:
             db.executescript(SCHEMA)
+            if "dice" not in {row["name"] for row in db.execute("PRAGMA table_info(decisions)")}:
+                db.execute("ALTER TABLE decisions ADD COLUMN dice REAL")  # begun before it was kept
 
     def record(self, decision: Decision) -> Decision:
         """Keep a decision; returns it with its time. Raises InputError for an unknown verdict, NoObject."""
@@ -103,12 +112,11 @@ class Review:
             raise NoObject(f"{decision.study} has no object {decision.object_id}")
         row = (
             *(decision.study, decision.object_id, decision.verdict, decision.who, decision.key),
-            *(decision.seconds, decision.clicks, decision.corrected, time.time()),
+            *(decision.seconds, decision.clicks, decision.corrected, decision.dice, time.time()),
         )
         with self._connected() as db:
             db.execute(
-                "INSERT INTO decisions (study, object, verdict, who, key, seconds, clicks, corrected, decided_s) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT INTO decisions ({', '.join(FIELDS)}) VALUES ({', '.join('?' * len(FIELDS))})",
                 row,
             )
         return Decision(*row)
@@ -206,11 +214,7 @@ def summary(decisions: Decisions) -> list[tuple[str, int, float, float]]:
 
 
 def _decision(row: sqlite3.Row) -> Decision:
-    values = (
-        row[name]
-        for name in ("verdict", "who", "key", "seconds", "clicks", "corrected", "decided_s")
-    )
-    return Decision(row["study"], row["object"], *values)
+    return Decision(*(row[name] for name in FIELDS))
 
 
 def _study(row: sqlite3.Row) -> dict[str, Any]:

@@ -10,10 +10,11 @@ from typing import Any, Protocol
 
 import numpy as np
 from anyio import to_thread
+from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from runtime.cohort.export import decided_mask, opened
+from runtime.cohort.export import decided_mask, object_masks, opened
 from runtime.cohort.review import MOST_AT_ONCE, Decision, Review
 from runtime.errors import InputError
 from runtime.files.strict_json import Integer, Number, Object, OneOf, Text
@@ -118,7 +119,9 @@ class PageReview:
         study = self._review.study(name)
         if study["key"] != body["key"]:
             raise InputError(f"the mask of {name} has been made anew meanwhile; open it again")
-        corrected = self._correction(page, study, body) if verdict == "accepted" else ""
+        corrected, dice = "", None
+        if verdict == "accepted":
+            corrected, dice = self._correction(page, study, body)
         said = self._review.record(
             Decision(
                 name,
@@ -129,26 +132,34 @@ class PageReview:
                 float(body["seconds"]),
                 body["clicks"],
                 corrected,
+                dice,
             )
         )
         return {"study": name, "object": object_id, "verdict": said.verdict}
 
-    def _correction(self, page: PageSession, study: dict[str, Any], body: dict[str, Any]) -> str:
-        """Where the mask on the page is kept, below the cohort's folder; nothing if it is the cohort's own."""
+    def _correction(
+        self, page: PageSession, study: dict[str, Any], body: dict[str, Any]
+    ) -> tuple[str, float]:
+        """Where the mask on the page is kept, below the cohort's folder, and the Dice of the cohort's own with it.
+
+        Nowhere, and 1, if it is the cohort's own.
+        """
         name, object_id = study["name"], body["object"]
         volume, mask = self._volume(study), page.mask(body["shown"]) != 0
         if mask.shape != volume.shape:
             raise InputError(f"{name} is not what is open here; open it before deciding")
         latest = self._review.latest()
+        own = object_masks(self._review.folder, study, volume).get(object_id)
+        dice = _dice(mask, np.zeros_like(mask) if own is None else own)
         before = latest.get((name, object_id))
         known = decided_mask(self._review.folder, study, volume, latest).get(object_id)
         if known is not None and np.array_equal(mask, known):
-            return before.corrected if before else ""
+            return before.corrected if before else "", dice
         corrected = self._review.next_correction(name, object_id)
         path = self._review.folder / corrected
         path.parent.mkdir(parents=True, exist_ok=True)
         write_mask(path, mask.astype(np.uint8), volume)
-        return corrected
+        return corrected, dice
 
     def _shown(self, study: dict[str, Any], name: str) -> ShownVolume:
         with opened(self._review, study) as (_, volume):
@@ -164,6 +175,12 @@ def _number(request: Request, name: str, usual: int) -> int:
     if not text.isdecimal() or len(text) > 9:
         raise InputError(f"found {name} {text[:20]!r}; wanted a number")
     return int(text)
+
+
+def _dice(mask: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """1 if both are empty."""
+    total = np.count_nonzero(mask) + np.count_nonzero(other)
+    return 2 * np.count_nonzero(mask & other) / total if total else 1.0
 
 
 def _json(content: dict[str, Any]) -> Response:

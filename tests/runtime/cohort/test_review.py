@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from pydicom.dataset import Dataset
 
 from runtime import read_volume, write_mask
 from runtime.cohort.export import LabelledStudy, export_segmentation
-from runtime.cohort.ledger import Ledger
+from runtime.cohort.ledger import FILE_NAME, Ledger
 from runtime.cohort.outcome import StudyOutcome
 from runtime.cohort.review import Decision, Review, summary
 from runtime.commands.cohort import main
@@ -44,6 +46,13 @@ def test_the_latest_decision_counts_and_none_is_lost(review: Review) -> None:
     decide(review, "a", 1, "accepted")
     assert {k: d.verdict for k, d in review.latest().items()} == {("a", 1): "accepted"}
     assert review.next_correction("a", 1) == "corrections/a.1.3.nii.gz"
+
+
+def test_decisions_from_before_dice_was_kept_are_read(review: Review) -> None:
+    decide(review, "a", 1, "accepted")
+    with closing(sqlite3.connect(review.folder / FILE_NAME)) as db, db:
+        db.execute("ALTER TABLE decisions DROP COLUMN dice")
+    assert Review(review.folder).latest()["a", 1].dice is None
 
 
 def test_a_mask_that_was_made_anew_is_undecided(review: Review) -> None:

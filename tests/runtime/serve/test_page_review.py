@@ -21,7 +21,7 @@ from tests.runtime.serve.browser import Served, Viewer, chromium
 from tests.runtime.serve.test_page_api import Client
 
 CHANGED = np.zeros(SHAPE, np.uint8)
-CHANGED[2, 2:4, 1:3] = 1
+CHANGED[1, 4:6, 3:4] = 1
 
 
 @pytest.fixture
@@ -65,6 +65,7 @@ def test_a_study_is_opened_with_its_masks_and_accepted(client: Client, review: R
         ("b", 2): "rejected",
     }
     assert (latest["b", 1].who, latest["b", 1].seconds, latest["b", 1].clicks) == ("me", 2.5, 1)
+    assert (latest["b", 1].dice, latest["b", 2].dice) == (1.0, None)
     assert not (review.folder / "corrections").exists()
 
 
@@ -81,10 +82,16 @@ def test_what_was_changed_is_kept_beside(client: Client, review: Review) -> None
     assert mask.read_bytes() == before
     kept = review.folder / review.latest()["b", 2].corrected
     np.testing.assert_array_equal(read_volume(kept).array, CHANGED)
+    own = DRAWN == 2
+    both = np.count_nonzero(own & (CHANGED != 0))
+    dice = 2 * both / (np.count_nonzero(own) + np.count_nonzero(CHANGED))
+    assert 0 < dice < 1
+    assert review.latest()["b", 2].dice == pytest.approx(dice)
     again = client.ask("POST", "/api/review/open", {"study": "b"}).json["reviewing"]
     got = client.ask("GET", f"/api/objects/{dict(again['objects'])[2]}/mask")
     np.testing.assert_array_equal(unpack(got.body, SHAPE), CHANGED)
     assert decide(client, again, 2, "accepted").json["verdict"] == "corrected"  # the same one
+    assert review.latest()["b", 2].dice == pytest.approx(dice)
     assert len(list(kept.parent.iterdir())) == 1
 
 
