@@ -67,6 +67,13 @@ NOTHING = Drawn((0, 0), (0, 0), np.zeros(0, np.uint8), 0)
 Slices = Mapping[int, Drawn]
 
 
+def within(limit: Slices | None, index: int, mask: NDArray[np.bool_]) -> Drawn:
+    """A slice's mask (y, x), cut to what a limit has there; None is no limit."""
+    if limit is None:
+        return Drawn.of(mask)
+    return Drawn.of(mask & limit.get(index, NOTHING).mask((mask.shape[0], mask.shape[1])))
+
+
 def extent(slices: Slices, axis: int) -> Spans | None:
     """The tight box about everything that is drawn."""
     boxes = (drawn.spans(index, axis) for index, drawn in slices.items())

@@ -44,6 +44,7 @@ class Moment:
         confidence: by plane.
         is_complete: nothing is left to be computed for these prompts.
         is_followed: a prediction was asked for with the last of them, or since.
+        limit: by plane, what the network's masks are cut to; None is no limit.
     """
 
     axis: int | None
@@ -54,6 +55,17 @@ class Moment:
     confidence: Mapping[int, float]
     is_complete: bool
     is_followed: bool
+    limit: Mapping[int, Drawn] | None = None
+
+    def limit_after(self, is_positive: bool) -> Mapping[int, Drawn] | None:
+        """The limit that a prompt brings.
+
+        Who says what is too much expects that something goes, here and on other planes, and nowhere that something
+        comes. While masks are still being found it is not known yet what they are to be cut to.
+        """
+        if is_positive:
+            return None
+        return self.drawn if self.is_complete else self.limit
 
 
 BLANK = Moment(None, None, (), frozenset(), {}, {}, True, False)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from runtime.predictors import VolumePredictor
 from runtime.predictors.chosen import AUTO
 from runtime.predictors.result import SliceMask
-from runtime.serve.drawing import NOTHING, Canvas, Drawn
+from runtime.serve.drawing import NOTHING, Canvas, Drawn, within
 from runtime.serve.history import BLANK, Change, Moment
 from runtime.serve.image import SessionImage
 from runtime.serve.planes import Spans, plane_shape, union
@@ -247,6 +247,7 @@ class SessionObject:
                 prompted=prompted if moves else fields.prompted | prompted,
                 is_complete=fields.is_complete and not request.adds and not request.is_fresh,
                 is_followed=is_followed,
+                limit=self.now.limit_after(request.interaction.is_positive),
             )
             if moves:
                 self._drawn, self._confidence = dict(request.exact), {}
@@ -257,9 +258,10 @@ class SessionObject:
         before = self._drawn.get(slice_mask.slice, NOTHING)
         if before.source is slice_mask.segmented:
             return
-        exact_mask = exact.get(slice_mask.slice)
-        y, x = plane_shape(self._image.shape, self.axis)
-        drawn = Drawn.of(slice_mask.mask()[:y, :x]) if exact_mask is None else exact_mask
+        drawn = exact.get(slice_mask.slice)
+        if drawn is None:
+            y, x = plane_shape(self._image.shape, self.axis)
+            drawn = within(self._fields.limit, slice_mask.slice, slice_mask.mask()[:y, :x])
         drawn = replace(drawn, source=slice_mask.segmented)
         with self.news:
             self._drawn[slice_mask.slice] = drawn

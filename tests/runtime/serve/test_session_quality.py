@@ -120,3 +120,35 @@ def test_an_image_of_zeros_and_ones_is_not_empty(session: InteractiveSession, dt
     session.set_image(TRUTH[None].astype(dtype))
     session.add_bbox_interaction(tight(0), True)
     assert dice(session, 0) >= LEAST
+
+
+@pytest.mark.parametrize("verb", ["lasso", "point"])
+def test_what_says_that_something_is_too_much_adds_nothing_anywhere(
+    session: InteractiveSession, verb: str
+) -> None:
+    def follow() -> np.ndarray:
+        while not session.is_complete:
+            session.deadline_s = 10.0
+            session.predict()
+        session.deadline_s = 0.0
+        return session.target_buffer.astype(bool)
+
+    index, inside = plane(0)
+    session.add_bbox_interaction(tight(0), True)
+    before = follow()
+    if verb == "lasso":
+        half = inside.copy()
+        half[:, : int(np.median(np.nonzero(inside)[1]))] = False
+        session.add_lasso_interaction(crop(0, half), False, interaction_bbox=tight(0))
+    else:
+        y, x = np.argwhere(before[index])[0]
+        session.add_point_interaction((index, y, x), False)
+    after = follow()
+    assert not (after & ~before).any()
+    session.undo()
+    np.testing.assert_array_equal(session.target_buffer.astype(bool), before)
+    session.redo()
+    np.testing.assert_array_equal(session.target_buffer.astype(bool), after)
+    y, x = np.argwhere(inside).mean(0)
+    session.add_point_interaction((index - 2, y, x), True)
+    assert (follow() & ~after).any()  # what includes may add again
