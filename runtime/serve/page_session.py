@@ -171,6 +171,7 @@ class PageSession:
             ],
             "can_undo": info.can_undo,
             "can_redo": info.can_redo,
+            "is_complete": info.is_complete,
         }
 
 

@@ -17,6 +17,7 @@ import { duration, Work } from "./work.js";
 
 const KEY = "medsam2-key";
 const LAYOUT = "medsam2-layout";
+const LOOK = "medsam2-look";
 const LAYOUTS = ["main", "four", "one", "solid"];
 const TOOLS = { v: "move", p: "include", n: "exclude", b: "box", s: "scribble", e: "erase" };
 const MAX_LABEL = 255;
@@ -171,6 +172,7 @@ export class App {
     try {
       if (known?.id !== volume.id) await this.load(volume);
       await this.adopt(objects);
+      if (!known) this.lookAgain();
     } catch (error) {
       if (error.name !== "Unshown") throw error;
       this.refused(error, volume.name);
@@ -228,6 +230,22 @@ export class App {
     this.select(objects[at].id);
     this.refreshLabels();
     this.screen.banner("The server has begun anew. Your file and masks are there again; earlier steps cannot be undone any more.", { kind: "note", key: "again" });
+  }
+
+  // What somebody looked at before the page was loaded again: a click goes to the same object as before.
+  lookAgain() {
+    const kept = JSON.parse(sessionStorage.getItem(LOOK) ?? "null");
+    if (kept?.volume !== this.volume.id) return;
+    if (this.objects.some(({ id }) => id === kept.selected)) this.select(kept.selected);
+    this.tools.choose(kept.tool);
+    this.setWindow(...kept.window);
+    this.goTo(kept.voxel);
+  }
+
+  keepLook() {
+    if (!this.volume) return;
+    const { selected, viewer: { voxel, window }, tools: { tool } } = this;
+    sessionStorage.setItem(LOOK, JSON.stringify({ volume: this.volume.id, selected, voxel, window, tool }));
   }
 
   showNothing() {
@@ -351,29 +369,34 @@ export class App {
 
   // Verbs.
 
-  async prompt(verb, words, at) {
-    this.goTo(at);
+  begin() {
     this.review.clicked();
     this.screen.quiet("verb");
+  }
+
+  async prompt(verb, words, at) {
+    this.goTo(at);
+    this.begin();
     await this.act(() => this.work.send(() => this.api.call("POST", `/api/objects/${this.selected}/${verb}`, words)));
   }
 
   async stroke(kind, box, bits, positive) {
-    this.review.clicked();
-    this.screen.quiet("verb");
+    this.begin();
     await this.act(() => this.work.send(() => this.api.call("POST", `/api/objects/${this.selected}/${kind}`, undefined, {
       body: bits, type: "application/octet-stream", headers: { "X-Meta": JSON.stringify({ box, positive }) },
     })));
   }
 
   async plain(verb) {
-    this.review.clicked();
-    this.screen.quiet("verb");
+    this.begin();
     await this.act(() => this.work.send(() => this.api.call("POST", `/api/objects/${this.selected}/${verb}`, {})));
   }
 
   async cancel() {
-    if (this.tools.stop()) return;
+    if (this.tools.stop()) {
+      this.showWork();
+      return;
+    }
     if (this.sending?.abort) this.sending.abort();
     else if (this.work.isBusy) await this.act(() => this.api.call("POST", "/api/cancel", {}));
   }
@@ -473,6 +496,12 @@ export class App {
     });
   }
 
+  // For eyes and ears.
+  tell(text) {
+    this.screen.status(text);
+    this.screen.say(text);
+  }
+
   // Does something that the server may refuse.
   async act(something) {
     try {
@@ -492,6 +521,7 @@ export class App {
     this.showObjects();
     this.review.showButtons();
     this.viewer.draw();
+    this.showWork();
   }
 
   toggle(id) {
@@ -528,6 +558,7 @@ export class App {
 
   moved() {
     const voxel = this.viewer.voxel;
+    this.tools.follow();
     this.strip.show(voxel[this.strip.axis]);
     this.hover(this.hovered ?? null);
   }
@@ -540,13 +571,12 @@ export class App {
   }
 
   nextDoubtful() {
-    const values = this.object?.confidence ?? [];
-    const count = values.length;
+    const { count } = this.strip;
     for (let n = 1; n <= count; n++) {
       const slice = (this.strip.at + n) % count;
-      if (values[slice] !== null && values[slice] < DOUBTFUL) return this.goToSlice(this.strip.axis, slice);
+      if (this.strip.isDoubtful(slice)) return this.goToSlice(this.strip.axis, slice);
     }
-    this.screen.status(`No slice is below ${DOUBTFUL}`);
+    this.screen.status(`The object is on no slice below ${DOUBTFUL}`);
     return null;
   }
 
@@ -607,9 +637,11 @@ export class App {
         const slices = work.slices;
         this.wasBusy = true;
         screen.status(slices ? `Following the object, ${slices[0]} of ${slices[1]} slices` : "Segmenting");
-      } else if (this.volume && screen.root.dataset.link !== "gone") {
-        screen.status("Ready");
-        if (this.wasBusy) screen.say(`Done. ${this.object.name}: ${millilitres(this.object.ml)} millilitres.`);
+      } else if (this.object && screen.root.dataset.link !== "gone") {
+        const { name, ml, is_complete: isComplete } = this.object;
+        const stopped = `Stopped: ${name} is not followed to its end`;
+        screen.status(isComplete ? "Ready" : stopped);
+        if (this.wasBusy) screen.say(isComplete ? `Done. ${name}: ${millilitres(ml)} millilitres.` : stopped);
         this.wasBusy = false;
       }
     }
@@ -659,13 +691,14 @@ export class App {
     roving(el("layouts"));
     listenForKeys((key, event) => this.key(key, event));
     el("image").addEventListener("keydown", (event) => this.imageKey(event));
+    addEventListener("pagehide", () => this.keepLook());
     addEventListener("resize", () => this.viewer.grid && this.viewer.setLayout(this.viewer.layout));
   }
 
   toggleMasks() {
     this.viewer.setOpacity(this.viewer.opacity, !this.viewer.areVisible);
     this.el("masks-toggle").textContent = this.viewer.areVisible ? "Hide" : "Show";
-    this.el("masks-toggle").setAttribute("aria-pressed", String(!this.viewer.areVisible));
+    this.el("masks-toggle").setAttribute("aria-label", this.viewer.areVisible ? "Hide masks" : "Show masks");
   }
 
   // Whether a key meant anything.
@@ -673,7 +706,10 @@ export class App {
     if (key === "?") this.el("help").showModal();
     else if (key === "Escape") this.cancel();
     else if (!this.volume) return false;
-    else if (TOOLS[key]) this.tools.choose(TOOLS[key]);
+    else if (TOOLS[key]) {
+      this.tools.choose(TOOLS[key]);
+      this.el("image").focus({ preventScroll: true }); // where arrows and Enter use it
+    }
     else if (key === "undo" || key === "redo") {
       if (!this.el(key).disabled) this.plain(key);
     } else if (key === "a") this.addObject();
@@ -700,6 +736,8 @@ export class App {
     const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
     if (step) {
       this.goTo(this.viewer.beside(step, event.shiftKey ? 10 : 1));
+    } else if (event.key === "Enter" && this.tools.enter(event.shiftKey)) {
+      if (this.tools.drawn) this.tell("Drawing: arrow keys draw, Enter ends, Esc gives up");
     } else if (event.key === "Enter") {
       const at = this.viewer.voxel;
       this.prompt("point", { kji: at, positive: !event.shiftKey && this.tools.tool !== "exclude" }, at);

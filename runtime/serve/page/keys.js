@@ -41,6 +41,7 @@ export const TABLE = [
     [null, "Arrows", "Move the crosshair"],
     [null, "Enter", "Include what is under it"],
     [null, "Shift Enter", "Exclude what is under it"],
+    [null, "Enter, arrows, Enter", "Draw a box or stroke, with its tool"],
   ]],
 ];
 

@@ -54,11 +54,14 @@ export class ObjectPanel {
     const pick = this.list.querySelector(`[data-focus="pick-${id}"]`);
     if (!object || !pick) return;
     this.editing = id;
+    const before = pick.contains(document.activeElement) ? null : document.activeElement;
     const input = Object.assign(document.createElement("input"), { className: "name", value: object.name, maxLength: 60 });
+    input.dataset.focus = `pick-${id}`; // which has the focus afterwards, if nothing else had it before
     input.setAttribute("aria-label", `New name of ${object.name}`);
     const end = (isKept) => {
       if (this.editing === null) return;
       this.editing = null;
+      if (input.contains(document.activeElement)) before?.focus({ preventScroll: true });
       const name = input.value.trim();
       if (isKept && name && name !== object.name) this.on.rename(id, name);
       else this.on.select(id);
@@ -76,10 +79,11 @@ export class ObjectPanel {
   showPrompts(object) {
     const prompts = object?.prompts ?? [];
     this.promptList.replaceChildren(...prompts.map((prompt) => this.prompt(prompt)));
-    const isUnsure = prompts.some(({ box }) => box && isDoubtful(object.confidence[box[object.axis][0]]));
-    this.hint.hidden = prompts.length > 0 && !isUnsure;
-    this.hint.textContent = isUnsure
-      ? "The network is unsure here. Click what is missing, Shift-click what is too much, or undo and drag a box."
+    // Where something was taken away, little is left to be sure of.
+    const unsure = prompts.find(({ box, positive }) => box && positive && isDoubtful(object.confidence[box[object.axis][0]]));
+    this.hint.hidden = prompts.length > 0 && !unsure;
+    this.hint.textContent = unsure
+      ? `The network is unsure of slice ${unsure.box[object.axis][0] + 1}. Click what is missing, Shift-click what is too much, or undo and drag a box.`
       : "Click the object in any plane, or drag a box around it.";
   }
 

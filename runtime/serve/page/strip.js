@@ -33,6 +33,7 @@ export class Strip {
     [this.axis, this.count] = [axis, count];
     this.slider.max = String(Math.max(0, count - 1));
     this.axisName.textContent = axisName;
+    this.slider.setAttribute("aria-label", `${axisName} slice`);
   }
 
   show(at) {
@@ -57,6 +58,12 @@ export class Strip {
     return `confidence ${value.toFixed(2)}${drawn}`;
   }
 
+  // Where the object is drawn and the network is unsure of it; where it is not, there is nothing to look at.
+  isDoubtful(slice) {
+    const value = this.values[slice];
+    return value !== null && value !== undefined && value < DOUBTFUL && Boolean(this.present[slice]);
+  }
+
   tellConfidence() {
     const value = this.values[this.at];
     const isKnown = value !== null && value !== undefined;
@@ -64,11 +71,11 @@ export class Strip {
     const strong = document.createElement("strong");
     strong.textContent = isKnown ? value.toFixed(2) : "–";
     this.confidenceText.prepend(strong);
-    this.confidenceText.toggleAttribute("data-doubtful", isKnown && value < DOUBTFUL);
+    this.confidenceText.toggleAttribute("data-doubtful", this.isDoubtful(this.at));
     const known = this.values.filter((each) => each !== null);
-    const doubtful = known.filter((each) => each < DOUBTFUL).length;
+    const doubtful = this.values.filter((_, slice) => this.isDoubtful(slice)).length;
     this.canvas.setAttribute("aria-label",
-      `Confidence per slice: ${known.length} of ${this.count} slices computed, ${doubtful} of them below ${DOUBTFUL}`);
+      `Confidence per slice: ${known.length} of ${this.count} slices computed, ${doubtful} with the object below ${DOUBTFUL}`);
   }
 
   // Pixels of slices' middles agree with the slider's thumb.
@@ -100,7 +107,7 @@ export class Strip {
       if (value === null || value === undefined) continue;
       const x = this.xOf(slice, width) - bar / 2;
       const tall = Math.max(2, Math.min(1, value) * floor);
-      pen.fillStyle = this.present[slice] ? (value < DOUBTFUL ? "#f0b64a" : this.colour) : "#4a5057";
+      pen.fillStyle = this.present[slice] ? (this.isDoubtful(slice) ? "#f0b64a" : this.colour) : "#4a5057";
       pen.fillRect(x, floor - tall, bar, tall);
     }
     pen.fillStyle = "#fff";

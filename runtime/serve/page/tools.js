@@ -46,7 +46,41 @@ export class Tools {
     return [event.clientX - left, event.clientY - top];
   }
 
+  // Without a pointer: Enter begins a box or stroke at the crosshair, which draws it from there, and Enter ends it.
+  // Returns whether the tool is one that draws.
+  enter(isNegative) {
+    if (this.tool !== "box" && !(this.tool in BRUSH)) return false;
+    const { viewer } = this;
+    const tile = viewer.tiles.find(({ type }) => type === viewer.plane);
+    if (this.drag) this.up();
+    else if (tile) {
+      this.drag = { tile, isNegative, kind: this.tool, voxel: viewer.voxel, isKeyed: true, isStill: false };
+      if (this.tool !== "box") this.beginStroke();
+      this.follow();
+    }
+    return true;
+  }
+
+  // The crosshair is somewhere else; what the keyboard draws ends where the slice does.
+  follow() {
+    const { drag, viewer } = this;
+    if (!drag?.isKeyed) return;
+    const at = viewer.voxel;
+    const axis = viewer.axesOf(drag.tile.type);
+    if (at[axis] !== drag.voxel[axis]) {
+      this.stop();
+      return;
+    }
+    if (drag.kind === "box") this.drawn = { type: drag.tile.type, box: boxOf(drag.voxel, at) };
+    else {
+      this.drawn.path.push(at);
+      this.drawn.pixels = this.drawn.path.map((voxel) => viewer.pixelOf(voxel, drag.tile));
+    }
+    viewer.draw();
+  }
+
   down(event) {
+    if (this.drag?.isKeyed) this.stop();
     if (!this.viewer.grid || this.drag) return;
     const [x, y] = this.at(event);
     const tile = this.viewer.tileAt(x, y);
@@ -77,7 +111,7 @@ export class Tools {
     if (!this.viewer.grid) return;
     const [x, y] = this.at(event);
     const { drag, viewer } = this;
-    if (!drag) {
+    if (!drag || drag.isKeyed) {
       this.on.hover(viewer.voxelAt(viewer.tileAt(x, y), x, y));
       return;
     }
@@ -164,8 +198,7 @@ export class Tools {
     const { drag, viewer } = this;
     const a = viewer.nearestVoxel(drag.tile, drag.x, drag.y);
     const b = viewer.nearestVoxel(drag.tile, x, y);
-    const box = a.map((at, axis) => [Math.min(at, b[axis]), Math.max(at, b[axis]) + 1]);
-    this.drawn = { type: drag.tile.type, box };
+    this.drawn = { type: drag.tile.type, box: boxOf(a, b) };
     viewer.draw();
   }
 
@@ -194,4 +227,9 @@ export class Tools {
     drawn.path.push(viewer.nearestVoxel(drag.tile, x, y));
     viewer.draw();
   }
+}
+
+// The box between two voxels, both in it.
+function boxOf(a, b) {
+  return a.map((at, axis) => [Math.min(at, b[axis]), Math.max(at, b[axis]) + 1]);
 }

@@ -138,9 +138,12 @@ def test_a_session_from_click_to_download(viewer: Viewer, phantom: Phantom, tmp_
         assert np.count_nonzero(mask.array == 2) == counts[1]
         assert dice(mask.array == 2, phantom.labels == 3) > 0.6
 
+    shown = {name: viewer.state[name] for name in ("selected", "voxel", "tool", "window")}
+    assert shown["selected"] != viewer.state["objects"][0]["id"] and shown["tool"] == "box"
     viewer.page.reload()
     viewer.until_ready()
     viewer.until("window.viewerState().objects.length === 2")
+    assert {name: viewer.state[name] for name in shown} == shown
     assert [each["voxels"] for each in viewer.state["objects"]] == counts
     assert viewer.state["objects"][1]["name"] == "Left kidney"
 
@@ -194,16 +197,79 @@ def test_the_strip_goes_to_a_slice_and_keys_do_what_the_help_says(viewer: Viewer
 
 def test_an_unsure_slice_that_was_prompted_is_pointed_out(viewer: Viewer) -> None:
     told = viewer.page.evaluate(
-        "import('/page/objects.js').then(({ObjectPanel}) => [0.4, 0.9, null].map(value => {"
+        "import('/page/objects.js').then(({ObjectPanel}) =>"
+        " [[0.4, true], [0.9, true], [null, true], [0.1, false]].map(([value, positive]) => {"
         " const [list, prompts, hint] = ['ul', 'ol', 'p'].map(tag => document.createElement(tag));"
-        " const prompt = {kind: 'point', positive: true, axis: 0, box: [[1, 2], [3, 4], [5, 6]]};"
+        " const prompt = {kind: 'point', positive, axis: 0, box: [[1, 2], [3, 4], [5, 6]]};"
         " const object = {id: 1, name: 'A', colour: '#ffffff', voxels: 1, ml: 1, axis: 0,"
         " confidence: [null, value, 0.1], prompts: [prompt]};"
         " new ObjectPanel({list, prompts, hint}, {}).show([object], 1, new Set());"
         " return hint.hidden ? '' : hint.textContent;}))"
     )
-    assert "unsure" in told[0] and "drag a box" in told[0] and told[1:] == ["", ""]
+    assert (
+        "unsure" in told[0]
+        and "slice 2" in told[0]
+        and "drag a box" in told[0]
+        and told[1:] == ["", "", ""]
+    )
     assert "Click the object" in viewer.words("#prompts-hint")
+
+
+def test_boxes_and_strokes_are_drawn_without_a_mouse(viewer: Viewer, phantom: Phantom) -> None:
+    box = phantom.box(MIDDLE, 3)
+    viewer.pixel((MIDDLE, box.y[0], box.x[0]))
+    viewer.page.keyboard.press("b")  # takes the focus to the image
+    viewer.page.keyboard.press("Enter")
+    assert "arrow keys draw" in viewer.words("#status")
+    viewer.page.keyboard.press("ArrowRight")
+    viewer.page.keyboard.press("Escape")
+    assert viewer.words("#status") == "Ready"
+    viewer.page.keyboard.press("Enter")
+    viewer.page.keyboard.press("PageUp")  # another slice: given up
+    viewer.page.keyboard.press("PageDown")
+    assert viewer.page.evaluate("document.documentElement.dataset.state") == "ready"
+    assert viewer.prompts() == []
+
+    viewer.pixel((MIDDLE, box.y[0], box.x[0]))
+    viewer.page.keyboard.press("Enter")
+    for key, count in (
+        ("ArrowDown", box.y[1] - 1 - box.y[0]),
+        ("ArrowRight", box.x[1] - 1 - box.x[0]),
+    ):
+        for _ in range(count):
+            viewer.page.keyboard.press(key)
+    viewer.page.keyboard.press("Enter")
+    viewer.until("window.viewerState().maskedVoxels > 0")
+    viewer.until_ready()
+    assert viewer.prompts() == [[[MIDDLE, MIDDLE + 1], list(box.y), list(box.x)]]
+    viewer.page.keyboard.press("F2")
+    viewer.page.keyboard.type("Lesion")
+    viewer.page.keyboard.press("Enter")
+    viewer.until("window.viewerState().objects[0].name === 'Lesion'")
+    assert viewer.page.evaluate("document.activeElement.id") == "image"
+
+    k, j, i = middle_of(phantom, 3)
+    viewer.pixel((k, j, i))
+    for key in ("e", "Enter", "ArrowRight", "ArrowRight", "Enter"):
+        viewer.page.keyboard.press(key)
+    viewer.until("document.querySelectorAll('#prompts li').length === 2")
+    viewer.until_ready()
+    assert "Erased" in viewer.words("#prompts")
+    erased = viewer.prompts()[1]
+    assert erased[0] == [k, k + 1] and erased[2][0] <= i and i + 2 < erased[2][1]
+
+
+def test_a_slice_without_the_object_is_not_doubtful(viewer: Viewer) -> None:
+    told = viewer.page.evaluate(
+        "import('/page/strip.js').then(({Strip}) => {"
+        " const made = (tag) => document.createElement(tag);"
+        " const strip = new Strip({slider: made('input'), canvas: made('canvas'), axisName: made('b'),"
+        " number: made('b'), confidence: made('p')}, () => {});"
+        " strip.begin(0, 4, 'Axial');"
+        " strip.fill({values: [0.1, 0.1, 0.9, null], present: [0, 1, 1, 1], prompted: new Set(), colour: '#ffffff'});"
+        " return [0, 1, 2, 3].map((slice) => strip.isDoubtful(slice));})"
+    )
+    assert told == [False, True, False, False]
 
 
 def test_stop_ends_a_propagation(
@@ -226,6 +292,12 @@ def test_stop_ends_a_propagation(
     viewer.until_ready()
     one_slice = np.count_nonzero(phantom.labels[MIDDLE] == 1)
     assert viewer.state["maskedVoxels"] < 4 * one_slice
+    stopped = "Stopped: Object 1 is not followed to its end"
+    assert viewer.words("#status") == viewer.page.text_content("#said") == stopped
+    viewer.page.keyboard.press("a")
+    viewer.until("document.getElementById('status').textContent === 'Ready'")
+    viewer.page.keyboard.press("1")
+    assert viewer.words("#status") == stopped
 
 
 def test_a_bad_file_is_refused_in_words_and_a_good_one_opens(
