@@ -567,7 +567,7 @@ export class App {
     this.hovered = kji;
     if (!this.volume) return;
     const at = kji ?? this.viewer.voxel;
-    this.el("readout").textContent = `${shortly(this.viewer.intensity(at))}   at ${at[2]}, ${at[1]}, ${at[0]}`;
+    this.el("readout").textContent = `${shortly(this.viewer.intensity(at))}   at ${at[2] + 1}, ${at[1] + 1}, ${at[0] + 1}`;
   }
 
   nextDoubtful() {
@@ -631,6 +631,7 @@ export class App {
     const { work, screen } = this;
     this.viewer.isBusy = work.isBusy;
     if (screen.root.dataset.state !== "loading") screen.state(work.isBusy ? "busy" : "ready");
+    this.el("go-on").hidden = Boolean(this.sending) || work.isBusy || (this.object?.is_complete ?? true);
     if (!this.sending) {
       screen.progress(work.share);
       if (work.isBusy) {
@@ -679,6 +680,7 @@ export class App {
     on("object-add", () => this.addObject());
     on("object-reset", () => this.plain("reset"));
     on("cancel", () => this.cancel());
+    on("go-on", () => this.plain("predict"));
     on("export-nifti", () => this.save("nii.gz"));
     on("export-nrrd", () => this.save("nrrd"));
     on("export-dicom", () => this.save("dcm"));
@@ -712,6 +714,8 @@ export class App {
     }
     else if (key === "undo" || key === "redo") {
       if (!this.el(key).disabled) this.plain(key);
+    } else if (key === "g") {
+      if (!this.el("go-on").hidden) this.plain("predict");
     } else if (key === "a") this.addObject();
     else if (key === "m") this.toggleMasks();
     else if (this.review.isOn && key === "y") this.review.decide("accepted");

@@ -15,6 +15,7 @@ export const TABLE = [
     ["undo", "Ctrl Z", "Undo"],
     ["redo", "Ctrl Shift Z", "Redo"],
     ["Escape", "Esc", "Stop"],
+    ["g", "G", "Go on after a stop"],
     ["a", "A", "New object"],
     [null, "1 – 9", "Select an object"],
     ["F2", "F2", "Rename the object"],

@@ -175,6 +175,7 @@ def test_the_strip_goes_to_a_slice_and_keys_do_what_the_help_says(viewer: Viewer
     assert viewer.state["voxel"][0] == SHAPE[0] - 1
     viewer.page.keyboard.press("PageDown")
     assert viewer.state["voxel"][0] == SHAPE[0] - 2
+    assert viewer.words("#readout").endswith(f", {SHAPE[0] - 1}")  # counts from 1, as slices do
     for key, tool in (("v", "move"), ("n", "exclude"), ("e", "erase"), ("p", "include")):
         viewer.page.keyboard.press(key)
         assert viewer.state["tool"] == tool
@@ -298,6 +299,11 @@ def test_stop_ends_a_propagation(
     viewer.until("document.getElementById('status').textContent === 'Ready'")
     viewer.page.keyboard.press("1")
     assert viewer.words("#status") == stopped
+    partial = viewer.state["maskedVoxels"]
+    viewer.page.keyboard.press("g")
+    viewer.until("document.getElementById('go-on').hidden")
+    viewer.until_ready()
+    assert viewer.words("#status") == "Ready" and viewer.state["maskedVoxels"] > partial
 
 
 def test_a_bad_file_is_refused_in_words_and_a_good_one_opens(
