@@ -20,6 +20,7 @@ import numpy as np
 from tqdm import trange
 
 from benchmarks.speed.soak_session import Client, live
+from runtime.devices.machine import machine_name
 from runtime.errors import InputError, Sam2Error
 from runtime.process.streams import print_result
 from runtime.process.subcommands import command_parser
@@ -142,6 +143,7 @@ def soak(words: list[str], num_sessions: int, shape: tuple[int, int, int]) -> di
                 rested[number] = at_rest_mib(pid, port)
     grown_mib = rested[num_sessions] - rested[settled]
     return {
+        "machine": machine_name(),
         "sessions": num_sessions,
         "shape": shape,
         "ends": dict(sorted(ends.items())),

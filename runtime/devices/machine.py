@@ -8,6 +8,8 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 # What the libraries beneath us choose kernels by, and the systems' names of it: flags of /proc/cpuinfo for x86 and
@@ -85,8 +87,14 @@ def peak_memory_mib() -> float | None:
 
 def trim_memory() -> None:
     """Give back to the system what was freed; glibc keeps blocks of up to 32 MiB for later, each thread's its own."""
-    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+    if (trim := _malloc_trim()) is not None:
         trim(0)
+
+
+@cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    """glibc's; looked up once, for each look leaves classes to the collector."""
+    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
 def _processor() -> str:

@@ -141,6 +141,8 @@ class SessionImage:
         """Let others have the room; encodings stay for as long as nobody else needs it."""
         if self._view is not None:
             self._view.clear()
+            # It reads from here: in a circle the pixels would wait for the collector, which counts no bytes.
+            self._view = None
         self.encodings.leave(self)
 
 

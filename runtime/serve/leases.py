@@ -51,6 +51,7 @@ class Lease:
         last_seen: when its client last gave a sign of life.
         pending: requests that run or wait.
         held_bytes: in images and masks.
+        on_end: called once it has ended, in a thread of the leases' own.
     """
 
     token: str
@@ -61,6 +62,7 @@ class Lease:
     last_seen: float
     pending: int = 0
     held_bytes: dict[str, int] = field(default_factory=dict)
+    on_end: Callable[[], None] = lambda: None
 
 
 class Leases:
@@ -259,6 +261,7 @@ class Leases:
 
 def _close(lease: Lease, why: str) -> None:
     try:
+        lease.on_end()
         lease.session.close()
     except Exception:  # a session that cannot be closed must not keep others from it
         log.exception("session %d could not be closed", lease.number)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ class Page:
 
     def close(self) -> None:
         """End all streams of events."""
-        for page in self._pages.values():
+        for page in [*self._pages.values()]:
             page.events.end("closing")
         self._pages.clear()
 
@@ -136,17 +137,15 @@ class Page:
 
     async def _claim(self, request: Request) -> Response:
         await read_json(request, NOTHING)
-        for token in [page for page in self._pages if self._leases.remaining_s(page) <= 0]:
-            self._drop(token)
         lease = await to_thread.run_sync(self._leases.grant, "page")
-        page = PageSession(lease.session)
+        page = self._pages[lease.token] = PageSession(lease.session)
+        lease.on_end = partial(self._drop, lease.token)  # who closed the browser never asks again
         try:
             if self._opened is not None:
                 await self._hold_and_show(lease.token, page, self._opened)
         except BaseException:
             self._leases.release(lease.token)
             raise
-        self._pages[lease.token] = page
         return _json({"token": lease.token, **self.described(page)}, 201)
 
     async def show(self, request: Request, page: PageSession, shown: ShownVolume) -> None:

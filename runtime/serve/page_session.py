@@ -43,7 +43,7 @@ class PageSession:
     def __init__(self, session: InteractiveSession) -> None:
         self._session = session
         self.events = PageEvents()
-        self._work = PageWork(session, self.events, self.object)
+        self._work = PageWork(session, self.events)
         self.shown: ShownVolume | None = None
         self._looks: dict[int, Look] = {}
         session.deadline_s = 0.0
@@ -80,7 +80,7 @@ class PageSession:
         Returns its number. Raises NoImage before there is a volume, NoObject for an object that is not there.
         """
         self._check_object(object_id)
-        return self._work.submit(object_id, call)
+        return self._work.submit(object_id, call, self.object)
 
     def cancel(self) -> bool:
         """End what runs and forget what waits. Returns whether there was anything."""

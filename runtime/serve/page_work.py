@@ -26,6 +26,8 @@ TELL_S = 0.4
 log = logging.getLogger(__name__)
 
 Call = Callable[[InteractiveSession], Box3 | None]
+Describe = Callable[[int], dict[str, Any]]
+"""What the page is told of an object, by its number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +38,14 @@ class PageVerb:
         seq: its number.
         object_id: the object it is about.
         call: does it, once the object is selected, and gives the box that has changed.
+        describe: the object, once it is done. The work itself holds none: that would be a circle about the page.
         arrived_s: when it was asked for, on the monotonic clock.
     """
 
     seq: int
     object_id: int
     call: Call
+    describe: Describe
     arrived_s: float
 
 
@@ -53,16 +57,10 @@ class PageWork:
     Args:
         session: the interactive session, whose deadline has to be 0 s.
         events: hear of what happens.
-        describe: what the page is told of an object.
     """
 
-    def __init__(
-        self,
-        session: InteractiveSession,
-        events: PageEvents,
-        describe: Callable[[int], dict[str, Any]],
-    ) -> None:
-        self._session, self._events, self._describe = session, events, describe
+    def __init__(self, session: InteractiveSession, events: PageEvents) -> None:
+        self._session, self._events = session, events
         self.turn = threading.RLock()
         """Held while the session's selected object matters."""
         self._lock = threading.Lock()
@@ -80,12 +78,12 @@ class PageWork:
         """Whether a verb, or what follows from one, is under way."""
         return bool(self._verbs or self._followed)
 
-    def submit(self, object_id: int, call: Call) -> int:
+    def submit(self, object_id: int, call: Call, describe: Describe) -> int:
         """Queue a verb on an object that is there. Returns its number."""
         with self._lock:
             self._seq += 1
             self._is_cancelled = False
-            self._verbs.append(PageVerb(self._seq, object_id, call, time.monotonic()))
+            self._verbs.append(PageVerb(self._seq, object_id, call, describe, time.monotonic()))
             seq = self._seq
         self._start()
         return seq
@@ -235,13 +233,13 @@ class PageWork:
             changed=is_changed,
             cancelled=is_cancelled,
             ms=_ms_since(verb.arrived_s),
-            described=self._describe(verb.object_id),
+            described=verb.describe(verb.object_id),
         )
 
     def _tell_failed(self, verb: PageVerb, error: Exception) -> None:
         if not isinstance(error, Sam2Error):
             log.error("a verb of a page failed", exc_info=error)
-        described = self._describe(verb.object_id)
+        described = verb.describe(verb.object_id)
         words = error_words(error)
         self._events.send(
             "failed", seq=verb.seq, object=verb.object_id, described=described, **words

@@ -125,6 +125,7 @@ class SessionState:
             self.urge(-1)
             self.is_closed = True
             self.drop_image()
+            self.on_slices = None  # whoever listens holds the session
 
     def need_image(self) -> SessionImage:
         """The image. Raises NoImage."""

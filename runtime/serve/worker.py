@@ -35,6 +35,10 @@ Steps = Iterator[Urgency]
 """What there is to do; each step tells how urgent the next one is."""
 
 
+def _nobody(task: Task) -> None:
+    """Who is told of the end of work that has been told of already, or that nobody wants to know of."""
+
+
 class Task:
     """Work that a worker does step by step.
 
@@ -91,9 +95,10 @@ class Task:
                 self.error = self.error or error
 
     def tell(self) -> None:
-        """Say that it is over to whoever made it; only for the worker."""
+        """Say that it is over to whoever made it, and hold them no more; only for the worker."""
+        on_over, self._on_over = self._on_over, _nobody  # they hold this task: no circle is left
         try:
-            self._on_over(self)
+            on_over(self)
         except Exception:
             log.exception("what was to be told of the end of some work failed")
 
@@ -116,7 +121,7 @@ class Worker:
         owner: object,
         steps: Steps,
         urgency: Urgency,
-        on_over: Callable[[Task], None] = lambda task: None,
+        on_over: Callable[[Task], None] = _nobody,
     ) -> Task:
         """Begin some work. Raises SessionClosed once the worker has been closed.
 

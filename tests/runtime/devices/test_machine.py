@@ -87,5 +87,6 @@ def test_freed_memory_is_given_back_where_the_system_can(
     library = SimpleNamespace(malloc_trim=found.append)
     monkeypatch.setattr(machine.sys, "platform", platform)
     monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: library)
+    monkeypatch.setattr(machine, "_malloc_trim", machine._malloc_trim.__wrapped__)
     machine.trim_memory()
     assert found == calls
