@@ -71,7 +71,7 @@ export class App {
     );
     this.tools = new Tools(this.viewer, {
       point: (kji, positive) => this.prompt("point", { kji, positive }, kji),
-      box: (box) => this.prompt("box", { box, positive: true }, box.map(([start, stop]) => Math.floor((start + stop - 1) / 2))),
+      box: (box, positive) => this.prompt("box", { box, positive }, box.map(([start, stop]) => Math.floor((start + stop - 1) / 2))),
       stroke: (kind, box, bits, positive) => this.stroke(kind, box, bits, positive),
       hover: (kji) => this.hover(kji),
       window: (...window) => this.setWindow(...window),

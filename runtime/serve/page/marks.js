@@ -188,7 +188,7 @@ export class Marks {
     const drawn = this.model.drawn();
     if (!drawn || drawn.type !== tile.type) return;
     if (drawn.box) {
-      this.box(tile, drawn.box);
+      this.box(tile, drawn.box, drawn.isIncluded);
       return;
     }
     if (!drawn.pixels.length) return;

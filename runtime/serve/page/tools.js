@@ -12,7 +12,7 @@ export class Tools {
   tool = "include";
   drawn = null;
 
-  // on: {point(kji, positive), box(box), stroke(kind, box, bits, positive), hover(kji), window(lower, upper), moved(), tool(name)}
+  // on: {point(kji, positive), box(box, positive), stroke(kind, box, bits, positive), hover(kji), window(lower, upper), moved(), tool(name)}
   constructor(viewer, on) {
     [this.viewer, this.on] = [viewer, on];
     this.wheel = 0;
@@ -71,7 +71,7 @@ export class Tools {
       this.stop();
       return;
     }
-    if (drag.kind === "box") this.drawn = { type: drag.tile.type, box: boxOf(drag.voxel, at) };
+    if (drag.kind === "box") this.drawn = { type: drag.tile.type, box: boxOf(drag.voxel, at), isIncluded: !drag.isNegative };
     else {
       this.drawn.path.push(at);
       this.drawn.pixels = this.drawn.path.map((voxel) => viewer.pixelOf(voxel, drag.tile));
@@ -136,7 +136,7 @@ export class Tools {
     } else if (kind === "move") {
       if (drag.isStill && drag.voxel) this.go(drag.voxel);
     } else if (kind === "box" && drawn?.box) {
-      if (!drag.isStill) this.on.box(drawn.box);
+      if (!drag.isStill) this.on.box(drawn.box, !drag.isNegative);
     } else if (drawn?.path?.length) {
       const axis = this.viewer.axesOf(drag.tile.type);
       const { box, bits } = coverPath(drawn.path, axis, drawn.radius, this.viewer.grid.shape);
@@ -198,7 +198,7 @@ export class Tools {
     const { drag, viewer } = this;
     const a = viewer.nearestVoxel(drag.tile, drag.x, drag.y);
     const b = viewer.nearestVoxel(drag.tile, x, y);
-    this.drawn = { type: drag.tile.type, box: boxOf(a, b) };
+    this.drawn = { type: drag.tile.type, box: boxOf(a, b), isIncluded: !drag.isNegative };
     viewer.draw();
   }
 

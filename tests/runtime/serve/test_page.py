@@ -259,6 +259,15 @@ def test_boxes_and_strokes_are_drawn_without_a_mouse(viewer: Viewer, phantom: Ph
     erased = viewer.prompts()[1]
     assert erased[0] == [k, k + 1] and erased[2][0] <= i and i + 2 < erased[2][1]
 
+    before = viewer.state["maskedVoxels"]
+    viewer.pixel((k, j, i - 3))
+    for key in ("b", "Shift+Enter", "ArrowDown", "ArrowDown", "ArrowLeft", "Enter"):
+        viewer.page.keyboard.press(key)
+    viewer.until("document.querySelectorAll('#prompts li').length === 3")
+    viewer.until_ready()
+    assert viewer.state["maskedVoxels"] < before
+    assert viewer.page.get_attribute("#prompts li:last-child i", "aria-label") == "excludes"
+
 
 def test_a_slice_without_the_object_is_not_doubtful(viewer: Viewer) -> None:
     told = viewer.page.evaluate(
