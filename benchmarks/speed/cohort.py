@@ -37,6 +37,7 @@ runs. Before and after each run medsam2 segment's work alone, its model loaded, 
 what overheads are over. Times of processors hold on a machine that is busy with other things too. The last line is
 JSON.
 """
+ALONE = "from benchmarks.speed.cohort_alone import main; main()"
 EVERY_S = 0.25  # between looks at memory
 SETTLED = 0.2  # share of the time after which the driver should grow no more
 
@@ -96,7 +97,7 @@ def run(words: Sequence[str]) -> tuple[float, list[DriverLook]]:
 def alone(studies: Path, output: Path, backend: str, draws: bool) -> dict[str, float]:
     """Milliseconds of a study, of the wall and of processors, in one process without a cohort."""
     words = [str(studies), str(output), backend, "draws" if draws else "none"]
-    command = [sys.executable, "-m", "benchmarks.speed.cohort_alone", *words]
+    command = [sys.executable, "-c", ALONE, *words]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
     told: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return told

@@ -53,7 +53,3 @@ def main() -> None:
         for first, last in zip(marks[1], marks[-1], strict=True)
     )
     print(json.dumps({"per_study_ms": wall_ms, "cpu_ms": cpu_ms}))
-
-
-if __name__ == "__main__":
-    main()
