@@ -35,7 +35,7 @@ a word, go away while a prompt is answered, or while an image is sent. Meanwhile
 signs of life, whose latency is reported. Resident memory, of the server's process, is compared when a fifth of
 the sessions and when all are over, each time once those that left without a word have ended. The last line is JSON.
 """
-MAX_SESSIONS = 64
+MAX_SESSIONS = 200  # those that left without a word count until the server has noticed
 SETTLED = 0.2  # share of the sessions after which memory should grow no more
 BEAT_S = 0.05
 SPARE_S = 5.0  # more than the server takes to notice that a session is over
