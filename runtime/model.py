@@ -22,6 +22,7 @@ from runtime.bundle.confidence import MEASURES, Calibration, Confidence
 from runtime.bundle.contract import GraphSpec, ModelNumbers, graph_specs
 from runtime.bundle.defaults import Defaults
 from runtime.bundle.tensors import Decoded, Features
+from runtime.devices.engine import Trimmed
 from runtime.devices.memory import DeviceMemory
 from runtime.errors import BundleError, InputError, NotFinite
 from runtime.memory import MemoryRules
@@ -149,6 +150,12 @@ class Model:
     def confidence(self, measure: str) -> Confidence:
         """A measure of confidence (a key of `MEASURES`), calibrated if the bundle holds a calibration of it."""
         return Confidence(MEASURES[measure], self._calibrations.get(measure))
+
+    def trim(self) -> None:
+        """Give back memory that engines keep for their next runs, where they do; from any thread."""
+        for engine in list(self._engines.values()):
+            if isinstance(engine, Trimmed):
+                engine.trim()
 
     def close(self) -> None:
         """Give back engines and back end."""

@@ -89,7 +89,7 @@ class OpenVinoEngine:
     """One compiled graph, fed and read through the caller's own buffers."""
 
     def __init__(self, compiled: Any, bundle: Bundle, graph: str) -> None:
-        self._request = compiled.create_infer_request()
+        self._compiled, self._request = compiled, compiled.create_infer_request()
         self._lock = Lock()  # a request has one set of tensors, whoever asks
         self._bundle, self._graph = bundle, graph
 
@@ -108,9 +108,15 @@ class OpenVinoEngine:
                 self._bundle, OPENVINO_VERSION, self._graph, error, "fails to run"
             ) from error
 
+    def trim(self) -> None:
+        """Give back tensors between operators, which stay as large as the largest run's otherwise."""
+        with self._lock:
+            if self._compiled is not None:
+                self._compiled.release_memory()
+
     def close(self) -> None:
         """Let the compiled graph go, whoever holds this engine."""
-        self._request = None
+        self._compiled = self._request = None
 
 
 class OpenVinoBackend:

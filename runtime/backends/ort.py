@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 from weakref import WeakSet
 
@@ -19,12 +20,13 @@ from runtime.errors import BackendUnavailable, Closed
 from runtime.steps.steps import HOST_STEPS, Steps
 
 PROVIDER = "CPUExecutionProvider"
-WARNINGS_AND_WORSE = 2
+WARNINGS_AND_WORSE, FATAL = 2, 4
 ONNX_RUNTIME_VERSION = f"ONNX Runtime {onnxruntime.__version__}"
 # Arm's products of matrices in bfloat16, of operands that are rounded from fp32. There is no such thing for x86.
 BF16 = "mlas.enable_gemm_fastmath_arm64_bfloat16"
 BF16_INSTRUCTIONS = {"NEON", "BF16"}
 BF16_GRAPHS = ("image_encoder", "memory_attention")  # what decides about masks stays in fp32
+SHRINK = "memory.enable_memory_arena_shrinkage"
 DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(bool)": "bool"}
 
 
@@ -95,6 +97,27 @@ class OrtEngine:
             raise refusal(
                 self._bundle, ONNX_RUNTIME_VERSION, self._graph, error, "fails to run"
             ) from error
+
+    def trim(self) -> None:
+        """Have the session's arena give back whatever no tensor lies in, see `runtime.devices.engine.Trimmed`.
+
+        An arena grows by doubling with the largest run, and pages of it that were once written stay. ONNX Runtime
+        shrinks it at the end of a run alone. This one is told to end before its first node: it computes nothing.
+        """
+        if (session := self._session) is None:
+            return
+        options = onnxruntime.RunOptions()
+        options.add_run_config_entry(SHRINK, "cpu:0")
+        options.terminate = True
+        options.log_severity_level = FATAL
+        inputs = {
+            name: np.zeros(
+                [side if isinstance(side, int) else 1 for side in spec.shape], spec.dtype
+            )
+            for name, spec in spec_of_session(session).inputs.items()
+        }
+        with suppress(Exception):  # that it was ended; its class is ONNX Runtime's own
+            session.run(None, inputs, options)
 
     def close(self) -> None:
         """Let the session go, whoever holds this engine."""

@@ -17,6 +17,7 @@ from runtime.bundle.bundle import Bundle, open_bundle
 from runtime.cohort.review import Review
 from runtime.commands.options import add_model_options, parse_bytes
 from runtime.commands.segment_options import add_dicom_options, segmentation_of
+from runtime.devices.machine import share_heap
 from runtime.errors import InputError
 from runtime.io.dicom.seg import Algorithm
 from runtime.io.read import read_volume
@@ -112,6 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser().parse_args(arguments)
     _check(args)
     key = read_key(args.key_file)
+    share_heap()
     logging.getLogger("numexpr.utils").setLevel(logging.WARNING)  # blosc2's, which tells of threads
     from runtime.serve.server import listen
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from kernels.device_array import Buffer
 
@@ -13,3 +13,11 @@ class Engine(Protocol):
 
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         """Compute into buffers that the caller owns; may only enqueue."""
+
+
+@runtime_checkable
+class Trimmed(Protocol):
+    """An engine that keeps memory from one run for the next, as much as its largest run took."""
+
+    def trim(self) -> None:
+        """Give back what no run needs now, from any thread; weights stay, and the next run takes memory anew."""

@@ -35,6 +35,7 @@ INSTRUCTIONS = {
 }
 CAPS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 """Environment variables that keep libraries from instruction sets that are there."""
+M_ARENA_MAX = -8  # of glibc's malloc.h
 
 
 def machine_name() -> str:
@@ -89,6 +90,15 @@ def trim_memory() -> None:
     """Give back to the system what was freed; glibc keeps blocks of up to 32 MiB for later, each thread's its own."""
     if (trim := _malloc_trim()) is not None:
         trim(0)
+
+
+def share_heap() -> None:
+    """Have threads take memory from the process's own heap, for programs that run long; before they are started.
+
+    glibc gives them heaps of their own, whose ends `trim_memory` cannot give back: up to 64 MiB of each.
+    """
+    if sys.platform == "linux" and (set_option := getattr(ctypes.CDLL(None), "mallopt", None)):
+        set_option(M_ARENA_MAX, 1)
 
 
 @cache

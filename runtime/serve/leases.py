@@ -72,6 +72,7 @@ class Leases:
         make_session: a new session.
         limits: of counts, bytes and clocks.
         clock: in seconds.
+        give_back: called once a session has ended and nothing holds it any more, in a thread of the leases' own.
     """
 
     def __init__(
@@ -79,8 +80,10 @@ class Leases:
         make_session: Callable[[], InteractiveSession],
         limits: Limits,
         clock: Callable[[], float] = time.monotonic,
+        give_back: Callable[[], None] = trim_memory,
     ) -> None:
         self._make_session, self._limits, self._clock = make_session, limits, clock
+        self._give_back = give_back
         self._leases: dict[bytes, Lease] = {}  # by the token's hash: its bytes are never compared
         self._lock = threading.RLock()
         self._granted = 0
@@ -256,7 +259,7 @@ class Leases:
         lease.held_bytes.clear()
         lease.session.cancel()
         self._closer.submit(_close, lease, why)
-        self._closer.submit(trim_memory)  # once nothing holds the session any more
+        self._closer.submit(self._give_back)
 
 
 def _close(lease: Lease, why: str) -> None:

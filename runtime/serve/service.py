@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from runtime.cohort.review import Review
+from runtime.devices.machine import trim_memory
 from runtime.io.dicom.seg import SegmentationOptions
 from runtime.io.volumes.volume import Volume
 from runtime.model import Model
@@ -72,7 +73,11 @@ class Service:
         def make_session() -> InteractiveSession:
             return InteractiveSession(model, encodings, self._worker, deadline_s, licence=licence)
 
-        self.leases = Leases(make_session, limits)
+        def give_back() -> None:
+            model.trim()  # what the largest prompt took would be held for good
+            trim_memory()
+
+        self.leases = Leases(make_session, limits, give_back=give_back)
         num_threads = limits.max_sessions * limits.max_pending
         self._pool = ThreadPoolExecutor(num_threads, "session")
         serving = Serving(self.leases, limits, self._pool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -90,3 +91,50 @@ def test_freed_memory_is_given_back_where_the_system_can(
     monkeypatch.setattr(machine, "_malloc_trim", machine._malloc_trim.__wrapped__)
     machine.trim_memory()
     assert found == calls
+
+
+@pytest.mark.parametrize(("system", "calls"), [("linux", [(-8, 1)]), ("win32", [])])
+def test_threads_share_a_heap_where_the_system_lets_them(
+    system: str, calls: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[tuple[int, int]] = []
+    library = SimpleNamespace(mallopt=lambda *option: found.append(option))
+    monkeypatch.setattr(machine.sys, "platform", system)
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: library)
+    machine.share_heap()
+    assert found == calls
+
+
+FREED_IN_A_THREAD = """
+import re, threading
+from pathlib import Path
+from runtime.devices.machine import share_heap, trim_memory
+
+def resident_mib():
+    return int(re.search("VmRSS: *([0-9]+)", Path("/proc/self/status").read_text().replace("\\t", " "))[1]) / 1024
+
+share_heap()
+bytearray(30 << 20)  # freed at once, whereupon glibc keeps as much at the end of each heap
+done, over = threading.Event(), threading.Event()
+
+def work():
+    blocks = [bytearray(2 ** 16) for _ in range(400)]
+    del blocks
+    done.set()
+    over.wait()
+
+before = resident_mib()
+threading.Thread(target=work).start()
+done.wait()
+trim_memory()
+print(resident_mib() - before)
+over.set()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc's heaps")
+def test_what_threads_have_freed_is_given_back_while_they_live() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FREED_IN_A_THREAD], stdout=subprocess.PIPE, check=True, text=True
+    )
+    assert float(done.stdout) < 10  # of 25

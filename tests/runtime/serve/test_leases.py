@@ -48,6 +48,21 @@ def test_a_session_ends_when_its_client_is_silent(leases: Leases, clock: Clock) 
     assert closed(leases, lease.session)
 
 
+def test_memory_is_given_back_once_a_session_has_been_closed(clock: Clock) -> None:
+    seen: list[bool] = []
+    session = FakeSession()
+    leases = Leases(
+        lambda: session,  # type: ignore[arg-type, return-value]
+        LIMITS,
+        clock,
+        lambda: seen.append(session.is_closed),
+    )
+    lease = leases.grant("nninteractive")
+    assert not seen
+    leases.release(lease.token)
+    assert closed(leases, session) and seen == [True]
+
+
 def test_a_session_ends_when_its_user_is_away_whatever_its_client_says(
     leases: Leases, clock: Clock
 ) -> None:
