@@ -7,7 +7,6 @@ the same image uploaded twice, another predictor for it, and another object cost
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Sequence
 from threading import RLock
 from weakref import WeakKeyDictionary, ref
@@ -19,8 +18,6 @@ from kernels.device_array import Buffer
 from runtime.bundle.contract import feature_bytes
 from runtime.bundle.tensors import Features
 from runtime.steps.features import MEMORY_SHARE, Cache, Encoder, ReadSlice, memory_bytes
-
-MOST_KNOWN = 2**16  # slices whose numbers are kept without pixels to them: 100 bytes each
 
 
 class Encodings:
@@ -42,7 +39,7 @@ class Encodings:
         """How many slices may be held at a time."""
         self.lock = RLock()
         self._cache = model.features(self._read, max_bytes)
-        self._numbers: OrderedDict[bytes, int] = OrderedDict()
+        self._numbers: dict[bytes, int] = {}
         # Held weakly: whoever drops a view, and the pixels behind it, need not say so.
         self._sources: dict[int, WeakKeyDictionary[EncodingView, int]] = {}
         self._latest = 0
@@ -79,10 +76,9 @@ class Encodings:
         """The number of a slice's pixels here, which are from now on read from this view too."""
         key = content(self.model.device_memory.get(pixels))
         with self.lock:
-            number = self._numbers.pop(key, None)
+            number = self._numbers.get(key)
             if number is None:
-                number = self._latest = self._latest + 1
-            self._numbers[key] = number
+                number = self._numbers[key] = self._latest = self._latest + 1
             self._sources.setdefault(number, WeakKeyDictionary())[view] = index
         return number
 
@@ -101,12 +97,12 @@ class Encodings:
         self._cache.expect(numbers)
 
     def _drop_spare(self) -> None:
-        """Forget sources that nobody holds any more, and of numbers without any those not used for longest."""
+        """Forget sources that nobody holds any more, and numbers that have neither these nor an encoding."""
         for number in [number for number, sources in self._sources.items() if not sources]:
             del self._sources[number]
-        spare = [key for key, number in self._numbers.items() if number not in self._sources]
-        for key in spare[: max(0, len(spare) - MOST_KNOWN)]:
-            del self._numbers[key]
+        for key, number in list(self._numbers.items()):
+            if number not in self._sources and number not in self._cache:
+                del self._numbers[key]
 
     @property
     def cache(self) -> Cache:
@@ -136,6 +132,10 @@ class EncodingView:
     def __getitem__(self, index: int) -> Features:
         with self._encodings.lock:
             return self._encodings.cache[self._number(index)]
+
+    def __contains__(self, index: int) -> bool:
+        with self._encodings.lock:
+            return self._number(index) in self._encodings.cache
 
     def expect(self, order: Sequence[int]) -> None:
         """Say which slices will be asked for, in this order."""

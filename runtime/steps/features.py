@@ -54,6 +54,9 @@ class Cache(Protocol):
     def __getitem__(self, index: int) -> Features:
         """Features of one slice, to be used before another is asked for."""
 
+    def __contains__(self, index: int) -> bool:
+        """Whether a slice's encoding is there already."""
+
     def expect(self, order: Sequence[int]) -> None:
         """Say which slices will be asked for, and in which order, so that they can be encoded ahead."""
 
@@ -98,6 +101,9 @@ class FeatureCache:
 
     def __len__(self) -> int:
         return len(self._features)
+
+    def __contains__(self, index: int) -> bool:
+        return index in self._features
 
     @property
     def tensors(self) -> list[Buffer]:

@@ -79,6 +79,9 @@ class DeviceFeatures:
     def __len__(self) -> int:
         return len(self._where) + len(self._spilled)
 
+    def __contains__(self, index: int) -> bool:
+        return index in self._where or index in self._spilled
+
     @property
     def tensors(self) -> list[Any]:
         """The slots, which stay where they are until more are needed."""

@@ -15,7 +15,6 @@ from runtime.model import Model
 from runtime.predictors import VolumePredictor
 from runtime.predictors.result import Result
 from runtime.prompts.prompts import Box
-from runtime.steps import encodings as module
 from runtime.steps.encodings import Encodings, content
 from tests.fakes import FAKE_NUMBERS, TELLING, fake_model
 
@@ -114,17 +113,22 @@ def test_a_predictor_that_is_dropped_holds_no_pixels_either() -> None:
     assert not encodings._sources and encodings._numbers
 
 
-def test_what_nobody_comes_back_for_is_forgotten_in_the_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "MOST_KNOWN", 5)
-    encodings = Encodings(fake_model()[0], max_bytes=2 * ONE)
+def test_of_slices_that_nobody_holds_only_encoded_ones_are_known() -> None:
+    model, backend = fake_model()
+    encodings = Encodings(model, max_bytes=2 * ONE)
     for shift in range(6):
         view = encodings.features(lambda index, by=shift: PIXELS[index] + np.uint8(by))
         for index in range(9):
             view[index]
+        assert len(encodings._numbers) == 9 + 2 * (shift > 0)
         view.clear()
-        assert len(encodings._numbers) <= 5 and not encodings._sources
+        assert len(encodings._numbers) == 2 and not encodings._sources
+    before = len(backend.calls)
+    again = encodings.features(lambda index: PIXELS[index] + np.uint8(5))
+    assert [index in again for index in range(9)] == [False] * 7 + [True] * 2
+    for index in (7, 8):
+        again[index]
+    assert len(backend.calls) == before
 
 
 def test_encodings_of_another_model_are_refused() -> None:
