@@ -193,6 +193,18 @@ class Leases:
         finally:
             self.let_go(lease, what)
 
+    @contextmanager
+    def replacing(self, lease: Lease, what: str) -> Iterator[Callable[[int], None]]:
+        """Gives what counts memory of something that is being made to take another's place, in so far as it is more.
+
+        Both are there until then, but nobody could replace what takes half of the memory otherwise.
+        """
+        before = lease.held_bytes.get(what, 0)
+        try:
+            yield lambda num_bytes: self.hold(lease, what, max(before, num_bytes))
+        finally:
+            self.hold(lease, what, before)
+
     def let_go(self, lease: Lease, what: str) -> None:
         """Count memory no longer; that of a lease that has ended is not counted anyway."""
         with self._lock:

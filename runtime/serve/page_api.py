@@ -193,7 +193,9 @@ class Page:
         try:
             with self._leases.working(lease), self._leases.holding(lease, size):
                 async with received(request.stream(), most) as read, self._reading:
-                    await self._hold_and_show(token, page, await to_thread.run_sync(read))
+                    with self._leases.replacing(lease, "image") as take:
+                        shown = await to_thread.run_sync(read, take)
+                    await self._hold_and_show(token, page, shown)
         except SeveralVolumes as several:
             return _json({**error_words(several), "choices": several.choices}, 409)
         return _json(self.described(page))

@@ -19,7 +19,7 @@ from anyio import to_thread
 from runtime.errors import InputError, Sam2Error
 from runtime.files.strict_json import Fault, Integer, Object, Rule, Text
 from runtime.io.read import read_volume
-from runtime.io.size_limit import no_larger_than
+from runtime.io.size_limit import Take, no_larger_than
 from runtime.serve.choices import MOST_CHOICES, SeveralVolumes, VolumeChoice, choices_of
 from runtime.serve.serving import check_json
 from runtime.serve.shown_volume import ShownVolume
@@ -32,6 +32,9 @@ _MAX_FILE_BYTES = 1 << 62
 # A header names its data files, so that what is plain stays as it is.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_ .()+-]{0,120}")
 _SUFFIX = re.compile(r"(\.[A-Za-z0-9]{1,6}){0,2}$")
+
+Read = Callable[[Take], ShownVolume]
+"""Reads a volume, and tells before there is room for its voxels how many bytes they take."""
 
 
 class _Files(Rule):
@@ -51,9 +54,7 @@ _HEAD = Object({"files": _Files()})
 
 
 @asynccontextmanager
-async def received(
-    body: AsyncIterator[bytes], max_bytes: int
-) -> AsyncIterator[Callable[[], ShownVolume]]:
+async def received(body: AsyncIterator[bytes], max_bytes: int) -> AsyncIterator[Read]:
     """Takes a body (see above), and gives what reads the volume in its files, which lie there for that long.
 
     Args:
@@ -74,7 +75,7 @@ async def received(
                 pending.clear()
         await to_thread.run_sync(files.take, bytes(pending))
         files.end()
-        yield lambda: _read(folder, files.paths, files.names, max_bytes)
+        yield lambda take: _read(folder, files.paths, files.names, max_bytes, take)
 
 
 class _Received:
@@ -161,9 +162,11 @@ def _write(file: BinaryIO, data: memoryview) -> None:
         data = data[file.write(data) :]
 
 
-def _read(folder: Path, paths: Sequence[Path], names: Sequence[str], max_bytes: int) -> ShownVolume:
+def _read(
+    folder: Path, paths: Sequence[Path], names: Sequence[str], max_bytes: int, take: Take
+) -> ShownVolume:
     try:
-        with no_larger_than(max_bytes):
+        with no_larger_than(max_bytes, take):
             chosen = _choose(folder, paths)
             volume = read_volume(chosen.path, chosen.series)
             name = chosen.title

@@ -28,6 +28,11 @@ def test_what_does_not_fit_is_refused_in_every_format(tmp_path: Path, suffix: st
         write_mask(path, np.zeros(SHAPE, np.uint8), Volume.from_array(np.zeros(SHAPE)))
     with no_larger_than(size):
         assert read_volume(path).array.nbytes == size
-    with no_larger_than(size - 1), pytest.raises(VolumeError, match="wanted at most"):
+    told: list[int] = []
+    with no_larger_than(size, told.append):
         read_volume(path)
+    assert told == [size]
+    with no_larger_than(size - 1, told.append), pytest.raises(VolumeError, match="wanted at most"):
+        read_volume(path)
+    assert told == [size]
     assert read_volume(path).array.nbytes == size

@@ -283,6 +283,31 @@ def test_files_under_way_are_counted(model: Model, phantom: NDArray[np.uint8]) -
         served.stop()
 
 
+def test_voxels_are_counted_before_they_are_read(
+    model: Model, phantom: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, large = tmp_path / "small.nii.gz", tmp_path / "large.nii.gz"
+    for path, depth in ((small, 1), (large, 200)):
+        zeros = np.zeros((depth, *SHAPE[1:]), np.uint8)
+        write_mask(path, zeros, Volume.from_array(zeros))
+    read: list[Volume] = []
+    look = ShownVolume.of
+    monkeypatch.setattr(ShownVolume, "of", lambda v, name: read.append(v) or look(v, name))
+    served = Served(
+        model, Volume.from_array(phantom), limits=Limits(max_volume_bytes=10 * phantom.size)
+    )
+    try:
+        read.clear()
+        client = Client(served.port)
+        client.claim()
+        assert client.send(large).status == 507
+        assert not read
+        assert client.send(small).status == 200
+        assert len(read) == 1
+    finally:
+        served.stop()
+
+
 def packed_none() -> bytes:
     return struct.pack("<I", 2) + b"{}"
 
