@@ -5,6 +5,8 @@
   are contiguous, the neck's upsampling is one addition, and no map is transposed between blocks.
 - *No work on padding.* A padded key is the projection of a row of zeros. One such row is projected, and windows pick
   it as often as they need it, where the plain form projects every padded token and as many queries.
+- *No bias of keys or values.* A key's bias adds one number to all scores of a query, which softmax does not see. Shares
+  sum up to one, so that a value's bias is one of what comes out, and goes through the projection once and for all.
 - *Neck composition.* A 1x1 convolution after another (lateral, then conv_s0 or conv_s1) is one.
 """
 
@@ -99,6 +101,21 @@ def rows(layer: nn.Linear, start: int, stop: int) -> nn.Linear:
     return part
 
 
+def without_bias(layer: nn.Linear) -> nn.Linear:
+    """A linear layer's product alone."""
+    product = nn.Linear(layer.in_features, layer.out_features, bias=False)
+    product.weight.data = layer.weight.data
+    return product
+
+
+def after_bias(layer: nn.Linear, bias: Tensor) -> nn.Linear:
+    """A linear layer of inputs that lack a bias which they should have, multiplied out in float64."""
+    moved = nn.Linear(layer.in_features, layer.out_features)
+    moved.weight.data = layer.weight.data
+    moved.bias.data = (layer.bias.double() + layer.weight.double() @ bias.double()).float()
+    return moved
+
+
 class TokenBlock(nn.Module):
     """A block of the trunk on tokens in pooling order."""
 
@@ -107,7 +124,14 @@ class TokenBlock(nn.Module):
         self.block, attn = block, block.attn
         width = attn.proj.in_features
         # Apart, so that nothing has to be split.
-        self.q, self.k, self.v = (rows(attn.qkv, i * width, (i + 1) * width) for i in range(3))
+        q, k, v = (rows(attn.qkv, i * width, (i + 1) * width) for i in range(3))
+        self.q, self.k, self.v = without_bias(q), without_bias(k), without_bias(v)
+        self.proj, self.shortcut = after_bias(attn.proj, v.bias), None
+        if block.proj is not None:
+            self.shortcut = without_bias(block.proj)
+            self.proj.bias.data = self.proj.bias + block.proj.bias
+        # Added behind the pooling of queries, as the shortcut's is: a maximum does not mind.
+        self.register_buffer("q_bias", q.bias.detach(), persistent=False)
         self.windows = (
             Windows(side, block.window, poolings, attn.is_pooled) if block.window else None
         )
@@ -118,13 +142,14 @@ class TokenBlock(nn.Module):
         query = self.q(normed)
         if attn.is_pooled:
             query = pool(query)
-        shortcut = x if block.proj is None else pool(block.proj(normed))
+        query = query + self.q_bias
+        shortcut = x if self.shortcut is None else pool(self.shortcut(normed))
         if windows is None:
             out = attention(query, self.k(normed), self.v(normed), attn.num_heads)
         else:
             keys = F.pad(normed, (0, 0, 0, 1)) if windows.is_padded else normed
             out = windows.attend(query, self.k(keys), self.v(keys), attn.num_heads)
-        x = shortcut + attn.proj(out)
+        x = shortcut + self.proj(out)
         return x + block.mlp(block.norm2(x))
 
 

@@ -11,10 +11,23 @@ import numpy as np
 import onnxruntime
 
 from kernels.device_array import Buffer
-from runtime.backends.refusals import check_graph, read_split_graph, read_whole_graph, refusal
+from runtime.backends.read_blocks import queries_apart, read_apart
+from runtime.backends.refusals import (
+    check_graph,
+    graphs_faults,
+    read_split_graph,
+    read_whole_graph,
+    refusal,
+)
 from runtime.bundle.bundle import Bundle
 from runtime.bundle.contract import GraphSpec, TensorSpec
-from runtime.devices.machine import instruction_sets, machine_name
+from runtime.bundle.memory_reads import GRAPH as READS_MEMORY
+from runtime.devices.machine import (
+    instruction_sets,
+    machine_name,
+    physical_cores,
+    second_level_cache_bytes,
+)
 from runtime.devices.memory import HOST_MEMORY, DeviceMemory
 from runtime.errors import BackendUnavailable, Closed
 from runtime.steps.steps import HOST_STEPS, Steps
@@ -180,6 +193,7 @@ class OrtBackend:
             options.add_external_initializers(list(weights), held)
         else:
             data = read_whole_graph(self._bundle, graph, "int8" if graph in self._small else "fp32")
+            data = self._evened(data, graph)
         try:
             session = onnxruntime.InferenceSession(
                 data, options, providers=[PROVIDER], enable_fallback=False
@@ -194,6 +208,17 @@ class OrtBackend:
         engine = OrtEngine(session, self._bundle, graph, held)
         self._engines.add(engine)
         return engine
+
+    def _evened(self, data: bytes, graph: str) -> bytes:
+        """A graph whose reads of memory keep all threads busy, if it reads any."""
+        if graph != READS_MEMORY:
+            return data
+        model, threads = self._bundle.model, self._threads or physical_cores()  # as ONNX Runtime
+        apart = queries_apart(model, threads, second_level_cache_bytes())
+        if not apart:
+            return data
+        with graphs_faults(self._bundle, graph):
+            return read_apart(data, model.num_tokens, apart)
 
     def _options(self, graph: str) -> onnxruntime.SessionOptions:
         is_bf16 = self._is_bf16 and graph in BF16_GRAPHS

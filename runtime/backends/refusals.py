@@ -43,7 +43,7 @@ def read_whole_graph(bundle: Bundle, graph: str, precision: str = "fp32") -> byt
             "one of them"
         )
     data = bundle.read_graph(graph, precision)
-    with _graphs_faults(bundle, graph):
+    with graphs_faults(bundle, graph):
         is_split = has_external_data(data)
     if is_split:
         raise BundleError(
@@ -58,7 +58,7 @@ def read_split_graph(bundle: Bundle, graph: str) -> SplitGraph:
     Raises BundleError where a weight lies anywhere but in the bundle's own file, and what `Bundle.read_graph` does.
     """
     data = bundle.read_graph(graph)
-    with _graphs_faults(bundle, graph):
+    with graphs_faults(bundle, graph):
         outer = outer_weights(data)
     if any(weight.location != weights_file(graph) for weight in outer):
         raise BundleError(
@@ -66,12 +66,12 @@ def read_split_graph(bundle: Bundle, graph: str) -> SplitGraph:
             "checked; export the bundle again"
         )
     beside = bundle.read_weights(graph)
-    with _graphs_faults(bundle, graph):
+    with graphs_faults(bundle, graph):
         return SplitGraph(data, {weight.name: weight.of(beside) for weight in outer})
 
 
 @contextmanager
-def _graphs_faults(bundle: Bundle, graph: str) -> Iterator[None]:
+def graphs_faults(bundle: Bundle, graph: str) -> Iterator[None]:
     """Raise what is wrong with a graph's bytes as a BundleError."""
     try:
         yield

@@ -40,8 +40,7 @@ M_ARENA_MAX = -8  # of glibc's malloc.h
 
 def machine_name() -> str:
     """Processor, usable cores and system, for people."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{_processor()}, {cores} cores, {platform.system()}"
+    return f"{_processor()}, {logical_cores()} cores, {platform.system()}"
 
 
 def instruction_sets() -> tuple[str, ...]:
@@ -69,6 +68,31 @@ def _flags() -> set[str]:
     except (OSError, subprocess.CalledProcessError):
         return set()
     return {name.lower() for name in re.findall(r"^(\S+): 1$", sysctl.stdout, re.MULTILINE)}
+
+
+def second_level_cache_bytes() -> int | None:
+    """Of one core; None where the system does not tell."""
+    try:
+        text = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text().strip()
+    except OSError:
+        return None
+    return 1024 * int(text[:-1]) if re.fullmatch(r"[1-9]\d*K", text) else None
+
+
+def logical_cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def physical_cores() -> int:
+    """The same without a core's second thread; all of them where the system does not tell which those are."""
+    if not hasattr(os, "sched_getaffinity"):
+        return logical_cores()
+    cores = (f"/sys/devices/system/cpu/cpu{n}/topology" for n in os.sched_getaffinity(0))
+    try:
+        return len({Path(core, "thread_siblings_list").read_text() for core in cores})
+    except OSError:
+        return logical_cores()
 
 
 def peak_memory_mib() -> float | None:
