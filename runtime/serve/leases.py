@@ -72,7 +72,8 @@ class Leases:
         make_session: a new session.
         limits: of counts, bytes and clocks.
         clock: in seconds.
-        give_back: called once a session has ended and nothing holds it any more, in a thread of the leases' own.
+        give_back: called in a thread of the leases' own when nobody has worked for `Limits.rest_s` and a session has
+            ended since the last call.
     """
 
     def __init__(
@@ -80,10 +81,10 @@ class Leases:
         make_session: Callable[[], InteractiveSession],
         limits: Limits,
         clock: Callable[[], float] = time.monotonic,
-        give_back: Callable[[], None] = trim_memory,
+        give_back: Callable[[], None] = lambda: None,
     ) -> None:
         self._make_session, self._limits, self._clock = make_session, limits, clock
-        self._give_back = give_back
+        self._give_back, self._has_ended, self._last_work = give_back, False, clock()
         self._leases: dict[bytes, Lease] = {}  # by the token's hash: its bytes are never compared
         self._lock = threading.RLock()
         self._granted = 0
@@ -154,7 +155,7 @@ class Leases:
         finally:
             with self._lock:
                 lease.pending -= 1
-                lease.last_active = lease.last_seen = self._clock()
+                lease.last_active = lease.last_seen = self._last_work = self._clock()
 
     def hold(self, lease: Lease, what: str, num_bytes: int) -> None:
         """Count memory that a session is about to take, in place of what it had counted under that name.
@@ -223,10 +224,15 @@ class Leases:
                 self._end(lease, "released")
 
     def expire(self) -> None:
-        """End the leases whose time is over."""
+        """End the leases whose time is over, and have memory given back where nobody works."""
         with self._lock:
             for lease in [held for held in self._leases.values() if self._is_over(held)]:
                 self._end(lease, "its time was over")
+            works = any(lease.pending for lease in self._leases.values())
+            rests = not works and self._clock() - self._last_work > self._limits.rest_s
+            if self._has_ended and rests:
+                self._has_ended = False
+                self._closer.submit(self._give_back)
 
     def cancel_all(self) -> None:
         """Have everything that runs return what it has."""
@@ -270,8 +276,9 @@ class Leases:
         del self._leases[_hash(lease.token)]
         lease.held_bytes.clear()
         lease.session.cancel()
+        self._has_ended = True
         self._closer.submit(_close, lease, why)
-        self._closer.submit(self._give_back)
+        self._closer.submit(trim_memory)  # once nothing holds the session any more
 
 
 def _close(lease: Lease, why: str) -> None:

@@ -26,6 +26,8 @@ class Limits:
         keep_alive_s: that a connection may be without a request. Clients close theirs after 5 s (httpx) to 118 s
             (libcurl); shorter than httpx's would tear connections away from under a request.
         write_s: in which a client must have made room for more of an answer.
+        rest_s: without work after which memory that sessions which have ended left for others goes back. Taking it anew
+            would cost whoever comes next a tenth of their first answer.
         close_s: in which running work ends when the server is told to.
     """
 
@@ -42,6 +44,7 @@ class Limits:
     slowest_bytes_per_s: int = 128 * 1024
     keep_alive_s: int = 30
     write_s: float = 60.0
+    rest_s: float = 5.0
     close_s: float = 0.7
 
     @property

@@ -48,19 +48,26 @@ def test_a_session_ends_when_its_client_is_silent(leases: Leases, clock: Clock) 
     assert closed(leases, lease.session)
 
 
-def test_memory_is_given_back_once_a_session_has_been_closed(clock: Clock) -> None:
-    seen: list[bool] = []
-    session = FakeSession()
-    leases = Leases(
-        lambda: session,  # type: ignore[arg-type, return-value]
-        LIMITS,
-        clock,
-        lambda: seen.append(session.is_closed),
-    )
-    lease = leases.grant("nninteractive")
-    assert not seen
-    leases.release(lease.token)
-    assert closed(leases, session) and seen == [True]
+def test_memory_is_given_back_once_sessions_have_ended_and_nobody_works(clock: Clock) -> None:
+    seen: list[float] = []
+    leases = Leases(FakeSession, LIMITS, clock, lambda: seen.append(clock.now))  # type: ignore[arg-type]
+
+    def given_back(after_s: float) -> int:
+        clock.now += after_s
+        leases.expire()
+        leases._closer.submit(lambda: None).result()
+        return len(seen)
+
+    one, other = leases.grant("nninteractive"), leases.grant("nninteractive")
+    assert given_back(LIMITS.rest_s + 1) == 0
+    leases.release(one.token)
+    with leases.working(other):
+        assert given_back(LIMITS.rest_s + 1) == 0
+    assert given_back(LIMITS.rest_s - 1) == 0
+    assert given_back(2) == 1
+    assert given_back(LIMITS.rest_s + 1) == 1
+    leases.release(other.token)
+    assert given_back(0) == 2
 
 
 def test_a_session_ends_when_its_user_is_away_whatever_its_client_says(
