@@ -389,7 +389,7 @@ export class App {
 
   async plain(verb) {
     this.begin();
-    await this.act(() => this.work.send(() => this.api.call("POST", `/api/objects/${this.selected}/${verb}`, {})));
+    await this.act(() => this.work.send(() => this.api.call("POST", `/api/objects/${this.selected}/${verb}`, {}), verb === "predict"));
   }
 
   async cancel() {

@@ -48,12 +48,14 @@ export const TABLE = [
 
 export function fillHelp(place) {
   for (const [title, rows] of TABLE) {
-    place.append(Object.assign(document.createElement("h3"), { textContent: title }));
+    const group = document.createElement("section");
+    group.append(Object.assign(document.createElement("h3"), { textContent: title }));
     for (const [, key, text] of rows) {
       const row = document.createElement("div");
       row.append(text, Object.assign(document.createElement("kbd"), { textContent: key }));
-      place.append(row);
+      group.append(row);
     }
+    place.append(group);
   }
 }
 

@@ -14,8 +14,9 @@ export class Work {
   }
 
   // Send a verb; its number comes back with the answer, its events may come before that.
-  async send(call) {
-    const begun = { start: performance.now(), first: null, whole: null, done: 0, planned: 0 };
+  // isTimed: whether its first mask is new. An undo's is an old one, and no time to tell of.
+  async send(call, isTimed = true) {
+    const begun = { start: performance.now(), first: null, whole: null, done: 0, planned: 0, isTimed };
     this.sending++;
     this.begun = begun;
     this.onChange();
@@ -32,7 +33,7 @@ export class Work {
   of(seq) {
     if (!this.running.has(seq)) {
       // Its answer is still on the way, or another page's verb goes on here.
-      this.running.set(seq, this.begun && !this.isKnown(this.begun) ? this.begun : { start: performance.now(), first: null, whole: null });
+      this.running.set(seq, this.begun && !this.isKnown(this.begun) ? this.begun : { start: performance.now(), first: null, whole: null, isTimed: true });
     }
     return this.running.get(seq);
   }
@@ -45,7 +46,7 @@ export class Work {
   drawn(verb) {
     if (verb.first === null) {
       verb.first = performance.now() - verb.start;
-      this.last = verb;
+      this.last = verb.isTimed ? verb : null;
       this.onChange();
     }
   }

@@ -108,6 +108,7 @@ def test_a_session_from_click_to_download(viewer: Viewer, phantom: Phantom, tmp_
     viewer.until_ready()
     viewer.until(f"window.viewerState().maskedVoxels === {first}")
     assert len(viewer.prompts()) == 1
+    assert viewer.state["timing"] is None and not viewer.words("#timing")  # its mask is an old one
     viewer.page.keyboard.press("Control+Shift+z")
     viewer.until("!document.getElementById('undo').disabled")
     viewer.until_ready()
@@ -188,6 +189,11 @@ def test_the_strip_goes_to_a_slice_and_keys_do_what_the_help_says(viewer: Viewer
     assert viewer.state["voxel"] == [voxel[0], voxel[1] + 1, voxel[2]]
     viewer.page.keyboard.press("?")
     assert "Include what is under it" in viewer.words("#help")
+    columns_of_groups = viewer.page.evaluate(
+        "[...document.querySelectorAll('#keys section')].map(group =>"
+        " new Set([...group.children].map(row => row.getBoundingClientRect().x)).size)"
+    )
+    assert {*columns_of_groups} == {1} and len(columns_of_groups) > 3
     viewer.page.keyboard.press("Escape")
     unnamed = viewer.page.evaluate(
         "[...document.querySelectorAll('button, input, select, canvas:not([aria-hidden])')].filter(e =>"
