@@ -65,9 +65,10 @@ def read_apart(data: bytes, num_tokens: int, num_apart: int) -> bytes:
         model = list(fields(memoryview(data)))
         reads = _reads(model)
         graph = next(field for field in model if field.number == GRAPH)
-        assert isinstance(graph.value, memoryview)
+        if not isinstance(graph.value, memoryview):
+            raise ValueError("its graph is a number")
         body = _with_parts(graph.value, reads, (num_tokens - num_apart, num_apart))
-    except (IndexError, StopIteration, AssertionError):
+    except (IndexError, StopIteration):
         raise ValueError("it is not whole") from None
     return data[: graph.start] + written(GRAPH, body) + data[graph.stop :]
 
