@@ -27,7 +27,7 @@ DIMS, DATA_TYPE, INT64_DATA, TENSOR_NAME, INT64 = 1, 2, 7, 8, 7
 
 ATTENTION = "MultiHeadAttention"
 FEW = 4  # a block that is smaller than others by this factor is read apart
-# Of laptops whose system does not tell: Intel's from the eleventh generation on, and no worse with AMD's.
+# Of laptops whose system does not tell: Intel's of the eleventh to the thirteenth generation have as much.
 USUAL_CACHE_BYTES = 1280 * 1024
 
 
