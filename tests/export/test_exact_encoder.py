@@ -11,19 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from export.exact.hiera import (
-    TokenBlock,
-    Windows,
-    composed,
-    pool,
-    pooling_order,
-    rows,
-    window_order,
-)
+from export.exact.hiera import TokenBlock, composed, rows
 from export.exact.image_encoder import ImageEncoderGraph
 from export.exact.memory_attention import MemoryAttentionGraph, SelfAttention
 from export.exact.memory_keys import Rotated
 from export.exact.tokens import on_tokens, to_map
+from export.exact.windows import kinds, pool, token_order
 from export.model.hiera import Block
 from export.model.hiera import pool as pool_map
 from export.model.position import RotaryAngles, rotate_pairs
@@ -43,10 +36,16 @@ def randomise(module: nn.Module, seed: int = 0) -> None:
         parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
 
 
-@given(st.integers(0, 3), st.integers(1, 5))
-def test_tokens_that_are_pooled_together_are_neighbours(poolings: int, cells: int) -> None:
+SIDES = st.tuples(
+    st.integers(0, 3), st.integers(1, 9), st.integers(0, 9)
+)  # poolings, cells, cells of a window
+
+
+@given(SIDES)
+def test_tokens_that_are_pooled_together_are_neighbours(numbers: tuple[int, int, int]) -> None:
+    poolings, cells, window = numbers
     side = cells << poolings
-    order = pooling_order(side, poolings)
+    order = token_order(side, poolings, window << poolings)
     assert order.sort().values.tolist() == list(range(side * side))
     for level in range(1, poolings + 1):
         of_group = order.reshape(-1, 4**level)
@@ -54,69 +53,68 @@ def test_tokens_that_are_pooled_together_are_neighbours(poolings: int, cells: in
         assert (y == y[:, :1]).all() and (x == x[:, :1]).all()
 
 
-@given(st.integers(1, 3), st.integers(1, 4))
-def test_pooling_in_order_is_pooling_of_the_map(poolings: int, cells: int) -> None:
+@given(SIDES.filter(lambda numbers: numbers[0] > 0))
+def test_pooling_in_order_is_pooling_of_the_map(numbers: tuple[int, int, int]) -> None:
+    poolings, cells, window = numbers
     side = cells << poolings
     image = torch.randn(2, side, side, 3, generator=torch.Generator().manual_seed(side))
-    pooled = pool(image.flatten(1, 2)[:, pooling_order(side, poolings)])
-    wanted = pool_map(image).flatten(1, 2)[:, pooling_order(side // 2, poolings - 1)]
-    assert torch.equal(pooled, wanted)
+    pooled = pool(image.flatten(1, 2)[:, token_order(side, poolings, window << poolings)])
+    after = token_order(side // 2, poolings - 1, window << (poolings - 1))
+    assert torch.equal(pooled, pool_map(image).flatten(1, 2)[:, after])
 
 
-@given(st.integers(2, 20), st.integers(2, 16), st.integers(0, 2))
-def test_every_token_is_in_one_window_and_the_rest_is_padding(
-    cells: int, window: int, poolings: int
-) -> None:
-    side = cells << poolings
-    windows = window_order(side, window, poolings)
-    across = -(-side // window)
-    assert windows.shape == (across**2, window**2)
-    assert windows[windows >= 0].sort().values.tolist() == list(range(side * side))
-    raster = pooling_order(side, poolings)
-    seen = set()
-    for tokens in windows:
-        places = raster[tokens[tokens >= 0]]
-        (of_window,) = {(int(p) // side // window, int(p) % side // window) for p in places}
-        seen.add(of_window)
-    assert len(seen) == across**2
+@given(SIDES.filter(lambda numbers: numbers[2] > 0))
+def test_every_window_is_a_run_of_its_tokens(numbers: tuple[int, int, int]) -> None:
+    poolings, cells, in_cells = numbers
+    side, window = cells << poolings, in_cells << poolings
+    raster = token_order(side, poolings, window)
+    seen: set[tuple[int, int]] = set()
+    start = 0
+    for kind in kinds(side, window):
+        assert kind.size + kind.padding == window**2
+        for _ in range(kind.count):
+            places = raster[start : start + kind.size]
+            (of_window,) = {(int(p) // side // window, int(p) % side // window) for p in places}
+            seen.add(of_window)
+            start += kind.size
+    assert start == side * side
+    assert len(seen) == (-(-side // window)) ** 2
 
 
-# side, window, poolings to come, pooled, and how it is cut: SAM 2's stages at 128 to 1024 pixels among them
+# Side of the map of keys, window, its side in the order, poolings to come, pooled: SAM 2's stages at 128 to 1024 pixels
+# among them, windows within a cell, of several cells, and such as do not divide the map.
 CASES = [
-    (32, 8, 3, False, "run"),
-    (32, 8, 3, True, "run"),
-    (16, 4, 2, False, "run"),
-    (16, 4, 2, True, "run"),
-    (16, 8, 2, True, "gathered"),
-    (16, 2, 2, False, "run"),
-    (32, 14, 1, False, "padded"),
-    (16, 14, 1, True, "padded"),
-    (8, 14, 1, False, "padded"),
-    (28, 14, 1, True, "gathered"),
-    (16, 7, 0, False, "padded"),
-    (4, 7, 0, False, "padded"),
-    (32, 16, 1, False, "gathered"),
-    (8, 8, 0, False, "run"),
-    (16, 0, 1, False, None),
-    (16, 0, 1, True, None),
+    (32, 8, 56, 3, False),
+    (32, 8, 56, 3, True),
+    (16, 4, 28, 2, False),
+    (16, 4, 28, 2, True),
+    (16, 8, 8, 2, True),
+    (16, 2, 28, 2, False),
+    (32, 14, 14, 1, False),
+    (16, 14, 14, 1, True),
+    (8, 14, 14, 1, False),
+    (28, 14, 14, 1, True),
+    (64, 14, 14, 1, False),
+    (16, 7, 7, 0, False),
+    (4, 7, 7, 0, False),
+    (32, 16, 16, 1, False),
+    (8, 8, 8, 0, False),
+    (16, 0, 14, 1, False),
+    (16, 0, 0, 1, True),
 ]
 
 
-@pytest.mark.parametrize(("side", "window", "poolings", "is_pooled", "cut"), CASES)
+@pytest.mark.parametrize(("side", "window", "widest", "poolings", "is_pooled"), CASES)
 def test_a_block_on_ordered_tokens_is_the_block_on_the_map(
-    side: int, window: int, poolings: int, is_pooled: bool, cut: str | None
+    side: int, window: int, widest: int, poolings: int, is_pooled: bool
 ) -> None:
     block = Block(8, 16 if is_pooled else 8, 2, window)
     randomise(block, side + window)
     image = torch.randn(2, side, side, 8, generator=torch.Generator().manual_seed(window))
-    order = pooling_order(side, poolings)
-    after = pooling_order(side // 2, poolings - 1) if is_pooled else order
-    found = TokenBlock(block, side, poolings)(image.flatten(1, 2)[:, order])
+    order = token_order(side, poolings, widest)
+    after = token_order(side // 2, poolings - 1, widest // 2) if is_pooled else order
+    found = TokenBlock(block, side)(image.flatten(1, 2)[:, order])
     assert relative_error(found, block(image).flatten(1, 2)[:, after]) < ROUNDING
-    if cut is not None:
-        windows = Windows(side, window, poolings, is_pooled)
-        assert windows.is_padded == (cut == "padded")
-        assert windows.is_contiguous == (cut == "run")
 
 
 def test_two_1x1_convolutions_are_one_layer() -> None:
