@@ -16,7 +16,7 @@ from runtime.cohort.review import Decision, Decisions, Review
 from runtime.errors import InputError, Sam2Error
 from runtime.files.atomic import write_bytes, write_whole
 from runtime.io.dicom import is_dicom, read_segmentation
-from runtime.io.dicom.codes import Code
+from runtime.io.dicom.codes import ABNORMAL, LESION, Code
 from runtime.io.dicom.rtstruct import write_structures
 from runtime.io.dicom.seg import SegmentationOptions, write_segmentation
 from runtime.io.dicom.web import DicomWeb
@@ -30,6 +30,7 @@ from runtime.io.write import STRUCTURES_SUFFIX, write_mask
 from runtime.prompts.prompt_file import NAMES
 
 NIFTI = ".nii.gz"
+PLAIN = SegmentationOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +56,12 @@ class LabelledStudy:
     codes: Mapping[int, Code] = field(default_factory=dict)
     categories: Mapping[int, Code] = field(default_factory=dict)
 
-    @property
-    def segmentation(self) -> SegmentationOptions:
-        """How it is written as DICOM."""
-        return SegmentationOptions(codes=self.codes, categories=self.categories)
+    def named(self, options: SegmentationOptions) -> SegmentationOptions:
+        """How it is written as DICOM: what the options say goes before what masks say."""
+        # The defaults themselves are what nobody has said.
+        codes = self.codes if options.code is LESION else {}
+        categories = self.categories if options.category is ABNORMAL else {}
+        return options.naming(codes, categories)
 
     @property
     def num_objects(self) -> int:
@@ -178,7 +181,9 @@ def _labels(
     return labels
 
 
-def export_nifti(folder: Path, study: LabelledStudy) -> list[Path]:
+def export_nifti(
+    folder: Path, study: LabelledStudy, options: SegmentationOptions = PLAIN
+) -> list[Path]:
     """`images/NAME.nii.gz`, byte for byte where it is one already, and `labels/NAME.nii.gz`."""
     image, labels = (folder / kind / f"{study.name}{NIFTI}" for kind in ("images", "labels"))
     for path in (image, labels):
@@ -208,23 +213,29 @@ def _check(part: Path, path: Path, volume: Volume) -> None:
         raise Sam2Error(f"{path} could not be written: read back, it differs; is the disk full?")
 
 
-def export_segmentation(folder: Path, study: LabelledStudy) -> list[Path]:
+def export_segmentation(
+    folder: Path, study: LabelledStudy, options: SegmentationOptions = PLAIN
+) -> list[Path]:
     """`NAME.dcm`, of studies that are DICOM. Raises InputError for others."""
     path = folder / f"{study.name}.dcm"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_segmentation(path, study.labels, study.volume, study.segmentation)
+    write_segmentation(path, study.labels, study.volume, study.named(options))
     return [path]
 
 
-def export_structures(folder: Path, study: LabelledStudy) -> list[Path]:
+def export_structures(
+    folder: Path, study: LabelledStudy, options: SegmentationOptions = PLAIN
+) -> list[Path]:
     """`NAME.rtstruct.dcm`, of studies that are DICOM. Raises InputError for others."""
     path = folder / f"{study.name}{STRUCTURES_SUFFIX}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_structures(path, study.labels, study.volume, study.segmentation)
+    write_structures(path, study.labels, study.volume, study.named(options))
     return [path]
 
 
-def export_npz(folder: Path, study: LabelledStudy) -> list[Path]:
+def export_npz(
+    folder: Path, study: LabelledStudy, options: SegmentationOptions = PLAIN
+) -> list[Path]:
     """`NAME.npz` as MedSAM2 trains on: imgs (uint8) and gts (z, y, x); spacing, origin and direction in (x, y, z)."""
     path = folder / f"{study.name}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -249,10 +260,10 @@ def export_npz(folder: Path, study: LabelledStudy) -> list[Path]:
     return [path]
 
 
-EXPORTS: dict[str, Callable[[Path, LabelledStudy], list[Path]]] = {
+EXPORTS: dict[str, Callable[[Path, LabelledStudy, SegmentationOptions], list[Path]]] = {
     "nifti": export_nifti,
     "dicom-seg": export_segmentation,
     "rtstruct": export_structures,
     "npz": export_npz,
 }
-"""Name of a format to what writes a study in it below a folder and gives the files."""
+"""Name of a format to what writes a study in it below a folder, described so if it is DICOM, and gives the files."""

@@ -13,7 +13,9 @@ from tqdm import tqdm
 
 from runtime.cohort.export import EXPORTS, LabelledStudy, labelled
 from runtime.cohort.review import Review
+from runtime.commands.segment_options import add_dicom_options, is_dicom_told, segmentation_of
 from runtime.errors import InputError, MissingInput, Sam2Error
+from runtime.io.dicom.seg import SegmentationOptions
 from runtime.process.streams import print_result
 from runtime.process.subcommands import command_parser
 
@@ -23,6 +25,7 @@ EXAMPLES = """examples:
   medsam2 cohort export out/ -o labelled/                      # images/NAME.nii.gz and labels/NAME.nii.gz
   medsam2 cohort export out/ -o train/ --format npz            # as MedSAM2 trains on: imgs, gts, spacing
   medsam2 cohort export out/ -o segs/ --format dicom-seg --all
+  medsam2 cohort export out/ -o segs/ --format dicom-seg --code SCT:52988006:Lesion --code 2=SCT:10200004:Liver
   medsam2 cohort export out/ -o plans/ --format rtstruct       # RT Structure Sets, of studies that are DICOM
 
 Taken is what somebody has accepted or corrected (medsam2 serve --cohort out/); with --all also what nobody has decided,
@@ -44,12 +47,23 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--format", choices=list(EXPORTS), default="nifti", help="default: %(default)s")
     p.add_argument("--all", action="store_true", help="also what nobody has decided")
+    add_dicom_options(p)
     return p
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command. Studies that cannot be written are named, and make its exit code 1."""
-    args = parser().parse_args(arguments)
+    p = parser()
+    args = p.parse_args(arguments)
+    if is_dicom_told(args) and args.format not in ("dicom-seg", "rtstruct"):
+        p.error(
+            "--code, --category, --seg-type and --keep-empty-frames are for DICOM; name such a --format"
+        )
+    if args.format == "rtstruct" and (args.category or args.seg_type or args.keep_empty_frames):
+        p.error(
+            "--category, --seg-type and --keep-empty-frames are for segmentations, not structures"
+        )
+    options = segmentation_of(args)
     review = Review(args.cohort)
     _check(args)
     args.output.mkdir(exist_ok=True)
@@ -58,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
     with tqdm(found, desc="export", unit="study", file=sys.stderr) as bar:
         for study in bar:
             if isinstance(study, LabelledStudy):
-                _export(study, args, told)
+                _export(study, args, options, told)
             else:
                 told["failed" if study.error else "left_out"] += 1
                 if study.error:
@@ -70,9 +84,14 @@ def main(arguments: list[str] | None = None) -> None:
         )
 
 
-def _export(study: LabelledStudy, args: argparse.Namespace, told: Counter[str]) -> None:
+def _export(
+    study: LabelledStudy,
+    args: argparse.Namespace,
+    options: SegmentationOptions,
+    told: Counter[str],
+) -> None:
     try:
-        files = EXPORTS[args.format](args.output, study)
+        files = EXPORTS[args.format](args.output, study, options)
     except InputError as error:  # of this study: what the disk refuses ends the command
         log.warning("%s: %s", study.name, error)
         told["failed"] += 1

@@ -232,3 +232,13 @@ def test_what_was_accepted_is_fetched_again_and_exported(
     new = read_segmentation(tmp_path / "new" / f"{address}.dcm", like=volume)
     kept = read_segmentation(out / "masks" / f"{address}.dcm", like=volume)
     np.testing.assert_array_equal(new.labels(), kept.labels())
+    assert new.names == {1: "Lesion 1"}
+    for words, name in (
+        (["--code", "SCT:10200004:Liver"], "Liver 1"),
+        (["--code", "SCT:10200004:Liver", "--code", "1=SCT:64033007:Kidney"], "Kidney 1"),
+    ):
+        folder = tmp_path / name
+        main(["export", str(out), "-o", str(folder), "--format", "dicom-seg", *words])
+        coded = read_segmentation(folder / f"{address}.dcm", like=volume)
+        assert coded.names == {1: name}
+        np.testing.assert_array_equal(coded.labels(), kept.labels())

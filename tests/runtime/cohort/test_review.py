@@ -20,6 +20,7 @@ from runtime.commands.cohort import main
 from runtime.errors import InputError, MissingInput, NoObject, Sam2Error
 from runtime.io.dicom import read_segmentation
 from runtime.io.dicom.codes import Code
+from runtime.io.dicom.seg import SegmentationOptions
 from runtime.io.volumes.npz import read_npz, read_npz_labels
 from tests.dicoms import save_series
 from tests.runtime.cohort.cohorts import CORRECTION, DRAWN, make_cohort
@@ -174,6 +175,24 @@ def test_dicom_leaves_as_segmentations_of_dicom_alone(review: Review, tmp_path: 
         main(["export", str(review.folder), "-o", str(tmp_path / "new"), "--format", "dicom-seg"])
 
 
+@pytest.mark.parametrize(
+    ("format_", "words", "why"),
+    [
+        ("nifti", ["--code", "SCT:10200004:Liver"], "are for DICOM"),
+        ("npz", ["--keep-empty-frames"], "are for DICOM"),
+        ("rtstruct", ["--seg-type", "labelmap"], "not structures"),
+    ],
+)
+def test_how_dicom_is_written_is_not_for_other_formats(
+    format_: str, words: list[str], why: str, review: Review, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = review.folder.parent / "new"
+    with pytest.raises(SystemExit):
+        main(["export", str(review.folder), "-o", str(target), "--format", format_, *words])
+    assert why in capsys.readouterr().err
+    assert not target.exists()
+
+
 def with_uids(dataset: Dataset, index: int) -> None:
     dataset.FrameOfReferenceUID, dataset.PatientID = "1.2.826.0.1.9", "P7"
     dataset.StudyInstanceUID = "1.2.826.0.1.3"
@@ -193,3 +212,12 @@ def test_dicom_studies_leave_as_segmentations(tmp_path: Path) -> None:
     assert path == tmp_path / "new" / "p" / "series.dcm"
     np.testing.assert_array_equal(read_segmentation(path, like=volume).mask(1), labels == 3)
     assert read_segmentation(path, like=volume).names == {1: "Liver 3"}
+
+    of_all = Code("SCT", "64033007", "Kidney")
+    for options, name in (
+        (SegmentationOptions(codes={2: of_all}), "Liver 3"),
+        (SegmentationOptions(codes={3: of_all}), "Kidney 3"),
+        (SegmentationOptions(of_all), "Kidney 3"),
+    ):
+        (path,) = export_segmentation(tmp_path / name, study, options)
+        assert read_segmentation(path, like=volume).names == {1: name}
