@@ -125,12 +125,16 @@ def toy_sam_bundle(toy_sam, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def written(model, path: Path) -> Bundle:
-    """A model with random weights as a bundle."""
+    """A model with random weights as a bundle; what is traced already is not traced again (`tests/traced.py`)."""
     from export.random_weights import fingerprint
     from export.write_bundle import write_bundle
+    from tests.traced import traced
 
     weights = {"kind": "random", "source": "random", "seed": 12}
-    write_bundle(model, path, weights | {"sha256": fingerprint(model.state_dict())}, "Apache-2.0")
+    weights |= {"sha256": fingerprint(model.state_dict())}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("export.write_bundle.to_onnx", traced)
+        write_bundle(model, path, weights, "Apache-2.0")
     return open_bundle(path)
 
 

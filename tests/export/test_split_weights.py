@@ -17,7 +17,6 @@ import pytest
 
 from export import split_weights
 from export.model.sam1 import Sam1
-from export.write_bundle import write_bundle
 from runtime.backends import open_backend
 from runtime.backends.refusals import read_split_graph, read_whole_graph
 from runtime.bundle.bundle import Bundle, open_bundle
@@ -25,6 +24,7 @@ from runtime.bundle.manifest import MANIFEST, graph_file, weights_file
 from runtime.bundle.split_graph import outer_weights
 from runtime.errors import BackendUnavailable, BundleChanged, BundleError, BundleIncomplete
 from runtime.model import load
+from tests.conftest import written
 from tests.graph_inputs import graph_inputs
 
 GRAPH = "image_encoder"
@@ -36,9 +36,7 @@ def split(toy_sam: Sam1, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(split_weights, "MAX_GRAPH_BYTES", 100_000)
         patch.setattr(split_weights, "LEAST_BYTES", LEAST)
-        path = tmp_path_factory.mktemp("split") / "b"
-        weights = {"kind": "random", "source": "random"}
-        return open_bundle(write_bundle(toy_sam, path, weights, "unknown"))
+        return written(toy_sam, tmp_path_factory.mktemp("split") / "b")
 
 
 def changed(bundle: Bundle, path: Path, change: Callable[[onnx.ModelProto], None]) -> Bundle:
