@@ -14,6 +14,9 @@ GPU_CHECK ?=
 # What gives programs a screen where there is none.
 SCREEN ?=
 
+# Else tests that start Python would have all our modules compiled again each time.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Tests in four processes, two at a time for two cores: what reads exported graphs and builds engines, which takes most
 # time; beside it what starts servers, browsers and clusters, then what tracks, then whatever is not named. What a process
 # has taken it keeps to its end, so that fewer would take more than 3 GB together.
@@ -22,13 +25,20 @@ TESTS_OF_GRAPHS := $(addprefix tests/,runtime/backends runtime/measure runtime/c
 TESTS_OF_SERVERS := $(addprefix tests/,runtime/serve runtime/cohort)
 TESTS_OF_TRACKING := $(addprefix tests/,runtime/predictors runtime/steps runtime/memory)
 
-.PHONY: bench test test-of-graphs test-of-servers test-of-tracking test-of-the-rest test-viewers lint gpu-check clean
+# Two at a time; whatever fails, the others are run.
+IN_PAIRS := --jobs=2 --keep-going --no-print-directory
+TESTS := test-of-graphs test-of-servers test-of-the-rest test-of-tracking
+
+.PHONY: bench check test test-of-graphs test-of-servers test-of-tracking test-of-the-rest test-viewers lint gpu-check clean
 
 bench: $(VENV)/.runtime  ## set up the runtime, then measure it on the embedded model
 	$(RUN) -m runtime.bench
 
 test: $(VENV)/.test  ## set up everything, then run all tests
-	$(MAKE) --jobs=2 --keep-going --no-print-directory test-of-graphs test-of-servers test-of-tracking test-of-the-rest
+	$(MAKE) $(IN_PAIRS) $(TESTS)
+
+check: $(VENV)/.test  ## tests and lint, as .ci/run has them: lint where a core would be idle at the end
+	$(MAKE) $(IN_PAIRS) $(TESTS) lint
 
 test-of-graphs: $(VENV)/.test
 	$(RUN) -m pytest -q $(TESTS_OF_GRAPHS)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kernels.device_array import Buffer
-from runtime.bundle.contract import GraphSpec, ModelNumbers, graph_specs
+from runtime.bundle.contract import GraphSpec, ModelNumbers, dtype_name, graph_specs
 from runtime.devices.memory import HOST_MEMORY, DeviceMemory
 from runtime.steps.steps import HOST_STEPS, Steps
 
@@ -43,7 +43,7 @@ class FakeEngine:
         answers = self._answer(inputs) if self._answer else {}
         for name, spec in self._spec.outputs.items():
             out = outputs[name]
-            if why := spec.mismatch(out.shape, out.dtype.name, axes):
+            if why := spec.mismatch(out.shape, dtype_name(out.dtype), axes):
                 raise ValueError(f"{self._graph}: output '{name}' {why}")
             out[...] = answers.get(name, _default(name, out.shape))
 

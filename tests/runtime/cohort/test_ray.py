@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills what /pro
 
 ROOT = Path(__file__).resolve().parents[3]
 GOOD = 16
-PATIENCE_S = 180.0
+PATIENCE_S = 600.0  # a minute is usual; 180 were too few beside six other processes on one core
 MARK = "MEDSAM2_TEST_OF_COHORTS"
 
 
