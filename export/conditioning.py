@@ -52,6 +52,60 @@ def weighed(candidate: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, A
     }
 
 
+def parted(judged: Mapping[str, Any]) -> list[str]:
+    """Propagations that are to be asked on another phantom: all that failed, or none.
+
+    Args:
+        judged: what `weighed` gave.
+
+    They have failed by logits or pixels while Dice holds, every graph passes, and PyTorch's own fp32 parts from float64
+    by more than `LOGIT_TOLERANCE` in some propagation, whichever it is.
+    """
+    rows = judged["propagation"]
+    failed = {name: row for name, row in rows.items() if not row["passed"]}
+    by_little = all(
+        "reason" not in row
+        and row["worst_relative_error"] is not None
+        and row["lowest_dice"] >= (row["lowest_dice_wanted"] or 0.0)
+        for row in failed.values()
+    )
+    graphs_pass = all(row["passed"] for of in judged["graphs"].values() for row in of.values())
+    magnifies = _largest_own(judged) > LOGIT_TOLERANCE
+    return list(failed) if magnifies and by_little and graphs_pass else []
+
+
+def settled(judged: Mapping[str, Any], again: Mapping[str, Any]) -> dict[str, Any]:
+    """What was judged, with the propagations that had `parted` judged by another phantom.
+
+    Args:
+        judged: what `weighed` gave.
+        again: the back end compared with float64 on that phantom.
+
+    Each of them gets `another_phantom`, and passes if decisions are alike there and its error is within `AIR` times the
+    largest that PyTorch's own fp32 has in any propagation. Graphs have to pass there too.
+    """
+    allowed, propagation = AIR * _largest_own(judged), dict(judged["propagation"])
+    for name in parted(judged):
+        row = again["propagation"][name]
+        error = row["worst_relative_error"]
+        passed = row["passed"] and error is not None and error <= allowed
+        propagation[name] = {**propagation[name], "another_phantom": dict(row), "passed": passed}
+    graphs_pass = all(
+        error_of(row) <= max(row["tolerance"], AIR * judged["graphs"][graph][name]["own_error"])
+        for graph, outputs in again["graphs"].items()
+        for name, row in outputs.items()
+    )
+    is_whole = graphs_pass and all(again["graphs"].values()) and "faults" not in {*judged, *again}
+    passed = is_whole and all(row["passed"] for row in propagation.values())
+    return {**judged, "propagation": propagation, "passed": passed}
+
+
+def _largest_own(judged: Mapping[str, Any]) -> float:
+    """PyTorch's distance from float64 in the propagation where it is largest; 0 where one of them is no number."""
+    errors = [row["own_error"] for row in judged["propagation"].values()]
+    return 0.0 if None in errors else max(errors, default=0.0)
+
+
 def _output(row: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     allowed = max(row["tolerance"], AIR * error_of(own))
     is_near = math.isfinite(allowed) and error_of(row) <= allowed

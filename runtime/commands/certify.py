@@ -69,14 +69,21 @@ def certify(
 
 
 def compare(
-    bundle: Bundle, backend: str, reference: Model, candidate: Model, num_slices: int
+    bundle: Bundle,
+    backend: str,
+    reference: Model,
+    candidate: Model,
+    num_slices: int,
+    seed: int = 0,
 ) -> Certificate:
-    """Hold a bundle on a back end, the candidate, against a reference of the same weights."""
+    """Hold a bundle on a back end, the candidate, against a reference of the same weights, on the phantom of a seed."""
     criteria = criteria_of(bundle, backend)
     with tqdm(
         total=num_steps(num_slices, reference), desc=backend, unit="slice", file=sys.stderr
     ) as progress:
-        comparison = compare_models(reference, candidate, criteria, num_slices, progress.update)
+        comparison = compare_models(
+            reference, candidate, criteria, num_slices, progress.update, seed
+        )
     return {
         **stamp(bundle, backend),
         "bundle": bundle.path.name,

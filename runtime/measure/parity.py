@@ -157,6 +157,7 @@ def compare_models(
     criteria: Criteria,
     num_slices: int,
     progress: Progress = lambda: None,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Compare in lockstep and freely over every task.
 
@@ -165,13 +166,14 @@ def compare_models(
         criteria: what the candidate has to reach.
         num_slices: of each propagation, or of the phantom whose middle a model of single images is shown.
         progress: called `num_steps(num_slices, reference)` times.
+        seed: of the phantom.
 
     Returns `passed`, and `graphs` and `propagation` with what was found and wanted, as JSON-able data; where the
     candidate changed memory that is not its own, `faults` says what.
     """
     size = reference.numbers.image_size
     depth = num_slices if reference.numbers.kind == "image" else depth_of(num_slices)
-    phantom = make_phantom((depth, size, size))
+    phantom = make_phantom((depth, size, size), seed)
     strict = StrictBackend(candidate.backend, candidate.engine)
     held = candidate.on(strict)
     lockstep = Lockstep(reference, held, criteria.tolerances)

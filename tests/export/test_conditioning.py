@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from export.conditioning import AIR, weighed
+from export.conditioning import AIR, parted, settled, weighed
 from runtime.measure.parity import LOGIT_TOLERANCE
 
 
@@ -89,3 +89,70 @@ def test_faults_and_graphs_that_nobody_saw_fail() -> None:
     unseen = compared(0)
     unseen["graphs"]["image_encoder"] = {}
     assert not weighed(unseen, compared(0))["passed"]
+
+
+PARTED = {"first_different_decision": {"object": 7, "slice": 8, "what": "7 pixels"}}
+FLIP = 20 * LOGIT_TOLERANCE  # what one pixel of a memory makes of logits
+
+
+def judged(
+    own_elsewhere: float = FLIP, error: float = 1e-6, own_here: float = 1e-5, **more: Any
+) -> dict[str, Any]:
+    """A back end whose logits part in one of two propagations, and PyTorch's, which do in the other."""
+    found, own = compared(error, 10 * FLIP, **{**PARTED, **more}), compared(1e-7, own_here)
+    elsewhere = compared(0, 1e-5)["propagation"]["click"]
+    found["propagation"]["mask"] = elsewhere
+    own["propagation"]["mask"] = elsewhere | {"worst_relative_error": own_elsewhere}
+    return weighed(found, own)
+
+
+def again(error: float = 1e-6, logits: float = 1e-5, **more: Any) -> dict[str, Any]:
+    """The same propagation on another phantom."""
+    return compared(error, logits, **{"passed": True, **more})
+
+
+def test_what_parts_where_pytorch_does_elsewhere_is_asked_on_another_phantom() -> None:
+    first = judged()
+    assert not first["passed"] and parted(first) == ["click"]
+    result = settled(first, again())
+    assert result["passed"] and result["propagation"]["click"]["passed"]
+    assert result["propagation"]["click"]["another_phantom"]["worst_relative_error"] == 1e-5
+    assert result["propagation"]["click"]["first_different_decision"], "is told still"
+    assert "another_phantom" not in result["propagation"]["mask"]
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        judged(own_elsewhere=0.9 * LOGIT_TOLERANCE),
+        judged(error=1e-3),
+        judged(lowest_dice=0.998),
+        judged(reason="3 slice masks, the reference has 4"),
+        judged(worst_relative_error=None),
+    ],
+    ids=["no flips of PyTorch's", "a graph is off", "masks differ", "not finished", "no number"],
+)
+def test_what_one_pixel_does_not_explain_is_not_asked_again(first: dict[str, Any]) -> None:
+    assert not first["passed"] and parted(first) == []
+    assert not settled(first, again())["passed"]
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        again(passed=False, **PARTED),
+        again(logits=1.1 * AIR * FLIP),
+        again(worst_relative_error=None),
+        again(error=1e-3),
+        again() | {"faults": ["wrote into its input"]},
+        again() | {"graphs": {"mask_decoder": {}}},
+    ],
+    ids=["it parts again", "far off", "no number", "a graph is off", "a fault", "nothing seen"],
+)
+def test_a_fault_comes_back_on_another_phantom(second: dict[str, Any]) -> None:
+    assert not settled(judged(), second)["passed"]
+
+
+def test_what_passes_is_asked_once() -> None:
+    first = weighed(compared(1e-6), compared(1e-7))
+    assert first["passed"] and parted(first) == []

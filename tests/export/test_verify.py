@@ -6,12 +6,14 @@ import shutil
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from export import verify as verification
 from export.checkpoints import checkpoint as checkpoints
+from export.model.sam2 import Sam2
 from export.random_weights import random_state
 from export.torch_backend import torch_model
 from export.variants import VARIANTS
@@ -19,6 +21,7 @@ from runtime.backends import open_backend
 from runtime.bundle.bundle import Bundle, open_bundle
 from runtime.errors import BackendUnavailable, CheckpointError, InputError, Mismatch
 from runtime.measure.parity import TOLERANCES
+from tests.export.test_conditioning import FLIP, PARTED, again, compared
 from tests.variants import TOY
 
 SLICES = ["--slices", "4"]
@@ -83,7 +86,9 @@ def test_what_does_not_pass_in_fp32_is_weighed_with_float64(
 
     monkeypatch.setattr(verification, "compare", compare)
     monkeypatch.setattr(verification, "load", lambda bundle, backend: torch_model(toy))
-    monkeypatch.setattr(verification, "weighed", lambda found, own: {"passed": True, "weighed": 1})
+    monkeypatch.setattr(
+        verification, "weighed", lambda found, own: {**found, "passed": True, "weighed": 1}
+    )
     passes = True
     assert "weighed" not in verification.verify(toy_bundle, toy, "ort", 3) and len(asked) == 1
     passes = False
@@ -174,3 +179,26 @@ def test_a_back_end_in_bf16_is_held_to_what_bf16_can_do(
     encoder = certificate["graphs"]["image_encoder"]["vision_features"]
     assert certificate["precision"] == "bf16" and encoder["passed"]
     assert encoder["relative_error"] > TOLERANCES["fp32"], "it does compute in bf16"
+
+
+@pytest.mark.parametrize(("second", "passes"), [(again(), True), (again(passed=False), False)])
+def test_what_parts_as_pytorch_does_elsewhere_is_asked_on_another_phantom(
+    second: dict[str, Any],
+    passes: bool,
+    toy: Sam2,
+    toy_bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found, own = compared(1e-6, 10 * FLIP, **PARTED), compared(1e-7, 1e-5)
+    for run, error in ((found, 1e-5), (own, FLIP)):
+        run["propagation"]["mask"] = compared(0, error)["propagation"]["click"]
+    answers, seeds = iter([compared(1e-6), found, own, second]), []
+
+    def answer(*asked: Any) -> dict[str, Any]:
+        seeds.append(asked[5] if len(asked) > 5 else 0)
+        return next(answers)
+
+    monkeypatch.setattr(verification, "compare", answer)
+    certificate = verification.verify(toy_bundle, toy, "ort", 4)
+    assert seeds == [0, 0, 0, verification.ANOTHER_PHANTOM]
+    assert certificate["passed"] is passes

@@ -213,6 +213,22 @@ def test_masks_that_show_nothing_are_not_judged() -> None:
     assert compare(track(-5.0, -2.0), track(5.0, 2.0), lenient)["passed"]
 
 
+def test_a_seed_is_that_of_the_phantom() -> None:
+    def first_image(seed: int) -> np.ndarray:
+        seen: list[np.ndarray] = []
+
+        def keep(inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+            seen.append(next(iter(inputs.values())).copy())
+            return TELLING["image_encoder"](inputs)
+
+        model, _ = fake_model({**TELLING, "image_encoder": keep})
+        assert compare_models(model, model, BARS["fp32"], 4, seed=seed)["passed"]
+        return seen[0]
+
+    assert np.array_equal(first_image(0), first_image(0))
+    assert not np.array_equal(first_image(0), first_image(1))
+
+
 def test_a_model_is_itself() -> None:
     model, _ = fake_model(TELLING)
     calls = []
