@@ -18,12 +18,14 @@ SCREEN ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 # Tests in four processes, two at a time for two cores: what reads exported graphs and builds engines, which takes most
-# time; beside it what starts servers, browsers and clusters, then what tracks, then whatever is not named. What a process
-# has taken it keeps to its end, so that fewer would take more than 3 GB together.
+# time; beside it what starts servers, browsers and clusters, then whatever is not named, then what tracks. What a process
+# has taken it keeps to its end, so that fewer would take more than 3 GB together. What
+# certificates must not pass is tried on fakes.
+TESTS_OF_CERTIFICATES := $(addprefix tests/runtime/backends/test_certificate_,hostile.py mutations.py)
 TESTS_OF_GRAPHS := $(addprefix tests/,runtime/backends runtime/measure runtime/commands/test_build.py \
 	runtime/commands/test_segment_single.py export benchmarks)
 TESTS_OF_SERVERS := $(addprefix tests/,runtime/serve runtime/cohort)
-TESTS_OF_TRACKING := $(addprefix tests/,runtime/predictors runtime/steps runtime/memory)
+TESTS_OF_TRACKING := $(addprefix tests/,runtime/predictors runtime/steps runtime/memory) $(TESTS_OF_CERTIFICATES)
 
 # Two at a time; whatever fails, the others are run.
 IN_PAIRS := --jobs=2 --keep-going --no-print-directory
@@ -41,7 +43,7 @@ check: $(VENV)/.test  ## tests and lint, as .ci/run has them: lint where a core 
 	$(MAKE) $(IN_PAIRS) $(TESTS) lint
 
 test-of-graphs: $(VENV)/.test
-	$(RUN) -m pytest -q $(TESTS_OF_GRAPHS)
+	$(RUN) -m pytest -q $(TESTS_OF_GRAPHS) $(addprefix --ignore=,$(TESTS_OF_CERTIFICATES))
 
 test-of-servers: $(VENV)/.test
 	$(RUN) -m pytest -q $(TESTS_OF_SERVERS)
