@@ -19,8 +19,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # Tests in four processes, two at a time for two cores: what reads exported graphs and builds engines, which takes most
 # time; beside it what starts servers, browsers and clusters, then whatever is not named, then what tracks. What a process
-# has taken it keeps to its end, so that fewer would take more than 3 GB together. What
-# certificates must not pass is tried on fakes.
+# has taken it keeps to its end, so that fewer would take more than 3 GB together. What certificates must not pass needs no
+# graphs, and lies where it evens the two sides.
 TESTS_OF_CERTIFICATES := $(addprefix tests/runtime/backends/test_certificate_,hostile.py mutations.py)
 TESTS_OF_GRAPHS := $(addprefix tests/,runtime/backends runtime/measure runtime/commands/test_build.py \
 	runtime/commands/test_segment_single.py export benchmarks)
