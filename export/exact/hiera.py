@@ -93,11 +93,14 @@ class HieraTokens(nn.Module):
         trunk, decoder = model.image_encoder.trunk, model.sam_mask_decoder
         self.trunk, self.stage_ends = trunk, trunk.stage_ends
         self.blocks = nn.ModuleList()
-        side, widest = trunk.side, 0  # window, in tokens of the first map
+        side, reaches = trunk.side, []  # sides of windows, in tokens of the first map
         for block in trunk.blocks:
             self.blocks.append(TokenBlock(block, side))
-            widest = max(widest, block.window * (trunk.side // side))
+            reaches.append(block.window * (trunk.side // side))
             side = side // 2 if block.attn.is_pooled else side
+        # Of one order windows are runs if they lie within a cell or are all as wide.
+        widest, cell = max(reaches), 1 << POOLINGS
+        assert {reach for reach in reaches if reach > cell} <= {widest}
         deepest, third, second, first = (lateral.conv for lateral in model.image_encoder.neck.convs)
         self.first, self.second = (
             composed(first, decoder.conv_s0),

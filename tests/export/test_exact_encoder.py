@@ -153,6 +153,13 @@ def test_the_encoder_is_the_plain_one(variant: Any, size: int, count: int) -> No
         assert relative_error(a, b) < ROUNDING
 
 
+def test_windows_that_no_one_order_makes_runs_of_are_refused() -> None:
+    trunk = replace(TOY.trunk, stages=(1, 2, 3, 2), window_spec=(8, 4, 16, 7))
+    uneven = replace(TOY, trunk=trunk)
+    with pytest.raises(AssertionError):
+        ImageEncoderGraph(Sam2(uneven, 128))
+
+
 @given(st.integers(0, 1000))
 @settings(max_examples=20, deadline=None)
 def test_two_halves_that_turn_keep_every_product_of_query_and_key(seed: int) -> None:
