@@ -82,11 +82,12 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 # The official package is a test oracle: without its CUDA extension, and without torchvision, which it and timm need only
 # for what is not tested here. EfficientTAM's and EdgeTAM's are called sam2 too, and lie
-# in folders of their own.
+# in folders of their own. Modules are compiled when they are first imported: most of PyTorch's never are, and pip takes
+# a minute for all of them.
 $(VENV)/.test: $(VENV)/.runtime
 	$(PIP) setuptools wheel
-	$(PIP) --editable ".[$(DEVICE),export,test]"
-	SAM2_BUILD_CUDA=0 $(PIP) --no-deps --no-build-isolation sam2 timm
+	$(PIP) --no-compile --editable ".[$(DEVICE),export,test]"
+	SAM2_BUILD_CUDA=0 $(PIP) --no-compile --no-deps --no-build-isolation sam2 timm
 	$(PIP) --no-deps --upgrade --target $(VENV)/oracles/efficient-track-anything efficient-track-anything
 	$(PIP) --no-deps --upgrade --target $(VENV)/oracles/edgetam-dimos edgetam-dimos
 	touch $@

@@ -59,7 +59,7 @@ def parted(judged: Mapping[str, Any]) -> list[str]:
         judged: what `weighed` gave.
 
     They have failed by logits or pixels while Dice holds, every graph passes, and PyTorch's own fp32 parts from float64
-    by more than `LOGIT_TOLERANCE` in some propagation, whichever it is.
+    by more than `LOGIT_TOLERANCE` in some propagation, whichever it is. A back end that had faults has failed anyhow.
     """
     rows = judged["propagation"]
     failed = {name: row for name, row in rows.items() if not row["passed"]}
@@ -71,7 +71,8 @@ def parted(judged: Mapping[str, Any]) -> list[str]:
     )
     graphs_pass = all(row["passed"] for of in judged["graphs"].values() for row in of.values())
     magnifies = _largest_own(judged) > LOGIT_TOLERANCE
-    return list(failed) if magnifies and by_little and graphs_pass else []
+    may_pass = magnifies and by_little and graphs_pass and "faults" not in judged
+    return list(failed) if may_pass else []
 
 
 def settled(judged: Mapping[str, Any], again: Mapping[str, Any]) -> dict[str, Any]:

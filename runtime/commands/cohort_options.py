@@ -111,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
     add_model_options(p)
     p.set_defaults(threads=1, hint="throughput")
     add_memory_options(p)
-    add_stop_options(p, "volumes")
+    add_stop_options(p, "stop rule")
     add_volume_options(p)
     add_dicom_options(p)
     return p
