@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pydicom
@@ -25,8 +26,12 @@ class DicomWebServer(ThreadingHTTPServer):
         stored: bytes that were stored.
         token: that has to be shown, if any.
         refuses: whether nothing is stored.
+        loses: whether what is taken is lost, and the answer does not say so in a way that can be read.
         num_busy: how many times more it is too busy to store.
         conflicts: whether what is there already is refused as a conflict.
+        most: images of a series after which an answer breaks off, without its end.
+        status: of every answer to a question; 0 is the right one.
+        answer: of every question, in place of the right one, if any.
     """
 
     def __init__(self) -> None:
@@ -34,8 +39,10 @@ class DicomWebServer(ThreadingHTTPServer):
         self.series: dict[tuple[str, str], list[bytes]] = {}
         self.stored: list[bytes] = []
         self.token: str | None = None
-        self.refuses = self.conflicts = False
-        self.num_busy = 0
+        self.refuses = self.loses = self.conflicts = False
+        self.num_busy = self.status = 0
+        self.most: int | None = None
+        self.answer: bytes | None = None
 
     @property
     def url(self) -> str:
@@ -58,10 +65,14 @@ class _Handler(BaseHTTPRequestHandler):
             return
         address = urlsplit(self.path)
         words = address.path.strip("/").split("/")[1:]
-        if words == ["series"]:
+        if self.server.status or self.server.answer is not None:
+            self._answer(
+                self.server.status or 200, self.server.answer or b"", "application/dicom+json"
+            )
+        elif words[-1:] == ["series"]:
             wanted = parse_qs(address.query).get("SeriesInstanceUID", [""])[0]
-            found = [uids for uids in self.server.series if uids[1] == wanted]
-            told = [{"0020000D": {"vr": "UI", "Value": [study]}} for study, _ in found]
+            told = [_told(uids, files) for uids, files in self.server.series.items()]
+            told = [entry for entry in told if entry["0020000E"]["Value"] == [wanted]]
             self._answer(200, json.dumps(told).encode(), "application/dicom+json")
         elif words[-1:] == ["instances"]:
             wanted = parse_qs(address.query).get("SOPInstanceUID", [""])[0]
@@ -69,8 +80,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, json.dumps(told).encode(), "application/dicom+json")
         elif len(words) == 4 and (files := self.server.series.get((words[1], words[3]))):
             head = f"--{BOUNDARY}\r\nContent-Type: application/dicom\r\n\r\n".encode()
-            body = b"".join(head + file + b"\r\n" for file in files)
-            self._answer(200, body + f"--{BOUNDARY}--".encode(), TYPE + BOUNDARY)
+            body = b"".join(head + file + b"\r\n" for file in files[: self.server.most])
+            end = f"--{BOUNDARY}--".encode() if self.server.most is None else b""
+            self._answer(200, body + end, TYPE + BOUNDARY)
         else:
             self._answer(404, b"", "text/plain")
 
@@ -89,7 +101,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.conflicts and self._holds(_instance(file)):
             self._answer(409, b"", "text/plain")
             return
-        self.server.stored.append(file)
+        if not self.server.loses:
+            self.server.stored.append(file)
         self._answer(200, b"{}", "application/dicom+json")
 
     def _holds(self, instance: str) -> bool:
@@ -111,6 +124,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *words: object) -> None:
         """Nobody reads it."""
+
+
+def _told(uids: tuple[str, str], files: list[bytes]) -> dict[str, dict[str, Any]]:
+    study, series = uids
+    return {
+        "0020000D": {"vr": "UI", "Value": [study]},
+        "0020000E": {"vr": "UI", "Value": [series]},
+        "00201209": {"vr": "IS", "Value": [len(files)]},
+    }
 
 
 def _instance(file: bytes) -> str:

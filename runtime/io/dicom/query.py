@@ -66,7 +66,8 @@ def value_of(entry: Mapping[str, Any], tag: str) -> str:
 def unasked(entry: Mapping[str, Any], query: Mapping[str, str]) -> str:
     """What an answer has that was not searched for, in words, or nothing; servers pass over what they do not know."""
     for name, wanted in query.items():
-        if (found := value_of(entry, KEYWORDS[name])) and not _fits(name, found, wanted):
+        # Blanks at the ends mean nothing (PS3.5 section 6.2).
+        if (found := value_of(entry, KEYWORDS[name]).strip(" ")) and not _fits(name, found, wanted):
             return f"{name} {found!r} for {wanted!r}"
     return ""
 

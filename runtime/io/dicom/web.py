@@ -27,7 +27,15 @@ AS_STORED = (("application/dicom", "*"),)  # frames are decoded here, not there
 TIMEOUT_S = (10, 300)  # to connect, and between two pieces of an answer
 PAGE = 100  # series of a search that are asked for at a time
 MOST_SEGMENTATIONS = 100  # of a study, that are looked through
+NUM_IMAGES = "00201209"  # Number of Series Related Instances
 _UID = re.compile(r"[0-9][0-9.]{0,63}")
+# What servers that know no search within a study answer to one.
+_NOT_ASKED_FOR = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.METHOD_NOT_ALLOWED,
+    HTTPStatus.NOT_IMPLEMENTED,
+)
 
 
 class DicomWeb:
@@ -57,16 +65,26 @@ class DicomWeb:
 
         `address` is STUDY/SERIES, the UIDs of both, or the series' alone, whose study is then asked for. Raises
         InputError for what is no UID, MissingInput for a series that is not there, Sam2Error where the server does not
-        answer.
+        answer, or gives fewer images than it says it has, or others.
         """
         with self._said(f"series {address[-64:]}"):
             study, series = self._uids(address)
-            count = 0
+            names = set()
             for dataset in self._client.iter_series(study, series, media_types=AS_STORED):
-                _save(dataset, folder)
-                count += 1
-        if not count:
+                if (given := str(dataset.get("SeriesInstanceUID", ""))) != series:
+                    raise Sam2Error(
+                        f"{self.url} gave an image of the series {given[:64]!r} for {series}; see the server's log"
+                    )
+                names.add(_save(dataset, folder))
+            # An answer that breaks off between two images looks whole.
+            wanted = self._num_images(study, series) if names else 0
+        if not names:
             raise MissingInput(f"{self.url} has no images of the series {series}")
+        if len(names) < wanted:
+            raise Sam2Error(
+                f"{self.url} gave {len(names)} of the {wanted} images that it has of the series {series}; try again "
+                "later, or see the server's log"
+            )
 
     def search(self, query: Mapping[str, str], most: int | None = None) -> Iterator[list[str]]:
         """The series that a query finds, as STUDY/SERIES, page by page; each page is asked for when it is wanted.
@@ -81,16 +99,7 @@ class DicomWeb:
         while most is None or seen < most:
             limit = PAGE if most is None else min(PAGE, most - seen)
             with self._said("a search"):
-                entries = self._client.search_for_series(
-                    search_filters=dict(query), fields=list(query), limit=limit, offset=seen
-                )
-            for entry in entries:
-                if wrong := unasked(entry, query):
-                    raise Sam2Error(
-                        f"{self.url} cannot search for this: it answers {wrong}; leave that out, or name "
-                        "series in a table"
-                    )
-            found = [f"{value_of(entry, STUDY)}/{value_of(entry, SERIES)}" for entry in entries]
+                found = self._page(query, limit, seen)
             is_again = found == before
             if not found or (is_again and len(found) > limit):  # without pages, that was all
                 return
@@ -100,6 +109,22 @@ class DicomWeb:
                 )
             yield found if most is None else found[: most - seen]
             seen, before = seen + len(found), found
+
+    def _page(self, query: Mapping[str, str], limit: int, offset: int) -> list[str]:
+        """A page of a search, as STUDY/SERIES. Raises Sam2Error for what was not searched for, or has no UIDs."""
+        found = []
+        for entry in self._client.search_for_series(
+            search_filters=dict(query), fields=list(query), limit=limit, offset=offset
+        ):
+            if wrong := unasked(entry, query):
+                raise Sam2Error(
+                    f"{self.url} cannot search for this: it answers {wrong}; leave that out, or name series in a table"
+                )
+            uids = value_of(entry, STUDY), value_of(entry, SERIES)
+            if not all(map(_UID.fullmatch, uids)):
+                raise Sam2Error(f"{self.url} finds a series without UIDs; see the server's log")
+            found.append("/".join(uids))
+        return found
 
     def fetch_segmentation(self, address: str, folder: Path) -> Path:
         """Write the DICOM Segmentation of a series, which somebody else has made, into an empty folder; its path.
@@ -141,8 +166,11 @@ class DicomWeb:
                 if _status(error) == HTTPStatus.CONFLICT and self._has(dataset):
                     return
                 raise
-            failed = answer.get("FailedSOPSequence")
-            if failed and not self._has(dataset):
+            taken = answer.get("ReferencedSOPSequence") or ()
+            uids = {str(item.get("ReferencedSOPInstanceUID")) for item in taken}
+            # Not every answer says so that it can be read.
+            if str(dataset.SOPInstanceUID) not in uids and not self._has(dataset):
+                failed = answer.get("FailedSOPSequence") or [{}]
                 raise Sam2Error(
                     f"{self.url} did not take {path.name} (reason {failed[0].get('FailureReason', 'unknown')})"
                 )
@@ -152,6 +180,21 @@ class DicomWeb:
         study, series = str(dataset.StudyInstanceUID), str(dataset.SeriesInstanceUID)
         wanted = {"SOPInstanceUID": str(dataset.SOPInstanceUID)}
         return bool(self._client.search_for_instances(study, series, search_filters=wanted))
+
+    def _num_images(self, study: str, series: str) -> int:
+        """How many images the server has of a series; 0 where it does not say."""
+        import requests
+
+        try:
+            found = self._client.search_for_series(
+                study, fields=[NUM_IMAGES], search_filters={"SeriesInstanceUID": series}
+            )
+        except requests.HTTPError as error:
+            if _status(error) in _NOT_ASKED_FOR:
+                return 0
+            raise
+        own = (entry for entry in found if value_of(entry, SERIES) == series)
+        return max((int(value_of(entry, NUM_IMAGES) or 0) for entry in own), default=0)
 
     def _uids(self, address: str) -> tuple[str, str]:
         """Of a study and a series. Raises as `fetch` does."""
@@ -173,8 +216,9 @@ class DicomWeb:
 
     @contextmanager
     def _said(self, what: str) -> Iterator[None]:
-        """What the server or the network refuses, in our words."""
+        """What the server or the network refuses, or answers that is no DICOMweb, in our words."""
         import requests
+        from retrying import RetryError
 
         try:
             yield
@@ -182,10 +226,32 @@ class DicomWeb:
             status = _status(error)
             kind = MissingInput if status in (404, 410) else Sam2Error
             raise kind(f"{self.url} answered {status} for {what}; {_advice(status)}") from error
-        except (requests.RequestException, ConnectionError) as error:
+        except (
+            RetryError
+        ) as error:  # a status of which another attempt is worth while, time and again
+            status = getattr(error.last_attempt.value, "status_code", 0)
             raise Sam2Error(
-                f"{self.url} does not answer for {what}: {error}; try again later"
+                f"{self.url} answered {status} for {what}, {error.last_attempt.attempt_number} times; try again later"
             ) from error
+        except (requests.RequestException, ConnectionError) as error:
+            if not isinstance(error, requests.exceptions.InvalidJSONError):
+                raise Sam2Error(
+                    f"{self.url} does not answer for {what}: {error}; try again later"
+                ) from error
+            raise self._strange(what, error) from error
+        except (Sam2Error, OSError, MemoryError):
+            raise
+        except (
+            Exception
+        ) as error:  # the client and pydicom raise anything for what they cannot follow
+            raise self._strange(what, error) from error
+
+    def _strange(self, what: str, error: Exception) -> Sam2Error:
+        lines = str(error).splitlines() or [""]
+        return Sam2Error(
+            f"{self.url} answers for {what} what is no DICOMweb ({type(error).__name__}: {lines[0][:200]}); is the "
+            "address right? See the server's log"
+        )
 
 
 def _is_asking(dataset: Dataset, series: str) -> bool:

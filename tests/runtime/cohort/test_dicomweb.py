@@ -79,6 +79,51 @@ def test_what_is_not_there_is_missed(
         nobody.fetch("1.2/3", tmp_path)
 
 
+def test_an_answer_that_breaks_off_is_no_series(
+    server: DicomWebServer, held: tuple[str, str], tmp_path: Path
+) -> None:
+    """Between two images nothing tells it from the end: of a file that it has lost, Orthanc answers so."""
+    server.most = 3
+    with pytest.raises(Sam2Error, match="gave 3 of the 5 images"):
+        fetched(server, "/".join(held), tmp_path / "cut")
+
+
+def test_images_of_another_series_are_refused(
+    server: DicomWebServer, held: tuple[str, str], tmp_path: Path
+) -> None:
+    server.series["1.2", "3.4"] = server.series[held]
+    with pytest.raises(Sam2Error, match=f"image of the series '{held[1]}' for 3.4"):
+        fetched(server, "1.2/3.4", tmp_path / "other")
+
+
+def test_a_server_that_stays_busy_is_told_of(server: DicomWebServer, tmp_path: Path) -> None:
+    server.status, web = 429, DicomWeb(server.url)
+    web._client.set_http_retry_params(max_attempts=2, wait_exponential_multiplier=1)
+    for ask in (lambda: web.fetch("1.2/3.4", tmp_path), lambda: [*web.search({"Modality": "CT"})]):
+        with pytest.raises(Sam2Error, match=r"answered 429 .* 2 times; try again later"):
+            ask()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(b"<html>who are you?</html>", b"null", b"5", b"[null]", b'["a"]', b"[" * 100_000),
+        *(b'[{"0020000D": 7}]', b'[{"00080060": {"Value": ["CT"]}}]'),
+    ],
+)
+def test_what_is_no_answer_is_refused(
+    server: DicomWebServer, tmp_path: Path, answer: bytes
+) -> None:
+    server.answer, web = answer, DicomWeb(server.url)
+    for ask in (
+        lambda: web.fetch("1.2/3.4", tmp_path),
+        lambda: web.fetch_segmentation("3.4", tmp_path),
+        lambda: [*web.search({"Modality": "CT"})],
+    ):
+        with pytest.raises(Sam2Error):
+            ask()
+
+
 def test_a_token_is_shown(
     server: DicomWebServer,
     held: tuple[str, str],
@@ -135,6 +180,9 @@ def test_a_mask_goes_back(
     server.conflicts = True
     assert done(server, tmp_path, address).exit_code == 0
     assert len(server.stored) == 1
+    server.stored.clear()
+    server.loses = True
+    assert "did not take" in done(server, tmp_path, address).message
     server.refuses = True
     assert done(server, tmp_path, address).exit_code == 1
     assert done(server, tmp_path, "1.2.3").exit_code == 3

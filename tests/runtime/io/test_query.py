@@ -56,6 +56,7 @@ def test_dates_hold_their_ends(date: str) -> None:
         ({"StudyDate": "20240115-20240117"}, "20240116", True),
         ({"PatientID": "P7"}, "P7", True),
         ({"PatientID": "P7"}, "p7", True),
+        ({"PatientID": "P7"}, " P7 ", True),
         ({"PatientID": "P7"}, "P77", False),
         ({"PatientID": "P7*"}, "P77", True),
         ({"PatientID": "P?[1]"}, "P7[1]", True),
