@@ -18,7 +18,7 @@ from runtime.cohort.study import (
     stem_of,
 )
 from runtime.errors import InputError, MissingInput
-from runtime.io.dicom import frame_count, is_dicom
+from runtime.io.dicom import begins_as_dicom, frame_count
 from runtime.io.read import SUFFIXES
 
 LABELS_END = ".labels"
@@ -77,28 +77,38 @@ def asked_beside(path: Path) -> StudyPrompts:
     return StudyPrompts(NOTHING)
 
 
-def study_called(root: Path, name: str, asked: StudyPrompts) -> Study:
-    """The study that a table calls so: a path below the input, with its suffix or without.
+def located(root: Path, name: str) -> tuple[str, Path]:
+    """What a table's study is called in a cohort, as `find_studies` calls it, and where it lies.
 
-    One that is not there is a study too, which will fail. Raises InputError for a name that leads out of the input.
+    `name` is its path below the input, with its suffix or without; one that is not there is a study too, which will
+    fail. Raises InputError for a name that leads out of the input.
     """
     written = Path(name)
     if written.is_absolute() or ".." in written.parts or not written.parts or "\0" in name:
         raise InputError(f"found the study {name!r}; wanted its path below {root}")
     path = root / written
-    if not path.exists():
+    if not _exists(path):
         ends = [path.with_name(f"{path.name}{suffix}") for suffix in SUFFIXES]
-        path = next((end for end in ends if end.exists()), path)
-    called = written.with_name(stem_of(written.name)) if path.is_file() else written
-    return stamped(called.as_posix(), path, asked)
+        path = next(filter(_exists, ends), path)
+    if _exists(path) and path.is_file():
+        stem = path.with_name(stem_of(path.name))
+        alike = [stem, *(path.with_name(f"{stem.name}{suffix}") for suffix in SUFFIXES)]
+        if sum(map(_exists, alike)) <= 1:
+            return stem.relative_to(root).as_posix(), path
+    return path.relative_to(root).as_posix(), path
 
 
-def study_on_server(address: str, asked: StudyPrompts) -> Study:
-    """A series of a DICOMweb server, by its UIDs: what has one does not change, and its size is not known here."""
+def addressed(address: str) -> tuple[str, Path]:
+    """The same of a series of a DICOMweb server, which is called by its UIDs."""
     written = Path(address)
     if written.is_absolute() or ".." in written.parts or not written.parts or "\0" in address:
         raise InputError(f"found the series {address!r}; wanted STUDY-UID/SERIES-UID or SERIES-UID")
-    return stamped(written.as_posix(), written, asked)
+    return written.as_posix(), written
+
+
+def study_on_server(address: str, asked: StudyPrompts) -> Study:
+    """A series of a DICOMweb server: what has UIDs does not change, and its size is not known here."""
+    return stamped(*addressed(address), asked)
 
 
 def searched_studies(pages: Iterable[Sequence[str]]) -> Iterator[list[Study]]:
@@ -139,9 +149,16 @@ def _holds_slices(folder: Path, names: list[str]) -> bool:
     return any(_is_dicom(folder / name) for name in named[:FIRST_FILES])
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long for any file
+        return False
+
+
 def _is_dicom(path: Path) -> bool:
     try:
-        return path.is_file() and is_dicom(path)
+        return path.is_file() and begins_as_dicom(path)
     except OSError:
         return False
 

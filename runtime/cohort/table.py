@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import csv
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from runtime.cohort.find import study_called, study_on_server
-from runtime.cohort.study import WRONG, Row, Study, StudyPrompts
+from runtime.cohort.find import addressed, located
+from runtime.cohort.study import WRONG, Row, Study, StudyPrompts, stamped
 from runtime.errors import InputError, MissingInput
 from runtime.prompts.prompt_file import NAMES
 
 STUDY, OBJECT, SLICES = "study", "object", ("z", "slice")
 KINDS = ("box", "point", "recist")
 NUMBERS = {"box": ("y0", "y1", "x0", "x1"), "point": ("y", "x")}
+OURS = {STUDY, OBJECT, *SLICES, *KINDS, *NUMBERS["box"], *NUMBERS["point"], *NAMES}
 SEVERAL = ";"  # between the points of one cell
 ROWS_AT_ONCE = 10_000
 
@@ -31,20 +34,29 @@ def read_table(path: Path, root: Path | None) -> Iterator[Study]:
     has them, whose slice comes first where there is no `z`. Numbers may have columns of their own: y0, y1, x0, x1, or
     y, x. What an object is may stand in `code` and `category`. Capitals do not matter.
 
-    A row that holds no prompt, or two, fails its study. Raises MissingInput or InputError for what is no table, or has
+    A study may be called in several ways: all its rows are one study's. A row that holds no prompt, or two, fails its
+    study; one that holds nothing at all is left alone. Raises MissingInput or InputError for what is no table, or has
     no such columns; MissingPackage is for who has no pyarrow to read Parquet with.
     """
     with sqlite3.connect("") as rows:  # a temporary file of SQLite's, once it is large
         rows.execute("CREATE TABLE rows (study TEXT, object TEXT, kind TEXT, form TEXT)")
-        for cells in _rows(path):
+        rows.execute("CREATE TABLE names (study TEXT PRIMARY KEY, called TEXT)")
+        for cells in filter(lambda cells: any(cells.values()), _rows(path)):
             study, found = str(cells.get(STUDY) or ""), [*_prompts(cells)]
             if not study:
                 raise InputError(f"{path} has a row without a study: {dict(cells)}")
             rows.executemany("INSERT INTO rows VALUES (?, ?, ?, ?)", [(study, *r) for r in found])
-        ordered = rows.execute("SELECT * FROM rows ORDER BY study, rowid")
-        for study, group in groupby(ordered, key=itemgetter(0)):
-            asked = StudyPrompts.of_rows([row[1:] for row in group])
-            yield study_called(root, study, asked) if root else study_on_server(study, asked)
+        place = partial(located, root) if root else addressed
+        names = rows.execute("SELECT DISTINCT study FROM rows")
+        rows.executemany(
+            "INSERT INTO names VALUES (?, ?)", ((name, place(name)[0]) for (name,) in names)
+        )
+        ordered = rows.execute(
+            "SELECT called, study, object, kind, form FROM rows JOIN names USING (study) ORDER BY called, rows.rowid"
+        )
+        for _, group in groupby(ordered, key=itemgetter(0)):
+            own = [*group]
+            yield stamped(*place(own[0][1]), StudyPrompts.of_rows([row[2:] for row in own]))
     rows.close()
 
 
@@ -96,7 +108,7 @@ def _text(cell: Any) -> str:
     return f"{cell:g}" if isinstance(cell, float) and cell.is_integer() else str(cell)
 
 
-def _check_columns(names: Iterable[str], path: Path) -> None:
+def _check_columns(names: Collection[str], path: Path) -> None:
     there = set(names)
     is_asked = any(kind in there for kind in KINDS) or any(
         set(columns) <= there for columns in NUMBERS.values()
@@ -106,6 +118,10 @@ def _check_columns(names: Iterable[str], path: Path) -> None:
             f"{path} has the columns {', '.join(sorted(there)) or 'none'}; wanted study, and box, point or recist "
             "(and object, z)"
         )
+    if twice := sorted(
+        name for name, count in Counter(names).items() if count > 1 and name in OURS
+    ):
+        raise InputError(f"{path} has more than one column {twice[0]}; wanted one")
 
 
 def _prompts(cells: Mapping[str, Any]) -> Iterator[Row]:

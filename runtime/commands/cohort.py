@@ -171,10 +171,12 @@ def _meet(args: argparse.Namespace, ledger: Ledger, settings: Settings) -> Feed 
     if feed and not ledger.counts().waiting:
         feed.check()
     if not ledger.counts().total:
+        if args.search:
+            raise InputError(f"no series of {args.dicomweb} is {' and '.join(args.search)}")
+        if args.table:
+            raise InputError(f"{args.table} has no row; wanted one for each prompt")
         raise InputError(
-            f"no series of {args.dicomweb} is {' and '.join(args.search)}"
-            if args.search
-            else f"{args.input} holds no study; wanted volumes or folders of DICOM slices below it"
+            f"{args.input} holds no study; wanted volumes or folders of DICOM slices below it"
         )
     return feed
 

@@ -24,7 +24,7 @@ from runtime.io.dicom.header import (
     is_image_class,
     read_header,
 )
-from runtime.io.dicom.transfer_syntax import HEAD_BYTES, first_element
+from runtime.io.dicom.transfer_syntax import begins_as_dicom
 
 _SUFFIX = ".dcm"
 # A number in a name, decimal or hexadecimal.
@@ -57,7 +57,7 @@ def look_into(folder: Path) -> Holdings:
                 found.doubtful.append((path, "a link to nothing"))
             continue
         try:
-            if not _is_dicom(path):
+            if not begins_as_dicom(path):
                 found.doubtful.append((path, "no DICOM"))
             elif header := read_header(path):
                 found.series.setdefault(header.series, []).append(header)
@@ -153,11 +153,6 @@ def _without_copies(headers: list[Header]) -> list[Header]:
 def _digest(path: Path) -> bytes:
     with open_plain(path) as stream:
         return file_digest(stream, "sha256").digest()
-
-
-def _is_dicom(path: Path) -> bool:
-    with open_plain(path) as stream:
-        return first_element(stream.read(HEAD_BYTES)) is not None
 
 
 def seeming_slices(found: Holdings, slices: Iterable[str]) -> list[tuple[Path, str]]:

@@ -70,6 +70,12 @@ def is_dicom(path: Path) -> bool:
         return stream.read(HEAD_BYTES)[_PREFIX_AT:] == _PREFIX
 
 
+def begins_as_dicom(path: Path) -> bool:
+    """The same, also of old files, which have no preamble. Raises OSError."""
+    with open_plain(path) as stream:
+        return first_element(stream.read(HEAD_BYTES)) is not None
+
+
 def first_element(head: bytes) -> int | None:
     """Where the first data element lies in a file that begins so, or None if it is no DICOM.
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.cohort.find import find_studies, study_called
-from runtime.cohort.study import StudyPrompts
+from runtime.cohort.find import find_studies, located
 from runtime.errors import InputError, MissingInput
-from tests.dicoms import save_series
+from runtime.io.dicom import read_series
+from tests.dicoms import save_frames, save_series
 
 VOLUME = np.zeros((3, 4, 5), np.int16)
 
@@ -89,15 +89,35 @@ def test_a_slice_more_is_another_series(tree: Path) -> None:
 
 
 def test_a_table_calls_studies_with_or_without_their_suffix(tree: Path) -> None:
-    rows = StudyPrompts.of_rows([("1", "box", "1,1,2,1,2")])
-    for name in ("a/ct.nii.gz", "a/ct"):
-        found = study_called(tree, name, rows)
-        assert (found.name, found.path) == ("a/ct", tree / "a" / "ct.nii.gz")
-    assert study_called(tree, "p2", rows).path.is_dir()
-    assert study_called(tree, "nowhere", rows).size_bytes == 0
+    for name in ("a/ct.nii.gz", "a/ct", "./a//ct"):
+        assert located(tree, name) == ("a/ct", tree / "a" / "ct.nii.gz")
+    assert located(tree, "p2") == ("p2", tree / "p2")
+    for name in ("nowhere", "long" * 100):
+        assert located(tree, name) == (name, tree / name)
     for name in ("../a/ct", "/etc/passwd", "."):
         with pytest.raises(InputError, match="path below"):
-            study_called(tree, name, rows)
+            located(tree, name)
+
+
+def test_a_table_calls_studies_as_they_are_found(tree: Path) -> None:
+    put(tree / "p2.nii")
+    (tree / "objects").mkdir()
+    for name in ("a", "b", "b.dcm"):
+        save_frames(tree / "objects" / name)
+    found = {study.path: study.name for study in find_studies(tree)}
+    assert found[tree / "p2.nii"] == "p2.nii"
+    for path, name in found.items():
+        assert located(tree, str(path.relative_to(tree))) == (name, path)
+
+
+def test_slices_without_preamble_are_a_study(tree: Path) -> None:
+    for path in (tree / "p1" / "series").glob("*.dcm"):
+        path.write_bytes(path.read_bytes()[132:])
+    (tree / "p1" / "notes").mkdir()
+    put(tree / "p1" / "notes" / "readme", "nothing here is DICOM")
+    found = [study.name for study in find_studies(tree / "p1")]
+    assert found == ["series"]
+    assert read_series(tree / "p1" / "series").shape[0] == 5
 
 
 def test_a_folder_that_is_not_there_is_missed(tmp_path: Path) -> None:

@@ -47,6 +47,25 @@ def test_numbers_may_have_columns_of_their_own(tmp_path: Path) -> None:
     assert calls_of_rows(found["A"])[0] == [(1, [Box(slice=3, y=(0, 5.5), x=(1, 4))])]
 
 
+def test_a_study_may_be_called_in_several_ways(tmp_path: Path) -> None:
+    for name in ("ct.nii.gz", "mr.nii.gz", "mr.nrrd"):
+        (tmp_path / name).touch()
+    names = ("ct", "ct.nii.gz", "./ct", "mr.nrrd", "mr.nii.gz")
+    rows = "".join(f'{name},{z},"0,2,0,2"\n' for z, name in enumerate(names))
+    found = table(tmp_path, f"study,z,box\n{rows}")
+    assert {
+        name: [c[1][0].slice for c in calls_of_rows(text)[0]] for name, text in found.items()
+    } == {
+        "ct": [0, 1, 2],
+        "mr.nii.gz": [4],
+        "mr.nrrd": [3],
+    }
+
+
+def test_rows_that_hold_nothing_are_left_alone(tmp_path: Path) -> None:
+    assert list(table(tmp_path, 'study,box,\na,"1,0,2,0,2",\n,,\n')) == ["a"]
+
+
 @pytest.mark.parametrize(
     ("row", "why"),
     [
@@ -79,6 +98,7 @@ def test_a_recist_line_stands_alone(tmp_path: Path) -> None:
         ("", "none"),
         ('study,box\n,"1,1,2,1,2"\n', "without a study"),
         ("study,box\na,b,c\n", "line 2"),
+        ("study,box,Box\na,b,c\n", "more than one column box"),
         ('study,box\n"a,b\n', "CSV"),
         ("study,box\n../a,1\n", "path below"),
     ],
