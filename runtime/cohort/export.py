@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.cohort.review import Decision, Decisions, Review
-from runtime.errors import InputError, Sam2Error
+from runtime.errors import InputError, PromptError, Sam2Error
 from runtime.files.atomic import write_bytes, write_whole
 from runtime.io.dicom import is_dicom, read_segmentation
 from runtime.io.dicom.codes import ABNORMAL, LESION, Code
@@ -27,6 +27,7 @@ from runtime.io.volumes.npz import read_npz, read_npz_labels
 from runtime.io.volumes.volume import Volume
 from runtime.io.window import apply_window
 from runtime.io.write import STRUCTURES_SUFFIX, write_mask
+from runtime.prompts.label_map import check_place
 from runtime.prompts.prompt_file import NAMES
 
 NIFTI = ".nii.gz"
@@ -41,7 +42,7 @@ class LabelledStudy:
         name: of the study.
         path: of its volume.
         volume: the same, read.
-        labels: (z, y, x), object ids, 0 outside.
+        masks: (z, y, x) of each object by id, which may overlap.
         window: in which the network saw it.
         affine: which of NIfTI's was taken, where that had to be said.
         codes, categories: what objects are, as far as the cohort's masks say it.
@@ -50,7 +51,7 @@ class LabelledStudy:
     name: str
     path: Path
     volume: Volume
-    labels: NDArray[np.uint8 | np.uint16]
+    masks: Mapping[int, NDArray[np.bool_]]
     window: str = "auto"
     affine: str | None = None
     codes: Mapping[int, Code] = field(default_factory=dict)
@@ -64,9 +65,31 @@ class LabelledStudy:
         return options.naming(codes, categories)
 
     @property
+    def object_ids(self) -> Sequence[int]:
+        """The objects that are taken, lowest first; some may have no voxel."""
+        return sorted(self.masks)
+
+    def mask(self, object_id: int) -> NDArray[np.bool_]:
+        """Mask (z, y, x) of one object."""
+        return self.masks[object_id]
+
+    def labels(self) -> NDArray[Any]:
+        """Object ids (z, y, x), uint8 or uint16, 0 outside; where objects overlap, the highest."""
+        labels = np.zeros(self.volume.shape, np.min_scalar_type(max(self.masks)))
+        for object_id in self.object_ids:
+            labels[self.masks[object_id]] = object_id
+        return labels
+
+    @property
     def num_objects(self) -> int:
         """With a voxel."""
-        return len(np.unique(self.labels[self.labels > 0]))
+        return sum(bool(mask.any()) for mask in self.masks.values())
+
+    @property
+    def num_overlapping(self) -> int:
+        """Voxels of more than one object."""
+        inside = sum(int(np.count_nonzero(mask)) for mask in self.masks.values())
+        return inside - int(np.count_nonzero(self.labels()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,16 +131,17 @@ def labelled(review: Review, takes_all: bool) -> Iterator[LabelledStudy | LeftOu
         with ExitStack() as stack:
             try:
                 path, volume = stack.enter_context(opened(review, study))
-                labels = _labels(review.folder, study, volume, chosen)
-            except InputError as error:
+                masks = decided_mask(review.folder, study, volume, decisions)
+            except Sam2Error as error:
                 yield LeftOut(study["name"], str(error))
                 continue
             codes, categories = (
                 {e["id"]: Code.parse(e[name]) for e in study["told"]["objects"] if name in e}
                 for name in NAMES
             )
+            kept = {object_id: masks[object_id] for object_id in chosen}
             yield LabelledStudy(
-                study["name"], path, volume, labels, window, affine, codes, categories
+                study["name"], path, volume, kept, window, affine, codes, categories
             )
 
 
@@ -146,7 +170,7 @@ def object_masks(
     if is_dicom(path):
         segments = read_segmentation(path, like=volume)  # numbered from 1 by increasing id
         return {i: segments.mask(number) for number, i in enumerate(sorted(ids), 1)}
-    array = read_volume(path, affine=_affine_of(volume, path)).array
+    array = _on_grid(path, volume)
     return {i: array == i for i in ids}
 
 
@@ -158,9 +182,20 @@ def decided_mask(
     for object_id in masks:
         decision = decisions.get((study["name"], object_id))
         if decision and decision.corrected:
-            path = folder / decision.corrected
-            masks[object_id] = read_volume(path, affine=_affine_of(volume, path)).array != 0
+            masks[object_id] = _on_grid(folder / decision.corrected, volume) != 0
     return masks
+
+
+def _on_grid(path: Path, volume: Volume) -> NDArray[Any]:
+    """A mask (z, y, x) of a volume. Raises InputError where the volume is another by now."""
+    mask = read_volume(path, affine=_affine_of(volume, path))
+    try:
+        check_place(mask, volume, path)
+    except PromptError as error:
+        raise InputError(
+            f"{error}; the study was changed since: give medsam2 cohort again, which makes its masks anew"
+        ) from error
+    return mask.array
 
 
 def _affine_of(volume: Volume, path: Path) -> str | None:
@@ -168,17 +203,6 @@ def _affine_of(volume: Volume, path: Path) -> str | None:
     forms = volume.nifti
     is_both = forms is not None and path.name.endswith(NIFTI) and forms.taken in AFFINES
     return forms.taken if forms is not None and is_both else None
-
-
-def _labels(
-    folder: Path, study: Mapping[str, Any], volume: Volume, chosen: Mapping[int, Decision | None]
-) -> NDArray[Any]:
-    known = {(study["name"], i): decision for i, decision in chosen.items() if decision}
-    masks = decided_mask(folder, study, volume, known)
-    labels = np.zeros(volume.shape, np.min_scalar_type(max(chosen)))
-    for object_id in sorted(chosen):
-        labels[masks[object_id]] = object_id
-    return labels
 
 
 def export_nifti(
@@ -196,7 +220,7 @@ def export_nifti(
             lambda part: _write_image(part, study.volume),
             lambda part: _check(part, image, study.volume),
         )
-    write_mask(labels, study.labels, read_volume(image, affine=study.affine))
+    write_mask(labels, study.labels(), read_volume(image, affine=study.affine))
     return [image, labels]
 
 
@@ -219,7 +243,7 @@ def export_segmentation(
     """`NAME.dcm`, of studies that are DICOM. Raises InputError for others."""
     path = folder / f"{study.name}.dcm"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_segmentation(path, study.labels, study.volume, study.named(options))
+    write_segmentation(path, study, study.volume, study.named(options))
     return [path]
 
 
@@ -229,7 +253,7 @@ def export_structures(
     """`NAME.rtstruct.dcm`, of studies that are DICOM. Raises InputError for others."""
     path = folder / f"{study.name}{STRUCTURES_SUFFIX}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_structures(path, study.labels, study.volume, study.named(options))
+    write_structures(path, study, study.volume, study.named(options))
     return [path]
 
 
@@ -239,11 +263,11 @@ def export_npz(
     """`NAME.npz` as MedSAM2 trains on: imgs (uint8) and gts (z, y, x); spacing, origin and direction in (x, y, z)."""
     path = folder / f"{study.name}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
-    volume = study.volume
+    volume, labels = study.volume, study.labels()
     pixels, _ = apply_window(volume, study.window)
     arrays: dict[str, Any] = {
         "imgs": pixels,
-        "gts": study.labels,
+        "gts": labels,
         "spacing": np.array(volume.spacing_mm[::-1]),
         "origin": np.array(volume.origin_mm),
         "direction": np.array(volume.direction),
@@ -251,7 +275,7 @@ def export_npz(
 
     def check(part: Path) -> None:
         same = np.array_equal(read_npz(part).array, pixels)
-        if not same or not np.array_equal(read_npz_labels(part), study.labels):
+        if not same or not np.array_equal(read_npz_labels(part), labels):
             raise Sam2Error(
                 f"{path} could not be written: read back, it differs; is the disk full?"
             )

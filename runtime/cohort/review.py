@@ -195,11 +195,22 @@ class Review:
         """A connection of one's own: they are cheap, and belong to threads."""
         with (
             said(self.folder),
-            closing(sqlite3.connect(self.folder / FILE_NAME, timeout=BUSY_S)) as db,
+            closing(_opened(self.folder)) as db,
         ):
             db.row_factory = sqlite3.Row
             with db:
                 yield db
+
+
+def _opened(folder: Path) -> sqlite3.Connection:
+    """The database of a cohort; of one that may not be written to, for reading alone."""
+    file = folder / FILE_NAME
+    if os.access(folder, os.W_OK) and os.access(file, os.W_OK):
+        return sqlite3.connect(file, timeout=BUSY_S)
+    # Without a log beside it nobody is writing, and SQLite need not make one to read (sqlite.org/wal.html, 5).
+    is_logged = file.with_name(f"{file.name}-wal").exists()
+    how = "mode=ro" if is_logged else "immutable=1"
+    return sqlite3.connect(f"{file.absolute().as_uri()}?{how}", timeout=BUSY_S, uri=True)
 
 
 def summary(decisions: Decisions) -> list[tuple[str, int, float, float]]:

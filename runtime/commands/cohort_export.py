@@ -21,6 +21,7 @@ from runtime.process.subcommands import command_parser
 
 log = logging.getLogger("runtime")
 
+DICOM = ("dicom-seg", "rtstruct")
 EXAMPLES = """examples:
   medsam2 cohort export out/ -o labelled/                      # images/NAME.nii.gz and labels/NAME.nii.gz
   medsam2 cohort export out/ -o train/ --format npz            # as MedSAM2 trains on: imgs, gts, spacing
@@ -55,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command. Studies that cannot be written are named, and make its exit code 1."""
     p = parser()
     args = p.parse_args(arguments)
-    if is_dicom_told(args) and args.format not in ("dicom-seg", "rtstruct"):
+    if is_dicom_told(args) and args.format not in DICOM:
         p.error(
             "--code, --category, --seg-type and --keep-empty-frames are for DICOM; name such a --format"
         )
@@ -96,6 +97,13 @@ def _export(
         log.warning("%s: %s", study.name, error)
         told["failed"] += 1
         return
+    keeps_overlaps = args.format in DICOM and options.type == "binary"
+    if not keeps_overlaps and (count := study.num_overlapping):
+        log.warning(
+            "%s: objects overlap in %d voxels, which the highest of them have here; --format dicom-seg keeps all",
+            study.name,
+            count,
+        )
     told.update(studies=1, objects=study.num_objects, files=len(files))
 
 

@@ -55,14 +55,12 @@ def _masks(path: Path, like: Volume) -> dict[int, NDArray[np.bool_]]:
         masks = {i: segments.mask(i) for i in segments.object_ids}
         return {i: mask for i, mask in masks.items() if mask.any()}
     labels = read_volume(path)
-    masks = _by_label(labels.array, like, path)
-    _check_place(labels, like, path)
-    return masks
+    check_place(labels, like, path)
+    return _by_label(labels.array, like, path)
 
 
 def _by_label(labels: NDArray[Any], like: Volume, path: Path) -> dict[int, NDArray[np.bool_]]:
-    if labels.shape != like.shape:
-        raise PromptError(f"{path} is {labels.shape}, the volume is {like.shape} (z, y, x)")
+    _check_shape(labels.shape, like, path)
     values = np.unique(labels)
     if labels.dtype.kind not in "buif" or not (values == np.rint(values)).all():
         raise PromptError(f"{path} holds {labels.dtype} with fractions; wanted labels")
@@ -73,8 +71,14 @@ def _by_label(labels: NDArray[Any], like: Volume, path: Path) -> dict[int, NDArr
     return {int(value): labels == value for value in values if value}
 
 
-def _check_place(labels: Volume, like: Volume, path: Path) -> None:
+def _check_shape(shape: tuple[int, ...], like: Volume, path: Path) -> None:
+    if shape != like.shape:
+        raise PromptError(f"{path} is {shape}, the volume is {like.shape} (z, y, x)")
+
+
+def check_place(labels: Volume, like: Volume, path: Path) -> None:
     """Raise PromptError unless voxels lie where the volume's do: another order of axes gives the same shape."""
+    _check_shape(labels.shape, like, path)
     ends = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)])
     corners = (ends * [*(np.array(like.shape[::-1]) - 1), 1]) @ (labels.affine - like.affine)[:3].T
     if not np.abs(corners).max() <= OFF_VOXELS * min(like.spacing_mm):

@@ -114,8 +114,7 @@ def _make(
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     dataset.SpecificCharacterSet = "ISO_IR 192"
     for keyword in _COPIED:
-        value = first.get(keyword)
-        setattr(dataset, keyword, "" if value is None else str(value))
+        setattr(dataset, keyword, _copied(first.get(keyword)))
     dataset.Modality = "RTSTRUCT"
     dataset.SeriesInstanceUID = uids.of("series")
     dataset.SeriesNumber = SERIES_NUMBERS + max(0, int(first.get("SeriesNumber") or 0))
@@ -169,6 +168,15 @@ def _make(
             )
         )
     return dataset
+
+
+def _copied(value: Any) -> str | list[str]:
+    """A value, or several where a backslash within one has made them that."""
+    from pydicom.multival import MultiValue
+
+    if isinstance(value, MultiValue):
+        return [*map(str, value)]
+    return "" if value is None else str(value)
 
 
 def _referenced(sources: Sources) -> Dataset:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from runtime import read_volume, write_mask
-from runtime.cohort.export import LabelledStudy, export_segmentation
+from runtime import Volume, read_volume, write_mask
+from runtime.cohort.export import LabelledStudy, export_segmentation, export_structures
 from runtime.cohort.ledger import FILE_NAME, Ledger
 from runtime.cohort.outcome import StudyOutcome
 from runtime.cohort.review import Decision, Review, summary
@@ -23,7 +26,7 @@ from runtime.io.dicom.codes import Code
 from runtime.io.dicom.seg import SegmentationOptions
 from runtime.io.volumes.npz import read_npz, read_npz_labels
 from tests.dicoms import save_series
-from tests.runtime.cohort.cohorts import CORRECTION, DRAWN, make_cohort
+from tests.runtime.cohort.cohorts import CORRECTION, DRAWN, SHAPE, make_cohort
 from tests.runtime.cohort.fakes import told
 
 
@@ -76,6 +79,27 @@ def test_the_queue_begins_with_the_most_doubtful(review: Review) -> None:
     ]
     assert (told["studies"], told["decided"]) == (2, 1)
     assert {o["study"] for o in review.queue(1, 1)["objects"]} == {"a"}
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_cohort_that_may_not_be_written_to_is_read(
+    review: Review, is_open: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on an archive's disk, also while whoever may write has it open; root may write everywhere."""
+    ledger = Ledger(review.folder) if is_open else None
+    decide(review, "a", 1, "accepted")
+    before = {path: path.read_bytes() for path in review.folder.glob("cohort*")}
+    assert (len(before) > 1) == is_open
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)
+    archived = Review(review.folder)
+    assert archived.latest().keys() == {("a", 1)}
+    assert [study["name"] for study in archived.studies()] == ["b", "a"]
+    with pytest.raises(Sam2Error, match="readonly"):
+        decide(archived, "a", 1, "rejected")
+    if ledger:
+        ledger.close()
+    else:
+        assert {path: path.read_bytes() for path in review.folder.glob("cohort*")} == before
 
 
 def test_what_is_not_there_cannot_be_decided(review: Review, tmp_path: Path) -> None:
@@ -168,6 +192,56 @@ def test_what_cannot_be_exported_is_named_and_the_others_are(
         main(["export", str(review.folder), "-o", str(review.folder / "new")])
 
 
+@pytest.mark.parametrize(("shape", "origin_mm"), [((4, 6, 5), (1, 2, 3)), (SHAPE, (9, 2, 3))])
+def test_a_study_that_was_changed_since_does_not_get_its_old_labels(
+    shape: tuple[int, int, int],
+    origin_mm: tuple[float, float, float],
+    review: Review,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    decided(review)
+    changed = Volume(np.zeros(shape, np.int16), (2.0, 0.5, 0.75), origin_mm)
+    sitk.WriteImage(changed.to_image(), str(tmp_path / "studies" / "b.nrrd"))
+    with pytest.raises(Sam2Error, match="1 studies could not"):
+        main(["export", str(review.folder), "-o", str(tmp_path / "new")])
+    assert "was changed since" in caplog.text
+    assert [path.name for path in (tmp_path / "new" / "labels").iterdir()] == ["a.nii.gz"]
+
+
+def test_overlaps_that_a_label_map_cannot_hold_are_told_of(
+    review: Review, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    decided(review)
+    path = review.folder / review.next_correction("b", 1)
+    write_mask(path, (DRAWN == 2).astype(np.uint8), read_volume(tmp_path / "studies" / "b.nrrd"))
+    decide(review, "b", 1, "corrected", path.relative_to(review.folder).as_posix())
+    main(["export", str(review.folder), "-o", str(tmp_path / "new"), "--all"])
+    assert "b: objects overlap in 4 voxels" in caplog.text
+    labels = read_volume(tmp_path / "new" / "labels" / "b.nii.gz")
+    np.testing.assert_array_equal(labels.array, np.where(DRAWN == 2, 2, 0))
+
+
+def test_dicom_keeps_overlaps_and_objects_of_which_nothing_is_left(tmp_path: Path) -> None:
+    pytest.importorskip("highdicom")
+    save_series(tmp_path / "series", with_uids)
+    volume = read_volume(tmp_path / "series")
+    masks = {number: np.zeros(volume.shape, bool) for number in (2, 5, 7)}
+    masks[2][1, 1:4, 1:4] = masks[5][1, 2:5, 2:5] = True
+    study = LabelledStudy("s", tmp_path / "series", volume, masks)
+    (path,) = export_segmentation(tmp_path, study)
+    segments = read_segmentation(path, like=volume)
+    for number, mask in enumerate(masks.values(), 1):
+        np.testing.assert_array_equal(segments.mask(number), mask)
+    (path,) = export_structures(tmp_path, study)
+    contours = [item.get("ContourSequence", []) for item in dcmread(path).ROIContourSequence]
+    assert [*map(len, contours)] == [1, 1, 0]
+
+    nothing = LabelledStudy("n", tmp_path / "series", volume, {7: masks[7]})
+    (path,) = export_segmentation(tmp_path, nothing)
+    assert not read_segmentation(path, like=volume).mask(1).any()
+
+
 def test_dicom_leaves_as_segmentations_of_dicom_alone(review: Review, tmp_path: Path) -> None:
     pytest.importorskip("highdicom")
     decided(review)
@@ -205,7 +279,7 @@ def test_dicom_studies_leave_as_segmentations(tmp_path: Path) -> None:
     labels = np.zeros(volume.shape, np.uint8)
     labels[1, :2, :2] = 3
     study = LabelledStudy(
-        *("p/series", tmp_path / "series", volume, labels),
+        *("p/series", tmp_path / "series", volume, {3: labels == 3}),
         codes={3: Code("SCT", "10200004", "Liver")},
     )
     (path,) = export_segmentation(tmp_path / "new", study)

@@ -25,6 +25,7 @@ def with_identity(dataset: Dataset, *_: Any) -> None:
     dataset.FrameOfReferenceUID = "1.2.826.0.1.9"
     dataset.SpecificCharacterSet = "ISO_IR 100"
     dataset.PatientName, dataset.PatientID = "Müller^Jane", "P7"
+    dataset.AccessionNumber = "A\\7"  # which is two values, and so in the file
 
 
 def a_series(folder: Path, orientation: tuple[float, ...] = AXIAL) -> Volume:
@@ -81,7 +82,7 @@ def test_contours_are_on_their_images_of_the_same_patient(tmp_path: Path) -> Non
     write_structures(path, labels(), volume, SegmentationOptions(code=code))
     there, source = dcmread(path), dcmread(tmp_path / "s" / "000.dcm")
     assert there.PatientName == "Müller^Jane" and there.SpecificCharacterSet == "ISO_IR 192"
-    for keyword in ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID"):
+    for keyword in ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID", "AccessionNumber"):
         assert there[keyword].value == source[keyword].value
     assert there.SeriesInstanceUID != source.SeriesInstanceUID
     assert there.Modality == "RTSTRUCT" and there.StructureSetLabel
@@ -165,7 +166,7 @@ def test_what_cannot_be_referred_to_is_refused_before_work(tmp_path: Path) -> No
 
 def test_accepted_labels_leave_as_structures(tmp_path: Path) -> None:
     volume = a_series(tmp_path / "s")
-    study = LabelledStudy("a/b", tmp_path / "s", volume, labels())
+    study = LabelledStudy("a/b", tmp_path / "s", volume, {n: labels() == n for n in (2, 7)})
     (path,) = export_structures(tmp_path / "out", study)
     assert path == tmp_path / "out" / "a" / "b.rtstruct.dcm"
     assert [*read_elsewhere(path, volume)] == ["Lesion 2", "Lesion 7"]
