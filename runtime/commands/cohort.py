@@ -17,7 +17,7 @@ from runtime.cohort.alone import alone
 from runtime.cohort.driver import PATIENCE_S, CohortDriver
 from runtime.cohort.feed import Feed
 from runtime.cohort.find import find_studies, searched_studies
-from runtime.cohort.ledger import FILE_NAME, Ledger
+from runtime.cohort.ledger import FILE_NAME, Ledger, said
 from runtime.cohort.progress import CohortProgress
 from runtime.cohort.ray_cluster import ray_cluster
 from runtime.cohort.ray_executor import RayExecutor, Share
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
     _check(args)
     bundle = open_bundle(args.bundle)
     settings = _settings(args, bundle)
-    with alone(args.output):
+    with alone(args.output), said(args.output):
         ledger, feed = Ledger(args.output), None
         try:
             feed = _meet(args, ledger, settings)

@@ -13,6 +13,7 @@ from runtime.cohort.driver import MOST_LOSSES, CohortDriver
 from runtime.cohort.executor import Event, Finished
 from runtime.cohort.ledger import Ledger
 from runtime.cohort.outcome import StudyOutcome, StudyTask, failure
+from runtime.commands.cohort import main
 from runtime.errors import InputError, PromptError, Sam2Error
 from tests.runtime.cohort.fakes import (
     SETTINGS,
@@ -209,6 +210,18 @@ def test_what_is_no_ledger_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cohort.sqlite").write_bytes(b"x" * 4096)
     with pytest.raises(InputError, match="no ledger"):
         Ledger(tmp_path)
+
+
+def test_a_ledger_that_is_damaged_behind_its_schema_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    source, out = tmp_path / "in", tmp_path / "out"
+    for folder in (source, out):
+        folder.mkdir()
+    Ledger(out).close()
+    whole = (out / "cohort.sqlite").read_bytes()
+    (out / "cohort.sqlite").write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
+    with pytest.raises(InputError, match="no ledger"):
+        main(["-i", str(source), "-o", str(out)])
 
 
 def test_a_newer_ledger_is_refused(tmp_path: Path) -> None:
