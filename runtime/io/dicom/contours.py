@@ -7,7 +7,7 @@ there and back (the keyhole of PS3.3 C.8.8.6.3), since a closed planar contour k
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +27,11 @@ def outlines(plane: NDArray[np.bool_]) -> list[Loop]:
     Pixels that touch with a corner alone are parts of their own.
     """
     loops = [*_loops(plane)]
-    merged = [loop for loop in loops if _area(loop) > 0]
+    rings = _Rings([loop for loop in loops if _area(loop) > 0])
     # From left to right, so that what a channel meets has been joined before.
     for hole in sorted((loop for loop in loops if _area(loop) < 0), key=min):
-        _join(merged, hole)
-    return merged
+        rings.join(hole)
+    return rings.loops()
 
 
 def filled(lines: Iterable[NDArray[np.floating]], shape: tuple[int, int]) -> NDArray[np.bool_]:
@@ -63,13 +63,14 @@ def _loops(plane: NDArray[np.bool_]) -> Iterable[Loop]:
     for direction, neighbour, right, down in sides:
         for y, x in np.argwhere(inside & ~neighbour).tolist():
             leaving.setdefault((x + right, y + down), []).append(direction)
-    while leaving:
-        yield _followed(leaving)
+    # The first that is left is where a line turns, since nothing is left of it or above it.
+    for corner in sorted(leaving):
+        while corner in leaving:
+            yield _followed(leaving, corner)
 
 
-def _followed(leaving: dict[Corner, list[Way]]) -> Loop:
-    """One closed line, whose edges are taken out of those that leave each corner."""
-    corner = min(leaving)  # where a line turns, since nothing is left of it or above it
+def _followed(leaving: dict[Corner, list[Way]], corner: Corner) -> Loop:
+    """One closed line from a corner on, whose edges are taken out of those that leave each corner."""
     loop: Loop = []
     before: Way | None = None
     while not loop or corner != loop[0] or _to_right(before) in leaving.get(corner, ()):
@@ -96,22 +97,59 @@ def _area(loop: Loop) -> float:
     return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
 
 
-def _join(loops: list[Loop], hole: Loop) -> None:
-    """Cut a hole open, from its leftmost corner to the line left of it."""
-    start = hole.index(min(hole))
-    x, y = hole[start]
-    found: tuple[int, Loop, int] | None = None
-    for loop in loops:
-        for index, (here, there) in enumerate(zip(loop, [*loop[1:], loop[0]], strict=True)):
-            is_upright = here[0] == there[0] <= x
-            if (
-                is_upright
-                and min(here[1], there[1]) <= y <= max(here[1], there[1])
-                and (found is None or here[0] > found[0])
-            ):
-                found = here[0], loop, index
-    assert found is not None  # a hole lies within a line
-    column, loop, index = found
-    door = (column, y)
-    way = [door, *hole[start:], *hole[:start], hole[start], door]
-    loop[index + 1 : index + 1] = way
+class _Rings:
+    """Closed lines that are cut open and joined, in time that does not grow with their length.
+
+    Args:
+        outer: lines around what is inside.
+    """
+
+    def __init__(self, outer: Iterable[Loop]) -> None:
+        self._corners: list[Corner] = []
+        self._next: list[int] = []
+        # (x, y) to the corner from which an upright edge comes by on its way between y and y + 1.
+        self._upright: dict[Corner, int] = {}
+        self._starts = [self._add(loop) for loop in outer]
+
+    def join(self, hole: Loop) -> None:
+        """Cut a hole open, from its leftmost corner to the line left of it."""
+        start = hole.index(min(hole))
+        x, y = hole[start]
+        # A hole lies within a line, which is met at the latest at the image's border.
+        column = next(
+            c for c in range(x, -1, -1) if (c, y) in self._upright or (c, y - 1) in self._upright
+        )
+        before = self._upright.get((column, y - 1), self._upright.get((column, y), -1))
+        after = self._next[before]
+        way = [(column, y), *hole[start:], *hole[:start], hole[start], (column, y)]
+        self._next[before] = first = self._add(way)
+        last = first + len(way) - 1
+        self._next[last] = after
+        self._mark(last)
+
+    def loops(self) -> list[Loop]:
+        """All lines."""
+        return [[*self._around(start)] for start in self._starts]
+
+    def _add(self, loop: Loop) -> int:
+        first = len(self._corners)
+        self._corners += loop
+        self._next += [*range(first + 1, first + len(loop)), first]
+        for index in range(first, first + len(loop)):
+            self._mark(index)
+        return first
+
+    def _mark(self, index: int) -> None:
+        """Note where the edge from a corner comes by, if it is upright."""
+        (x, y), (next_x, next_y) = self._corners[index], self._corners[self._next[index]]
+        if x == next_x:
+            for row in range(min(y, next_y), max(y, next_y)):
+                self._upright[x, row] = index
+
+    def _around(self, start: int) -> Iterator[Corner]:
+        index = start
+        while True:
+            yield self._corners[index]
+            index = self._next[index]
+            if index == start:
+                return

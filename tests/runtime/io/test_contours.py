@@ -26,6 +26,7 @@ SHAPES = {
     "one pixel": (Y == 3) & (X == 7),
     "one pixel wide": (Y == 3) & (X > 7),
     "touching corners": (Y + X) % 2 == 0,
+    "hundreds of holes": np.random.default_rng(1).random(Y.shape) > 0.2,
     "all of it": np.ones_like(Y, bool),
     "nothing": np.zeros_like(Y, bool),
 }
