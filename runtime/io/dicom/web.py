@@ -226,24 +226,20 @@ class DicomWeb:
             status = _status(error)
             kind = MissingInput if status in (404, 410) else Sam2Error
             raise kind(f"{self.url} answered {status} for {what}; {_advice(status)}") from error
-        except (
-            RetryError
-        ) as error:  # a status of which another attempt is worth while, time and again
+        except RetryError as error:  # the client has tried again where that is worth while
             status = getattr(error.last_attempt.value, "status_code", 0)
             raise Sam2Error(
                 f"{self.url} answered {status} for {what}, {error.last_attempt.attempt_number} times; try again later"
             ) from error
         except (requests.RequestException, ConnectionError) as error:
-            if not isinstance(error, requests.exceptions.InvalidJSONError):
-                raise Sam2Error(
-                    f"{self.url} does not answer for {what}: {error}; try again later"
-                ) from error
-            raise self._strange(what, error) from error
+            if isinstance(error, requests.exceptions.InvalidJSONError):
+                raise self._strange(what, error) from error
+            raise Sam2Error(
+                f"{self.url} does not answer for {what}: {error}; try again later"
+            ) from error
         except (Sam2Error, OSError, MemoryError):
             raise
-        except (
-            Exception
-        ) as error:  # the client and pydicom raise anything for what they cannot follow
+        except Exception as error:  # the client and pydicom raise anything for other answers
             raise self._strange(what, error) from error
 
     def _strange(self, what: str, error: Exception) -> Sam2Error:
