@@ -8,10 +8,13 @@ from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import helper
 
+from export.to_onnx import OPSET
 from runtime.backends.lowering.typed_attention import FORMS
 from runtime.backends.lowering.typed_graph import PRECISIONS, typed_graph
 from runtime.backends.tensorrt import build as trt_build
@@ -101,6 +104,40 @@ def test_the_usual_length_is_a_full_memory() -> None:
     assert axes["p"].usual == FAKE_NUMBERS.max_obj_ptrs
     for span in axes.values():
         assert 1 == span.smallest <= span.usual <= span.largest
+
+
+def attention_of(queries: int, channels: int) -> bytes:
+    """ONNX of attention whose scores are written out: q (b, queries, channels), keys (b, channels, n), v (b, n, 9)."""
+    sides = {
+        "q": ["b", queries, channels],
+        "keys": ["b", channels, "n"],
+        "v": ["b", "n", 9],
+        "read": ["b", queries, 9],
+    }
+    q, keys, v, read = (
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in sides.items()
+    )
+    nodes = [
+        helper.make_node("MatMul", ["q", "keys"], ["scores"]),
+        helper.make_node("Softmax", ["scores"], ["shares"], axis=-1),
+        helper.make_node("MatMul", ["shares", "v"], ["read"]),
+    ]
+    graph = helper.make_graph(nodes, "attention", [q, keys, v], [read])
+    opsets = [helper.make_opsetid("", OPSET)]
+    return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString())
+
+
+@needs_tensorrt
+def test_scores_that_are_written_out_may_be_large() -> None:
+    """Of 1024 pixels, eight rows and every prompted slice that may be read: 5 GB."""
+    rows, keys = 8, 40_000
+    shapes = {
+        "q": ((1, 4096, 8), (1, 4096, 8), (rows, 4096, 8)),
+        "keys": ((1, 8, 64), (1, 8, 64), (rows, 8, keys)),
+        "v": ((1, 64, 9), (1, 64, 9), (rows, keys, 9)),
+    }
+    assert build_engine(attention_of(4096, 8), [shapes], "attention")
 
 
 @cache

@@ -187,7 +187,6 @@ def test_stand_ins_for_tensorrt_take_what_it_takes(name: str, rtx: Any) -> None:
         ("ICudaEngine.create_runtime_config", 0),
         ("ICudaEngine.create_execution_context", 1),
         ("IRuntimeConfig.set_execution_context_allocation_strategy", 1),
-        ("IBuilderConfig.set_memory_pool_limit", 2),
         ("IBuilderConfig.create_timing_cache", 1),
         ("IBuilderConfig.add_optimization_profile", 1),
         ("IOptimizationProfile.set_shape", 4),

@@ -18,7 +18,6 @@ from runtime.files.cache import read_cached, write_cached
 
 # In the order of preference; the last is what the one before imports all from, and may be there alone.
 MODULES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
-WORKSPACE_BYTES = 4 << 30
 
 Shape = tuple[int, ...]
 Profile = Mapping[str, tuple[Shape, Shape, Shape]]
@@ -145,6 +144,9 @@ def build_engine(
 ) -> bytes:
     """A serialised engine of an ONNX graph.
 
+    Its workspace has no limit but TensorRT's own, the device's memory: where scores of attention are written out, those
+    of its largest shape may take more than any of ours, and a context takes what its own shapes need.
+
     Args:
         data: the graph, in the types that it is to be computed in.
         wanted: shapes to make it for.
@@ -167,7 +169,6 @@ def build_engine(
             f"{trt.__name__} {trt.__version__} refuses {name}: {_parse_errors(parser)}"
         )
     config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
     (config.set_flag if uses_tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
     for shapes in wanted:
         chosen = builder.create_optimization_profile()
