@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from runtime.errors import InputError, MissingInput, Sam2Error
 from runtime.io.dicom.query import SERIES, STUDY, unasked, value_of
 from runtime.process.packages import DISTRIBUTION
+from runtime.process.shortage import is_out_of_memory
 
 if TYPE_CHECKING:
     from dicomweb_client.api import DICOMwebClient
@@ -101,7 +102,7 @@ class DicomWeb:
             with self._said("a search"):
                 found = self._page(query, limit, seen)
             is_again = found == before
-            if not found or (is_again and len(found) > limit):  # without pages, that was all
+            if not found or (is_again and len(found) != limit):  # without pages, that was all
                 return
             if is_again:
                 raise Sam2Error(
@@ -240,6 +241,8 @@ class DicomWeb:
         except (Sam2Error, OSError, MemoryError):
             raise
         except Exception as error:  # the client and pydicom raise anything for other answers
+            if is_out_of_memory(error):
+                raise
             raise self._strange(what, error) from error
 
     def _strange(self, what: str, error: Exception) -> Sam2Error:

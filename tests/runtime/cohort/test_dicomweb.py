@@ -246,7 +246,8 @@ def test_a_search_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     assert searched([one, two, three, []]) == (pages, 4)
     assert searched([one, two, three], 3) == ([pages[0], pages[1][:1]], 2)
     assert searched([[]]) == ([], 1)
-    many = ["1", "2", "3"]  # of a server that knows no pages
+    assert searched([three]) == ([pages[2]], 2)  # of a server that knows no pages
+    many = ["1", "2", "3"]
     assert searched([many]) == ([[f"{uid}/{uid}" for uid in many]], 2)
     with pytest.raises(Sam2Error, match="again and again"):
         searched([one])
