@@ -34,8 +34,7 @@ _LONG_STRING = 64
 _DECIMALS = 4  # of a position in mm, which leaves room in a Decimal String's 16 letters
 # Copied as they are: of the patient and the study.
 _COPIED = (
-    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
-    *("StudyInstanceUID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
+    *("PatientName", "PatientID", "PatientSex", "StudyInstanceUID", "ReferringPhysicianName"),
     *("StudyID", "AccessionNumber", "FrameOfReferenceUID", "PositionReferenceIndicator"),
 )
 
@@ -115,6 +114,7 @@ def _make(
     dataset.SpecificCharacterSet = "ISO_IR 192"
     for keyword in _COPIED:
         setattr(dataset, keyword, _copied(first.get(keyword)))
+    dataset.update(sources.dates)
     dataset.Modality = "RTSTRUCT"
     dataset.SeriesInstanceUID = uids.of("series")
     dataset.SeriesNumber = SERIES_NUMBERS + max(0, int(first.get("SeriesNumber") or 0))

@@ -234,6 +234,7 @@ def _make(
             series_description=f"Segmentation by {algorithm.model}"[:_LONG_STRING],
             specific_character_set=_CHARACTERS,
         )
+        dataset.update(sources.dates)
         dataset.ContentCreatorName = ""  # nobody is known; it must be there (type 2)
         for item in (*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence):
             item.DimensionOrganizationUID = uids.of("dimensions")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +51,8 @@ _MAY_BE_EMPTY = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
     *("StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber"),
 )
+# Of those, what some leave in no form of DICOM's, such as the birth date 00000000 of who was made anonymous.
+_DATES = ("PatientBirthDate", "StudyDate", "StudyTime")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,9 @@ class Sources:
     """Images that a segmentation of a volume is of.
 
     Attributes:
-        datasets: headers: one for each slice along z, or one whose frames they are. The first has all its elements.
+        datasets: headers: one for each slice along z, or one whose frames they are. The first has all its elements,
+            but for these:
+        dates: of patient and study, as they are in the file, right or wrong.
         references: SOP instance UID and frame number of each slice along z.
         positions_mm: of each slice, LPS (x, y, z).
         stored: for each frame, in the order of `datasets` or of the frames in their file, its slice.
@@ -65,6 +70,7 @@ class Sources:
     """
 
     datasets: tuple[Dataset, ...]
+    dates: Dataset
     references: tuple[tuple[str, int], ...]
     positions_mm: tuple[tuple[float, ...], ...]
     stored: tuple[int, ...]
@@ -102,10 +108,16 @@ def read_sources(volume: Volume) -> Sources:
 
 
 def _sources(volume: Volume, headers: list[Dataset], num_bytes: int) -> Sources:
+    from pydicom.dataset import Dataset
+
     first = headers[0]
     for keyword in _MAY_BE_EMPTY:
         if keyword not in first:
             setattr(first, keyword, "")
+    dates = Dataset()
+    for keyword in _DATES:
+        dates.add(copy(first[keyword]))
+        setattr(first, keyword, "")
     numbers = [frame.number for frame in volume.frames]
     if len(headers) == len(numbers) and _FRAME_GROUPS not in first:
         _agree(volume, headers)
@@ -120,7 +132,9 @@ def _sources(volume: Volume, headers: list[Dataset], num_bytes: int) -> Sources:
     positions_mm = [tuple(map(float, place.ImagePositionPatient)) for place in places]
     _check_places(volume, positions_mm)
     references = zip(uids, numbers, strict=True)
-    return Sources(tuple(headers), tuple(references), tuple(positions_mm), tuple(stored), num_bytes)
+    return Sources(
+        *(tuple(headers), dates, tuple(references), tuple(positions_mm), tuple(stored), num_bytes)
+    )
 
 
 def _agree(volume: Volume, headers: list[Dataset]) -> None:

@@ -12,7 +12,9 @@ from typing import Any
 import highdicom
 import numpy as np
 import pytest
-from pydicom import Dataset, dcmread
+from pydicom import DataElement, Dataset, dcmread
+from pydicom.config import IGNORE
+from pydicom.datadict import dictionary_VR
 from pydicom.uid import ExplicitVRBigEndian, RLELossless
 
 from runtime import Volume, read_volume, write_mask
@@ -268,6 +270,28 @@ def test_patient_and_study_are_the_sources_and_nothing_is_made_up(tmp_path: Path
     assert 0x00091001 not in there
     empty = "PatientBirthDate", "PatientSex", "ReferringPhysicianName", "ContentCreatorName"
     assert all(not there[keyword].value for keyword in empty)
+
+
+def test_dates_are_as_they_are_in_the_images(tmp_path: Path) -> None:
+    """Also where they are none, as what anonymisers leave."""
+    dates = {
+        "PatientBirthDate": "00000000",
+        "StudyDate": "2020-01-02",
+        "StudyTime": "101010.1234567",
+    }
+
+    def edit(dataset: Dataset, index: int) -> None:
+        with_frame_of_reference(dataset)
+        for keyword, value in dates.items():
+            vr = dictionary_VR(keyword)
+            dataset.add(DataElement(keyword, vr, value, validation_mode=IGNORE))
+
+    save_series(tmp_path / "in", edit)
+    volume = read_volume(tmp_path / "in")
+    for name in ("out.dcm", "out.rtstruct.dcm"):
+        write_mask(tmp_path / name, some_labels(), like=volume)
+        there = dcmread(tmp_path / name)
+        assert {keyword: there[keyword].value for keyword in dates} == dates
 
 
 def test_codes_algorithm_and_labels(tmp_path: Path) -> None:
