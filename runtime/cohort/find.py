@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,8 +19,10 @@ from runtime.cohort.study import (
     stem_of,
 )
 from runtime.errors import InputError, MissingInput
+from runtime.files.plain_file import read_plain
 from runtime.io.dicom import begins_as_dicom, frame_count
 from runtime.io.read import SUFFIXES
+from runtime.prompts.prompt_file import MOST_BYTES
 
 LABELS_END = ".labels"
 LABEL_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".dcm")
@@ -31,10 +34,10 @@ VOLUME_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix != ".dcm")
 def find_studies(root: Path) -> Iterator[Study]:
     """Every study below a folder, folder by folder in the order of names; hidden ones are left alone.
 
-    A volume `a/ct.nii.gz` is asked what `a/ct.json` says (as for `medsam2 segment --prompts`), or, where there is none,
-    for the objects of the label map `a/ct.labels.nii.gz` (.nii, .nrrd, .mha; .dcm of DICOM). Of a folder `a/series` of
-    DICOM slices they are called `a/series.json`, `a/series/prompts.json` and `a/series.labels...`. An .npz with labels
-    of its own (`gts`) needs neither. Links to folders are not followed.
+    A volume `a/ct.nii.gz` is asked what `a/ct.json` says (as for `medsam2 segment --prompts`), or, where there are no
+    prompts, for the objects of the label map `a/ct.labels.nii.gz` (.nii, .nrrd, .mha; .dcm of DICOM). Of a folder
+    `a/series` of DICOM slices they are called `a/series.json`, `a/series/prompts.json` and `a/series.labels...`. An
+    .npz with labels of its own (`gts`) needs neither. Links to folders are not followed.
 
     Raises MissingInput if there is no such folder.
     """
@@ -63,18 +66,27 @@ def asked_beside(path: Path) -> StudyPrompts:
     prompts = [path.parent / f"{stem}.json"]
     if path.is_dir():
         prompts.append(path / PROMPTS_WITHIN)
+    labels = [path.parent / f"{stem}{LABELS_END}{suffix}" for suffix in LABEL_SUFFIXES]
+    drawn = next((file for file in labels if file.is_file()), None)
     for file in prompts:
-        if file.is_file():
+        if file.is_file() and not (drawn and _tells_of_something_else(file)):
             return StudyPrompts(FILE, str(file))
-    for suffix in LABEL_SUFFIXES:
-        file = path.parent / f"{stem}{LABELS_END}{suffix}"
-        if file.is_file():
-            return StudyPrompts(LABELS, str(file))
+    if drawn:
+        return StudyPrompts(LABELS, str(drawn))
     if (
         path.suffix.lower() == ".npz"
     ):  # with labels of its own, or it will be said that there are none
         return StudyPrompts(LABELS, str(path))
     return StudyPrompts(NOTHING)
+
+
+def _tells_of_something_else(file: Path) -> bool:
+    """Whether a file is JSON, but no prompts: converters of DICOM put what they know of a scan beside it."""
+    try:
+        content = json.loads(read_plain(file, MOST_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return False  # whoever reads it in earnest says what is wrong
+    return isinstance(content, dict) and "objects" not in content
 
 
 def located(root: Path, name: str) -> tuple[str, Path]:

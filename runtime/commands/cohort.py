@@ -149,8 +149,9 @@ def _num_gpus(args: argparse.Namespace) -> int:
 def _meet(args: argparse.Namespace, ledger: Ledger, settings: Settings) -> Feed | None:
     """Find the studies, and which of them are to be done; of a search, until there is one. Returns the rest of it."""
     root = None if args.dicomweb else args.input.resolve()
-    source, before = str(sayable(str(root or args.dicomweb))), ledger.about("input")
-    if before not in (None, source):
+    source = str(sayable(str(root or args.dicomweb.rstrip("/"))))
+    before = ledger.about("input")
+    if before not in (None, source, f"{source}/"):
         raise InputError(
             f"{args.output} is the cohort of {before}; name another output for {source}"
         )

@@ -209,6 +209,17 @@ def test_a_table_names_series(tmp_path: Path) -> None:
     assert (study.name, study.path, study.size_bytes) == ("1.2/3.4", Path("1.2/3.4"), 0)
 
 
+def test_an_address_is_the_same_with_a_stroke_at_its_end(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / "t.csv").write_text("study,box\n")
+    words = ["--table", str(tmp_path / "t.csv"), "-o", str(tmp_path / "out"), "--dicomweb"]
+    for url in ("http://x/dicom-web/", "http://x/dicom-web"):
+        with pytest.raises(InputError, match="has no row"):
+            main([*words, url])
+    with pytest.raises(InputError, match="is the cohort of http://x/dicom-web;"):
+        main([*words, "http://x/other"])
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -81,6 +81,17 @@ def test_a_stamp_changes_with_every_file_that_is_read(tree: Path) -> None:
         before = after
 
 
+def test_what_a_converter_tells_of_a_scan_is_no_prompts(tree: Path) -> None:
+    def asked(text: str, name: str) -> str:
+        put(tree / f"{name}.json", text)
+        return {study.name: study.asked.source for study in find_studies(tree)}[name]
+
+    assert asked('{"Modality": "MR", "EchoTime": 0.03}', "a/mr") == "labels"
+    assert asked('{"Modality": "MR"}', "b/plain") == "file"  # which will say what is wrong
+    for prompts in ('{"objects": []}', "{", "[]"):
+        assert asked(prompts, "a/mr") == "file"
+
+
 def test_a_slice_more_is_another_series(tree: Path) -> None:
     before = {study.name: study.stamp for study in find_studies(tree)}["p2"]
     first = next(path for path in sorted((tree / "p2").iterdir()))
