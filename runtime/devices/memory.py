@@ -57,6 +57,18 @@ class DeviceMemory(Protocol):
         """Compute cosines of a probe with some of `values` (slots, ...), on the host."""
 
 
+def on_host(pixels: Any, is_kept: bool = False) -> NDArray[Any]:
+    """What numpy makes an array of: its own, lists, tensors and images of other libraries on the host.
+
+    `is_kept` copies it: the caller may write something else there afterwards. Raises InputError for anything else.
+    """
+    try:
+        return np.array(pixels) if is_kept else np.asarray(pixels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = type(pixels).__name__
+        raise InputError(f"a {kind} is no array: {error}; wanted a numpy array") from error
+
+
 class HostMemory:
     """Numpy arrays; everything is done when a call returns."""
 
@@ -77,7 +89,7 @@ class HostMemory:
                 "found an array in CUDA memory, and a back end that computes on the host; choose one on the device, "
                 "such as trt-bf16 or ort-cuda, or copy the array to the host"
             )
-        return pixels.copy() if is_kept else pixels
+        return on_host(pixels, is_kept)
 
     def get(self, tensor: Buffer) -> NDArray[Any]:
         return np.asarray(tensor)

@@ -23,6 +23,7 @@ from runtime.prompts.prompts import (
     Point,
     Prompt,
     check_prompt,
+    kept,
     to_mask,
     to_points,
 )
@@ -87,7 +88,7 @@ def prompt_slice(
     if isinstance(first, Mask):
         mask = first.mask if crop is None else crop.of(first.mask)
         segmented = segment_mask(model, features(), as_mask(model, mask))
-        return PromptedSlice((first,), segmented, crop=crop)
+        return PromptedSlice((kept(first),), segmented, crop=crop)
     points = [p for p in prompts if isinstance(p, Point | Box)]
     previous, conditioned = None, None
     if not any(isinstance(p, Box) for p in points):
@@ -101,7 +102,7 @@ def prompt_slice(
     part = crop or Region.whole(slice_shape)
     prompt = to_points(part.moved(points), part.shape, model.numbers.prompt_size)
     segmented = segment_points(model, features(), prompt, previous, confidence, conditioned)
-    return PromptedSlice(tuple(points), segmented, conditioned, crop)
+    return PromptedSlice(tuple(map(kept, points)), segmented, conditioned, crop)
 
 
 def as_mask(model: Model, mask: NDArray[np.generic]) -> MaskPrompt:

@@ -78,16 +78,21 @@ class SliceMask:
 
     @property
     def low_res(self) -> NDArray[np.float32]:
-        """Logits at the network's resolution, smoothed."""
-        return smooth(self.segmented.logits, self.smooth)
+        """Logits at the network's resolution, smoothed; to be read only, since predictors go on with them."""
+        logits = smooth(self.segmented.logits, self.smooth).view()
+        logits.flags.writeable = False
+        return logits
 
     def logits(self) -> NDArray[np.float32]:
-        """Logits (y, x) at the slice's size; above zero is inside, and what was not shown is outside."""
+        """Logits (y, x) at the slice's size, the caller's own; above zero is inside, what was not shown is outside."""
+        low_res = self.low_res
         if self.framing is not None:
-            return self.framing.logits(self.low_res)
-        if self.crop is None:
-            return resize(self.low_res, self.shape)
-        return self.crop.put_back(self.low_res, self.shape)
+            logits = self.framing.logits(low_res)
+        elif self.crop is None:
+            logits = resize(low_res, self.shape)
+        else:
+            logits = self.crop.put_back(low_res, self.shape)
+        return logits if logits.flags.writeable else logits.copy()
 
     def with_logits(self, logits: NDArray[np.float32]) -> SliceMask:
         """The same with other logits (y, x), of the slice's size."""

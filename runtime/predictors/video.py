@@ -15,7 +15,7 @@ from runtime.backends import Buffer
 from runtime.errors import InputError, PromptError
 from runtime.memory import ConditioningFrames, MemoryBank, MemoryRules
 from runtime.model import Model
-from runtime.predictors.chosen import memory_rules
+from runtime.predictors.chosen import check_stop, memory_rules
 from runtime.predictors.encoded import Encoded
 from runtime.predictors.followed_object import FollowedObject, ObjectMemory
 from runtime.predictors.image import check_image
@@ -27,7 +27,7 @@ from runtime.predictors.stop import End, StopRule
 from runtime.predictors.tracker import FORWARD, MAX_ROWS
 from runtime.predictors.zoom import Zoom, check_zoom, extent_of
 from runtime.predictors.zoomed import Asked, prompt_zoomed
-from runtime.prompts.prompts import Prompt, check_kind, check_object_id
+from runtime.prompts.prompts import Prompt, check_kind, check_object_id, is_whole, shown
 from runtime.track import BatchRow, Segmented, memorise_prompted, track_step
 
 
@@ -67,7 +67,7 @@ class VideoPredictor:
         smooth: float | None = None,
     ) -> None:
         model.check_memory()
-        self._model, self._stop = model, stop
+        self._model, self._stop = model, check_stop(stop)
         self._zoom = Zoom(check_zoom(zoom), model.numbers.image_size)
         self._smooth = check_smooth(smooth)
         self._rules = memory_rules(model, memory)
@@ -90,9 +90,9 @@ class VideoPredictor:
         # The caller may write the next frame into the same buffer.
         pixels = self._model.device_memory.take(frame, is_kept=True)
         check_image(pixels, f"frame {self.index + 1}")
-        if self._frame is not None and frame.shape != self._frame.shape:
+        if self._frame is not None and pixels.shape != self._frame.shape:
             raise InputError(
-                f"frame {self.index + 1} is {frame.shape}, those before it are {self._frame.shape}; "
+                f"frame {self.index + 1} is {pixels.shape}, those before it are {self._frame.shape}; "
                 "a video of another size needs a predictor of its own"
             )
         if self._zoom.factor is not None:  # crops are cut on the host
@@ -174,8 +174,8 @@ class VideoPredictor:
     @alone
     def reset(self, object_id: int | None = None) -> None:
         """Stop following one object, or all. Raises PromptError for one that is not followed."""
-        if object_id is not None and object_id not in self._objects:
-            raise PromptError(f"no object {object_id}; there are: {sorted(self._objects)}")
+        if object_id is not None and (not is_whole(object_id) or object_id not in self._objects):
+            raise PromptError(f"no object {shown(object_id)}; there are: {sorted(self._objects)}")
         for chosen in list(self._objects) if object_id is None else [object_id]:
             with self._sound_memory():
                 obj = self._objects.pop(chosen)

@@ -6,8 +6,8 @@ Users speak (y, x) indices and half-open boxes; (x, y) model pixels exist only i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeGuard
+from dataclasses import dataclass, replace
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +87,15 @@ def check_kind(prompt: object) -> None:
         raise PromptError(f"found {shown(prompt)}; wanted a Point, a Box or a Mask")
 
 
+def kept(prompt: Prompt) -> Prompt:
+    """A checked prompt that nobody else can change: what it was made of belongs to the caller, who may use it again."""
+    if isinstance(prompt, Mask):
+        return replace(prompt, mask=np.array(prompt.mask))
+    if isinstance(prompt, Box):
+        return replace(prompt, y=(prompt.y[0], prompt.y[1]), x=(prompt.x[0], prompt.x[1]))
+    return prompt
+
+
 def check_object_id(object_id: object) -> None:
     """Raise PromptError unless an id can be a label of sixteen bits."""
     if not is_whole(object_id) or not 1 <= object_id <= MAX_OBJECT_ID:
@@ -98,6 +107,13 @@ def check_object_id(object_id: object) -> None:
 def is_whole(value: object) -> TypeGuard[int]:
     """Whether a value is a whole number, Python's or numpy's; True and False are none."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def is_pair(value: object) -> TypeGuard[Sequence[Any]]:
+    """Whether a value is a tuple, a list or an array of two items."""
+    if isinstance(value, np.ndarray):
+        return bool(value.shape == (2,))
+    return isinstance(value, tuple | list) and len(value) == 2
 
 
 def shown(value: object) -> str:
@@ -116,7 +132,7 @@ def _check_real(what: str, value: object) -> None:
 
 
 def _check_span(what: str, span: object, size: int) -> None:
-    if not isinstance(span, tuple | list | np.ndarray) or len(span) != 2:
+    if not is_pair(span):
         raise PromptError(f"{what} is {shown(span)}; wanted two numbers, start and stop")
     start, stop = span
     _check_real(what, start)

@@ -14,6 +14,7 @@ from kernels.slots import GATHER, SIMILARITY, STORE
 from runtime.devices.cuda.recorder import BufferRecorder
 from runtime.devices.cuda.slot_pool import SlotPool
 from runtime.devices.cuda.streams import Streams
+from runtime.devices.memory import on_host
 from runtime.errors import BackendUnavailable, InputError
 
 
@@ -85,7 +86,7 @@ class CudaMemory:
 
     def take(self, pixels: Any, is_kept: bool = False) -> Any:
         if not is_device_array(pixels):
-            return pixels.copy() if is_kept else pixels
+            return on_host(pixels, is_kept)
         self.device.use()
         step = self.streams.step
         try:

@@ -84,7 +84,16 @@ class Volume:
 
         `spacing_mm` is in (z, y, x) order. The array is not copied. Raises VolumeError.
         """
-        return cls(np.asarray(array), _floats(spacing_mm), modality=modality)
+        if type(array).__module__.startswith("SimpleITK"):  # a list of voxels to numpy
+            raise VolumeError(
+                "found a SimpleITK image; wanted an array (z, y, x), or a volume: Volume.from_image(image)"
+            )
+        try:
+            voxels = np.asarray(array)
+        except (TypeError, ValueError, RuntimeError) as error:
+            kind = type(array).__name__
+            raise VolumeError(f"a {kind} is no array: {error}; wanted one (z, y, x)") from error
+        return cls(voxels, _floats(spacing_mm), modality=modality)
 
     @classmethod
     def from_image(cls, image: Any, modality: str | None = None, source: str = "image") -> Self:

@@ -65,7 +65,10 @@ def test_objects_and_prompts_are_listed() -> None:
     assert [p.positive for p in predictor.prompts(2)[6] if isinstance(p, Point)] == [True, False]
     mask = Mask(slice=6, mask=np.ones((32, 32), bool))
     predictor.add(mask, object_id=2)
-    assert predictor.prompts(2) == {6: (mask,)}
+    assert [*predictor.prompts(2)] == [6]
+    (kept,) = predictor.prompts(2)[6]
+    assert isinstance(kept, Mask) and kept.slice == 6
+    np.testing.assert_array_equal(kept.mask, mask.mask)
     predictor.undo()
     assert len(predictor.prompts(2)[6]) == 2
     assert predictor.can_undo and predictor.can_redo

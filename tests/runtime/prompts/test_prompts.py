@@ -108,6 +108,8 @@ NOT_WELL_FORMED: list[tuple[Any, str]] = [
     (Box(y=(1,), x=(1, 2)), r"box y is \(1,\); wanted two numbers"),  # type: ignore[arg-type]
     (Box(y=(1, 2, 3), x=(1, 2)), "box y is"),  # type: ignore[arg-type]
     (Box(y=5, x=(1, 2)), "box y is 5"),  # type: ignore[arg-type]
+    (Box(y=np.array(5), x=(1, 2)), r"box y is array\(5\); wanted two numbers"),  # type: ignore[arg-type]
+    (Box(y=np.ones((2, 2)), x=(1, 2)), "box y is array"),  # type: ignore[arg-type]
     (Box(y="12", x=(1, 2)), "box y is '12'"),  # type: ignore[arg-type]
     (Box(y=(1, "2"), x=(1, 2)), "box y is '2'; wanted a number"),  # type: ignore[arg-type]
     (Box(y=(1, 2), x=(False, 2)), "box x is False"),
