@@ -190,7 +190,13 @@ def test_the_example_runs(tmp_path: Path) -> None:
 
 
 def test_the_example_of_a_session_runs(tmp_path: Path) -> None:
-    done = run_in(tmp_path, (ROOT / "examples" / "click_in_a_session.py").read_text("utf-8"))
+    code = (ROOT / "examples" / "click_in_a_session.py").read_text("utf-8")
+    # On a busy machine the usual deadline answers with what there is.
+    patient = code.replace(
+        "InteractiveSession(load())", "InteractiveSession(load(), deadline_s=1e4)"
+    )
+    assert patient != code
+    done = run_in(tmp_path, patient)
     values = [float(value) for value in re.findall(r"Dice ([\d.]+)", done)]
     assert len(values) == 2 and min(values) >= 0.9
     assert "taken back: 0 voxels" in done

@@ -43,4 +43,4 @@ def parse_bytes(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     if match is None:
         raise argparse.ArgumentTypeError(f"found '{text}'; wanted a size such as 800M or 4G")
-    return int(float(match[1]) * UNITS[match[2].upper()])
+    return int(min(float(match[1]) * UNITS[match[2].upper()], 2**62))

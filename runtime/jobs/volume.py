@@ -27,7 +27,7 @@ from runtime.jobs.object_report import object_reports
 from runtime.jobs.report import Source, make_report
 from runtime.model import Model
 from runtime.predictors.clean import clean
-from runtime.predictors.orientations import fuse_orientations
+from runtime.predictors.orientations import check_planes, fuse_orientations
 from runtime.predictors.presets import PRESETS, add_prompts, finish
 from runtime.predictors.result import Result, SliceMask
 from runtime.predictors.slicewise import SlicewisePredictor
@@ -151,6 +151,8 @@ def _check(job: Job, volume: Volume) -> None:
             check_prompt(prompt, volume.shape)
     if job.z_range:
         check_z_range(job.z_range, volume.shape[0])
+    if job.fuse:
+        check_planes(volume.shape, volume.spacing_mm)
     if is_segmentation(job.output):
         check_segmentation(volume, job.segmentation)
     if is_structures(job.output):

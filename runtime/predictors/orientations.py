@@ -21,6 +21,9 @@ from runtime.prompts.prompts import Box
 
 MARGIN = 0.1  # of the object's extent along an axis, to either side: where the first run may have stopped short
 EDGE = 1e-4  # keeps logits of fused probabilities finite
+MAX_SIDE = (
+    8192  # of a stretched plane in pixels, as a picture may have: no network looks closer by far
+)
 Probabilities = NDArray[np.float32]
 
 
@@ -53,10 +56,12 @@ def fuse_orientations(
         fusion: a key of `FUSIONS`.
         on_slice: called for every plane done.
 
-    Returns a result of the same slices at the volume's resolution. Raises InputError for an unknown fusion.
+    Returns a result of the same slices at the volume's resolution. Raises InputError for an unknown fusion, and as
+    `check_planes`.
     """
     if fusion not in FUSIONS:
         raise InputError(f"no fusion '{fusion}'; there are: {', '.join(FUSIONS)}")
+    check_planes(result.shape, spacing_mm)
     courses = {
         object_id: _courses(_axial(result, object_id), result, object_id)
         for object_id in result.slices
@@ -78,6 +83,12 @@ def fuse_orientations(
         logits = np.log(fused / (1 - fused))
         slices[object_id] = {index: m.with_logits(logits[index]) for index, m in masks.items()}
     return replace(result, slices=slices)
+
+
+def check_planes(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> None:
+    """Raise InputError where planes across the other axes of a volume (z, y, x) would be too large to be looked at."""
+    for axis in (1, 2):
+        SquarePlane.across(axis, shape, spacing_mm)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,12 +150,24 @@ class SquarePlane:
 
     @classmethod
     def of(cls, shape: tuple[int, int], spacing_mm: tuple[float, float]) -> SquarePlane:
-        """For planes of a shape (rows, columns) and pixel spacing."""
+        """For planes of a shape (rows, columns) and pixel spacing. Raises InputError where they would be enormous."""
         finest = min(spacing_mm)
-        rows, columns = (
-            max(1, round(n * mm / finest)) for n, mm in zip(shape, spacing_mm, strict=True)
-        )
+        sides = [n * mm / finest for n, mm in zip(shape, spacing_mm, strict=True)]
+        if max(sides) > MAX_SIDE:
+            raise InputError(
+                f"planes across slices of {shape} pixels of {spacing_mm} mm would have {max(sides):.4g} square ones a "
+                f"side; wanted at most {MAX_SIDE}: leave fusion out, or see to the volume's spacing"
+            )
+        rows, columns = (max(1, round(side)) for side in sides)
         return cls(shape, (rows, columns), max(rows, columns))
+
+    @classmethod
+    def across(
+        cls, axis: int, shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]
+    ) -> SquarePlane:
+        """For planes across an axis of a volume (z, y, x). Raises as `of`."""
+        a, b = (i for i in range(3) if i != axis)
+        return cls.of((shape[a], shape[b]), (spacing_mm[a], spacing_mm[b]))
 
     def fill(self, planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Planes (n, rows, columns) as padded squares (n, side, side)."""
@@ -182,10 +205,14 @@ def _follow(
     if not courses:
         return
     first, last = min(c.start for c in courses.values()), max(c.stop for c in courses.values())
-    planes = np.moveaxis(predictor.pixels_on_host(), axis, 0)[first:last]
-    others = [i for i in range(3) if i != axis]
-    plane = SquarePlane.of(planes.shape[1:], (spacing_mm[others[0]], spacing_mm[others[1]]))
-    view = predictor.another_view(plane.fill(planes))
+    pixels = predictor.pixels_on_host()
+    plane = SquarePlane.across(axis, pixels.shape, spacing_mm)
+    planes = np.moveaxis(pixels, axis, 0)[first:last]
+    # Stretched one at a time: all of them may be many times as large as the volume.
+    view = predictor.another_view(
+        lambda index: plane.fill(planes[index : index + 1])[0],
+        (len(planes), plane.side, plane.side),
+    )
     for object_id, course in courses.items():
         view.add(plane.box(course.inside, course.key - first), object_id=object_id)
         of_object = np.zeros((course.stop - course.start, *planes.shape[1:]), np.float32)

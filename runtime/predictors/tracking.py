@@ -9,7 +9,7 @@ from runtime.model import Model
 from runtime.predictors.result import Result, SliceMask
 from runtime.predictors.runs import Run, Runs
 from runtime.predictors.tracker import Planner, Tracker
-from runtime.prompts.prompts import Prompt, shown
+from runtime.prompts.prompts import Prompt, is_whole, shown
 
 
 class TrackingPredictor:
@@ -70,7 +70,8 @@ class TrackingPredictor:
 
     def prompts(self, object_id: int = 1) -> dict[int, tuple[Prompt, ...]]:
         """An object's prompts by slice, but for those that a later box or mask has replaced. Raises PromptError."""
-        obj = self._need_tracker().objects.get(object_id)
+        objects = self._need_tracker().objects
+        obj = objects.get(object_id) if is_whole(object_id) else None
         if obj is None:
             raise PromptError(f"no object {shown(object_id)}; there are: {list(self.object_ids)}")
         return {index: obj.prompted[index].prompts for index in sorted(obj.prompted)}

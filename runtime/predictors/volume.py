@@ -133,11 +133,11 @@ class VolumePredictor(TrackingPredictor):
         """`pixels` as numpy's, wherever they are."""
         return self._model.device_memory.get(self.pixels)
 
-    def another_view(self, pixels: NDArray[np.uint8]) -> VolumePredictor:
-        """A predictor of the same model and rules for other pixels (z, y, x), such as planes along another axis."""
+    def another_view(self, read_slice: ReadSlice, shape: tuple[int, int, int]) -> VolumePredictor:
+        """A predictor of the same model and rules for other slices, such as planes along another axis."""
         rules, bound = self._rules, self._max_feature_bytes
         view = VolumePredictor(self._model, rules, bound, None, self._factor, self._smooth)
-        view.set_volume(pixels, "none")
+        view.set_slices(read_slice, shape)
         return view
 
     def add(self, *prompts: Prompt, object_id: int = 1, at_once: bool = False) -> SliceMask:

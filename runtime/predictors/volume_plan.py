@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from runtime.errors import InputError, PromptError
 from runtime.predictors.chain import Plan
 from runtime.predictors.tracker import BACKWARD, FORWARD, Tracker
-from runtime.prompts.prompts import is_whole, shown
+from runtime.prompts.prompts import is_pair, is_whole, shown
 
 ZRange = tuple[int, int]
 """Half-open range of slices."""
@@ -22,9 +22,8 @@ def plans(tracker: Tracker, z_range: ZRange | None, directions: Sequence[int]) -
         raise PromptError("no prompt yet; call add first")
     if z_range is not None:
         check_z_range(z_range, tracker.num_slices)
-    start, stop = z_range or (0, tracker.num_slices)
-    if unknown := set(directions) - {FORWARD, BACKWARD}:
-        raise InputError(f"no direction {unknown.pop()}; there are: {FORWARD}, {BACKWARD}")
+    start, stop = (0, tracker.num_slices) if z_range is None else z_range
+    check_directions(directions)
     by_object: dict[int, Plan] = {}
     for object_id, obj in tracker.objects.items():
         if outside := [index for index in obj.prompted if not start <= index < stop]:
@@ -42,13 +41,22 @@ def plans(tracker: Tracker, z_range: ZRange | None, directions: Sequence[int]) -
 
 def check_z_range(z_range: ZRange, num_slices: int) -> None:
     """Raise InputError unless a half-open range holds a slice and lies within the volume."""
-    if len(z_range) != 2 or not all(is_whole(end) for end in z_range):
+    if not is_pair(z_range) or not all(is_whole(end) for end in z_range):
         raise InputError(f"z-range {shown(z_range)} is not two whole numbers, start and stop")
     start, stop = z_range
     if not 0 <= start < stop <= num_slices:
         raise InputError(
             f"z-range [{shown(start)}, {shown(stop)}) does not fit: wanted at least one slice, within [0, {num_slices})"
         )
+
+
+def check_directions(directions: Sequence[int]) -> None:
+    """Raise InputError for anything but some of both directions."""
+    if not isinstance(directions, Iterable):
+        raise InputError(f"directions are {shown(directions)}; wanted some, such as ({FORWARD},)")
+    for direction in directions:
+        if not is_whole(direction) or direction not in (FORWARD, BACKWARD):
+            raise InputError(f"no direction {shown(direction)}; there are: {FORWARD}, {BACKWARD}")
 
 
 def slices_ahead(order: Iterable[int] | None, num_slices: int) -> list[int]:

@@ -109,7 +109,8 @@ class Zoom:
         """A square of a side (in the unit of the spacing) about a region, moved and cut to lie within the slice."""
         spans = []
         for span, step_mm, size in zip((about.y, about.x), self.spacing, shape, strict=True):
-            length = min(max(ceil(side / step_mm - 1e-9), span[1] - span[0]), size)
+            length = ceil(min(side / step_mm, size) - 1e-9)  # of odd spacings it may be infinite
+            length = max(length, span[1] - span[0])
             start = min(max((span[0] + span[1] - length) // 2, 0), size - length)
             spans.append((start, start + length))
         square = Region(*spans)

@@ -25,6 +25,9 @@ AHEAD_IF_ZOOMED = 1
 """Slices encoded ahead where the network is shown crops. They lie about objects that nobody has pointed at yet, whole
 slices only serve the first points of one, and who prompts would wait for the slice that is being encoded."""
 
+MAX_PADDED = 1 << 26
+"""Pixels of a padded plane, as many as a picture may have."""
+
 V = TypeVar("V", bound=np.generic)
 
 
@@ -98,14 +101,17 @@ class SessionImage:
 
         Across the usual axis that is all of a slice, stretched to the network's square as in SAM 2. Planes across the
         others may be far longer than they are wide, and their voxels too: they are padded to be square in mm, so that
-        shapes are true.
+        shapes are true, but for those of an odd spacing, which would be larger than any memory.
         """
         y, x = plane_shape(self.shape, axis)
         if axis == self.default_axis:
             return y, x
         _, y_mm, x_mm = in_plane(self.spacing_mm, axis)
         side_mm = max(y * y_mm, x * x_mm)
-        return max(y, round(side_mm / y_mm)), max(x, round(side_mm / x_mm))
+        sides = max(y, side_mm / y_mm), max(x, side_mm / x_mm)
+        if sides[0] * sides[1] > MAX_PADDED:
+            return y, x
+        return round(sides[0]), round(sides[1])
 
     def read(self, axis: int, index: int) -> NDArray[np.uint8]:
         """A plane, padded with zeros at its end."""
@@ -179,7 +185,9 @@ def taken(array: object, properties: Mapping[str, Any] | None) -> Volume:
         raise VolumeError(
             f"found an image of {array.dtype}; wanted bools, or integers or floats of at most 64 bits"
         )
-    entries = properties or {}
+    entries = {} if properties is None else properties
+    if not isinstance(entries, Mapping):
+        raise VolumeError(f"found the image's properties {shown(entries)}; wanted a dict")
     modality = entries.get("modality")
     if modality is not None and not isinstance(modality, str):
         raise VolumeError(f"found the modality {shown(modality)}; wanted DICOM's word, such as CT")

@@ -7,7 +7,7 @@ whole numbers first, and lie within the volume.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import floor, isfinite
+from math import floor, inf, isfinite
 from numbers import Real
 from typing import Any, TypeVar
 
@@ -55,7 +55,10 @@ def whole(value: object, what: str) -> int:
     """A number rounded to a whole one, halves upwards. Raises PromptError for anything but a finite number."""
     if not isinstance(value, Real | np.bool_) or isinstance(value, bool | np.bool_):
         raise PromptError(f"{what} is {shown(value)}; wanted a number")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number beyond any float
+        number = inf
     if not isfinite(number):
         raise PromptError(f"{what} is {shown(value)}; wanted a finite number")
     return floor(min(max(number, -FARTHEST), FARTHEST) + 0.5)

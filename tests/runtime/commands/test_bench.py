@@ -201,6 +201,7 @@ def test_a_size_is_read_with_its_unit(text: str, count: int | None) -> None:
             parse_bytes(text)
     else:
         assert parse_bytes(text) == count
+    assert parse_bytes("9" * 400 + "G") == 2**62
 
 
 @pytest.mark.parametrize("text", ["", "4T", "-1", "x", "1.G"])

@@ -17,6 +17,7 @@ from runtime.predictors import VolumePredictor
 from runtime.predictors.orientations import FUSIONS, SquarePlane, fuse_orientations, sigmoid
 from runtime.predictors.result import Result, SliceMask
 from runtime.prompts.prompts import Box, Mask, check_prompt
+from runtime.steps.features import ReadSlice
 from runtime.track import Segmented
 from tests.fakes import TELLING, fake_model
 
@@ -66,6 +67,12 @@ def test_what_is_padded_is_black_and_never_comes_back(spacing_mm: tuple[float, f
     outside = np.ones((2, plane.side, plane.side), np.float32)
     outside[:, :rows, :columns] = 0.25
     np.testing.assert_allclose(plane.take(outside), 0.25, rtol=1e-6)
+
+
+@pytest.mark.parametrize("spacing_mm", [(1e300, 1.0), (1e308, 1e308), (1e-9, 1.0), (1.0, 300.0)])
+def test_planes_that_nobody_could_hold_are_refused(spacing_mm: tuple[float, float]) -> None:
+    with pytest.raises(InputError, match=r"a side; wanted at most 8192: leave fusion out"):
+        SquarePlane.of((24, 40), spacing_mm)
 
 
 def test_planes_of_square_pixels_stay_as_they_are() -> None:
@@ -162,6 +169,8 @@ def test_an_unknown_fusion_is_refused_before_anything_is_computed(
     monkeypatch.setattr(VolumePredictor, "another_view", None)
     with pytest.raises(InputError, match="no fusion 'median'; there are: mean, vote"):
         fuse_orientations(*ran, SPACING_MM, "median")
+    with pytest.raises(InputError, match="leave fusion out"):
+        fuse_orientations(*ran, (1.0, 1000.0, 1.0), "mean")
 
 
 def test_fusion_keeps_the_shape_and_the_object(ran: tuple[VolumePredictor, Result]) -> None:
@@ -209,7 +218,9 @@ class Oracle:
     def pixels_on_host(self) -> np.ndarray:
         return self.pixels
 
-    def another_view(self, pixels: np.ndarray) -> Oracle:
+    def another_view(self, read_slice: ReadSlice, shape: tuple[int, int, int]) -> Oracle:
+        pixels = np.stack([read_slice(index) for index in range(shape[0])])
+        assert pixels.shape == shape
         self.views.append(Oracle(pixels, self.views))
         return self.views[-1]
 

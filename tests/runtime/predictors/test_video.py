@@ -471,6 +471,10 @@ def test_reset_ends_the_following_of_objects(case: str, video: VideoPredictor) -
     assert slots(video)[0] == len(left) * (each + 2)
     with pytest.raises(PromptError, match=r"no object 2; there are: \[" + str(left)[1:-1]):
         video.reset(2)
+    for odd in (True, 1.0, "1", [1]):
+        with pytest.raises(PromptError, match=r"no object .*; there are"):
+            video.reset(odd)  # type: ignore[arg-type]
+    assert list(video._objects) == left
     found = video.add(click(), object_id=2)
     assert found.memory_frames == ()
     assert video.push(FRAMES[3])[2].memory_frames == (2,)

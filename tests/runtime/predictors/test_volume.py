@@ -1091,6 +1091,53 @@ def test_a_decoder_that_fails_leaves_no_half_added_object() -> None:
         predictor.propagate()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ({"directions": (1, True)}, "no direction True"),
+        ({"directions": ([],)}, r"no direction \[\]"),
+        ({"directions": 1}, r"directions are 1; wanted some, such as \(1,\)"),
+        ({"directions": None}, "directions are None"),
+        ({"z_range": 3}, "z-range 3 is not two whole numbers"),
+        ({"z_range": {0, 4}}, "is not two whole numbers"),
+        ({"z_range": np.array(3)}, "is not two whole numbers"),
+        ({"z_range": ()}, "is not two whole numbers"),
+        ({"stop": 0.5}, r"stop is 0.5; wanted a StopRule"),
+        ({"stop": "never"}, "stop is 'never'"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_before_anything_is_computed(
+    arguments: dict[str, Any], why: str, made: tuple[VolumePredictor, FakeBackend]
+) -> None:
+    predictor, backend = made
+    predictor.add(click(4))
+    backend.calls.clear()
+    for run in (predictor.propagate, predictor.stream):
+        with pytest.raises(InputError, match=why):
+            run(**arguments)
+    assert not backend.calls
+
+
+def test_a_range_may_be_an_array(predictor: VolumePredictor) -> None:
+    predictor.add(click(4))
+    assert [*predictor.propagate(np.array([3, 6])).slices[1]] == [4, 5, 3]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("memory", ["confidence", 3, {}])
+def test_a_memory_of_another_kind_is_refused(memory: Any) -> None:
+    with pytest.raises(InputError, match="wanted MemoryRules"):
+        VolumePredictor(fake_model()[0], memory)
+
+
+@pytest.mark.parametrize("object_id", [2, True, 1.0, "1", [1], None])
+def test_prompts_of_what_is_no_object_are_refused(
+    object_id: Any, predictor: VolumePredictor
+) -> None:
+    predictor.add(click(4))
+    with pytest.raises(PromptError, match=r"no object .*; there are: \[1\]$"):
+        predictor.prompts(object_id)
+
+
 def test_an_unknown_direction_is_refused() -> None:
     model, _ = fake_model()
     predictor = VolumePredictor(model)

@@ -127,6 +127,18 @@ def test_anisotropic_pixels_give_crops_that_are_square_in_millimetres() -> None:
     assert crop == Region((40, 70), (125, 305))
 
 
+@pytest.mark.parametrize(
+    "spacing", [(1e308, 1e308), (1e-300, 1e300), (1e300, 1e-300), (5e-324, 1.0)]
+)
+def test_a_spacing_that_no_scanner_has_gives_crops_all_the_same(
+    spacing: tuple[float, float],
+) -> None:
+    zoom, extent, shape = Zoom(3.0, S, spacing), Region((40, 60), (50, 58)), (200, 200)
+    crop = whole(zoom.about(extent, shape), shape)
+    assert crop.holds(extent) and Region.whole(shape).holds(crop)
+    assert whole(zoom.wider(crop, extent, shape), shape).holds(crop)
+
+
 def test_a_slice_that_is_too_narrow_is_taken_over_all_its_width() -> None:
     crop = Zoom(3.0, S).about(Region((100, 140), (10, 30)), (300, 40))
     assert crop == Region((60, 180), (0, 40))

@@ -33,6 +33,7 @@ def test_points_are_rounded(given_: object, wanted: tuple[int, int, int]) -> Non
     [
         (20, 0, 0), (-0.51, 0, 0), (0, 29.5, 0), (0, 0, 1e300), (float("nan"), 0, 0),
         (float("inf"), 0, 0), (1, 2), (1, 2, 3, 4), "123", None, (True, 1, 1), ("1", 2, 3), 5,
+        (10**400, 0, 0),
     ],
 )  # fmt: skip
 def test_points_that_do_not_fit_are_refused(given_: object) -> None:
@@ -68,6 +69,7 @@ def test_any_box_of_numbers_is_one_of_the_volume(box: list[list[float]]) -> None
         [[0, 1]] * 2,
         [[0, 1], [0, 1], [0]],
         [[0, float("nan")], [0, 1], [0, 1]],
+        [[0, 10**400], [0, 1], [0, 1]],
         "abc",
         [1, 2, 3],
     ],

@@ -449,6 +449,22 @@ def test_what_is_no_image_is_refused_and_the_one_before_stays(
         session.set_image(IMAGE, {"spacing": [1, 0, 1]})
     with pytest.raises(VolumeError):
         session.set_image(IMAGE, {"modality": 7})
+    for properties in (5, [1, 2, 3], "spacing"):
+        with pytest.raises(VolumeError, match="wanted a dict"):
+            session.set_image(IMAGE, properties)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(session.target_buffer, before)
+
+
+@pytest.mark.parametrize("spacing", [(1e308, 1e308, 1e308), (1.0, 1e-9, 1.0), (1e-12, 1e12, 1.0)])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_planes_of_a_spacing_that_no_scanner_has_are_not_padded(
+    axis: int, spacing: tuple[float, ...], session: InteractiveSession
+) -> None:
+    session.set_image(IMAGE, {"spacing": spacing})
+    told = session.add_bbox_interaction(thin(axis, 4, (2, 9), (3, 8)), True)
+    assert told is not None and session.is_complete
+    image = session._state.need_image()
+    assert np.prod(image.padded_shape(axis), dtype=float) <= image_module.MAX_PADDED
 
 
 def test_autozoom_is_on_where_the_bundle_has_chosen_one(monkeypatch: pytest.MonkeyPatch) -> None:
