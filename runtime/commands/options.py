@@ -38,6 +38,13 @@ def add_model_options(
     )
 
 
+def parse_path(text: str) -> str:
+    """A path that is not empty, which would stand for the current folder. Raises argparse's error."""
+    if not text:
+        raise argparse.ArgumentTypeError("found an empty path; wanted a file's or folder's")
+    return text
+
+
 def parse_bytes(text: str) -> int:
     """A size such as 800M or 1.5G in bytes. Raises argparse's error."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from runtime.commands.options import add_model_options
+from runtime.commands.options import add_model_options, parse_path
 from runtime.commands.segment_options import (
     add_dicom_options,
     add_memory_options,
@@ -93,6 +93,7 @@ def parser() -> argparse.ArgumentParser:
         "-i",
         "--input",
         required=True,
+        type=parse_path,
         metavar="INPUT",
         help="NIfTI, NRRD, MetaImage, npz, DICOM folder; a folder of images; a video",
     )
@@ -100,6 +101,7 @@ def parser() -> argparse.ArgumentParser:
         "-o",
         "--output",
         required=True,
+        type=parse_path,
         metavar="MASK",
         help=".nii.gz, .nii, .nrrd or .mha; .dcm or .rtstruct.dcm, of DICOM; of images, a folder",
     )

@@ -43,6 +43,8 @@ def read_volume(
     or contradicts itself, SeriesError for DICOM that is no single, evenly spaced series, and
     InputError for a `series` that goes with no folder and an `affine` that goes with no NIfTI.
     """
+    if path == "":
+        raise MissingInput("found an empty path; wanted that of a volume file or a folder of DICOM")
     path = Path(path)
     if affine is not None and affine not in AFFINES:
         raise InputError(f"found the affine {affine!r}; wanted one of {', '.join(AFFINES)}")

@@ -109,10 +109,14 @@ def segment_volume(job: Job, model: Model | None = None) -> dict[str, Any]:
 
 
 def _check_output(job: Job) -> None:
-    """Raise InputError or MissingInput unless the mask can be written and leaves the input as it is."""
+    """Raise InputError or MissingInput unless the mask can be written and leaves what is read as it is."""
     output, source = os.path.realpath(check_mask_path(job.output)), os.path.realpath(job.input)
     if output == source:
         raise InputError(f"{job.output} is the input itself; name another file for the mask")
+    if job.labels is not None and output == os.path.realpath(job.labels):
+        raise InputError(
+            f"{job.output} is the label map that is asked for again; name another file for the mask"
+        )
     is_dicom = is_segmentation(job.output) or is_structures(job.output)
     if is_dicom and os.path.dirname(output) == source:
         raise InputError(

@@ -6,8 +6,8 @@
         {"slice": 80, "mask": "lesion_z80.png"}]}]}
 
 Prompts of one object on one slice are given to the model together, in this order. A mask is an image file of the
-slice's size, zero outside and of one value inside, named relative to the JSON file. An object may have a `code`, and a
-`category`, SCHEME:VALUE:MEANING: what it is called where masks are written as DICOM.
+slice's size, upright as its EXIF says, zero outside and of one value inside, named relative to the JSON file. An object
+may have a `code`, and a `category`, SCHEME:VALUE:MEANING: what it is called where masks are written as DICOM.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from runtime.errors import InputError, MissingInput, PromptError
 from runtime.files.strict_json import parse
@@ -216,15 +216,22 @@ def _read_mask(path: Path) -> NDArray[np.generic]:
     try:
         if path.exists() and not path.is_file():
             raise PromptError(f"mask {path} cannot be read as an image: it is no file")
-        with warnings.catch_warnings(), Image.open(path) as image:
+        # Of a file with a name Pillow would map TIFFs into memory, and get those wrong that do not lie upright.
+        with (
+            warnings.catch_warnings(),
+            path.open("rb") as stream,
+            Image.open(stream) as image,
+        ):
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             if getattr(image, "n_frames", 1) > 1:
                 raise PromptError(f"mask {path} holds several images; wanted one")
+            ImageOps.exif_transpose(image, in_place=True)  # as the slice that it was drawn on
             values = _values(image, path)
     except FileNotFoundError as error:
         raise MissingInput(f"no mask at {path}") from error
-    # Pillow raises any of these for a damaged file.
-    except (OSError, SyntaxError, Image.DecompressionBombError, Warning) as error:
+    except (PromptError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's parsers raise whatever a damaged file makes them raise
         raise PromptError(
             f"mask {path} cannot be read as an image: {error}; wanted one such as PNG, of the slice's size"
         ) from error

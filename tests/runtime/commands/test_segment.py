@@ -32,7 +32,8 @@ from runtime.errors import (
     Sam2Error,
     VolumeError,
 )
-from runtime.io import Volume, read_volume
+from runtime.io import Volume, read_volume, write_mask
+from runtime.jobs import Job
 from runtime.measure.phantom import Phantom, make_phantom
 from tests.reports import confidences, read_report
 
@@ -327,6 +328,16 @@ def test_what_cannot_be_used_is_refused_before_anything_is_written(
     assert capsys.readouterr().out == ""
 
 
+def test_slices_too_thick_to_be_fused_are_refused_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thick = Volume.from_array(VOLUME.array, (2000.0, 0.5, 0.5))
+    write_mask(tmp_path / "thick.nrrd", VOLUME.array, thick)
+    monkeypatch.setattr(Job, "load", None)
+    with pytest.raises(InputError, match="wanted at most 8192: leave fusion out"):
+        main(arguments(tmp_path, *OK, "--fuse", "mean", i="thick.nrrd"))
+
+
 @pytest.mark.parametrize(
     ("damage", "error"),
     [
@@ -351,7 +362,16 @@ def test_a_damaged_bundle_is_refused(
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("more", [(), (*OK, "--backend", "abacus"), (*OK, "--threads", "many")])
+@pytest.mark.parametrize(
+    "more",
+    [
+        (),
+        (*OK, "--backend", "abacus"),
+        (*OK, "--threads", "many"),
+        (*OK, "-i", ""),
+        (*OK, "-o", ""),
+    ],
+)
 def test_a_mistake_in_the_command_is_a_usage_error(
     more: tuple[str, ...], place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from runtime import Volume, read_volume, write_mask
 from runtime.commands.segment import main
-from runtime.errors import PromptError
+from runtime.errors import InputError, PromptError
 from runtime.measure.phantom import make_phantom
 
 PHANTOM = make_phantom((3, 64, 64), seed=3)
@@ -42,6 +42,16 @@ def test_labels_ask_for_what_their_boxes_would(files: Path) -> None:
     assert {*np.unique(boxed)} == {0, 1, 2}
     masked = segment(files, "--labels", labels, "--labels-as", "masks")
     assert (masked != boxed).any()
+
+
+def test_labels_are_not_written_over(files: Path) -> None:
+    drawn = files / "labels.mha"
+    (files / "link.mha").symlink_to(drawn)
+    before = drawn.read_bytes()
+    for name in ("labels.mha", "link.mha"):
+        with pytest.raises(InputError, match=f"{name} is the label map that is asked for again"):
+            main(["-i", str(files / "ct.nii.gz"), "-o", str(files / name), "--labels", str(drawn)])
+    assert drawn.read_bytes() == before
 
 
 def test_labels_are_not_mixed(files: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -250,6 +250,11 @@ def test_what_is_not_there_is_missing_input(tmp_path: Path) -> None:
     assert str(path) in str(caught.value)
 
 
+def test_an_empty_path_is_not_the_current_folder() -> None:
+    with pytest.raises(MissingInput, match="found an empty path"):
+        read_volume("")
+
+
 @pytest.mark.parametrize("kept", [0.02, 0.5, 0.9])
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from runtime.errors import MissingInput, PromptError
 from runtime.io.dicom.codes import Code
@@ -112,6 +112,20 @@ def test_masks_saved_in_other_modes_are_the_same(mode: str, tmp_path: Path) -> N
     image = Image.fromarray((INSIDE * 255).astype(np.uint8)).convert(mode)
     name = "mask.tiff" if mode in "IF" else "mask.png"
     np.testing.assert_array_equal(read_mask(tmp_path, image, name), INSIDE)
+
+
+@pytest.mark.parametrize("name", ["mask.png", "mask.tiff"])
+def test_a_mask_stands_upright_as_its_slice_does(name: str, tmp_path: Path) -> None:
+    image, exif = Image.fromarray((INSIDE * 255).astype(np.uint8)), Image.Exif()
+    for orientation, upright in ((3, np.rot90(INSIDE, 2)), (6, np.rot90(INSIDE, -1))):
+        exif[ExifTags.Base.Orientation] = orientation
+        np.testing.assert_array_equal(read_mask(tmp_path, image, name, exif=exif), upright)
+
+
+def test_a_mask_whose_exif_is_damaged_is_refused(tmp_path: Path) -> None:
+    image = Image.fromarray((INSIDE * 255).astype(np.uint8))
+    with pytest.raises(PromptError, match=r"mask .* cannot be read as an image"):
+        read_mask(tmp_path, image, exif=b"Exif\0\0II*\0")
 
 
 def test_the_numbers_of_a_palette_count_and_not_its_colours(tmp_path: Path) -> None:
