@@ -55,9 +55,14 @@ def write_mask(path: str | PathLike[str], labels: NDArray[Any] | HasLabels, like
     NIfTI holds geometry as float32 and rounds it so; a mask of a NIfTI file carries that file's
     qform and sform, bit by bit. The file appears whole or not at all, and only after it has been
     read back and found to be what was to be written. Raises as check_mask_path does, and
-    InputError for labels of another shape or dtype, Sam2Error when the writing itself fails.
+    InputError for labels of another shape or dtype and for `like` that is no volume, Sam2Error when the writing itself
+    fails.
     """
     path = check_mask_path(path)
+    if not isinstance(like, Volume):
+        raise InputError(
+            f"found a {type(like).__name__} to be like; wanted the volume that the mask is of"
+        )
     if is_segmentation(path):
         write_segmentation(path, labels if isinstance(labels, HasMasks) else _labels(labels), like)
         return
@@ -90,7 +95,15 @@ def is_structures(path: Path) -> bool:
 
 
 def _labels(labels: NDArray[Any] | HasLabels) -> NDArray[Any]:
-    return labels if isinstance(labels, np.ndarray) else labels.labels()
+    """Labels, or those of a result. Raises InputError for anything else."""
+    if not isinstance(labels, np.ndarray):
+        if not hasattr(labels, "labels"):
+            kind = type(labels).__name__
+            raise InputError(f"found a {kind}; wanted labels: an array (z, y, x), or a result")
+        labels = labels.labels()
+    if isinstance(labels, np.ma.MaskedArray):
+        raise InputError("found labels that are masked; wanted all: fill them, labels.filled(0)")
+    return labels
 
 
 def _suffix(path: Path) -> str:

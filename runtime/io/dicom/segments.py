@@ -128,8 +128,8 @@ def check_labels(labels: NDArray[Any], shape: tuple[int, int, int] | None, sourc
     """Raise InputError unless labels are uint8 or uint16 and of a shape (z, y, x), that of `source`."""
     if labels.dtype not in (np.uint8, np.uint16):
         raise InputError(
-            f"found labels of dtype {labels.dtype}; wanted uint8 or uint16; "
-            "convert them with labels.astype(np.uint8)"
+            f"found labels of dtype {labels.dtype}; wanted uint8 or uint16; convert them with "
+            "labels.astype(np.uint8), or np.uint16 where any is above 255"
         )
     _check_shape(labels, shape, source)
 

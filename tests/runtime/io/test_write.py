@@ -130,6 +130,27 @@ def test_a_view_that_is_not_contiguous_is_written_as_it_reads(tmp_path: Path) ->
     assert np.array_equal(read_volume(tmp_path / "a.mha").array, labels()[:, ::-1])
 
 
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ([[[1]]], "found a list; wanted labels: an array"),
+        (None, "found a NoneType; wanted labels"),
+        (np.ma.masked_equal(labels(), 2), r"fill them, labels.filled\(0\)"),
+        (labels(np.int64), "or np.uint16 where any is above 255"),
+    ],
+)
+def test_what_are_no_labels_is_refused(wrong: Any, why: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=why):
+        write_mask(tmp_path / "mask.nrrd", wrong, volume())
+    assert not names_in(tmp_path)
+
+
+@pytest.mark.parametrize("like", [None, "scan.nii.gz", labels()])
+def test_what_is_no_volume_to_be_like_is_refused(like: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"found a \w+ to be like; wanted the volume"):
+        write_mask(tmp_path / "mask.nrrd", labels(), like)
+
+
 def test_an_upper_case_name_is_kept(tmp_path: Path) -> None:
     write_mask(str(tmp_path / "MASK.NII.GZ"), labels(), volume())
     assert names_in(tmp_path) == ["MASK.NII.GZ"]
