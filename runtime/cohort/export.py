@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from runtime.cohort.review import Decision, Decisions, Review
 from runtime.errors import InputError, PromptError, Sam2Error
 from runtime.files.atomic import write_bytes, write_whole
+from runtime.files.scratch import scratch_folder
 from runtime.io.dicom import is_dicom, read_segmentation
 from runtime.io.dicom.codes import ABNORMAL, LESION, Code
 from runtime.io.dicom.rtstruct import write_structures
@@ -156,9 +156,9 @@ def opened(review: Review, study: Mapping[str, Any]) -> Iterator[tuple[Path, Vol
     if not server.startswith(("http://", "https://")):
         yield path, read_volume(path, affine=affine)
         return
-    with TemporaryDirectory(prefix="medsam2-") as folder:
-        DicomWeb(server).fetch(path.as_posix(), Path(folder))
-        yield Path(folder), read_volume(folder)
+    with scratch_folder() as folder:
+        DicomWeb(server).fetch(path.as_posix(), folder)
+        yield folder, read_volume(folder)
 
 
 def object_masks(

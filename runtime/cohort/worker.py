@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from runtime.bundle.bundle import open_bundle
@@ -18,6 +17,7 @@ from runtime.cohort.outcome import StudyOutcome, StudyTask, failure, told_of
 from runtime.cohort.settings import Settings
 from runtime.cohort.study import LABELS, SERVER, StudyPrompts, check_prompted
 from runtime.errors import BundleError
+from runtime.files.scratch import scratch_folder
 from runtime.io.dicom.web import DicomWeb
 from runtime.jobs.job import Job
 from runtime.jobs.volume import segment_volume
@@ -94,8 +94,8 @@ class StudyWorker:
         if self._web is None:
             yield task.path, task.asked
             return
-        with TemporaryDirectory(prefix="medsam2-") as folder:
-            series, drawn = Path(folder) / "series", Path(folder) / "drawn"
+        with scratch_folder() as folder:
+            series, drawn = folder / "series", folder / "drawn"
             series.mkdir()
             address, asked = task.path.as_posix(), task.asked
             self._web.fetch(address, series)

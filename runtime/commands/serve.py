@@ -10,7 +10,6 @@ import sys
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from runtime.bundle.bundle import Bundle, open_bundle
@@ -19,6 +18,7 @@ from runtime.commands.options import add_model_options, parse_bytes
 from runtime.commands.segment_options import add_dicom_options, segmentation_of
 from runtime.devices.machine import share_heap
 from runtime.errors import InputError
+from runtime.files.scratch import scratch_folder
 from runtime.io.dicom.seg import Algorithm
 from runtime.io.read import read_volume
 from runtime.io.volumes.volume import Volume
@@ -118,7 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
     from runtime.serve.server import listen
 
     listener = listen(args.host, args.port, key is not None)
-    with listener, TemporaryDirectory(prefix="medsam2-") as folder:  # for this user alone
+    with listener, scratch_folder() as folder:
         host, port = listener.getsockname()[:2]
         bundle = open_bundle(args.bundle)
         opened = None if args.open is None else read_volume(args.open)
@@ -131,7 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
                 banner(address, key, sys.stderr.isatty(), _limits_in_words(args)), file=sys.stderr
             )
             if args.browser:
-                show(page_of(address, key), Path(folder))
+                show(page_of(address, key), folder)
 
         try:
             service.server(started).run([listener])

@@ -79,7 +79,7 @@ def _temporary(path: Path) -> Iterator[Path]:
         unfinished.add(part)
         part.mkdir()
         try:
-            with _locked(part, is_patient=True):
+            with locked(part, is_patient=True):
                 if not part.exists():  # taken for abandoned before it was locked
                     continue
                 yield part
@@ -90,7 +90,7 @@ def _temporary(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _locked(folder: Path, is_patient: bool = False) -> Iterator[bool]:
+def locked(folder: Path, is_patient: bool = False) -> Iterator[bool]:
     """Whether this process has a folder's lock; not on systems whose folders have none."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
@@ -108,7 +108,7 @@ def _remove_abandoned(path: Path) -> None:
     for name in os.listdir(path.parent):
         part = path.with_name(name)
         if name.startswith(temporary_start(path)) and part.is_dir() and not part.is_symlink():
-            with _locked(part) as is_abandoned:
+            with locked(part) as is_abandoned:
                 if is_abandoned:
                     shutil.rmtree(part, ignore_errors=True)
 

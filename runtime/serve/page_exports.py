@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from runtime.errors import InputError
+from runtime.files.scratch import scratch_folder
 from runtime.io.dicom.seg import SegmentationOptions, write_segmentation
 from runtime.io.write import write_mask
 from runtime.serve.page_session import PageSession
@@ -44,8 +43,8 @@ def exported(page: PageSession, suffix: str, options: SegmentationOptions) -> by
     """
     shown, masks = page.need_volume(), page.masks()
     check_export(shown, suffix)
-    with TemporaryDirectory(prefix="medsam2-") as folder:
-        path = Path(folder) / f"masks.{suffix}"
+    with scratch_folder() as folder:
+        path = folder / f"masks.{suffix}"
         if suffix in LABELS:
             write_mask(path, masks.labels(), shown.volume)
         elif not masks.crops:

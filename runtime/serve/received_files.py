@@ -11,12 +11,12 @@ import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 from anyio import to_thread
 
 from runtime.errors import InputError, Sam2Error
+from runtime.files.scratch import scratch_folder
 from runtime.files.strict_json import Fault, Integer, Object, Rule, Text
 from runtime.io.read import read_volume
 from runtime.io.size_limit import Take, no_larger_than
@@ -64,8 +64,7 @@ async def received(body: AsyncIterator[bytes], max_bytes: int) -> AsyncIterator[
     Raises InputError for a body that contradicts itself or is too large, and as read_volume does; messages name the
     files as the user does.
     """
-    with TemporaryDirectory(prefix="medsam2-") as name:
-        folder = Path(name)
+    with scratch_folder() as folder:
         files = _Received(folder, max_bytes)
         pending = bytearray()
         async for piece in body:

@@ -14,6 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from runtime.errors import InputError, Sam2Error
+from runtime.files.atomic import remove_unfinished
 from runtime.serve.connection import connection_class
 from runtime.serve.guard import HEAD_BYTES
 from runtime.serve.hosts import is_loopback
@@ -134,10 +135,16 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal ends the server, and a clock begins to run; a second one ends it at once."""
         if self.should_exit:
-            os._exit(128 + sig)
+            _leave(128 + sig)
         super().handle_exit(sig, frame)
-        clock = threading.Timer(self._limits.close_s + MARGIN_S, os._exit, (128 + sig,))
+        clock = threading.Timer(self._limits.close_s + MARGIN_S, _leave, (128 + sig,))
         clock.daemon = (
             True  # a step of a large network cannot be interrupted, and nothing is lost with it
         )
         clock.start()
+
+
+def _leave(code: int) -> None:
+    """End now, without the files that are being received or written."""
+    remove_unfinished()
+    os._exit(code)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import VolumeError
+from runtime.files.scratch import scratch_folder
 from runtime.io.dicom.format import PixelFormat
 from runtime.io.dicom.transfer_syntax import TransferSyntax
 from runtime.io.volumes.itk import quiet, reason, sitk
@@ -48,8 +47,8 @@ def decode_codestream(frame: bytes, layout: PixelFormat, syntax: TransferSyntax)
             f"its header says {layout.rows} of {layout.columns}, "
             f"{layout.samples} of {layout.allocated}"
         )
-    with TemporaryDirectory(prefix="frame-") as folder:
-        path = Path(folder) / "frame.dcm"
+    with scratch_folder() as folder:
+        path = folder / "frame.dcm"
         path.write_bytes(_minimal_file(frame, layout, syntax))
         try:
             with quiet():

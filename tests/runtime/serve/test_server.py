@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,16 @@ from nnInteractive.inference.remote.serialization import pack_array
 
 from runtime.commands.serve import main, parser
 from runtime.errors import InputError, MissingInput
+from runtime.files.scratch import scratch_folder
+from runtime.serve.app import Door, application
 from runtime.serve.banner import Address, banner, page_of
 from runtime.serve.browser import show
+from runtime.serve.hosts import Hosts
 from runtime.serve.keys import VARIABLE, check_key, read_key
+from runtime.serve.leases import Leases
 from runtime.serve.limits import Limits
-from runtime.serve.server import CannotListen, listen
+from runtime.serve.server import CannotListen, Server, listen
+from runtime.serve.serving import Serving
 from tests.runtime.serve.fakes import FakeSession, running
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -193,6 +199,21 @@ def test_what_cannot_be_cancelled_does_not_keep_the_server() -> None:
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=30)
         assert process.returncode in (128 + signal.SIGTERM, -signal.SIGTERM)
+
+
+def test_who_leaves_at_once_leaves_nothing_that_was_received(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    limits = Limits()
+    leases = Leases(lambda: FakeSession(0.0), limits)  # type: ignore[arg-type, return-value]
+    app = application(Serving(leases, limits, ThreadPoolExecutor(1)), Door(Hosts("127.0.0.1")))
+    server = Server(app, leases, limits)
+    server.should_exit = True
+    with scratch_folder() as folder:
+        with pytest.raises(SystemExit, match=str(128 + signal.SIGTERM)):
+            server.handle_exit(signal.SIGTERM, None)
+        assert not folder.exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
