@@ -112,12 +112,13 @@ export class App {
 
   // The server.
 
-  linked(word) {
+  linked(word, error) {
     this.screen.link(word);
     if (word === "gone") {
       this.work.clear();
       const kept = this.volume ? " Your masks are safe here." : "";
-      this.screen.banner(`The server does not answer. Trying again until it does.${kept}`, { key: "gone" });
+      const why = error.status > 0 ? `The server refuses what it is sent again: ${error.message}` : "The server does not answer.";
+      this.screen.banner(`${why} Trying again until it does.${kept}`, { key: "gone" });
       this.screen.status("Waiting for the server");
     } else if (word === "up") {
       this.screen.quiet("gone");
@@ -151,7 +152,7 @@ export class App {
   async hello(state, isNew) {
     this.limits = state;
     this.el("caution").hidden = !state.notices.caution;
-    this.el("caution").textContent = state.notices.caution ?? "";
+    this.el("caution").textContent = this.el("caution").title = state.notices.caution ?? "";
     const known = this.volume;
     if (isNew && known && (this.files || state.volume?.id !== known.id)) {
       await this.sendAgain();
@@ -282,13 +283,13 @@ export class App {
     this.objects = [];
     this.hidden.clear();
     this.slots.clear();
-    this.work.last = null;
+    this.work.last = this.hovered = null;
     this.windows.begin(volume);
     this.el("file").hidden = false;
     this.el("file-name").textContent = this.el("file-name").title = volume.name;
     const size = [...volume.shape].reverse().join(" × ");
     const spacing = [...volume.spacing_mm].reverse().map((mm) => Number(mm.toPrecision(3))).join(" × ");
-    this.el("file-facts").textContent = `${volume.modality ? `${volume.modality}, ` : ""}${size} voxels, ${spacing} mm`;
+    this.el("file-facts").textContent = this.el("file-facts").title = `${volume.modality ? `${volume.modality}, ` : ""}${size} voxels, ${spacing} mm`;
     this.showExports();
     document.title = `${volume.name} – MedSAM2 viewer`;
     this.setAxis(0);
@@ -694,6 +695,7 @@ export class App {
     listenForKeys((key, event) => this.key(key, event));
     el("image").addEventListener("keydown", (event) => this.imageKey(event));
     addEventListener("pagehide", () => this.keepLook());
+    addEventListener("hashchange", () => keyOfAddress() && location.reload());
     addEventListener("resize", () => this.viewer.grid && this.viewer.setLayout(this.viewer.layout));
   }
 

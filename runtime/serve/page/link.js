@@ -5,10 +5,9 @@ import { ApiError } from "./api.js";
 const TOKEN = "medsam2-session";
 const RETRY_MS = [300, 600, 1200, 2500, 5000];
 const FULL_MS = 5000;
-const HEARTBEAT_MS = 15000;
 
 export class Link {
-  // on: {link(word), hello(state, isNew), event(name, data), needKey(wasWrong), ended(reason), full(), trouble(error)}
+  // on: {link(word, error), hello(state, isNew), event(name, data), needKey(wasWrong), ended(reason), full(error)}
   // `needKey` and `ended` are waited for before anything goes on.
   constructor(api, on) {
     [this.api, this.on] = [api, on];
@@ -17,7 +16,8 @@ export class Link {
     for (const kind of ["pointerdown", "keydown", "wheel"]) {
       addEventListener(kind, () => (this.isActive = true), { passive: true, capture: true });
     }
-    setInterval(() => this.beat(), HEARTBEAT_MS);
+    this.clock = new Worker("/page/beat.js");
+    this.clock.onmessage = () => this.beat();
   }
 
   async run() {

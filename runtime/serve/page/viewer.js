@@ -11,6 +11,8 @@ const SOLID = 4;
 const SIDES = [["A", "P", "R", "L"], ["S", "I", "R", "L"], ["S", "I", "P", "A"]]; // top, bottom, left, right
 const LABELS_TEXTURE = 33991; // NiiVue keeps drawings in texture unit 7
 const MAX_ZOOM = 20;
+const NARROW = 1e-3; // ranges of values below which NiiVue, whose windows are at least 1e-5 wide, is given larger ones
+const HEADER_BYTES = 352; // of the NIfTI that the server sends
 const SLOW_MS = 150; // that a frame with the 3-D view may take
 const IDLE_MS = 700;
 const SOFTWARE = /swiftshader|llvmpipe|softpipe|basic render|software/i;
@@ -104,9 +106,11 @@ export class Viewer {
     const { nv } = this;
     [this.grid, this.volume, this.picture] = [null, null, null]; // nothing is drawn meanwhile
     for (const old of [...nv.volumes]) nv.removeVolume(old);
-    const [lower, upper] = described.window;
+    this.scale = scaleOf(described);
+    if (this.scale !== 1) magnify(buffer, this.scale);
+    const [lower, upper] = described.window.map((value) => value * this.scale);
     const name = "volume.nii";
-    await nv.addVolumeFromUrl({ url: name, name, buffer, colormap: "gray", cal_min: lower, cal_max: Math.max(upper, lower + 1e-6) });
+    await nv.addVolumeFromUrl({ url: name, name, buffer, colormap: "gray", cal_min: lower, cal_max: above(lower, upper) });
     const image = nv.volumes[0];
     this.volume = described;
     this.grid = new Grid(described.shape, image.permRAS);
@@ -164,10 +168,10 @@ export class Viewer {
   }
 
   keepPicture() {
-    const { ratio } = this;
     const tile = this.tiles.find(({ type }) => type === SOLID);
     if (!tile || this.isAlone) return;
-    const [left, top, width, height] = [tile.left, tile.top, tile.width, tile.height].map((each) => Math.round(each * ratio));
+    const corners = [this.toCanvas(tile.left, tile.top), this.toCanvas(tile.width, tile.height)];
+    const [left, top, width, height] = corners.flat().map(Math.round);
     this.picture = Object.assign(document.createElement("canvas"), { width, height });
     this.picture.getContext("2d").drawImage(this.canvas, left, top, width, height, 0, 0, width, height);
   }
@@ -186,13 +190,13 @@ export class Viewer {
   setWindow(lower, upper) {
     const image = this.nv.volumes[0];
     if (!image) return;
-    [image.cal_min, image.cal_max] = [lower, Math.max(upper, lower + 1e-6)];
+    [image.cal_min, image.cal_max] = [lower, above(lower, upper)].map((value) => value * this.scale);
     this.nv.updateGLVolume();
   }
 
   get window() {
     const image = this.nv.volumes[0];
-    return [image.cal_min, image.cal_max];
+    return [image.cal_min / this.scale, image.cal_max / this.scale];
   }
 
   // Of the labels 1, 2, ...: {colour: "#rrggbb", isVisible}, or nothing where a label is not used.
@@ -262,7 +266,7 @@ export class Viewer {
     const image = this.nv.volumes[0];
     const [, height, width] = this.grid.shape;
     const raw = image.img[(kji[0] * height + kji[1]) * width + kji[2]];
-    return raw * (image.hdr.scl_slope || 1) + (image.hdr.scl_inter || 0);
+    return (raw * (image.hdr.scl_slope || 1) + (image.hdr.scl_inter || 0)) / this.scale;
   }
 
   // Layout, zoom and turning.
@@ -353,14 +357,22 @@ export class Viewer {
 
   // Tiles and pixels. Pixels are CSS pixels from the canvas's corner.
 
-  get ratio() {
-    return this.canvas.width / Math.max(1, this.canvas.clientWidth);
+  // The canvas's own pixels in one of CSS, across and down. They differ while the window has another size already and the
+  // next frame is still to come, and so what is seen is a picture that the browser has stretched.
+  get ratios() {
+    const { canvas } = this;
+    return [canvas.width / Math.max(1, canvas.clientWidth), canvas.height / Math.max(1, canvas.clientHeight)];
+  }
+
+  toCanvas(x, y) {
+    const [across, down] = this.ratios;
+    return [x * across, y * down];
   }
 
   get tiles() {
-    const { ratio } = this;
+    const { ratios } = this;
     return this.nv.screenSlices.map((slice, index) => {
-      let [left, top, width, height] = slice.leftTopWidthHeight.map((each) => each / ratio);
+      let [left, top, width, height] = slice.leftTopWidthHeight.map((each, n) => each / ratios[n % 2]);
       if (width < 0) [left, width] = [left + width, -width];
       const type = slice.axCorSag;
       const isMirrored = type < 2 && this.nv.opts.isRadiologicalConvention;
@@ -394,7 +406,7 @@ export class Viewer {
   // The voxel under a pixel, or null.
   voxelAt(tile, x, y) {
     if (!tile || tile.type > 2) return null;
-    const frac = this.nv.screenXY2TextureFrac(x * this.ratio, y * this.ratio, tile.index, false);
+    const frac = this.nv.screenXY2TextureFrac(...this.toCanvas(x, y), tile.index, false);
     const edge = 1e-4;
     if ([0, 1, 2].some((n) => n !== DEPTH[tile.type] && (frac[n] < -edge || frac[n] > 1 + edge))) return null;
     const at = this.nv.frac2vox(frac);
@@ -404,12 +416,11 @@ export class Viewer {
 
   // The nearest voxel to a pixel that may lie outside.
   nearestVoxel(tile, x, y) {
-    const frac = this.nv.screenXY2TextureFrac(
-      Math.min(Math.max(x, tile.left + 0.01), tile.left + tile.width - 0.01) * this.ratio,
-      Math.min(Math.max(y, tile.top + 0.01), tile.top + tile.height - 0.01) * this.ratio,
-      tile.index,
-      false,
+    const inside = this.toCanvas(
+      Math.min(Math.max(x, tile.left + 0.01), tile.left + tile.width - 0.01),
+      Math.min(Math.max(y, tile.top + 0.01), tile.top + tile.height - 0.01),
     );
+    const frac = this.nv.screenXY2TextureFrac(...inside, tile.index, false);
     const at = this.nv.frac2vox([0, 1, 2].map((n) => Math.min(Math.max(frac[n], 0), 1)));
     at[DEPTH[tile.type]] = this.nv.frac2vox(this.nv.scene.crosshairPos)[DEPTH[tile.type]];
     return this.grid.toArray([0, 1, 2].map((n) => at[n]));
@@ -435,6 +446,22 @@ export class Viewer {
     const at = this.voxel[axis];
     return box[axis][0] <= at && at < box[axis][1];
   }
+}
+
+// What values are multiplied with for NiiVue, a power of two: 1, but where all are as close as diffusion's in SI units.
+function scaleOf({ lowest, highest }) {
+  const range = highest - lowest;
+  return range > 0 && range < NARROW ? 2 ** -Math.floor(Math.log2(range)) : 1;
+}
+
+function magnify(buffer, scale) {
+  const values = new Float32Array(buffer, HEADER_BYTES);
+  for (let n = 0; n < values.length; n++) values[n] *= scale;
+}
+
+// The upper end of a window, whose width is not 0.
+function above(lower, upper) {
+  return upper > lower ? upper : lower + (1e-6 * Math.abs(lower) || 1e-6);
 }
 
 function rendererOf(gl) {

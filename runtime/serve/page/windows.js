@@ -58,7 +58,7 @@ export class Windows {
   }
 
   isIt([, lower, upper]) {
-    const near = Math.max(1e-6, 1e-4 * Math.abs(upper - lower));
+    const near = 1e-4 * Math.abs(upper - lower) || 1e-5 * Math.max(1, Math.abs(upper));
     return Math.abs(lower - this.now[0]) <= near && Math.abs(upper - this.now[1]) <= near;
   }
 }

@@ -76,7 +76,9 @@ class Served:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/"
 
-    def start(self) -> None:
+    def start(self, limits: Limits | None = None) -> None:
+        """Begin, with other limits than before if some are given."""
+        self._limits = limits or self._limits
         door = Door(Hosts("127.0.0.1"), self._key)
         shown = Shown("nano", CAUTION, self._opened, self._review, "me", self._segmentation)
         self.service = Service(self._model, self._limits, door, "Apache-2.0", shown=shown)

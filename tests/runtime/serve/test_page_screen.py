@@ -1,0 +1,167 @@
+"""The page in windows of odd sizes, in tabs that nobody sees, and with what is hard to show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from runtime.io.volumes.volume import Volume
+from runtime.io.write import write_mask
+from runtime.model import Model, load
+from runtime.serve.limits import Limits
+from tests.runtime.serve.browser import Served, Viewer, chromium
+
+if TYPE_CHECKING:
+    from playwright.sync_api import BrowserContext
+
+SHAPE = (6, 48, 64)
+KEY = "correct-horse-battery-staple"
+RECTANGLES = """['.tools', '.views', '.side'].map(name => {
+  const {left, top, right, bottom} = document.querySelector(name).getBoundingClientRect();
+  return [left, top, right, bottom];
+})"""
+
+IS_DRAWN = """(({width, height, clientWidth, clientHeight}) =>
+  width === clientWidth && height === clientHeight)(document.getElementById('image'))"""
+"""Whether the images are drawn for the size that they are shown in."""
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[Model]:
+    model = load(threads=1)
+    yield model
+    model.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[BrowserContext]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def volume() -> Volume:
+    """Bright in a block, in values as small as those of diffusion in m²/s."""
+    array = np.full(SHAPE, 1e-10, np.float32)
+    array[3, 10:20, 40:60] = 3e-9
+    return Volume(array, (2.0, 1.0, 1.0), source="small.nii.gz")
+
+
+@pytest.fixture(scope="module")
+def served(model: Model, volume: Volume) -> Iterator[Served]:
+    served = Served(model, volume)
+    yield served
+    served.stop()
+
+
+@pytest.fixture
+def viewer(browser: BrowserContext, served: Served) -> Iterator[Viewer]:
+    viewer = Viewer(browser, served.url).until_ready()
+    yield viewer
+    assert viewer.complaints == []
+    viewer.release()
+    viewer.close()
+
+
+@pytest.mark.parametrize("width, height", [(550, 350), (390, 640)])
+def test_nothing_lies_on_anything_else_in_a_small_window(
+    viewer: Viewer, width: int, height: int
+) -> None:
+    viewer.page.set_viewport_size({"width": width, "height": height})
+    viewer.until(f"innerWidth === {width} && document.documentElement.scrollWidth === {width}")
+    viewer.until(IS_DRAWN)
+    for one, other in pairwise(viewer.page.evaluate(RECTANGLES)):
+        assert one[2] <= other[0] or one[3] <= other[1]
+        assert max(one[2], other[2]) <= width and max(one[3], other[3]) <= height
+    assert viewer.page.is_visible("#help-open")
+    viewer.click((3, 15, 50))
+    assert viewer.prompts() == [[[3, 4], [15, 16], [50, 51]]]
+
+
+def test_a_click_is_where_it_is_seen_before_the_next_frame_too(viewer: Viewer) -> None:
+    top = viewer.page.locator("#image").bounding_box()["y"]  # type: ignore[index]
+    x, y = viewer.pixel((3, 15, 50))
+    viewer.page.evaluate("document.getElementById('image').style.height = '50%'")
+    squeezed = viewer.pixel((3, 15, 50))
+    assert squeezed == pytest.approx((x, (top + y) / 2), abs=1)
+    viewer.click((3, 15, 50))
+    assert viewer.prompts() == [[[3, 4], [15, 16], [50, 51]]]
+
+
+def test_small_values_are_seen(viewer: Viewer) -> None:
+    assert min(viewer.grey((3, 15, 50))) > 150
+    assert max(viewer.grey((3, 30, 20))) < 60
+    assert viewer.state["window"] == pytest.approx([1e-10, 3e-9])
+    viewer.page.mouse.move(*viewer.pixel((3, 15, 50)))
+    viewer.until("document.getElementById('readout').textContent.startsWith('3.00e-9')")
+
+
+def test_what_was_pointed_at_is_forgotten_with_its_volume(viewer: Viewer, tmp_path: Path) -> None:
+    viewer.page.mouse.move(*viewer.pixel((5, 40, 60)))
+    viewer.until("document.getElementById('readout').textContent.endsWith('61, 41, 6')")
+    single = Volume(np.zeros((1, 8, 8), np.uint8), (1.0, 1.0, 1.0))
+    write_mask(tmp_path / "single.nii.gz", single.array, single)
+    viewer.page.set_input_files("#files", str(tmp_path / "single.nii.gz"))
+    viewer.until("document.getElementById('file-name').textContent === 'single.nii.gz'")
+    viewer.until_ready()
+    assert viewer.words("#readout").split() == ["0", "at", "5,", "5,", "1"]
+
+
+def test_a_tab_that_nobody_sees_gives_signs_of_life(
+    browser: BrowserContext, served: Served
+) -> None:
+    browser.route(
+        "**/page/beat.js",
+        lambda route: route.fulfill(
+            body="setInterval(() => postMessage(null), 50)", content_type="text/javascript"
+        ),
+    )
+    viewer = Viewer(browser, "about:blank")
+    viewer.page.add_init_script("window.setInterval = () => 0")  # as slow as that
+    with viewer.page.expect_request("**/api/heartbeat"):
+        viewer.page.goto(served.url)
+    browser.unroute("**/page/beat.js")
+    viewer.until_ready()
+    viewer.release()
+    viewer.close()
+
+
+def test_a_key_is_taken_out_of_the_address_of_a_page_that_is_open(
+    browser: BrowserContext, model: Model
+) -> None:
+    served = Served(model, key=KEY)
+    viewer = Viewer(browser, served.url)
+    try:
+        viewer.until("document.getElementById('key').open")
+        viewer.page.evaluate(f"location.hash = 'key={KEY}'")
+        viewer.until("document.documentElement.dataset.state === 'ready'")
+        assert viewer.page.url == served.url
+        assert viewer.complaints == []
+    finally:
+        viewer.close()
+        served.stop()
+
+
+def test_a_server_that_takes_less_than_the_one_before_says_so(
+    browser: BrowserContext, model: Model, volume: Volume, tmp_path: Path
+) -> None:
+    write_mask(tmp_path / "large.nii.gz", np.ones(SHAPE, np.uint8), volume)
+    served = Served(model)
+    viewer = Viewer(browser, served.url).until_ready()
+    try:
+        viewer.page.set_input_files("#files", str(tmp_path / "large.nii.gz"))
+        viewer.until("window.viewerState().shape !== null")
+        viewer.until_ready()
+        served.stop()
+        served.start(Limits(max_volume_bytes=1000))
+        viewer.until("document.getElementById('banner-text').textContent.includes('--max-memory')")
+        assert "does not answer" not in viewer.words("#banner")
+        assert viewer.complaints == []
+    finally:
+        viewer.close()
+        served.stop()
