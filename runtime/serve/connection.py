@@ -67,6 +67,9 @@ class Connection(H11Protocol):
             super().send_400_response(msg)
         except h11.LocalProtocolError:  # an answer has begun; there is no room for another
             self.transport.abort()
+        if self.cycle is not None:  # whoever is about to answer would find that this has been done
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
 
     def pause_writing(self) -> None:
         self._expect_room(True)

@@ -106,6 +106,7 @@ class Server(uvicorn.Server):
             h11_max_incomplete_event_size=HEAD_BYTES,
         )
         super().__init__(config)
+        logging.getLogger("uvicorn.error").addFilter(_is_news)
         self._leases, self._limits = leases, limits
         self._started, self._stopping = started, stopping
 
@@ -142,6 +143,12 @@ class Server(uvicorn.Server):
             True  # a step of a large network cannot be interrupted, and nothing is lost with it
         )
         clock.start()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a record tells of more than a request that ended with the server."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, asyncio.CancelledError | KeyboardInterrupt)
 
 
 def _leave(code: int) -> None:

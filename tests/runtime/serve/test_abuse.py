@@ -342,11 +342,14 @@ GARBAGE = [
 
 
 @pytest.mark.parametrize("number", range(len(GARBAGE)))
-def test_what_is_no_request_is_no_harm(server: Running, number: int) -> None:
+def test_what_is_no_request_is_no_harm(
+    server: Running, number: int, caplog: pytest.LogCaptureFixture
+) -> None:
     with server.connect() as connection:
         found = answer_to(connection, GARBAGE[number])
     assert not found or found[9:10] == b"4" or b"410" in found
     assert server.ask("GET", "/healthz")[0] == 200
+    assert "Traceback" not in caplog.text
 
 
 def test_requests_at_random_never_fail_inside(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import os
 import signal
 import socket
@@ -29,6 +31,7 @@ from runtime.serve.limits import Limits
 from runtime.serve.server import CannotListen, Server, listen
 from runtime.serve.serving import Serving
 from tests.runtime.serve.fakes import FakeSession, running
+from tests.runtime.serve.page_client import Client
 
 ROOT = Path(__file__).resolve().parents[3]
 KEY = "0123456789abcdefghij"
@@ -199,6 +202,37 @@ def test_what_cannot_be_cancelled_does_not_keep_the_server() -> None:
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=30)
         assert process.returncode in (128 + signal.SIGTERM, -signal.SIGTERM)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
+def test_a_file_under_way_goes_with_the_server_without_a_word(tmp_path: Path) -> None:
+    with started(["-m", "runtime.serve", "--port", "0"], TMPDIR=str(tmp_path)) as process:
+        assert process.stdout is not None
+        client = Client(json.loads(process.stdout.readline())["port"])
+        client.claim()
+        head = b'{"files":[{"name":"scan.nii","size":4000000}]}'
+        body = len(head).to_bytes(4, "little") + head + bytes(2 << 20)
+        with socket.create_connection(("127.0.0.1", client.port)) as connection:
+            words = "POST /api/volume HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4000050\r\n"
+            connection.sendall(f"{words}X-Lease-Token: {client.token}\r\n\r\n".encode() + body)
+            while not list(tmp_path.glob("*/scan.nii")):
+                assert process.poll() is None
+            process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=60)
+    assert "Traceback" not in said
+    assert list(tmp_path.glob("medsam2-*")) == []
+
+
+def test_a_request_that_ends_with_the_server_is_no_fault(caplog: pytest.LogCaptureFixture) -> None:
+    limits = Limits()
+    leases = Leases(lambda: FakeSession(0.0), limits)  # type: ignore[arg-type, return-value]
+    app = application(Serving(leases, limits, ThreadPoolExecutor(1)), Door(Hosts("127.0.0.1")))
+    Server(app, leases, limits)
+    for error in (asyncio.CancelledError(), KeyboardInterrupt(), ValueError()):
+        logging.getLogger("uvicorn.error").error("Exception in ASGI application", exc_info=error)
+    assert [type(record.exc_info[1]) for record in caplog.records if record.exc_info] == [
+        ValueError
+    ]
 
 
 def test_who_leaves_at_once_leaves_nothing_that_was_received(
