@@ -12,6 +12,12 @@ Example:
 
 from __future__ import annotations
 
+import os
+
+# ONNX Runtime tells its makers of every session, on Linux since 1.31 at the latest, from the moment it is imported;
+# its own `disable_telemetry_events` comes too late. Who works on patients' scans tells nobody of it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from runtime.errors import Sam2Error
