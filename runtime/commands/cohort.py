@@ -6,7 +6,8 @@ import argparse
 import logging
 import os
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from runtime.commands import cohort_export
 from runtime.commands.cohort_options import parser
 from runtime.commands.segment_options import check_stop, is_dicom_told, job_options
 from runtime.errors import InputError, MissingInput, Sam2Error
+from runtime.files.scratch import remove_abandoned
 from runtime.io.dicom.query import parse_query
 from runtime.io.dicom.web import DicomWeb
 from runtime.jobs.job import Job
@@ -188,9 +190,20 @@ def _work(args: argparse.Namespace, ledger: Ledger, settings: Settings, feed: Fe
         # Ray prints what befalls its workers, of which the driver tells in its own words.
         with (
             redirect_stdout(Silence()),
+            _swept(),
             ray_cluster(args.address, _num_cores(args), _num_gpus(args)) as ray,
         ):
             _work_on(ray, args, ledger, settings, feed)
+
+
+@contextmanager
+def _swept() -> Iterator[None]:
+    """Afterwards, what workers had fetched that were ended at it is gone from this machine."""
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            remove_abandoned()
 
 
 def _work_on(

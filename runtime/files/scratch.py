@@ -41,8 +41,12 @@ def scratch_folder() -> Iterator[Path]:
 
 @cache  # once a process: the system's temporary folder may hold many others
 def _remove_abandoned(temporary: str) -> None:
-    """Remove this user's folders whose processes are dead."""
-    for entry in os.scandir(temporary):
+    remove_abandoned(temporary)
+
+
+def remove_abandoned(temporary: str | None = None) -> None:
+    """Remove this user's folders whose processes are dead, in the system's temporary folder. Raises OSError."""
+    for entry in os.scandir(temporary or gettempdir()):
         if not entry.name.startswith(START) or not entry.is_dir(follow_symlinks=False):
             continue
         with locked(Path(entry.path)) as is_abandoned:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.files.scratch import START, scratch_folder
+from runtime.files.scratch import START, remove_abandoned, scratch_folder
 
 needs_locks = pytest.mark.skipif(sys.platform == "win32", reason="folders have no locks there")
 HOLDER = """
@@ -62,6 +62,12 @@ def test_what_a_killed_process_left_goes_and_a_living_ones_stays(temporary: Path
     with scratch_folder():
         assert not left.exists()
         assert (held / "scan.nii").exists()
+    dead, left = holder()
+    dead.kill()
+    ended(dead)
+    remove_abandoned()  # also where this process has looked before
+    assert not left.exists()
+    assert (held / "scan.nii").exists()
     living.communicate("", 30)
     assert os.listdir(temporary) == []
 
