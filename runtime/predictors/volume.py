@@ -20,7 +20,7 @@ from runtime.predictors.result import Result, SliceMask
 from runtime.predictors.stop import StopRule
 from runtime.predictors.tracker import BACKWARD, FORWARD, Tracker
 from runtime.predictors.tracking import TrackingPredictor
-from runtime.predictors.volume_plan import encoded, plans, slices_ahead
+from runtime.predictors.volume_plan import check_slices, checked, encoded, plans, slices_ahead
 from runtime.predictors.zoom import Zoom
 from runtime.prompts.prompts import Prompt
 from runtime.steps.encodings import Encodings
@@ -116,14 +116,16 @@ class VolumePredictor(TrackingPredictor):
     ) -> None:
         """Take uint8 slices (y, x) that are read by number when they are needed, the same ones each time.
 
-        `shape` is (z, y, x) of all, `spacing_mm` of pixels (y, x); `pixels` is empty then.
+        `shape` is (z, y, x) of all, `spacing_mm` of pixels (y, x); `pixels` is empty then. Raises InputError for a
+        shape or spacing that is none; whatever asks for a slice does so if that is not as it was said to be.
         """
+        check_slices(shape, spacing_mm)
         self._shape, depth = shape, shape[0]
         shapes = self._shapes = (shape[1:],) * depth
         self.pixels = np.zeros((0, 0, 0), np.uint8)
         self._tracker = None  # what it holds is taken over
         source = self._model if self._encodings is None else self._encodings
-        seen = Encoded(source, read_slice, self._max_feature_bytes)
+        seen = Encoded(source, checked(read_slice, shape), self._max_feature_bytes)
         zoom = Zoom(self._factor, self._model.numbers.image_size, spacing_mm)
         self._tracker = Tracker(
             self._model, self._rules, seen, zoom, shapes.__getitem__, depth, smooth=self._smooth

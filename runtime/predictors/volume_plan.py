@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from math import isfinite
+
+import numpy as np
+from numpy.typing import NDArray
 
 from runtime.errors import InputError, PromptError
 from runtime.predictors.chain import Plan
 from runtime.predictors.tracker import BACKWARD, FORWARD, Tracker
 from runtime.prompts.prompts import is_pair, is_whole, shown
+from runtime.steps.features import ReadSlice
 
 ZRange = tuple[int, int]
 """Half-open range of slices."""
@@ -57,6 +62,36 @@ def check_directions(directions: Sequence[int]) -> None:
     for direction in directions:
         if not is_whole(direction) or direction not in (FORWARD, BACKWARD):
             raise InputError(f"no direction {shown(direction)}; there are: {FORWARD}, {BACKWARD}")
+
+
+def check_slices(shape: tuple[int, int, int], spacing_mm: tuple[float, float]) -> None:
+    """Raise InputError for a shape (z, y, x) or a spacing (y, x) that slices cannot have."""
+    if len(shape) != 3 or not all(is_whole(side) and side > 0 for side in shape):
+        raise InputError(f"found slices of shape {shown(shape)}; wanted (z, y, x), none below 1")
+    if len(spacing_mm) != 2 or not all(isfinite(mm) and mm > 0 for mm in spacing_mm):
+        raise InputError(
+            f"found a spacing of {shown(spacing_mm)} mm; wanted two numbers (y, x) above zero"
+        )
+
+
+def checked(read_slice: ReadSlice, shape: tuple[int, int, int]) -> ReadSlice:
+    """Read slices of a volume of a shape (z, y, x); raises InputError for one of another shape or type.
+
+    The network takes any numbers, and would make masks of intensities that went through no window.
+    """
+
+    def read(index: int) -> NDArray[np.uint8]:
+        pixels = read_slice(index)
+        dtype, found = getattr(pixels, "dtype", None), getattr(pixels, "shape", None)
+        if not (isinstance(dtype, np.dtype) and dtype == np.uint8) or found not in (
+            shape[1:],
+            (*shape[1:], 3),
+        ):
+            kind = type(pixels).__name__ if dtype is None else f"{dtype}{tuple(found or ())}"
+            raise InputError(f"slice {index} was read as {kind}; wanted uint8{shape[1:]}")
+        return pixels
+
+    return read
 
 
 def slices_ahead(order: Iterable[int] | None, num_slices: int) -> list[int]:

@@ -117,6 +117,55 @@ def test_what_is_no_image_is_refused(given: Any, why: str) -> None:
     assert video.index == -1
 
 
+@pytest.mark.parametrize(
+    ("read", "why"),
+    [
+        (
+            lambda z: VOLUME[z].astype(np.int16),
+            r"slice 2 was read as int16\(64, 64\); wanted uint8",
+        ),
+        (lambda z: VOLUME[z] / 255, "float64"),
+        (lambda z: VOLUME[z] > 9, "bool"),
+        (lambda z: VOLUME[z, :9], r"uint8\(9, 64\); wanted uint8\(64, 64\)"),
+        (lambda z: VOLUME[z][None], r"uint8\(1, 64, 64\)"),
+        (lambda z: VOLUME[z].tolist(), "read as list"),
+        (lambda z: None, "read as NoneType"),
+    ],
+)
+def test_slices_that_are_read_otherwise_than_was_said_are_refused(read: Any, why: str) -> None:
+    model, backend = fake_model(TELLING)
+    predictor = VolumePredictor(model)
+    predictor.set_slices(read, VOLUME.shape)
+    with pytest.raises(InputError, match=why):
+        predictor.add(Point(slice=2, y=4, x=4))
+    assert not backend.calls
+
+
+def test_slices_that_are_read_one_by_one_may_be_in_colour() -> None:
+    predictor = VolumePredictor(fake_model(TELLING)[0])
+    predictor.set_slices(lambda z: np.stack([VOLUME[z]] * 3, -1), VOLUME.shape)
+    predictor.add(Point(slice=2, y=4, x=4))
+    assert predictor.propagate().is_complete
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing_mm"),
+    [
+        ((64, 64), (1.0, 1.0)),
+        ((0, 64, 64), (1.0, 1.0)),
+        ((5.0, 64, 64), (1.0, 1.0)),
+        ((5, -64, 64), (1.0, 1.0)),
+        (VOLUME.shape, (0.0, 1.0)),
+        (VOLUME.shape, (1.0, float("nan"))),
+        (VOLUME.shape, (5.0, 1.0, 1.0)),
+    ],
+)
+def test_a_shape_or_spacing_that_is_none_is_refused(shape: Any, spacing_mm: Any) -> None:
+    predictor = VolumePredictor(fake_model(TELLING)[0])
+    with pytest.raises(InputError, match=r"found (slices of shape|a spacing of)"):
+        predictor.set_slices(VOLUME.__getitem__, shape, spacing_mm)
+
+
 class OfItk:
     """A SimpleITK image: to numpy a list of voxels."""
 
