@@ -193,7 +193,10 @@ class PageWork:
             self._tell_done(verb, is_changed=True, is_cancelled=self._is_cancelled)
 
     def _info(self, object_id: int) -> ObjectInfo:
-        return next(info for info in self._session.objects if info.id == object_id)
+        for info in self._session.objects:
+            if info.id == object_id:
+                return info
+        raise SessionClosed("the session was closed; make a new one")  # which has no objects
 
     def _tell_mask(self, verb: PageVerb, box: Box3 | None) -> None:
         if box is None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +15,14 @@ from runtime.io.volumes.volume import Volume
 from runtime.io.write import write_mask
 from runtime.model import Model, load
 from runtime.serve.limits import Limits
+from runtime.serve.page_static import FOLDER
 from tests.runtime.serve.browser import Served, Viewer, chromium
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext
 
 SHAPE = (6, 48, 64)
+CONTRAST = 4.5  # of small text, by WCAG 2.2, 1.4.3
 KEY = "correct-horse-battery-staple"
 RECTANGLES = """['.tools', '.views', '.side'].map(name => {
   const {left, top, right, bottom} = document.querySelector(name).getBoundingClientRect();
@@ -66,6 +69,21 @@ def viewer(browser: BrowserContext, served: Served) -> Iterator[Viewer]:
     assert viewer.complaints == []
     viewer.release()
     viewer.close()
+
+
+def luminance(colour: str) -> float:
+    """Of a colour "#rrggbb", by WCAG 2.2."""
+    shares = np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)]) / 255
+    linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def test_words_stand_out_from_what_they_are_on() -> None:
+    style = (FOLDER / "style.css").read_text("utf-8")
+    colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6});", style))
+    for words, ground in product(("text", "dim", "faint"), ("bg", "panel", "raised")):
+        light, dark = luminance(colours[words]), luminance(colours[ground])
+        assert (light + 0.05) / (dark + 0.05) >= CONTRAST, (words, ground)
 
 
 @pytest.mark.parametrize("width, height", [(550, 350), (390, 640)])
