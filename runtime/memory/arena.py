@@ -52,7 +52,7 @@ class Slots:
         except MemoryError as error:
             raise OutOfMemory(
                 f"{total} memories of {4 * int(np.prod(self._shape))} bytes do not fit; track fewer "
-                "objects at a time or use a smaller image size"
+                "objects at a time, remember fewer slices (capacity) or use a smaller image size"
             ) from error
         if before:
             self._memory.copy(self.values, grown[:before])
