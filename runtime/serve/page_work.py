@@ -101,12 +101,18 @@ class PageWork:
         return was_busy
 
     def forget(self, object_id: int | None = None) -> None:
-        """Follow an object, or all, no longer, and forget verbs on it that wait."""
+        """Follow an object, or all, no longer, and forget verbs on it that wait: tell that they are over.
+
+        To be called while the object is still there.
+        """
         with self._lock:
-            keep = [v for v in self._verbs if object_id not in (None, v.object_id)]
-            self._verbs = deque(keep)
-            for number in [*self._followed] if object_id is None else [object_id]:
-                self._followed.pop(number, None)
+            followed, waiting = [*self._followed.values()], [*self._verbs]
+            over = [v for v in (*followed, *waiting) if object_id in (None, v.object_id)]
+            self._verbs = deque(v for v in waiting if v not in over)
+            for verb in over:
+                self._followed.pop(verb.object_id, None)
+        for verb in over:
+            self._tell_done(verb, is_changed=False, is_cancelled=True)
 
     def watch_encodings(self) -> None:
         """Tell how far encoding ahead has come until it is done."""
