@@ -26,6 +26,7 @@ WIDEN = 2.0  # times as wide as the crop before, at the least
 NEAR = 1 / 16  # of a crop's side: a mask that comes so near to its edge goes on in a wider one
 SURE = 0.5  # confidence of a mask with which a chain goes on in a wider crop: more right than wrong
 SHARED = 1.5  # times as wide as an object's own crop: another object's is taken instead up to there
+ROUNDED = 1e-3  # pixels of a crop that are none: spacings in float32, such as NIfTI's, and in float64 differ by less
 ROOM = 0.5  # of the margin that an object's own crop would leave: what a shared one has to leave
 
 
@@ -109,7 +110,7 @@ class Zoom:
         """A square of a side (in the unit of the spacing) about a region, moved and cut to lie within the slice."""
         spans = []
         for span, step_mm, size in zip((about.y, about.x), self.spacing, shape, strict=True):
-            length = ceil(min(side / step_mm, size) - 1e-9)  # of odd spacings it may be infinite
+            length = ceil(min(side / step_mm, size) - ROUNDED)  # of odd spacings it may be infinite
             length = max(length, span[1] - span[0])
             start = min(max((span[0] + span[1] - length) // 2, 0), size - length)
             spans.append((start, start + length))

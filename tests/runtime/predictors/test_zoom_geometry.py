@@ -53,6 +53,19 @@ def sides(region: Region, zoom: Zoom) -> tuple[float, float]:
     return y, x
 
 
+@given(st.integers(1, 60), st.integers(1, 60), st.sampled_from([1.0, 0.7, 1 / 3, 0.9765625]))
+def test_the_same_scan_in_another_format_has_the_same_crops(
+    height: int, width: int, spacing_mm: float
+) -> None:
+    """Positions and spacings are float32 in one, float64 in another, and worked out from positions in a third."""
+    shape, object_ = (512, 512), Region((200, 200 + height), (250, 250 + width))
+    wanted = Zoom(4.0, S, (spacing_mm, spacing_mm)).about(object_, shape)
+    near = float(np.float32(spacing_mm)), spacing_mm * (1 + 1e-7), spacing_mm * (1 - 1e-7)
+    for y_mm in near:
+        for x_mm in (spacing_mm, *near):
+            assert Zoom(4.0, S, (y_mm, x_mm)).about(object_, shape) == wanted
+
+
 @given(objects())
 @example((Zoom(1.0, S), Region((0, 1), (0, 1)), (1, 1)))
 @example((Zoom(3.0, S), Region((299, 300), (299, 300)), (300, 300)))
