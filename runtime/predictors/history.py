@@ -38,6 +38,11 @@ class History:
         self.future.clear()
 
     @alone
+    def mark(self) -> None:
+        """Have the next `undo` come back to here, as if something changed."""
+        self.note(self.objects)
+
+    @alone
     def undo(self) -> None:
         """Be as before the last change. Raises PromptError if there is none."""
         if not self.past:

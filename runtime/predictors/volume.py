@@ -158,6 +158,10 @@ class VolumePredictor(TrackingPredictor):
         check_prompts(prompts, self._shape)
         return tracker.add(prompts, object_id, at_once)
 
+    def mark(self) -> None:
+        """Have the next `undo` come back to here, and take back what runs have found since."""
+        self._need_tracker().history.mark()
+
     def forget_oldest(self, count: int = 1) -> None:
         """Give up undoing the oldest changes, and the results that are kept for it; what is drawn stays."""
         self._need_tracker().history.forget(count)

@@ -164,8 +164,9 @@ class SessionObject:
         try:
             self._begin(request, goes_on)
             moves = request.is_fresh or before.axis not in (request.axis, None)
-            if moves and predictor.object_ids:
-                predictor.reset()
+            if predictor.object_ids and (moves or not request.adds):
+                # A prompt that asks the network nothing may have the object followed: that goes with it, too.
+                predictor.reset() if moves else predictor.mark()
                 num_changes += 1
             for prompts in request.adds:
                 shown = self._image.padded(prompts, request.axis)

@@ -97,12 +97,20 @@ class Sessions:
 
 SESSIONS = Sessions()
 CLICK, BOX = ("point", (2, 3, 3), True, True), ("box", 1, (1, 3, 1), True, True)
+# It lies where nothing is drawn and asks the network nothing, but that the object be followed.
+IDLE = ("box", 0, (0, 0, 0), False, True)
 
 
 @settings(max_examples=60, deadline=None)
 @example(verbs=[CLICK, BOX, ("undo",), ("undo",), ("redo",), ("redo",)])
 @example(verbs=[BOX, ("seed", (1, 1, 1), True), ("undo",), ("lasso", 0, (1, 1, 1), True, True)])
 @example(verbs=[("point", (2, 3, 3), True, False), CLICK, ("undo",), ("predict",), ("undo",)])
+@example(
+    verbs=[
+        *(("thick", (0, 6, 0), True, True), ("point", (0, 0, 0), False, False)),
+        *(IDLE, ("undo",), ("point", (0, 1, 0), False, True)),
+    ]
+)
 @given(verbs=VERBS)
 def test_what_is_taken_back_leaves_no_trace(verbs: list[Verb]) -> None:
     with SESSIONS.fresh() as session:
