@@ -156,7 +156,9 @@ def test_a_key_is_taken_out_of_the_address_of_a_page_that_is_open(
     viewer = Viewer(browser, served.url)
     try:
         viewer.until("document.getElementById('key').open")
-        viewer.page.evaluate(f"location.hash = 'key={KEY}'")
+        # What is evaluated while a page goes may never be answered.
+        with viewer.page.expect_event("load"):
+            viewer.page.evaluate(f"void setTimeout(() => (location.hash = 'key={KEY}'))")
         viewer.until("document.documentElement.dataset.state === 'ready'")
         assert viewer.page.url == served.url
         assert viewer.complaints == []
