@@ -181,8 +181,8 @@ def test_a_result_that_is_there_is_not_made_again(tmp_path: Path) -> None:
 
 
 def test_the_drivers_memory_does_not_grow_with_the_cohort(tmp_path: Path) -> None:
-    def peak(count: int) -> int:
-        folder = tmp_path / str(count)
+    def peak(count: int, attempt: int) -> int:
+        folder = tmp_path / f"{count}-{attempt}"
         folder.mkdir()
         ledger = ledger_of(folder, (study(f"study{i}", i) for i in range(count)))
         tracemalloc.start()
@@ -192,8 +192,12 @@ def test_the_drivers_memory_does_not_grow_with_the_cohort(tmp_path: Path) -> Non
         assert ledger.counts().done == count
         return most
 
-    peak(10)
-    assert peak(200) < 1.2 * peak(50)
+    def least_peak(count: int) -> int:
+        """Of several, since what other threads of the process take is counted too."""
+        return min(peak(count, attempt) for attempt in range(3))
+
+    peak(10, 0)
+    assert least_peak(200) < 1.2 * least_peak(50)
 
 
 class CheapExecutor(FakeExecutor):
