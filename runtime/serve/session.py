@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
+from weakref import finalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,8 +56,11 @@ class InteractiveSession(Overview):
     ) -> None:
         model.check_memory()
         shared = encodings or Encodings(model)
-        super().__init__(SessionState(model, shared, worker or Worker(), window, clock), licence)
         self._owns_worker = worker is None
+        worker = worker or Worker()
+        super().__init__(SessionState(model, shared, worker, window, clock), licence)
+        if self._owns_worker:  # its thread would outlive a session that is dropped unclosed
+            finalize(self, worker.close, wait=False)
         self.deadline_s = deadline_s
 
     def set_image(

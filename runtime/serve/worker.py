@@ -173,13 +173,17 @@ class Worker:
         with self._changed:
             return self._changed.wait_for(lambda: task.is_over, timeout_s)
 
-    def close(self) -> None:
-        """End everything and the thread; whoever waits goes on. May be called twice."""
+    def close(self, wait: bool = True) -> None:
+        """End everything and the thread; whoever waits goes on. May be called twice.
+
+        Args:
+            wait: until the step under way is over too; what collects garbage must not, whatever it has interrupted.
+        """
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
             thread = self._thread
-        if thread is not None and thread is not current_thread():
+        if wait and thread is not None and thread is not current_thread():
             thread.join()
 
     def _run(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from threading import RLock
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +44,7 @@ class Encodings:
         self._sources: dict[int, WeakKeyDictionary[EncodingView, int]] = {}
         self._latest = 0
         self._expecting: ref[EncodingView] | None = None
-        self._users: set[int] = set()
+        self._users: WeakSet[object] = WeakSet()
 
     @property
     def share(self) -> int:
@@ -52,14 +52,14 @@ class Encodings:
         return max(1, self.capacity // max(1, len(self._users)))
 
     def join(self, user: object) -> None:
-        """Count with somebody who encodes ahead of need, until they `leave`."""
+        """Count with somebody who encodes ahead of need, until they `leave` or are gone."""
         with self.lock:
-            self._users.add(id(user))
+            self._users.add(user)
 
     def leave(self, user: object) -> None:
         """Count with them no more."""
         with self.lock:
-            self._users.discard(id(user))
+            self._users.discard(user)
 
     def features(self, read_slice: ReadSlice, max_bytes: int | None = None) -> EncodingView:
         """Encodings of some slices, by the numbers that their owner gives them.

@@ -111,6 +111,35 @@ def test_a_closed_session_leaves_nothing_to_collect() -> None:
     worker.close()
 
 
+@pytest.mark.parametrize("listens", [False, True])
+def test_a_dropped_session_ends_its_thread_and_leaves_nothing(listens: bool) -> None:
+    model = fake_model(TELLING)[0]
+    encodings = Encodings(model)
+    session = InteractiveSession(model, encodings)
+    if listens:  # and holds the session, as whoever listens may
+        session.on_slices = lambda object_id, box, held=session: None  # type: ignore[misc]
+    session.set_image(IMAGE[None])
+    session.add_bbox_interaction([[1, 2], [2, 7], [2, 6]], True)
+    left, thread = parts(session), session._state.worker._thread
+    assert thread is not None and thread.is_alive() and len(encodings._users) == 1
+    del session
+    gc.collect()
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+    assert until(lambda: gc.collect() >= 0 and not any(part() for part in left))
+    assert not encodings._users
+
+
+def test_a_worker_that_sessions_share_outlives_them() -> None:
+    model, worker = fake_model(TELLING)[0], Worker()
+    session = InteractiveSession(model, worker=worker)
+    session.set_image(IMAGE[None])
+    del session
+    gc.collect()
+    assert worker.call("after it", lambda: True)
+    worker.close()
+
+
 def silent(client: Client) -> None:
     """Say no more."""
 

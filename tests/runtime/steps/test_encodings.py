@@ -74,14 +74,22 @@ def test_all_together_hold_what_is_allowed() -> None:
     assert [call.graph for call in backend.calls].count("image_encoder") > count
 
 
+class User:
+    """Somebody who encodes ahead."""
+
+
 def test_those_who_encode_ahead_share_the_room() -> None:
     encodings = Encodings(fake_model()[0], max_bytes=8 * ONE)
-    users = [object(), object()]
+    users = [User(), User()]
     assert encodings.share == 8
-    for user in users:
-        encodings.join(user)
+    encodings.join(users[0])
+    encodings.join(users[1])
     assert encodings.share == 4
     encodings.leave(users[0])
+    assert encodings.share == 8
+    encodings.join(users[0])
+    assert encodings.share == 4
+    users.clear()  # gone without a word
     assert encodings.share == 8
 
 
