@@ -5,23 +5,36 @@ from __future__ import annotations
 from typing import BinaryIO
 
 MAX_HEADER_BYTES = 1 << 22
+MAX_LINES = 1 << 15
+"""Twice as many as there may be data files, which have a line each; a line takes Python a microsecond or two."""
 
 
-def next_line(stream: BinaryIO) -> str | None:
-    """The next line without its end; None at the end of the file.
+class HeaderLines:
+    """The lines of a header, one after the other, from where a file stands."""
 
-    Bytes that are not UTF-8 survive as surrogates, as in the system's file names.
-    Raises ValueError where the header has had more than MAX_HEADER_BYTES.
-    """
-    line = stream.readline(MAX_HEADER_BYTES)
-    if stream.tell() >= MAX_HEADER_BYTES:
-        raise ValueError(f"found a header of more than {MAX_HEADER_BYTES} bytes")
-    return line.decode("utf-8", "surrogateescape").rstrip("\r\n") if line else None
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._left = MAX_LINES
 
+    def next(self) -> str | None:
+        """The next line without its end; None at the end of the file.
 
-def lines_left(stream: BinaryIO) -> list[str]:
-    """What is left of a header, such as names of files, line by line and without blanks. Raises as next_line does."""
-    return [name for line in iter(lambda: next_line(stream), None) if (name := line.strip())]
+        Bytes that are not UTF-8 survive as surrogates, as in the system's file names.
+        Raises ValueError where the header has had more than MAX_HEADER_BYTES, or MAX_LINES.
+        """
+        line = self._stream.readline(MAX_HEADER_BYTES)
+        if self._stream.tell() >= MAX_HEADER_BYTES:
+            raise ValueError(f"found a header of more than {MAX_HEADER_BYTES} bytes")
+        self._left -= bool(line)
+        if self._left < 0:
+            raise ValueError(
+                f"found a header of more than {MAX_LINES} lines; take its comments out"
+            )
+        return line.decode("utf-8", "surrogateescape").rstrip("\r\n") if line else None
+
+    def rest(self) -> list[str]:
+        """What is left, such as names of files, line by line and without blanks. Raises as next does."""
+        return [name for line in iter(self.next, None) if (name := line.strip())]
 
 
 def integers(text: str) -> list[int]:

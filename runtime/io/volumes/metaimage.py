@@ -17,7 +17,7 @@ import numpy as np
 from runtime.errors import VolumeError
 from runtime.files.plain_file import open_plain
 from runtime.io.volumes.data_files import beside, listed, numbered
-from runtime.io.volumes.header_text import integers, lines_left, next_line, reals
+from runtime.io.volumes.header_text import HeaderLines, integers, reals
 from runtime.io.volumes.scalar import several_values, volume_shape
 from runtime.io.volumes.volume import IDENTITY, Volume
 from runtime.io.volumes.voxels import Part, read_voxels
@@ -93,11 +93,12 @@ class _Header:
         self.fields: dict[str, str] = {}
         self.names: list[str] = []
         with open_plain(path) as stream:
+            lines = HeaderLines(stream)
             while "ElementDataFile" not in self.fields:
-                self._add(next_line(stream))
+                self._add(lines.next())
             self.end = stream.tell()
             if self.fields["ElementDataFile"].startswith("LIST"):
-                self.names = lines_left(stream)
+                self.names = lines.rest()
 
     def _add(self, line: str | None) -> None:
         if line is None:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from runtime.files.plain_file import open_plain
-from runtime.io.volumes.header_text import integers, lines_left, next_line, reals
+from runtime.io.volumes.header_text import HeaderLines, integers, reals
 
 # Fields without their blanks, since line skip and lineskip are one field; the first are read here.
 _FIELDS = (
@@ -27,13 +27,14 @@ class NrrdHeader:
         self.fields: dict[str, str] = {}
         self.names: list[str] = []
         with open_plain(path) as stream:
-            magic = next_line(stream) or ""
+            lines = HeaderLines(stream)
+            magic = lines.next() or ""
             if not re.fullmatch(r"NRRD000[1-6]", magic):
                 raise ValueError(f"it begins with {magic[:20]!r}; wanted NRRD0001 to NRRD0006")
-            while line := next_line(stream):
+            while line := lines.next():
                 self._add(line)
                 if line.lower().startswith("data") and self._is_list():
-                    self.names = lines_left(stream)
+                    self.names = lines.rest()
             self.end = stream.tell()
             if line is None and "datafile" not in self.fields:
                 raise ValueError("it ends without an empty line and without data")

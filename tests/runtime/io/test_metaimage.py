@@ -300,6 +300,13 @@ def test_an_endless_header_is_refused_at_once(tmp_path: Path, content: bytes) ->
         read_volume(tmp_path / "a.mhd")
 
 
+def test_blank_lines_without_end_are_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.mha"
+    path.write_bytes(b"\n" * 1_500_000 + header() + RAW)
+    with pytest.raises(VolumeError, match="more than 32768 lines"):
+        read_volume(path)
+
+
 @pytest.mark.parametrize("truth", ["True", "1"])
 def test_a_flipped_bit_of_packed_data_is_seen_or_harmless(tmp_path: Path, truth: str) -> None:
     for at in range(len(PACKED)):

@@ -337,6 +337,13 @@ def test_a_header_that_is_none_is_refused(tmp_path: Path, content: bytes) -> Non
         read_volume(tmp_path / "a.nrrd")
 
 
+def test_comments_without_end_are_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.nrrd"
+    path.write_bytes(header() + b"#\n" * 1_500_000 + b"\n" + RAW)
+    with pytest.raises(VolumeError, match="more than 32768 lines"):
+        read_volume(path)
+
+
 def test_a_flipped_bit_of_gzip_data_is_seen_or_harmless(tmp_path: Path) -> None:
     packed = gzip.compress(RAW)
     for at in range(len(packed)):
