@@ -26,6 +26,9 @@ VERSION = 1
 WAITING, DONE, FAILED = "waiting", "done", "failed"
 BATCH = 1000  # studies of one transaction while they are found
 BUSY_S = 30.0  # to wait for a reviewer's decision to be written
+TOLD = ("objects", "ms", "warnings", "mask_bytes")
+TOLD_OF_OBJECT = ("id", "doubt", "confidence", "volume_ml", "slice", "warnings")
+"""What is looked for in each object of a study that is done; in the study, `TOLD`."""
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS studies (
     number INTEGER PRIMARY KEY,
@@ -88,7 +91,7 @@ class Ledger:
             self._db = sqlite3.connect(
                 folder / FILE_NAME, timeout=BUSY_S, isolation_level=None, check_same_thread=False
             )
-            self._db.row_factory = sqlite3.Row
+            self._db.row_factory, self._db.text_factory = sqlite3.Row, decoded
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
             if version not in (0, VERSION):
                 raise InputError(
@@ -145,20 +148,27 @@ class Ledger:
         return int(count)
 
     def check_masks(self) -> int:
-        """Let studies wait again whose masks are gone or have another size. Returns how many."""
+        """Let studies wait again whose masks are gone or have another size, or whose rows are damaged; how many."""
         gone = []
-        for row in self._db.execute("SELECT number, mask, told FROM studies WHERE state = 'done'"):
+        for row in self._db.execute("SELECT name, state, number, mask, told FROM studies"):
             try:
-                size = (self.folder / row["mask"]).stat().st_size
-            except OSError:
-                size = -1
-            if size != json.loads(row["told"]).get("mask_bytes"):
+                told = told_in(row, self.folder)
+                is_gone = row["state"] == DONE and not self._is_there(row["mask"], told)
+            except InputError:
+                is_gone = True
+            if is_gone:
                 gone.append((row["number"],))
         with self._change():
             self._db.executemany(
-                "UPDATE studies SET state = 'waiting', key = '' WHERE number = ?", gone
+                "UPDATE studies SET state = 'waiting', key = '', told = '{}' WHERE number = ?", gone
             )
         return len(gone)
+
+    def _is_there(self, mask: str, told: Mapping[str, Any]) -> bool:
+        try:
+            return (self.folder / mask).stat().st_size == told["mask_bytes"]
+        except OSError:
+            return False
 
     def counts(self) -> Counts:
         """How far the cohort is."""
@@ -212,11 +222,11 @@ class Ledger:
             )
 
     def rows(self, order: str = "name") -> Iterator[Mapping[str, Any]]:
-        """Every study's row, by name or the most doubtful first, with `told` parsed."""
+        """Every study's row, by name or the most doubtful first, with `told` parsed. Raises what `told_in` raises."""
         by = {"name": "name", "doubt": "state != 'failed', doubt DESC, number"}[order]
         for row in self._db.execute(f"SELECT * FROM studies ORDER BY {by}"):
             entry = {key: row[key] for key in row.keys()}  # noqa: SIM118 (iterating gives values)
-            yield {**entry, "path": os.fsdecode(row["path"]), "told": json.loads(row["told"])}
+            yield {**entry, "path": os.fsdecode(row["path"]), "told": told_in(row, self.folder)}
 
     @contextmanager
     def _change(self) -> Iterator[None]:
@@ -240,6 +250,33 @@ def _task(row: sqlite3.Row, folder: Path) -> StudyTask:
     text = asked.decode("utf-8", "surrogateescape") if isinstance(asked, bytes) else asked
     path = Path(os.fsdecode(row["path"]))
     return StudyTask(row["number"], row["name"], path, StudyPrompts(row["source"], text), known)
+
+
+def decoded(text: bytes) -> str:
+    """Text of the database, also where it is damaged, so that the rows beside it can be read."""
+    return text.decode("utf-8", "replace")
+
+
+def told_in(row: sqlite3.Row, folder: Path) -> dict[str, Any]:
+    """What a row tells of a study. Raises InputError where that is damaged, which SQLite does not see."""
+    try:
+        told = json.loads(row["told"])
+        if row["state"] == DONE:
+            wanted = [(TOLD, told), (("total",), told["ms"])]
+            wanted += [(TOLD_OF_OBJECT, entry) for entry in told["objects"]]
+            missing = [name for names, held in wanted for name in names if name not in held]
+        else:
+            missing = [] if isinstance(told, dict) else ["an object"]
+    except (ValueError, TypeError, LookupError) as error:
+        missing = [f"JSON ({error})"]
+    if not row["told"].isascii():  # as it is written
+        missing = ["some of its letters"]
+    if missing:
+        raise InputError(
+            f"{folder / FILE_NAME} is damaged: its row of {row['name']} has lost {', '.join(missing)}; give the "
+            "command of the cohort again, which does that study anew"
+        )
+    return told
 
 
 @contextmanager

@@ -6,7 +6,6 @@ known by its key: where a mask has been made anew since, nobody has decided yet.
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import time
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.cohort.ledger import BUSY_S, FILE_NAME, said
+from runtime.cohort.ledger import BUSY_S, FILE_NAME, decoded, said, told_in
 from runtime.errors import InputError, MissingInput, NoObject
 
 VERDICTS = {
@@ -146,13 +145,13 @@ class Review:
             ).fetchone()
         if row is None:
             raise NoObject(f"no study {name!r} of this cohort is done")
-        return _study(row)
+        return _study(row, self.folder)
 
     def studies(self) -> Iterator[dict[str, Any]]:
         """Every study that is done, the most doubtful first."""
         with self._connected() as db:
             query = "SELECT * FROM studies WHERE state = 'done' ORDER BY doubt DESC, number"
-            yield from map(_study, db.execute(query))
+            yield from (_study(row, self.folder) for row in db.execute(query))
 
     def queue(self, start: int, count: int) -> dict[str, Any]:
         """A part of the queue, as JSON-able data: objects of studies that are done, those of the most doubtful first.
@@ -164,7 +163,10 @@ class Review:
         with self._connected() as db:
             (total,) = db.execute("SELECT COUNT(*) FROM studies WHERE state = 'done'").fetchone()
             query = "SELECT * FROM studies WHERE state = 'done' ORDER BY doubt DESC, number LIMIT ? OFFSET ?"
-            found = [*map(_study, db.execute(query, (min(count, MOST_AT_ONCE), start)))]
+            found = [
+                _study(row, self.folder)
+                for row in db.execute(query, (min(count, MOST_AT_ONCE), start))
+            ]
         objects = []
         for study in found:
             for entry in sorted(study["told"]["objects"], key=lambda entry: -entry["doubt"]):
@@ -197,7 +199,7 @@ class Review:
             said(self.folder),
             closing(_opened(self.folder)) as db,
         ):
-            db.row_factory = sqlite3.Row
+            db.row_factory, db.text_factory = sqlite3.Row, decoded
             with db:
                 yield db
 
@@ -228,6 +230,6 @@ def _decision(row: sqlite3.Row) -> Decision:
     return Decision(*(row[name] for name in FIELDS))
 
 
-def _study(row: sqlite3.Row) -> dict[str, Any]:
+def _study(row: sqlite3.Row, folder: Path) -> dict[str, Any]:
     entry = {name: row[name] for name in ("number", "name", "mask", "doubt", "key", "size_bytes")}
-    return {**entry, "path": os.fsdecode(row["path"]), "told": json.loads(row["told"])}
+    return {**entry, "path": os.fsdecode(row["path"]), "told": told_in(row, folder)}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from pathlib import Path
 
 import pytest
 
-from runtime.cohort.ledger import Ledger
+from runtime.cohort.ledger import FILE_NAME, Ledger
 from runtime.cohort.outcome import StudyOutcome, failure
+from runtime.cohort.review import Review
 from runtime.errors import InputError
 from tests.runtime.cohort.fakes import SETTINGS, ledger_of, states, study, told
 
@@ -65,6 +67,32 @@ def test_masks_that_are_gone_or_cut_are_made_again(ledger: Ledger) -> None:
     assert waiting(ledger) == {"a", "b"}
     task, losses, _ = ledger.next(()) or pytest.fail("nothing waits")
     assert (task.known_key, losses) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ('{"num', 'k"num'),
+        ('"objects"', '"objecus"'),
+        ('"total"', '"tntal"'),
+        ('"id"', '"if"'),
+        ("fake", b"f\xe1ke"),
+    ],
+)
+def test_a_row_with_flipped_bits_is_refused_and_done_again(
+    ledger: Ledger, right: str, wrong: str | bytes
+) -> None:
+    with sqlite3.connect(ledger.folder / FILE_NAME) as db:
+        db.execute(
+            "UPDATE studies SET told = replace(told, ?, CAST(? AS TEXT)) WHERE name = 'a'",
+            (right, wrong),
+        )
+    for read in (lambda: list(ledger.rows()), lambda: Review(ledger.folder).study("a")):
+        with pytest.raises(InputError, match=r"cohort\.sqlite is damaged: its row of a has lost"):
+            read()
+    ledger.meet(ALL, SETTINGS.key, retries=False)
+    assert ledger.check_masks() == 1
+    assert waiting(ledger) == {"a"}
 
 
 def test_names_may_be_any_bytes(tmp_path: Path) -> None:
