@@ -64,16 +64,16 @@ class Frames:
     thickness_mm: float | None
 
 
-def read_frames(header: Header, count: int) -> Frames:
+def read_frames(header: Header, count: int, may_share_place: bool = False) -> Frames:
     """The geometry of an image of `count` frames.
 
     Each value is looked for in the frame's own functional groups, then in the shared ones, and, of a single frame or
-    for what all frames share, in the data set itself. Raises SeriesError where one is missing or several spacings are
-    given.
+    for what all frames share, in the data set itself. Frames may share a place if that is allowed, as segments of a
+    slice do. Raises SeriesError where a value is missing or several spacings are given.
     """
     with refusing(SeriesError, f"{header.path}: its header cannot be followed"):
         groups = _Groups(header, count)
-        planes = _nuclear_planes(header, count) or _planes(header, groups, count)
+        planes = _nuclear_planes(header, count) or _planes(header, groups, count, may_share_place)
         spacings = {groups.value(PIXEL_SPACING, frame) for frame in range(count)}
         thickness = {groups.value(THICKNESS, frame) for frame in range(count)}
     if len(spacings) > 1:
@@ -147,9 +147,10 @@ class _Groups:
         return values
 
 
-def _planes(header: Header, groups: _Groups, count: int) -> list[ImagePlane]:
+def _planes(header: Header, groups: _Groups, count: int, may_share_place: bool) -> list[ImagePlane]:
     own = [groups.own(POSITION, frame) for frame in range(count)]
-    if count > 1 and not all(own):
+    is_one_place = may_share_place and not any(own) and bool(groups.value(POSITION, 0))
+    if count > 1 and not all(own) and not is_one_place:
         shared = any(groups.value(POSITION, frame) for frame in range(count))
         raise SeriesError(
             f"{header.path}: found {count} frames and {sum(map(bool, own)) or int(shared)} positions (0020|0032); "

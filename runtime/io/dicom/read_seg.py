@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -17,13 +17,13 @@ from runtime.io.dicom.format import PixelFormat, read_format
 from runtime.io.dicom.frames import Frames, read_frames
 from runtime.io.dicom.header import (
     FRAME_GROUPS,
+    FRAME_OF_REFERENCE,
     SHARED_GROUPS,
     WANTED,
     Header,
     read_header,
 )
 from runtime.io.dicom.pixels import read_stored
-from runtime.io.dicom.sources import FRAME_OF_REFERENCE
 from runtime.io.volumes.stack import ORIENTATION_TOLERANCE, ImagePlane
 from runtime.io.volumes.volume import Volume
 
@@ -96,7 +96,7 @@ def read_segmentation(path: str | PathLike[str], like: Volume) -> ReadSegments:
     OSError where the file cannot be read.
     """
     path = Path(path)
-    header = read_header(path, (*WANTED, _CHARACTERS, _TYPE, _SEGMENTS, FRAME_OF_REFERENCE))
+    header = read_header(path, (*WANTED, _CHARACTERS, _TYPE, _SEGMENTS))
     if header is None or header.sop_class not in _CLASSES:
         raise SeriesError(f"{path} is no DICOM Segmentation; wanted one of {like.source}")
     kind = text(header.dataset, _TYPE)
@@ -107,7 +107,7 @@ def read_segmentation(path: str | PathLike[str], like: Volume) -> ReadSegments:
         )
     layout = read_format(header)
     _check_grid(header, layout, like)
-    frames = read_frames(header, layout.frames)
+    frames = read_frames(header, layout.frames, may_share_place=True)
     slices = [_slice_of(plane, frames, path, like) for plane in frames.planes]
     with refusing(SeriesError, f"{path}: its segments cannot be followed"):
         names = _names(header)
@@ -181,10 +181,11 @@ def _numbers(header: Header, count: int) -> list[int]:
     """The segment of each frame: what its own functional groups say, or the shared ones."""
     own = items(header.dataset, FRAME_GROUPS, _ITEMS_PER_FRAME * (count + 10))
     shared = items(header.dataset, SHARED_GROUPS)
-    return [_number((group, *shared), header.path) for group in own]
+    groups = [(group, *shared) for group in own] or [(*shared,)] * count
+    return [_number(group, header.path) for group in groups]
 
 
-def _number(groups: tuple[Dataset, ...], path: Path) -> int:
+def _number(groups: Sequence[Dataset], path: Path) -> int:
     for group in groups:
         for item in items(group, _IDENTIFICATION):
             return whole(item, _REFERENCED_NUMBER, path)

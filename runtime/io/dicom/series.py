@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import SeriesError
+from runtime.io.dicom.elements import text
 from runtime.io.dicom.folder import scan_format, series_headers
 from runtime.io.dicom.format import PixelFormat
 from runtime.io.dicom.frames import Frames, read_frames
-from runtime.io.dicom.header import Header, read_header
+from runtime.io.dicom.header import FRAME_OF_REFERENCE, Header, read_header
 from runtime.io.dicom.pixels import read_stored
 from runtime.io.dicom.values import common_type, read_modality_transforms
 from runtime.io.size_limit import new_array
@@ -119,4 +120,11 @@ def _check_alike(scans: Sequence[Scan]) -> None:
             raise SeriesError(
                 f"{header.path.name} has pixels of {pair[0]} mm (y, x) and {first.path.name} of "
                 f"{pair[1]}; wanted one pixel spacing"
+            )
+        places = [text(of.dataset, FRAME_OF_REFERENCE) for of in (header, first)]
+        if all(places) and places[0] != places[1]:
+            raise SeriesError(
+                f"{header.path.name} lies in the frame of reference {places[0]} and {first.path.name} in {places[1]}, "
+                "so that nobody knows how they lie to each other; wanted one; put the slices of each into a folder of "
+                "their own"
             )

@@ -15,6 +15,7 @@ from runtime.errors import InputError, SeriesError
 from runtime.io.dicom.elements import refusing, shown, text
 from runtime.io.dicom.header import (
     COLUMNS,
+    FRAME_OF_REFERENCE,
     FRAMES,
     ORIENTATION,
     PIXEL_SPACING,
@@ -29,7 +30,7 @@ from runtime.io.volumes.volume import Volume
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-_SOP_INSTANCE, _STUDY, FRAME_OF_REFERENCE = 0x00080018, 0x0020000D, 0x00200052
+_SOP_INSTANCE, _STUDY = 0x00080018, 0x0020000D
 # Without these nothing can refer to an image, or say where it lies.
 _IDENTITY = {
     SOP_CLASS: "SOP Class UID",

@@ -257,6 +257,17 @@ def test_mixed_pixel_spacings_are_refused(tmp_path: Path) -> None:
         read_volume(tmp_path)
 
 
+def test_slices_of_several_frames_of_reference_are_refused(tmp_path: Path) -> None:
+    def edit(dataset: Dataset, index: int) -> None:
+        dataset.FrameOfReferenceUID = "1.2.826.0.1.8" if index == 3 else "1.2.826.0.1.9"
+
+    save_series(tmp_path / "in", edit)
+    with pytest.raises(
+        SeriesError, match=r"003\.dcm lies in the frame of reference.*000\.dcm in 1"
+    ):
+        read_volume(tmp_path / "in")
+
+
 def test_gantry_tilt_is_refused(tmp_path: Path) -> None:
     def slide(dataset: Dataset, index: int) -> None:
         x_mm, y_mm, z_mm = map(float, dataset.ImagePositionPatient)

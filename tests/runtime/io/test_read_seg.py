@@ -225,6 +225,38 @@ def test_what_does_not_fit_is_refused(
         read_segmentation(tmp_path / "out.dcm", volume)
 
 
+def share(dataset: Dataset, keywords: tuple[str, ...]) -> None:
+    """Say once what all frames say alike, as writers of a single slice do."""
+    own, shared = dataset.PerFrameFunctionalGroupsSequence, dataset.SharedFunctionalGroupsSequence
+    for keyword in keywords:
+        shared[0][keyword] = own[0][keyword]
+        for frame in own:
+            del frame[keyword]
+
+
+@pytest.mark.parametrize("kind", SEGMENTATION_TYPES)
+def test_segments_of_one_slice_may_share_its_position(kind: Any, tmp_path: Path) -> None:
+    save_series(tmp_path / "in", in_its_frame, depth=1)
+    volume, labels = read_volume(tmp_path / "in"), some_labels()[:1]
+    write_segmentation(tmp_path / "out.dcm", labels, volume, SegmentationOptions(type=kind))
+    edited(tmp_path / "out.dcm", lambda dataset: share(dataset, ("PlanePositionSequence",)))
+    assert np.array_equal(read_segmentation(tmp_path / "out.dcm", volume).labels(), labels)
+
+
+def test_one_frame_may_say_everything_in_the_shared_groups(tmp_path: Path) -> None:
+    save_series(tmp_path / "in", in_its_frame, depth=1)
+    volume = read_volume(tmp_path / "in")
+    labels = some_labels()[:1] // 3
+    write_mask(tmp_path / "out.dcm", labels, like=volume)
+
+    def share_all(dataset: Dataset) -> None:
+        share(dataset, tuple(e.keyword for e in dataset.PerFrameFunctionalGroupsSequence[0]))
+        del dataset.PerFrameFunctionalGroupsSequence
+
+    edited(tmp_path / "out.dcm", share_all)
+    assert np.array_equal(read_segmentation(tmp_path / "out.dcm", volume).labels(), labels)
+
+
 def test_a_frame_without_a_segment_is_refused(tmp_path: Path) -> None:
     volume = a_volume(tmp_path / "in")
     write_mask(tmp_path / "out.dcm", some_labels(), like=volume)

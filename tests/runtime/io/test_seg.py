@@ -394,7 +394,6 @@ def other(keyword: str, value: str) -> Callable[[Dataset, int], None]:
         (remove("SOPInstanceUID"), r"no SOP Instance UID"),
         (other("SOPInstanceUID", "1.2.x"), "'1.2.x' as SOP Instance UID"),
         (other("StudyInstanceUID", "1.2"), "another Study Instance UID"),
-        (other("FrameOfReferenceUID", "1.2"), "another Frame of Reference UID"),
         (other("SOPInstanceUID", "1.2"), "share a SOP Instance UID"),
     ],
 )
@@ -458,6 +457,15 @@ def test_files_beside_the_series(tmp_path: Path) -> None:
     (folder / "2.dcm").write_bytes((folder / "2.dcm").read_bytes()[:300])
     with pytest.raises(SeriesError, match=r"2\.dcm cannot be read as DICOM"):
         write_mask(tmp_path / "out.dcm", some_labels(), like=volume)
+
+
+def test_a_frame_of_reference_that_changed_since_it_was_read(tmp_path: Path) -> None:
+    volume = a_series(tmp_path / "in")
+    dataset = dcmread(tmp_path / "in" / "003.dcm")
+    dataset.FrameOfReferenceUID = "1.2"
+    dataset.save_as(tmp_path / "in" / "003.dcm")
+    with pytest.raises(SeriesError, match="another Frame of Reference UID"):
+        check_segmentation(volume)
 
 
 def test_files_that_changed_since_they_were_read(tmp_path: Path) -> None:
