@@ -55,7 +55,7 @@ def write_whole_folder(
     with refusals(path):
         target = Path(os.path.realpath(path))
         _remove_abandoned(target)
-        with _temporary(target) as part:
+        with temporary_folder(lambda: _name_beside(target)) as part:
             mode = make_usable(part, stat.S_IRWXU)
             write(part)
             for file in part.iterdir():
@@ -72,21 +72,21 @@ def write_whole_folder(
 
 
 @contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-    """A new empty folder beside `path`, locked for as long as it is there; whatever has its name at the end goes."""
+def temporary_folder(name: Callable[[], Path], mode: int = 0o777) -> Iterator[Path]:
+    """A new empty folder of a new name, locked for as long as it is there; whatever has its name at the end goes."""
     while True:
-        part = path.with_name(f"{temporary_start(path)}{uuid4().hex}")
-        unfinished.add(part)
-        part.mkdir()
+        folder = name()
+        unfinished.add(folder)
+        folder.mkdir(mode)
         try:
-            with locked(part, is_patient=True):
-                if not part.exists():  # taken for abandoned before it was locked
+            with locked(folder, is_patient=True):
+                if not folder.exists():  # taken for abandoned before it was locked
                     continue
-                yield part
+                yield folder
                 return
         finally:
-            shutil.rmtree(part, ignore_errors=True)
-            unfinished.discard(part)
+            shutil.rmtree(folder, ignore_errors=True)
+            unfinished.discard(folder)
 
 
 @contextmanager
@@ -101,6 +101,10 @@ def locked(folder: Path, is_patient: bool = False) -> Iterator[bool]:
         yield lock(descriptor, is_patient)
     finally:
         os.close(descriptor)
+
+
+def _name_beside(path: Path) -> Path:
+    return path.with_name(f"{temporary_start(path)}{uuid4().hex}")
 
 
 def _remove_abandoned(path: Path) -> None:

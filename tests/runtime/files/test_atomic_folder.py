@@ -222,8 +222,8 @@ def test_a_folder_taken_for_abandoned_before_it_was_locked_is_made_anew(
 ) -> None:
     mkdir, made = Path.mkdir, []
 
-    def mkdir_and_lose(self: Path) -> None:
-        mkdir(self)
+    def mkdir_and_lose(self: Path, mode: int) -> None:
+        mkdir(self, mode)
         if MARK in self.name:
             made.append(self)
             if len(made) == 1:

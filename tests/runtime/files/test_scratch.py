@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,3 +84,39 @@ def test_what_only_looks_like_one_is_left_alone(temporary: Path) -> None:
         pass
     assert sorted(os.listdir(temporary)) == ["elsewhere", f"{START}file", f"{START}link"]
     assert (elsewhere / "kept").exists()
+
+
+@needs_locks
+def test_another_users_folder_is_left_alone_also_by_who_may_do_anything(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = temporary / f"{START}left"
+    left.mkdir()
+    me = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: me + 1)
+    remove_abandoned()
+    assert left.exists()
+    monkeypatch.undo()
+    remove_abandoned(str(temporary))
+    assert not left.exists()
+
+
+@needs_locks
+def test_a_folder_that_goes_meanwhile_is_no_error(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, left = temporary / f"{START}gone", temporary / f"{START}left"
+    gone.mkdir()
+    left.mkdir()
+    scan = os.scandir
+
+    def scan_and_lose(folder: Any) -> Any:
+        if folder != str(temporary):
+            return scan(folder)
+        seen = sorted(scan(folder), key=lambda entry: entry.name)
+        gone.rmdir()
+        return iter(seen)
+
+    monkeypatch.setattr(os, "scandir", scan_and_lose)
+    remove_abandoned()
+    assert os.listdir(temporary) == []
