@@ -166,7 +166,7 @@ class Ledger:
 
     def _is_there(self, mask: str, told: Mapping[str, Any]) -> bool:
         try:
-            return (self.folder / mask).stat().st_size == told["mask_bytes"]
+            return bool((self.folder / mask).stat().st_size == told["mask_bytes"])
         except OSError:
             return False
 
@@ -260,7 +260,7 @@ def decoded(text: bytes) -> str:
 def told_in(row: sqlite3.Row, folder: Path) -> dict[str, Any]:
     """What a row tells of a study. Raises InputError where that is damaged, which SQLite does not see."""
     try:
-        told = json.loads(row["told"])
+        told: dict[str, Any] = json.loads(row["told"])
         if row["state"] == DONE:
             wanted = [(TOLD, told), (("total",), told["ms"])]
             wanted += [(TOLD_OF_OBJECT, entry) for entry in told["objects"]]

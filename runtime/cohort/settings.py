@@ -18,17 +18,16 @@ from runtime.cohort.study import (
     codes_of_rows,
     content_of,
     files_of,
-    named_in,
 )
 from runtime.jobs.job import Job
-from runtime.prompts.prompt_file import read_codes, read_prompts
+from runtime.prompts.prompt_file import named_in, read_codes, read_prompts
 
 FORMATS = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha", "dicom-seg": ".dcm"}
 MASKS, PREVIEWS = "masks", "previews"
 PREVIEW_SUFFIX = ".jpg"
 # What differs from study to study, and what changes how fast a mask is there but not the mask.
 NOT_IN_KEY = (
-    *("input", "output", "calls", "lines", "labels", "preview", "bundle"),
+    *("input", "output", "calls", "lines", "labels", "prompt_files", "preview", "bundle"),
     *("threads", "hint", "max_memory", "reports_memory", "order", "identity"),
 )
 

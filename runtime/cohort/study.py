@@ -12,7 +12,14 @@ from pathlib import Path
 from runtime.errors import InputError, PromptError
 from runtime.io.dicom.codes import Code
 from runtime.io.read import SUFFIXES
-from runtime.prompts.prompt_file import NAMES, Calls, group, parse_box, parse_point
+from runtime.prompts.prompt_file import (
+    NAMES,
+    Calls,
+    group,
+    named_in,
+    parse_box,
+    parse_point,
+)
 from runtime.prompts.prompts import Prompt, check_object_id
 from runtime.prompts.recist import Recist, parse_recist
 
@@ -202,15 +209,3 @@ def check_prompted(asked: StudyPrompts, name: str) -> None:
             f"{name} has no prompts; put {Path(name).name}.json beside it (as for medsam2 segment --prompts), or a "
             f"label map {Path(name).name}.labels.nii.gz, or name it in a table (--table)"
         )
-
-
-def named_in(file: Path) -> list[Path]:
-    """Files that a file of prompts names as masks, as far as it can be read."""
-    try:
-        text = file.read_text("utf-8")
-        content = json.loads(text) if '"mask"' in text else {}
-        objects = content.get("objects", ())
-        names = [p["mask"] for o in objects for p in o.get("prompts", ()) if "mask" in p]
-        return [file.parent / name for name in names if isinstance(name, str)]
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
-        return []  # whoever reads it in earnest says what is wrong

@@ -31,6 +31,7 @@ from runtime.prompts.label_map import LABELS_AS
 from runtime.prompts.prompt_file import (
     Calls,
     group,
+    named_in,
     parse_box,
     parse_point,
     read_codes,
@@ -189,6 +190,7 @@ def main(arguments: list[str] | None = None) -> None:
         calls=_calls(args),
         lines=tuple(enumerate(map(parse_recist, args.recist or ()), 1)),
         labels=args.labels,
+        prompt_files=_prompt_files(args.prompts),
         preview=args.preview,
         bundle=args.bundle,
         series=args.series,
@@ -236,6 +238,10 @@ def _calls(args: argparse.Namespace) -> Calls:
     if len(boxes) > 1:
         return [(object_id, [box]) for object_id, box in enumerate(boxes, 1)]
     return group([*boxes, *points], object_id=1)
+
+
+def _prompt_files(prompts: str | None) -> tuple[Path, ...]:
+    return () if prompts is None else (Path(prompts), *named_in(Path(prompts)))
 
 
 def _z_range(text: str | None) -> tuple[int, int] | None:

@@ -45,6 +45,7 @@ class Job:
         lines: RECIST lines by object (volumes), beside calls.
         labels: a label map whose objects are asked for too (volumes).
         labels_as: how, a key of `LABELS_AS`.
+        prompt_files: that calls were read from, which nothing may be written over.
         memory: rules of the bank.
         is_memory_chosen: whether their policy and pick-up were asked for, or are what the bundle says.
         stop: when an object is followed no further (volumes, videos); "auto" is what the bundle says.
@@ -71,6 +72,7 @@ class Job:
     lines: tuple[tuple[int, Recist], ...] = ()
     labels: Path | None = None
     labels_as: str = "box"
+    prompt_files: tuple[Path, ...] = ()
     is_memory_chosen: bool = True
     stop: StopRule | Auto | None = AUTO
     zoom: float | Auto | None = AUTO
@@ -170,10 +172,21 @@ def check_preview(job: Job) -> None:
             f"{path} has no suffix a preview is written as; wanted {', '.join(PREVIEW_SUFFIXES)}"
         )
     check_destination(path)
+    check_spares(path, job)
     if os.path.realpath(path.parent) == os.path.realpath(job.input):
         raise InputError(
             f"{path} would lie among the images of the input and be taken for one of them; choose another folder"
         )
+
+
+def check_spares(path: Path, job: Job) -> None:
+    """Raise InputError for a path at which something is to be written and which the job reads."""
+    read = {file: "a file of the prompts" for file in job.prompt_files}
+    read |= {job.labels: "the label map that is asked for again"} if job.labels else {}
+    read |= {job.input: "the input itself"}
+    for file, what in read.items():
+        if os.path.realpath(path) == os.path.realpath(file):
+            raise InputError(f"{path} is {what}; name another file to write")
 
 
 def check_without_memory(job: Job, model: Model) -> None:

@@ -21,7 +21,7 @@ from runtime.io.dicom.seg import Algorithm, Written, check_segmentation, write_s
 from runtime.io.window import parse_window
 from runtime.io.write import is_segmentation, is_structures
 from runtime.jobs.clock import Clock
-from runtime.jobs.job import REVIEW, Job, check_preview, check_without_memory
+from runtime.jobs.job import REVIEW, Job, check_preview, check_spares, check_without_memory
 from runtime.jobs.notices import about_grid, about_objects, about_prompts, about_range, about_window
 from runtime.jobs.object_report import object_reports
 from runtime.jobs.report import Source, make_report
@@ -110,13 +110,8 @@ def segment_volume(job: Job, model: Model | None = None) -> dict[str, Any]:
 
 def _check_output(job: Job) -> None:
     """Raise InputError or MissingInput unless the mask can be written and leaves what is read as it is."""
-    output, source = os.path.realpath(check_mask_path(job.output)), os.path.realpath(job.input)
-    if output == source:
-        raise InputError(f"{job.output} is the input itself; name another file for the mask")
-    if job.labels is not None and output == os.path.realpath(job.labels):
-        raise InputError(
-            f"{job.output} is the label map that is asked for again; name another file for the mask"
-        )
+    check_spares(check_mask_path(job.output), job)
+    output, source = os.path.realpath(job.output), os.path.realpath(job.input)
     is_dicom = is_segmentation(job.output) or is_structures(job.output)
     if is_dicom and os.path.dirname(output) == source:
         raise InputError(

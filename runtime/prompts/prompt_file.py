@@ -81,6 +81,18 @@ def read_codes(path: str | Path) -> tuple[dict[int, Code], dict[int, Code]]:
     return found["code"], found["category"]
 
 
+def named_in(file: Path) -> list[Path]:
+    """Files that a file of prompts names as masks, as far as it can be read."""
+    try:
+        text = file.read_text("utf-8")
+        content = json.loads(text) if '"mask"' in text else {}
+        objects = content.get("objects", ())
+        names = [p["mask"] for o in objects for p in o.get("prompts", ()) if "mask" in p]
+        return [file.parent / name for name in names if isinstance(name, str)]
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return []  # whoever reads it in earnest says what is wrong
+
+
 def _objects(file: Path) -> dict[int, tuple[str, dict[str, Any]]]:
     """By id, where in the file an object is, and what is there."""
     content = _read_json(file)

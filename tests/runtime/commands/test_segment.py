@@ -328,6 +328,21 @@ def test_what_cannot_be_used_is_refused_before_anything_is_written(
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("preview", ["drawn.png", "link.png", "prompts.png"])
+def test_a_preview_over_what_is_asked_is_refused(
+    studies: Path, tmp_path: Path, preview: str
+) -> None:
+    shutil.copy(studies / "study.nrrd", tmp_path / "study.nrrd")
+    Image.new("L", (64, 64)).save(tmp_path / "drawn.png")
+    (tmp_path / "link.png").symlink_to("drawn.png")
+    asked = {"objects": [{"prompts": [{"slice": 2, "mask": "drawn.png"}]}]}
+    (tmp_path / "prompts.png").write_text(json.dumps(asked))
+    before = snapshot(tmp_path)
+    with pytest.raises(InputError, match="is a file of the prompts; name another"):
+        main(arguments(tmp_path, "--prompts", str(tmp_path / "prompts.png"), preview=preview))
+    assert snapshot(tmp_path) == before
+
+
 def test_slices_too_thick_to_be_fused_are_refused_before_anything_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
