@@ -37,7 +37,8 @@ def find_studies(root: Path) -> Iterator[Study]:
     A volume `a/ct.nii.gz` is asked what `a/ct.json` says (as for `medsam2 segment --prompts`), or, where there are no
     prompts, for the objects of the label map `a/ct.labels.nii.gz` (.nii, .nrrd, .mha; .dcm of DICOM). Of a folder
     `a/series` of DICOM slices they are called `a/series.json`, `a/series/prompts.json` and `a/series.labels...`. An
-    .npz with labels of its own (`gts`) needs neither. Links to folders are not followed.
+    .npz with labels of its own (`gts`) needs neither. Among volumes slices are a study only where something is asked of
+    them. Links to folders are not followed.
 
     Raises MissingInput if there is no such folder.
     """
@@ -47,17 +48,22 @@ def find_studies(root: Path) -> Iterator[Study]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         here = Path(folder)
         names = sorted(name for name in files if not name.startswith("."))
-        volumes = [name for name in names if _is_volume(name)]
-        if not volumes:
-            volumes = _objects(here, names, here == root)
+        files_of_volumes = [name for name in names if _is_volume(name)]
+        volumes = files_of_volumes or _objects(here, names, here == root)
+        is_series = here != root and (not volumes or bool(files_of_volumes))
+        is_series = is_series and _holds_slices(here, names)
         stems = Counter(map(stem_of, volumes))
         for name in volumes:
             stem = stem_of(name)
             path = here / name
             called = stem if stems[stem] == 1 and stem not in folders else name
-            yield _study(root, here / called, path, asked_beside(path))
-        if not volumes and _holds_slices(here, names) and here != root:
-            yield _study(root, here, here, asked_beside(here))
+            asked = asked_beside(path)
+            if is_series and asked == StudyPrompts(NOTHING):
+                asked = StudyPrompts(NOTHING, here.name)
+            yield _study(root, here / called, path, asked)
+        asked = asked_beside(here)
+        if is_series and not (volumes and asked.source == NOTHING):
+            yield _study(root, here, here, asked)
 
 
 def asked_beside(path: Path) -> StudyPrompts:

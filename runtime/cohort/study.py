@@ -40,7 +40,7 @@ class StudyPrompts:
 
     Attributes:
         source: `FILE`, `ROWS`, `LABELS`, `SERVER` or `NOTHING`.
-        text: a path, the rows as JSON, or nothing.
+        text: a path, the rows as JSON, or nothing; of `NOTHING` the folder of DICOM slices among which the study lies.
     """
 
     source: str
@@ -205,7 +205,10 @@ def _object_id(text: str) -> int:
 def check_prompted(asked: StudyPrompts, name: str) -> None:
     """Raise InputError where nothing is asked of a study."""
     if asked.source == NOTHING:
+        folder = asked.text
+        slices = f"; if the DICOM slices beside it are meant, put {folder}.json beside their folder {folder}, or"
         raise InputError(
             f"{name} has no prompts; put {Path(name).name}.json beside it (as for medsam2 segment --prompts), or a "
             f"label map {Path(name).name}.labels.nii.gz, or name it in a table (--table)"
+            f"{f'{slices} name that in a table' if folder else ''}"
         )

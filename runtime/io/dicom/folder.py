@@ -95,8 +95,8 @@ def series_headers(folder: Path, series: str | None) -> list[Header]:
         )
     if series is None and len(headers_of) > 1:
         raise SeriesError(
-            f"{folder} holds {len(headers_of)} series; wanted one; choose with series= "
-            f"(--series UID):\n{_listing(headers_of)}"
+            f"{folder} holds {len(headers_of)} series; wanted one; choose with series= (--series UID), or, in a "
+            f"cohort, put each into a folder of its own:\n{_listing(headers_of)}"
         )
     if series is not None and series not in headers_of:
         raise SeriesError(f"{folder} holds no series {series}; it holds:\n{_listing(headers_of)}")

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from runtime.cohort.find import find_studies, located
-from runtime.errors import InputError, MissingInput
+from runtime.cohort.study import StudyPrompts, check_prompted
+from runtime.errors import InputError, MissingInput, SeriesError
 from runtime.io.dicom import read_series
-from tests.dicoms import save_frames, save_series
+from tests.dicoms import OTHER_SERIES, save_frames, save_series
 
 VOLUME = np.zeros((3, 4, 5), np.int16)
 
@@ -129,6 +130,35 @@ def test_slices_without_preamble_are_a_study(tree: Path) -> None:
     found = [study.name for study in find_studies(tree / "p1")]
     assert found == ["series"]
     assert read_series(tree / "p1" / "series").shape[0] == 5
+
+
+def test_a_volume_among_slices_does_not_hide_them(tmp_path: Path) -> None:
+    save_series(tmp_path / "p")
+    put(tmp_path / "p" / "ct.nii.gz")
+
+    def found() -> dict[str, StudyPrompts]:
+        return {study.name: study.asked for study in find_studies(tmp_path)}
+
+    assert list(found()) == ["p/ct"]
+    with pytest.raises(
+        InputError, match=r"p/ct has no prompts; put ct\.json.*put p\.json beside their"
+    ):
+        check_prompted(found()["p/ct"], "p/ct")
+    asked = put(tmp_path / "p.json")
+    assert found() == {
+        "p": StudyPrompts("file", str(asked)),
+        "p/ct": StudyPrompts("nothing", "p"),
+    }
+    asked.unlink()
+    put(tmp_path / "p" / "ct.json")
+    assert {name: asked.source for name, asked in found().items()} == {"p/ct": "file"}
+
+
+def test_two_series_in_a_folder_are_told_apart_in_words(tmp_path: Path) -> None:
+    save_series(tmp_path / "p")
+    save_series(tmp_path / "p", series=OTHER_SERIES, names=[f"x{i}" for i in range(5)])
+    with pytest.raises(SeriesError, match="in a cohort, put each into a folder of its own"):
+        read_series(tmp_path / "p")
 
 
 def test_a_folder_that_is_not_there_is_missed(tmp_path: Path) -> None:
