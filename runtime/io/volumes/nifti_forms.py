@@ -19,8 +19,10 @@ UNIT_MM = {0: 1.0, 1: 1e3, 2: 1.0, 3: 1e-3}  # unknown (taken as mm), metre, mil
 LPS_OF_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 # The first number of a quaternion is not written down: it is the root of what the squares of the
-# others, in float32, leave of 1. They may be off by this much (nibabel's threshold).
+# others, in float32 or float64, leave of 1. They may be off by this much (nibabel's thresholds), and
+# what is no more is 0: half turns are common, and quaternions next to them are not.
 _SQUARES_ERROR = 3 * 2.0**-23
+_SQUARES_ERRORS = {1: _SQUARES_ERROR, 2: 3 * 2.0**-52}
 # Two affines that differ by no more were rounded: direction cosines have five or six decimals ...
 _ANGLE_ERROR = 1e-4
 # ... and coordinates are float32.
@@ -124,7 +126,7 @@ class NiftiForms:
         missing = 1.0 - sum(value * value for value in self.quatern)
         if not (isfinite(missing) and missing >= -_SQUARES_ERROR):
             raise ValueError(f"the quaternion {self.quatern} is longer than 1 or not finite")
-        return sqrt(max(missing, 0.0))
+        return sqrt(missing) if missing > _SQUARES_ERRORS[self.version] else 0.0
 
     def _qform(self) -> NDArray[np.float64]:
         if self.pixdim[0] not in (-1.0, 0.0, 1.0):

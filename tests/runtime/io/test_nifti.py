@@ -204,6 +204,19 @@ def test_forms_of_one_affine_always_agree(tmp_path: Path) -> None:
         assert affine_ras(read_volume(tmp_path / "a.nii")) == pytest.approx(theirs.affine, abs=1e-5)
 
 
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_a_half_turn_is_not_turned_further_by_rounding(tmp_path: Path, kind: Any) -> None:
+    for degrees in range(1, 90):
+        tilt = np.radians(degrees)
+        matrix = np.diag([-1.0, 1, 1, 1])  # as of a scan of a tilted head
+        matrix[1:3, 1:3] = [[np.cos(tilt), np.sin(tilt)], [np.sin(tilt), -np.cos(tilt)]]
+        image = kind(np.zeros((400, 1, 30), np.uint8), None)
+        image.set_qform(matrix, 1)
+        nib.save(image, tmp_path / "a.nii")
+        theirs = nib.load(tmp_path / "a.nii")
+        assert affine_ras(read_volume(tmp_path / "a.nii")) == pytest.approx(theirs.affine, abs=2e-7)
+
+
 def drawn_affine(seed: int) -> np.ndarray:
     """Any turn, size, mirror and place."""
     # Half of them turn by nearly 180 degrees, where a quaternion's unwritten number is all rounding.
