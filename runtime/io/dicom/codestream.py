@@ -23,6 +23,9 @@ _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 # Start of frame of every JPEG process that is Huffman coded (ISO 10918-1 table B.1), and of JPEG-LS (ISO 14495-1).
 _START_OF_FRAME = (0xC0, 0xC1, 0xC2, 0xC3, 0xF7)
 _START_OF_SCAN, _WITHOUT_LENGTH = 0xDA, (0x01, *range(0xD0, 0xD9))
+# What colours are, which DICOM headers get wrong: JFIF is always YCbCr (ISO 10918-5), Adobe's segment has a byte for it
+# (ISO 10918-6, 6.5.3). Lossless processes transform nothing.
+_JFIF, _ADOBE, _LOSSY, _LUMINANCE = 0xE0, 0xEE, (0xC0, 0xC1, 0xC2), "YBR_FULL_422"
 # JPEG 2000: start of codestream and the size marker (ISO 15444-1, A.5.1).
 _SIZES = b"\xff\x4f\xff\x51"
 # What a JP2 file begins with, which some writers put around it (I.5.1).
@@ -69,19 +72,38 @@ def decode_codestream(frame: bytes, layout: PixelFormat, syntax: TransferSyntax)
 
 
 def _jpeg_size(data: bytes) -> Size:
-    """Size in the first start of frame; whatever comes before it is stepped over by its length."""
-    at = 2
-    while data[:2] == b"\xff\xd8" and at + 4 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
+    """Size in the first start of frame."""
+    for marker, at in _segments(data):
         if marker in _START_OF_FRAME and at + 10 <= len(data):
             bits, rows, columns, samples = struct.unpack_from(">BHHB", data, at + 4)
             return Size(rows, columns, samples, bits)
+    raise VolumeError("its codestream has no JPEG header")
+
+
+def _jpeg_colours(data: bytes) -> str:
+    """The photometric interpretation that a lossy codestream names, as libjpeg takes it; "" where it names none."""
+    is_jfif, adobe = False, ""
+    for marker, at in _segments(data):
+        if marker == _JFIF and data[at + 4 : at + 9] == b"JFIF\0":
+            is_jfif = True
+        if marker == _ADOBE and data[at + 4 : at + 9] == b"Adobe" and at + 16 <= len(data):
+            adobe = {0: "RGB", 1: _LUMINANCE}.get(data[at + 15], "")
+        if marker in _LOSSY:
+            return _LUMINANCE if is_jfif else adobe
+    return ""
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """Marker and place of each segment before the first scan; each is stepped over by its length."""
+    at = 2
+    while data[:2] == b"\xff\xd8" and at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
         if marker == _START_OF_SCAN:
-            break
+            return
+        yield marker, at
         at += 1 if marker == 0xFF else 2
         if marker not in (0xFF, *_WITHOUT_LENGTH):
             at += max(2, struct.unpack_from(">H", data, at)[0])
-    raise VolumeError("its codestream has no JPEG header")
 
 
 def _jpeg2000_size(data: bytes) -> Size:
@@ -111,7 +133,7 @@ def _minimal_file(frame: bytes, layout: PixelFormat, syntax: TransferSyntax) -> 
             meta,
             _element(0x0008, 0x0016, b"UI", _SECONDARY_CAPTURE),
             _element(0x0008, 0x0018, b"UI", "2.25.1"),
-            *_image_elements(layout),
+            *_image_elements(layout, _colours(frame, layout, syntax)),
             struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, 0xFFFFFFFF),
             struct.pack("<HHI", 0xFFFE, 0xE000, 0),
             struct.pack("<HHI", 0xFFFE, 0xE000, len(frame) + len(frame) % 2),
@@ -121,9 +143,14 @@ def _minimal_file(frame: bytes, layout: PixelFormat, syntax: TransferSyntax) -> 
     )
 
 
-def _image_elements(layout: PixelFormat) -> Iterator[bytes]:
-    # Grey is never inverted here: ITK would turn it over.
-    photometric = "MONOCHROME2" if layout.is_grey else layout.photometric
+def _colours(frame: bytes, layout: PixelFormat, syntax: TransferSyntax) -> str:
+    if layout.is_grey:  # never inverted here: ITK would turn it over
+        return "MONOCHROME2"
+    own = _jpeg_colours(frame) if layout.samples == 3 and syntax.codec == "jpeg" else ""
+    return own or layout.photometric
+
+
+def _image_elements(layout: PixelFormat, photometric: str) -> Iterator[bytes]:
     # GDCM cannot drop unused bits of bytes, and need not.
     stored = max(layout.stored, 8)
     yield _element(0x0028, 0x0002, b"US", struct.pack("<H", layout.samples))

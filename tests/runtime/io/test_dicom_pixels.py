@@ -162,6 +162,26 @@ def test_what_pillow_compressed_comes_out_again(tmp_path: Path, kind: str) -> No
     )
 
 
+@pytest.mark.parametrize("said", ["RGB", "YBR_FULL", "YBR_FULL_422"])
+@pytest.mark.parametrize("is_rgb", [False, True], ids=["JFIF", "Adobe"])
+def test_colours_are_what_a_codestream_says_itself(tmp_path: Path, said: str, is_rgb: bool) -> None:
+    y, x = np.mgrid[:40, :56]
+    values = np.stack([4 * x, 6 * y, 2 * (x + y)], -1).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(values).save(stream, "JPEG", quality=100, subsampling=0, keep_rgb=is_rgb)
+    assert (b"JFIF" in stream.getvalue()) is not is_rgb
+
+    def compress(dataset: Dataset) -> None:
+        dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+        dataset.PhotometricInterpretation = said
+        dataset.PixelData = encapsulate([stream.getvalue()])
+        dataset["PixelData"].VR = "OB"
+
+    write(tmp_path / "a.dcm", values[None], ExplicitVRLittleEndian, 8, compress)
+    expected = np.asarray(Image.open(stream)).astype(int)
+    assert np.abs(read_dicom_image(tmp_path / "a.dcm") - expected).max() <= 1
+
+
 @pytest.mark.parametrize("compressor", ["JPEG", "JPEG2000"])
 @pytest.mark.parametrize("dtype", ["u1", "u2", "i2"])
 def test_what_itk_compressed_without_loss_comes_out_again(
