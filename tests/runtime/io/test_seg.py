@@ -19,7 +19,7 @@ from pydicom.uid import ExplicitVRBigEndian, RLELossless
 
 from runtime import Volume, read_volume, write_mask
 from runtime.errors import InputError, MissingPackage, Sam2Error, SeriesError
-from runtime.io.dicom import seg
+from runtime.io.dicom import read_segmentation, seg
 from runtime.io.dicom.codes import ABNORMAL, LESION, Code
 from runtime.io.dicom.seg import (
     SEGMENTATION_TYPES,
@@ -432,6 +432,26 @@ def test_slices_whose_orientations_differ_in_the_last_decimal(tmp_path: Path) ->
     write_mask(tmp_path / "out.dcm", some_labels(), like=volume)
     found = masks_of(tmp_path / "out.dcm", instances(volume))
     assert np.array_equal(found, some_labels()[..., None] == [1, 2, 3])
+
+
+@pytest.mark.parametrize(("height", "width"), [(5, 7), (5, 3), (3, 7), (2, 7)])
+def test_frames_that_end_within_a_byte(tmp_path: Path, height: int, width: int) -> None:
+    def cut(dataset: Dataset, index: int) -> None:
+        with_frame_of_reference(dataset)
+        pixels = dataset.pixel_array[:height, :width]
+        dataset.Rows, dataset.Columns = pixels.shape
+        dataset.PixelData = pixels.tobytes()
+
+    save_series(tmp_path / "in", cut)
+    volume = read_volume(tmp_path / "in")
+    labels = np.random.default_rng(5).integers(1, 4, volume.shape).astype(np.uint8)
+    labels[0].flat[-3:] = 1, 2, 3
+    write_mask(tmp_path / "out.dcm", labels, like=volume)
+    there = dcmread(tmp_path / "out.dcm")
+    frames = there.pixel_array  # all at once, of which pydicom loses nothing
+    assert frames.shape[1:] == (height, width)
+    assert frames.sum() == labels.size
+    assert np.array_equal(read_segmentation(tmp_path / "out.dcm", volume).labels(), labels)
 
 
 def test_a_single_slice(tmp_path: Path) -> None:
