@@ -12,6 +12,7 @@ from export.exact.memory_attention import MemoryAttentionGraph
 from export.exact.sam1_encoder import Sam1EncoderTokens
 from export.exact.tiny_vit import without_norms
 from export.model.network import Network
+from export.model.parts import only
 from export.model.sam1 import Sam1
 from export.model.sam1_trunk import Sam1Encoder
 from export.model.sam2 import Sam2
@@ -22,7 +23,7 @@ class MaskDecoderGraph(nn.Module):
 
     def __init__(self, model: Sam2) -> None:
         super().__init__()
-        self.model = model
+        self.model = only(model, "sam_prompt_encoder", "sam_mask_decoder", "obj_ptr_proj")
 
     def forward(
         self,
@@ -54,7 +55,7 @@ class CoarseMaskDecoderGraph(nn.Module):
 
     def __init__(self, model: Sam2) -> None:
         super().__init__()
-        self.model = model
+        self.model = only(model, "sam_prompt_encoder", "sam_mask_decoder", "obj_ptr_proj")
 
     def forward(
         self,
@@ -82,7 +83,7 @@ class MemoryEncoderGraph(nn.Module):
 
     def __init__(self, model: Sam2) -> None:
         super().__init__()
-        self.model = model
+        self.model = only(model, "memory_encoder", "spatial_perceiver")
 
     def forward(
         self,
@@ -113,7 +114,7 @@ class SingleDecoderGraph(nn.Module):
 
     def __init__(self, model: Sam1) -> None:
         super().__init__()
-        self.model = model
+        self.model = only(model, "prompt_encoder", "mask_decoder")
 
     def forward(
         self,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from export.exact.memory_keys import Angles, KeySource, Rotated, sources_of
 from export.model.attention import attention, marked_read
 from export.model.memory_attention import MemoryAttentionLayer
+from export.model.parts import only
 from export.model.rotary_attention import RotaryAttention
 from export.model.sam2 import Sam2
 
@@ -78,7 +79,9 @@ class MemoryAttentionGraph(nn.Module):
 
     def __init__(self, model: Sam2) -> None:
         super().__init__()
-        self.model = model
+        self.model = only(
+            model, "memory_attention", "memory_position", "obj_ptr_tpos_proj", "distance_code"
+        )
         layers = model.memory_attention.layers
         self.own = nn.ModuleList(SelfAttention(layer) for layer in layers[1:])
         self.cross = nn.ModuleList(CrossAttention(layer) for layer in layers)
