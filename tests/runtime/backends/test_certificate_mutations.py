@@ -30,9 +30,19 @@ def waves(shape: tuple[int, ...], number: int) -> np.ndarray:
 
 
 def telling(graph: str) -> Callable[[Mapping[str, np.ndarray]], Arrays]:
-    """Answers in which every number differs from its neighbours', from other rows' and other outputs'."""
+    """Answers in which every number differs from its neighbours', from other rows' and other outputs'.
+
+    What was asked before, as nearly all of a certificate is by the one before it, is not worked out again.
+    """
+    known: dict[tuple[bytes, ...], Arrays] = {}
 
     def answer(inputs: Mapping[str, np.ndarray]) -> Arrays:
+        key = tuple(x.tobytes() for x in inputs.values())
+        if key not in known:
+            known[key] = worked_out(inputs)
+        return known[key]
+
+    def worked_out(inputs: Mapping[str, np.ndarray]) -> Arrays:
         first = next(iter(inputs.values()))
         axes = dict.fromkeys("nbkpq", len(first))
         told = sum(np.tanh(x.reshape(len(x), -1)).mean(1, dtype=float) for x in inputs.values())
