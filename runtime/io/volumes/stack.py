@@ -18,6 +18,8 @@ ORIENTATION_TOLERANCE = 1e-3
 # A gap may differ from the median by this share of it, or by this much, whichever is more.
 GAP_TOLERANCE = 0.01
 GAP_TOLERANCE_MM = 0.01
+# A quarter of a voxel is as far as a mask may be from what it was drawn on (`runtime.prompts.label_map`).
+OFF_GRID_SHARE = 0.25
 # Positions are written with two decimals by some: whatever the gaps are then, slices lie this near to an even grid,
 # and nearer than this share of its spacing, which a missing slice would not.
 ROUNDED_MM, ROUNDED_SHARE = 0.02, 0.1
@@ -62,8 +64,8 @@ def stack_planes(planes: Sequence[ImagePlane]) -> Stack:
     """The grid that `planes` (at least one, in any order) form.
 
     Raises SeriesError for mixed orientations and two slices in one place; and unless all lie within
-    0.02 mm of an even grid, for gaps that differ by more than max(1 % of the median, 0.01 mm) and
-    slices that slide sideways (gantry tilt).
+    0.02 mm of an even grid, for gaps that differ by more than max(1 % of the median, 0.01 mm), a slice
+    that lies a quarter of the spacing from the grid and slices that slide sideways (gantry tilt).
     """
     _check_numbers(planes)
     _check_orientations(planes)
@@ -72,9 +74,11 @@ def stack_planes(planes: Sequence[ImagePlane]) -> Stack:
     order = np.argsort(positions_mm @ axes[:, 2], kind="stable")
     sorted_planes = [planes[index] for index in order]
     steps_mm = np.diff(positions_mm[order], axis=0)
-    if len(steps_mm) and not _is_even((positions_mm[order] - positions_mm[order[0]]) @ axes):
+    offsets_mm = (positions_mm[order] - positions_mm[order[0]]) @ axes
+    if len(steps_mm) and not _is_even(offsets_mm):
         _check_gaps(sorted_planes, steps_mm @ axes[:, 2])
-        _check_tilt(sorted_planes, steps_mm @ axes)
+        _check_grid(sorted_planes, offsets_mm)
+        _check_tilt(sorted_planes, offsets_mm)
     x_mm, y_mm, z_mm = positions_mm[order[0]].tolist()
     return Stack(
         tuple(order.tolist()),
@@ -149,17 +153,35 @@ def _check_gaps(planes: Sequence[ImagePlane], gaps_mm: NDArray[Any]) -> None:
         )
 
 
-def _check_tilt(planes: Sequence[ImagePlane], steps_mm: NDArray[Any]) -> None:
-    """steps_mm: one row per gap, in the coordinates of the slices (along row, column, normal)."""
-    overall_mm = steps_mm.sum(axis=0)
-    for step_mm, pair in [
-        *zip(steps_mm, pairwise(planes), strict=True),
-        (overall_mm, (planes[0], planes[-1])),
-    ]:
-        drift_mm = float(np.hypot(step_mm[0], step_mm[1]))
-        if not drift_mm <= max(GAP_TOLERANCE_MM, GAP_TOLERANCE * step_mm[2]):
-            raise SeriesError(
-                f"slices slide sideways: {pair[1].name} lies {drift_mm:.4g} mm off the normal "
-                f"through {pair[0].name}, over {step_mm[2]:.4g} mm (gantry tilt?); wanted slices "
-                "stacked straight; resample the series onto a straight grid first"
-            )
+def _check_grid(planes: Sequence[ImagePlane], offsets_mm: NDArray[Any]) -> None:
+    """Small errors of gaps may add up; one row per slice, in the coordinates of the slices."""
+    spacing_mm = float(offsets_mm[-1, 2]) / (len(planes) - 1)
+    errors_mm = np.abs(offsets_mm[:, 2] - spacing_mm * np.arange(len(planes)))
+    worst = int(np.argmax(errors_mm))
+    if not errors_mm[worst] <= OFF_GRID_SHARE * spacing_mm:
+        raise SeriesError(
+            f"slices are unevenly spaced: {planes[worst].name} lies {errors_mm[worst]:.4g} mm from where slices every "
+            f"{spacing_mm:.4g} mm would have it; wanted one spacing; resample the series onto an even grid"
+        )
+
+
+def _check_tilt(planes: Sequence[ImagePlane], offsets_mm: NDArray[Any]) -> None:
+    """offsets_mm: one row per slice, in the coordinates of the slices (along row, column, normal)."""
+    steps_mm = np.diff(offsets_mm, axis=0)
+    slack_mm = max(GAP_TOLERANCE_MM, GAP_TOLERANCE * float(np.median(steps_mm[:, 2])))
+    for step_mm, (here, there) in zip(steps_mm, pairwise(planes), strict=True):
+        _check_slide(step_mm, here, there, max(GAP_TOLERANCE_MM, GAP_TOLERANCE * step_mm[2]))
+    for offset_mm, plane in zip(offsets_mm, planes, strict=True):
+        _check_slide(
+            offset_mm, planes[0], plane, max(slack_mm, ORIENTATION_TOLERANCE * offset_mm[2])
+        )
+
+
+def _check_slide(step_mm: NDArray[Any], here: ImagePlane, there: ImagePlane, most: float) -> None:
+    drift_mm = float(np.hypot(step_mm[0], step_mm[1]))
+    if not drift_mm <= most:
+        raise SeriesError(
+            f"slices slide sideways: {there.name} lies {drift_mm:.4g} mm off the normal through {here.name}, over "
+            f"{step_mm[2]:.4g} mm (gantry tilt?); wanted slices stacked straight; resample the series onto a straight "
+            "grid first"
+        )

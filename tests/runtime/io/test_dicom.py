@@ -268,6 +268,32 @@ def test_slices_of_several_frames_of_reference_are_refused(tmp_path: Path) -> No
         read_volume(tmp_path / "in")
 
 
+@pytest.mark.parametrize(("degrees", "accepted"), [(0.05, True), (0.1, False), (0.5, False)])
+def test_a_small_tilt_adds_up_over_many_slices(
+    tmp_path: Path, degrees: float, accepted: bool
+) -> None:
+    def slide(dataset: Dataset, index: int) -> None:
+        slid_mm = index * 2.5 * np.tan(np.radians(degrees))
+        dataset.ImagePositionPatient = decimals((0, slid_mm, index * 2.5))
+
+    save_series(tmp_path, slide, depth=60)
+    if accepted:
+        assert read_volume(tmp_path).shape[0] == 60
+    else:
+        with pytest.raises(SeriesError, match=r"slide sideways: 0..\.dcm lies"):
+            read_volume(tmp_path)
+
+
+def test_gaps_that_grow_within_their_tolerance_add_up(tmp_path: Path) -> None:
+    def shift(dataset: Dataset, index: int) -> None:
+        far_mm = 2.5 * index + 0.02 * max(0, index - 60)
+        dataset.ImagePositionPatient = decimals((0, 0, far_mm))
+
+    save_series(tmp_path, shift, depth=130)
+    with pytest.raises(SeriesError, match=r"unevenly spaced: 060\.dcm lies 0\.64.* mm from where"):
+        read_volume(tmp_path)
+
+
 def test_gantry_tilt_is_refused(tmp_path: Path) -> None:
     def slide(dataset: Dataset, index: int) -> None:
         x_mm, y_mm, z_mm = map(float, dataset.ImagePositionPatient)
