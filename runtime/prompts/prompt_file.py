@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 
 from runtime.errors import InputError, MissingInput, PromptError
 from runtime.files.strict_json import parse
@@ -36,6 +37,7 @@ from runtime.prompts.prompts import (
     shown,
 )
 
+_PHOTOMETRIC = 262  # TIFF 6.0: 0 is WhiteIsZero
 MOST_BYTES = 2**24  # of a prompt file: a hundred thousand prompts
 KEYS = ({"slice", "box"}, {"slice", "point"}, {"slice", "point", "positive"}, {"slice", "mask"})
 
@@ -237,6 +239,11 @@ def _read_mask(path: Path) -> NDArray[np.generic]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             if getattr(image, "n_frames", 1) > 1:
                 raise PromptError(f"mask {path} holds several images; wanted one")
+            if isinstance(image, TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == 0:
+                raise PromptError(
+                    f"mask {path} has pixels of which low ones are white (WhiteIsZero), so that nobody knows what is "
+                    "inside; save it as PNG, or with BlackIsZero"
+                )
             ImageOps.exif_transpose(image, in_place=True)  # as the slice that it was drawn on
             values = _values(image, path)
     except FileNotFoundError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 import zlib
 from pathlib import Path
@@ -28,6 +29,9 @@ _PARTS = ((273, 279), (324, 325))
 # TIFF 6.0: bits of a sample, what they mean; 0 is white; integers with a sign.
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 _WHITE_IS_ZERO, _SIGNED = 0, 2
+_BIG_ENDIAN = re.compile(
+    r"(;16|;32)B"
+)  # in Pillow's names of how samples are stored; N is this machine's order
 _CHUNK_BYTES = 1 << 16
 
 
@@ -60,6 +64,8 @@ def _decode(image: Image.Image, path: Path) -> NDArray[Any]:
     if "LA;16" in str(getattr(image, "tile", "")):  # of which Pillow keeps eight bits
         raise InputError(f"{path} has 16 bits of grey and transparency; save it without the latter")
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+    if isinstance(image, TiffImageFile):
+        image.tile = [*map(_in_own_order, image.tile)]
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith(("I", "F")):
         deep = np.asarray(image)
@@ -68,6 +74,14 @@ def _decode(image: Image.Image, path: Path) -> NDArray[Any]:
         raise InputError(f"{path} holds bytes with a sign; save it with 16 bits")
     mode = "L" if image.mode in _GREY else "RGB"
     return np.asarray(image if image.mode == mode else image.convert(mode))
+
+
+def _in_own_order(tile: Any) -> Any:
+    """A part as libtiff gives it, which has put bytes in order: of most types Pillow 13 would swap them once more."""
+    if tile.codec_name != "libtiff":
+        return tile
+    mode, *rest = tile.args
+    return tile._replace(args=(_BIG_ENDIAN.sub(r"\1N", mode), *rest))
 
 
 def _meant(deep: NDArray[Any], tags: Any, path: Path) -> NDArray[Any]:

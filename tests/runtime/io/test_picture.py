@@ -20,17 +20,31 @@ DEEP = RNG.integers(0, 4096, (12, 17), dtype=np.uint16)
 BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
 
 
-def write_tiff(path: Path, samples: np.ndarray, photometric: int, sample_format: int) -> None:
-    """One strip, little endian, without compression, as TIFF 6.0 section 2 lays it out."""
+def write_tiff(
+    path: Path,
+    samples: np.ndarray,
+    photometric: int,
+    sample_format: int,
+    order: str = "<",
+    compression: int = 1,
+) -> None:
+    """One strip, as it is or deflated (8), as TIFF 6.0 section 2 lays it out."""
     height, width = samples.shape
-    data = samples.astype(samples.dtype.newbyteorder("<")).tobytes()
+    data = samples.astype(samples.dtype.newbyteorder(order)).tobytes()
+    data = zlib.compress(data) if compression == 8 else data
     tags = {
-        **{256: width, 257: height, BITS: 8 * samples.itemsize, 259: 1, PHOTOMETRIC: photometric},
+        **{
+            256: width,
+            257: height,
+            BITS: 8 * samples.itemsize,
+            259: compression,
+            PHOTOMETRIC: photometric,
+        },
         **{273: 0, 277: 1, 278: height, 279: len(data), SAMPLE_FORMAT: sample_format},
     }
     tags[273] = 8 + 2 + 12 * len(tags) + 4
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
-    head = b"II*\0" + struct.pack("<IH", 8, len(tags))
+    entries = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in tags.items())
+    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HIH", 42, 8, len(tags))
     path.write_bytes(head + entries + struct.pack("<I", 0) + data)
 
 
@@ -51,6 +65,25 @@ def test_samples_of_a_tiff_keep_their_values(
     samples: np.ndarray, sample_format: int, tmp_path: Path
 ) -> None:
     write_tiff(tmp_path / "a.tif", samples, 1, sample_format)
+    assert np.array_equal(read_picture(tmp_path / "a.tif"), samples)
+
+
+@pytest.mark.parametrize("compression", [1, 8], ids=["plain", "deflated"])
+@pytest.mark.parametrize(
+    ("samples", "sample_format"),
+    [
+        (DEEP, 1),
+        (DEEP.astype(np.int16) - 2000, 2),
+        (DEEP.astype(np.int32) - 2000, 2),
+        (DEEP.astype(np.float32) - 0.5, 3),
+    ],
+    ids=["uint16", "int16", "int32", "float32"],
+)
+def test_samples_of_a_big_endian_tiff_keep_their_values(
+    samples: np.ndarray, sample_format: int, compression: int, tmp_path: Path
+) -> None:
+    """Pillow swaps what libtiff, which inflates, has swapped already."""
+    write_tiff(tmp_path / "a.tif", samples, 1, sample_format, ">", compression)
     assert np.array_equal(read_picture(tmp_path / "a.tif"), samples)
 
 

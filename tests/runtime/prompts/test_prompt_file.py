@@ -165,6 +165,13 @@ def test_an_image_too_large_to_be_a_slice_is_refused_before_it_is_read(
             read_mask(tmp_path, Image.fromarray(INSIDE.astype(np.uint8)))
 
 
+def test_a_mask_of_which_low_pixels_are_white_is_refused(tmp_path: Path) -> None:
+    """Viewers show its 1 black; who saved booleans with tifffile meant it to be inside."""
+    white = Image.fromarray(INSIDE > 0).convert("1")
+    with pytest.raises(PromptError, match="low ones are white"):
+        read_mask(tmp_path, white, "mask.tiff", tiffinfo={262: 0})
+
+
 def test_a_volume_is_no_mask(tmp_path: Path) -> None:
     (tmp_path / "labels.nii.gz").write_bytes(b"\x1f\x8b" + bytes(400))
     with pytest.raises(PromptError, match="wanted one such as PNG, of the slice's size"):
