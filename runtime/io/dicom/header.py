@@ -166,6 +166,8 @@ def _read_header(stream: BoundedFile, path: Path, tags: Collection[int] | None) 
             f"{path} is stored in the transfer syntax {uid}, which is not read; convert it first"
         )
     stream.seek(start)
+    if start == stream.size:
+        raise _damaged(path, "it ends before its data set")
     if syntax.is_deflated:
         header_bytes = _inflate(stream, _DEFLATED_HEADER_BYTES, path, is_all=False)
         stream = BoundedFile(header_bytes)

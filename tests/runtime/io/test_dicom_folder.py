@@ -95,6 +95,13 @@ def without_prefix(data: bytes) -> bytes:
     return data.replace(b"DICM", b"DICN", 1)
 
 
+def cut_before_its_data_set(data: bytes) -> bytes:
+    """Its class, which is written twice, spliced into one that nobody knows."""
+    return data[: data.index(b"\x08\x00\x16\x00")].replace(
+        b"1.2.840.10008.5.1.4.1.1.2", b"1.2.840.10008.5.1.4.11.12"
+    )
+
+
 def of_another_class(data: bytes) -> bytes:
     """Pixels are lost, and what the file says that it is does not agree with itself."""
     at = data.index(b"1.2.840.10008.5.1.4.1.1.2", 200)
@@ -121,6 +128,7 @@ def cut_in_its_pixels(data: bytes) -> bytes:
         text,
         cut_in_its_class,
         without_prefix,
+        cut_before_its_data_set,
         of_another_class,
         with_a_long_element,
         cut_in_its_pixels,
