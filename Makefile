@@ -80,13 +80,18 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable ".[$(DEVICE)]"
 	touch $@
 
+# The largest of what tests need, while the runtime's packages come: unpacking them takes a core half a minute.
+$(VENV)/.large: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --no-compile --no-deps torch openvino ray pyarrow playwright
+	touch $@
+
 # The official package is a test oracle: without its CUDA extension, and without torchvision, which it and timm need only
 # for what is not tested here. EfficientTAM's and EdgeTAM's are called sam2 too, and lie
 # in folders of their own. Modules are compiled when they are first imported: most of PyTorch's never are, and pip takes
 # a minute for all of them.
-$(VENV)/.test: $(VENV)/.runtime
-	$(PIP) setuptools wheel
-	$(PIP) --no-compile --editable ".[$(DEVICE),export,test]"
+$(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(MAKE) --jobs=2 --no-print-directory $(VENV)/.runtime $(VENV)/.large
+	$(PIP) --no-compile setuptools wheel --editable ".[$(DEVICE),export,test]"
 	SAM2_BUILD_CUDA=0 $(PIP) --no-compile --no-deps --no-build-isolation sam2 timm
 	$(PIP) --no-deps --upgrade --target $(VENV)/oracles/efficient-track-anything efficient-track-anything
 	$(PIP) --no-deps --upgrade --target $(VENV)/oracles/edgetam-dimos edgetam-dimos
