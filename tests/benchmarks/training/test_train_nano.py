@@ -248,6 +248,7 @@ def test_the_average_reaches_over_a_fifth_of_the_steps(start: Path, step: int, k
     assert torch.allclose(trainer.average[name], before + (1 - kept) * moved, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # of a machine with one core
 @pytest.mark.parametrize(("scale", "workers"), [(1, 0), (3, 2)])
 def test_a_larger_machine_takes_more_sequences_a_step(scale: int, workers: int, pool: Pool) -> None:
     stage = Stage(1.0, ((2, 2),), 64, 1, (0.5, 0.5), (RATE, RATE))
