@@ -44,8 +44,8 @@ def read_video(path: str | PathLike[str]) -> Iterator[NDArray[np.uint8]]:
     """Frames of the first video stream, uint8 (y, x, 3), as they are decoded, turned as players turn them.
 
     Raises MissingInput if there is no file, MissingPackage if PyAV is not installed, and InputError for a file
-    that is no video, holds no frame, changes the size of its frames, or breaks off: the frames before that have been
-    given then.
+    that is no video, holds no frame, changes the size of its frames, breaks off or is damaged in a way that its decoder
+    tells: the frames before that have been given then.
     """
     av = imported("av")
     file = _existing(path)
@@ -64,6 +64,11 @@ def read_video(path: str | PathLike[str]) -> Iterator[NDArray[np.uint8]]:
                         f"{file}: frame {count} is {frame.width} x {frame.height} pixels (x, y), turned by "
                         f"{frame.rotation} degrees, and those before are {size[0]} x {size[1]}, by {rotation}; wanted "
                         "frames of one size; cut the video there"
+                    )
+                if frame.is_corrupt:
+                    raise InputError(
+                        f"{file}: frame {count} is damaged, and its decoder has guessed what is missing; copy the "
+                        "video again, or cut it there"
                     )
                 yield orientation.apply(converter.reformat(frame, format="rgb24").to_ndarray())
                 count += 1

@@ -132,6 +132,22 @@ def test_a_container_that_hides_the_cut_gives_fewer_frames(tmp_path: Path) -> No
     np.testing.assert_array_equal(found[:-1], whole[: len(found) - 1])  # the last one may be torn
 
 
+def test_a_frame_that_its_decoder_has_guessed_is_refused(tmp_path: Path) -> None:
+    path, noise = tmp_path / "clip.mp4", np.random.default_rng(1)
+    write_clip(path, noise.integers(0, 256, (COUNT, HEIGHT, WIDTH, 3), np.uint8), "libx264")
+    whole, data = list(read_video(path)), path.read_bytes()
+    at = len(data) // 2  # where there is nothing but compressed pixels
+    path.write_bytes(data[:at] + bytes(64) + data[at + 64 :])
+    with av.open(str(path)) as container:
+        guessed = [frame.is_corrupt for frame in container.decode(video=0)]
+    found = []
+    with pytest.raises(InputError, match=rf"frame {guessed.index(True)} is damaged, and its"):
+        for each in read_video(path):
+            found.append(each)
+    assert len(guessed) == COUNT and len(found) < COUNT
+    np.testing.assert_array_equal(found, whole[: len(found)])
+
+
 UPRIGHT, CLOCKWISE, HALF, COUNTER, MIRRORED = (
     (1, 0, 0, 1),
     (0, 1, -1, 0),
