@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ LABELS_END = ".labels"
 LABEL_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".dcm")
 PROMPTS_WITHIN = "prompts.json"  # of a folder of slices, within it
 FIRST_FILES = 8  # of a folder, that are looked into: what is no DICOM among so many is no series
+# None, what follows the last point of a UID, or that of a slice.
+_DICOM_SUFFIX = re.compile(r"|\.\d+|\.(dcm|ima)", re.IGNORECASE)
 VOLUME_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix != ".dcm")
 
 
@@ -150,7 +153,7 @@ def _objects(folder: Path, names: list[str], is_root: bool) -> list[str]:
     What begins with an object of one frame is a folder of slices, into which nobody looks further.
     """
     found: list[str] = []
-    for number, name in enumerate(names):
+    for number, name in enumerate(_likely_first(names)):
         if number == FIRST_FILES and not found:
             return found
         if stem_of(name).lower().endswith(LABELS_END) or not _is_dicom(folder / name):
@@ -158,13 +161,18 @@ def _objects(folder: Path, names: list[str], is_root: bool) -> list[str]:
         if (count := frame_count(folder / name)) == 1:
             return found
         found += [name] * (count > 1)
-    return found if len(found) > 1 or is_root else []
+    return sorted(found) if len(found) > 1 or is_root else []
 
 
 def _holds_slices(folder: Path, names: list[str]) -> bool:
     """Whether a folder holds DICOM slices, by its first files."""
     named = [name for name in names if not stem_of(name).lower().endswith(LABELS_END)]
-    return any(_is_dicom(folder / name) for name in named[:FIRST_FILES])
+    return any(_is_dicom(folder / name) for name in _likely_first(named)[:FIRST_FILES])
+
+
+def _likely_first(names: list[str]) -> list[str]:
+    """Names that DICOM mostly has, and then others, such as pictures and notes, however many."""
+    return sorted(names, key=lambda name: not _DICOM_SUFFIX.fullmatch(Path(name).suffix))
 
 
 def _exists(path: Path) -> bool:

@@ -154,6 +154,14 @@ def test_a_volume_among_slices_does_not_hide_them(tmp_path: Path) -> None:
     assert {name: asked.source for name, asked in found().items()} == {"p/ct": "file"}
 
 
+@pytest.mark.parametrize("called", ["IM{}", "1.2.3.{}", "slice{}.dcm"])
+def test_slices_behind_many_other_files_are_found(tmp_path: Path, called: str) -> None:
+    save_series(tmp_path / "p", names=[called.format(number) for number in range(5)])
+    for number in range(20):
+        put(tmp_path / "p" / f"0{number}.jpg")
+    assert [study.name for study in find_studies(tmp_path)] == ["p"]
+
+
 def test_two_series_in_a_folder_are_told_apart_in_words(tmp_path: Path) -> None:
     save_series(tmp_path / "p")
     save_series(tmp_path / "p", series=OTHER_SERIES, names=[f"x{i}" for i in range(5)])
