@@ -62,6 +62,10 @@ def on_host(pixels: Any, is_kept: bool = False) -> NDArray[Any]:
 
     `is_kept` copies it: the caller may write something else there afterwards. Raises InputError for anything else.
     """
+    if np.ma.is_masked(pixels):  # whose mask numpy drops without a word
+        raise InputError(
+            "found pixels that are masked; wanted all: fill them, such as pixels.filled(0)"
+        )
     try:
         return np.array(pixels) if is_kept else np.asarray(pixels)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -148,6 +148,8 @@ def check_mask(mask: object, slice_shape: tuple[int, int]) -> None:
     if not isinstance(mask, np.ndarray) or mask.dtype.kind not in "buif":
         kind = f"an array of {mask.dtype}" if isinstance(mask, np.ndarray) else shown(mask)
         raise PromptError(f"mask is {kind}; wanted a numpy array of numbers or bools")
+    if np.ma.is_masked(mask):  # whose mask numpy drops without a word
+        raise PromptError("mask has pixels that are masked; wanted all: fill them, mask.filled(0)")
     if mask.shape != slice_shape:
         raise PromptError(f"mask is {mask.shape}, slices are {slice_shape}")
     inside = mask[mask != 0]

@@ -89,11 +89,12 @@ class Volume:
                 "found a SimpleITK image; wanted an array (z, y, x), or a volume: Volume.from_image(image)"
             )
         try:
-            voxels = np.asarray(array)
+            voxels = np.asanyarray(array)  # a masked one as such, to be refused
         except (TypeError, ValueError, RuntimeError) as error:
             kind = type(array).__name__
             raise VolumeError(f"a {kind} is no array: {error}; wanted one (z, y, x)") from error
-        return cls(voxels, _floats(spacing_mm), modality=modality)
+        _check_masked(voxels, "array")
+        return cls(np.asarray(voxels), _floats(spacing_mm), modality=modality)
 
     @classmethod
     def from_image(cls, image: Any, modality: str | None = None, source: str = "image") -> Self:
@@ -130,7 +131,16 @@ def _floats(values: Sequence[float]) -> tuple[float, float, float]:
     return first, second, third
 
 
+def _check_masked(array: NDArray[Any], source: str) -> None:
+    """Raise VolumeError for values under a mask, which numpy drops without a word."""
+    if np.ma.is_masked(array):
+        raise VolumeError(
+            f"{source}: found voxels that are masked; wanted all: fill them, such as array.filled(array.min())"
+        )
+
+
 def _check_array(array: NDArray[Any], source: str) -> None:
+    _check_masked(array, source)
     if array.ndim != 3:
         raise VolumeError(
             f"{source}: found an array of shape {array.shape}; wanted three axes (z, y, x); "

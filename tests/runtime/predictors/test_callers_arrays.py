@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime.errors import InputError, VolumeError
+from runtime.errors import InputError, PromptError, VolumeError
 from runtime.io import Volume
 from runtime.predictors import FlowPredictor, ImagePredictor, VideoPredictor, VolumePredictor
 from runtime.prompts.prompts import Box, Mask, Point
@@ -186,3 +186,24 @@ class OfItk:
 def test_what_is_no_volume_is_refused(given: Any, why: str) -> None:
     with pytest.raises(VolumeError, match=why):
         Volume.from_array(given)
+
+
+def test_values_under_a_mask_are_not_taken_for_others() -> None:
+    """numpy drops the mask without a word, and what lies under it would be segmented."""
+    volume = np.ma.masked_less(VOLUME, 100)
+    predictor = VolumePredictor(fake_model(TELLING)[0])
+    for take in (predictor.set_volume, Volume.from_array, lambda array: Volume(array, (1, 1, 1))):
+        with pytest.raises(VolumeError, match="voxels that are masked; wanted all: fill them"):
+            take(volume)
+    for refuse in (
+        ImagePredictor(fake_model(TELLING)[0]).set_image,
+        VideoPredictor(fake_model(TELLING)[0]).push,
+        lambda image: FlowPredictor(fake_model(TELLING)[0]).set_images([image]),
+    ):
+        with pytest.raises(InputError, match="pixels that are masked; wanted all: fill them"):
+            refuse(volume[0])
+    predictor.set_volume(np.ma.masked_array(VOLUME))  # nothing is masked
+    np.testing.assert_array_equal(predictor.pixels, VOLUME)
+    inside = np.ma.masked_array(VOLUME[2] > 100, VOLUME[2] > 100)
+    with pytest.raises(PromptError, match="mask has pixels that are masked; wanted all: fill them"):
+        predictor.add(Mask(slice=2, mask=inside))
