@@ -17,7 +17,7 @@ if __name__ == "__main__":  # before what takes time to import, which an interru
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from itertools import groupby, islice
 from pathlib import Path
@@ -30,11 +30,12 @@ from tqdm import tqdm
 from export.choose import MIN_OBJECTS, choose, summary, try_all
 from export.labelled import Case, draw_prompt, folder_cases
 from runtime import Model, VolumePredictor, load
-from runtime.bundle.bundle import open_bundle
+from runtime.bundle.bundle import Bundle, open_bundle
 from runtime.bundle.confidence import EDGE, MEASURES, Calibration
 from runtime.bundle.manifest import MANIFEST, read_manifest
-from runtime.errors import InputError
-from runtime.files.atomic import write_whole
+from runtime.errors import BundleChanged, InputError
+from runtime.files.atomic import check_destination, write_whole
+from runtime.files.atomic_folder import locked
 from runtime.process.streams import print_result
 from runtime.process.subcommands import command_parser
 
@@ -113,24 +114,55 @@ def fit_temperature(said: NDArray[np.float64], worth: NDArray[np.float64]) -> Ca
 FITS = {"isotonic": fit_isotonic, "temperature": fit_temperature}
 
 
-def write_calibration(bundle: Path, measure: str, calibration: Calibration | None) -> None:
-    """Put a calibration into a bundle's manifest, or take it out; the manifest is replaced in one step."""
-    before = open_bundle(bundle).manifest.get("calibration", {})
-    entries = {k: v for k, v in before.items() if k != measure}
-    if calibration is not None:
-        entries[measure] = calibration.entry()
-    write_entry(bundle, "calibration", entries)
+def write_calibration(
+    bundle: Path, measure: str, calibration: Calibration | None, measured: Bundle | None = None
+) -> None:
+    """Put a calibration into a bundle's manifest, or take it out; the rest is as for `write_entry`."""
+
+    def changed(before: dict[str, Any]) -> dict[str, Any]:
+        others = {k: v for k, v in before.items() if k != measure}
+        return others if calibration is None else {**others, measure: calibration.entry()}
+
+    write_entry(bundle, "calibration", changed, measured)
 
 
-def write_entry(bundle: Path, name: str, entry: dict[str, Any]) -> None:
-    """Replace an entry of a bundle's manifest, in one step."""
-    manifest = {**open_bundle(bundle).manifest, name: entry}
-    text = json.dumps(manifest, indent=1, allow_nan=False)
-    write_whole(
-        bundle / MANIFEST,
-        lambda part: part.write_text(text + "\n", "utf-8"),
-        check=lambda part: read_manifest(bundle, part.name),
-    )
+def write_entry(
+    bundle: Path,
+    name: str,
+    change: Callable[[dict[str, Any]], dict[str, Any]],
+    measured: Bundle | None = None,
+) -> None:
+    """Change an entry of a bundle's manifest, in one step, while nobody else does.
+
+    Args:
+        bundle: its folder.
+        name: of the entry.
+        change: what is there, or nothing, to what shall be.
+        measured: the bundle that this was measured with, as it was opened then; None where nothing was.
+
+    Raises BundleChanged where another one lies there by now: what was measured is not true of that.
+    """
+    with locked(bundle, is_patient=True):
+        there = open_bundle(bundle)
+        if measured is not None:
+            _check_same(measured, there, name)
+        entry = change(there.manifest.get(name, {}))
+        text = json.dumps({**there.manifest, name: entry}, indent=1, allow_nan=False)
+        write_whole(
+            bundle / MANIFEST,
+            lambda part: part.write_text(text + "\n", "utf-8"),
+            check=lambda part: read_manifest(bundle, part.name),
+        )
+
+
+def _check_same(measured: Bundle, there: Bundle, name: str) -> None:
+    is_other = measured.fingerprint != there.fingerprint
+    # Stop rules go by confidence.
+    if is_other or (name == "defaults" and measured.calibrations != there.calibrations):
+        raise BundleChanged(
+            f"{there.path} holds another {'network' if is_other else 'calibration'} than when measuring began; nothing "
+            "was written: run the command again"
+        )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -152,11 +184,21 @@ def parser() -> argparse.ArgumentParser:
         help="measure which memory and stop rule suit the network instead, and write them down",
     )
     p.add_argument(
-        "--objects", type=int, metavar="N", help="of each volume at the most; default: all"
+        "--objects",
+        type=parse_objects,
+        metavar="N",
+        help="of each volume at the most; default: all",
     )
     p.add_argument("--window", default="auto", help="as for medsam2 segment (%(default)s)")
     p.add_argument("--backend", default="auto")
     return p
+
+
+def parse_objects(text: str) -> int:
+    """A number of objects. Raises argparse's error."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found '{text}'; wanted a whole number from 1")
+    return int(text)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -173,7 +215,8 @@ def main(arguments: list[str] | None = None) -> None:
     if args.folder is None:
         p.error("wanted --folder with labelled volumes")
     import_module("scipy.optimize")  # what is missing is told before the work, not after it
-    model = load(args.bundle, args.backend)
+    bundle = _opened(args.bundle)
+    model = load(bundle, args.backend)
     labelled = some_of_each(folder_cases(args.folder), args.objects)
     cases = tqdm(labelled, desc="calibrate", unit="object", file=sys.stderr)
     said, worth = collect(model, cases, args.measure, args.window)
@@ -182,18 +225,19 @@ def main(arguments: list[str] | None = None) -> None:
             f"{args.folder} gave {len(said)} masks to learn from; wanted at least {MIN_MASKS}: add volumes"
         )
     calibration = FITS[args.method](said, worth)
-    write_calibration(args.bundle, args.measure, calibration)
+    write_calibration(args.bundle, args.measure, calibration, bundle)
     print_result(_report(args, calibration, said, worth))
 
 
 def choose_defaults(p: argparse.ArgumentParser, args: argparse.Namespace) -> dict[str, Any]:
     """What `--defaults` does; returns its report."""
     if args.method == "none":
-        write_entry(args.bundle, "defaults", {})
+        write_entry(args.bundle, "defaults", lambda before: {})
         return {"bundle": str(args.bundle), "defaults": None}
     if args.folder is None:
         p.error("wanted --folder with labelled volumes")
-    model = load(args.bundle, args.backend)
+    bundle = _opened(args.bundle)
+    model = load(bundle, args.backend)
     with tqdm(desc="calibrate", unit="run", file=sys.stderr) as bar:
         cases = some_of_each(folder_cases(args.folder), args.objects)
         trials = try_all(model.plain(), cases, args.window, bar.update)
@@ -202,8 +246,15 @@ def choose_defaults(p: argparse.ArgumentParser, args: argparse.Namespace) -> dic
         raise InputError(
             f"{args.folder} holds {num_objects} objects to choose by; wanted at least {MIN_OBJECTS}: add volumes"
         )
-    write_entry(args.bundle, "defaults", defaults.entry())
+    write_entry(args.bundle, "defaults", lambda before: defaults.entry(), bundle)
     return {"bundle": str(args.bundle), "defaults": defaults.entry(), "tried": summary(trials)}
+
+
+def _opened(path: Path) -> Bundle:
+    """A bundle whose manifest may be written, which is told before the work, not after it."""
+    bundle = open_bundle(path)
+    check_destination(path / MANIFEST)
+    return bundle
 
 
 def _report(

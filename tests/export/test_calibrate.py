@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.optimize import isotonic_regression
 
+import export.calibrate
 from export.calibrate import (
     FITS,
     MIN_MASKS,
@@ -20,13 +23,14 @@ from export.calibrate import (
     iou,
     main,
     write_calibration,
+    write_entry,
 )
 from export.labelled import folder_cases
 from runtime import VolumePredictor, load
 from runtime.bundle.bundle import EMBEDDED, open_bundle
 from runtime.bundle.confidence import MEASURES, Calibration
 from runtime.bundle.manifest import MANIFEST
-from runtime.errors import BundleError, InputError, MissingInput, Sam2Error
+from runtime.errors import BundleChanged, BundleError, InputError, MissingInput, Sam2Error
 from runtime.measure.phantom import Phantom, make_phantom
 from tests.fakes import TELLING, fake_model
 
@@ -250,7 +254,10 @@ def test_a_folder_without_volumes_and_a_folder_that_is_no_bundle_are_refused(
     assert not list((tmp_path / "empty").iterdir())
 
 
-@pytest.mark.parametrize("words", [[], ["--method", "guess"], ["--measure", "dice"]])
+@pytest.mark.parametrize(
+    "words",
+    [[], ["--method", "guess"], ["--measure", "dice"], ["--objects", "0"], ["--objects", "-1"]],
+)
 def test_a_mistake_in_the_command_is_a_usage_error(
     words: list[str], bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -284,3 +291,54 @@ def test_a_calibration_that_could_not_be_read_again_is_not_written(bundle: Path)
     with pytest.raises(BundleError, match=r"calibration\.iou\.temperature is 1000000\.0"):
         write_calibration(bundle, "iou", Calibration(temperature=1e6))
     assert (bundle / MANIFEST).read_bytes() == before
+
+
+def test_what_was_measured_does_not_go_into_a_bundle_that_came_meanwhile(bundle: Path) -> None:
+    measured, calibration = open_bundle(bundle), Calibration(temperature=2.0)
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    manifest["files"]["mask_decoder.onnx"]["sha256"] = "0" * 64
+    (bundle / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(BundleChanged, match="another network than when measuring began"):
+        write_calibration(bundle, "iou", calibration, measured)
+    assert open_bundle(bundle).calibrations == {}
+    write_calibration(bundle, "iou", calibration, open_bundle(bundle))
+    assert open_bundle(bundle).calibrations == {"iou": calibration}
+
+
+def test_a_stop_rule_by_another_confidence_is_not_written(bundle: Path) -> None:
+    measured = open_bundle(bundle)
+    write_calibration(bundle, "iou", Calibration(temperature=2.0))
+    with pytest.raises(BundleChanged, match="another calibration than when measuring began"):
+        write_entry(bundle, "defaults", lambda before: {}, measured)
+    assert open_bundle(bundle).manifest["defaults"] == measured.manifest["defaults"]
+
+
+def calibrate_often(bundle: Path, measure: str) -> None:
+    for temperature in range(1, 40):
+        write_calibration(bundle, measure, Calibration(temperature=float(temperature)))
+
+
+def test_two_who_calibrate_at_once_lose_nothing(bundle: Path) -> None:
+    measures = ("iou", "foreground")
+    writers = [
+        get_context("fork").Process(target=calibrate_often, args=(bundle, measure))
+        for measure in measures
+    ]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert open_bundle(bundle).calibrations == dict.fromkeys(
+        measures, Calibration(temperature=39.0)
+    )
+
+
+def test_a_manifest_that_may_not_be_written_is_told_of_before_the_work(
+    bundle: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export.calibrate, "load", lambda *_: pytest.fail("work began"))
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != bundle / MANIFEST)
+    for words in ([], ["--defaults"]):
+        with pytest.raises(Sam2Error, match="is write-protected"):
+            main([str(bundle), "--folder", str(labelled), *words])
