@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -38,6 +39,24 @@ PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 ORT_GRAPHS = ("mask_decoder", "memory_encoder")
 
 T = TypeVar("T")
+
+_processes: list[int] = []
+"""The process that first opened OpenVINO here; a child that was forked from it finds its parent's."""
+
+
+def check_process() -> None:
+    """Raise BackendUnavailable in a process that was forked after OpenVINO had been opened.
+
+    Threads of its pool are not there in a child, which waits for them for ever when it compiles a graph.
+    """
+    if not _processes:
+        _processes.append(os.getpid())
+    if _processes[0] != os.getpid():
+        raise BackendUnavailable(
+            f"process {os.getpid()} was forked from {_processes[0]}, which had opened OpenVINO, and OpenVINO hangs in "
+            'such a process; start processes by multiprocessing\'s "spawn", open models in them alone, or take the '
+            "back end ort"
+        )
 
 
 def in_a_thread_of_its_own(do: Callable[[], T]) -> T:
@@ -130,7 +149,7 @@ class OpenVinoBackend:
         hint: "latency" or "throughput".
         precision: a key of `CAPABILITIES`.
 
-    Raises BackendUnavailable if the processor does not compute in that precision.
+    Raises BackendUnavailable if the processor does not compute in that precision, and as `check_process` does.
     """
 
     device_memory: DeviceMemory = HOST_MEMORY
@@ -143,6 +162,7 @@ class OpenVinoBackend:
         hint: str = "latency",
         precision: str = "fp32",
     ) -> None:
+        check_process()
         self._bundle, self._precision = bundle, precision
         self._core: Any = in_a_thread_of_its_own(lambda: _core_for(precision))
         self._core.add_extension(
@@ -165,12 +185,13 @@ class OpenVinoBackend:
 
     def load(self, graph: str) -> Engine:
         """Raises BundleError for a graph that OpenVINO refuses or that is not as agreed, OutOfMemory, Closed, and
-        BackendUnavailable if it has no kernel of a reduced precision for it here.
+        BackendUnavailable if it has no kernel of a reduced precision for it here, or as `check_process` does.
         """
         if graph in ORT_GRAPHS:
             return self._ort.load(graph)
         if self._core is None:
             raise Closed(graph)
+        check_process()
         is_split = graph in self._bundle.split_graphs
         data = b"" if is_split else read_whole_graph(self._bundle, graph)
         try:

@@ -6,6 +6,8 @@ import hashlib
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -283,3 +285,28 @@ def test_a_graph_that_openvino_refuses_is_a_bad_bundle(
     size = embedded.model.image_size
     with pytest.raises(BundleError, match="refuses image_encoder"):
         model.encode(np.zeros((1, 3, size, size), np.float32))
+
+
+def load_in_child(bundle: Bundle, parents: Model, said: Connection) -> None:
+    for attempt in (lambda: load(bundle, "openvino"), lambda: parents.engine("memory_attention")):
+        try:
+            said.send(type(attempt()).__name__)
+        except BackendUnavailable as error:
+            said.send(str(error))
+
+
+def test_a_forked_child_is_refused_where_it_would_wait_for_ever(embedded: Bundle) -> None:
+    """Once several threads have compiled, a child's first graph waits for threads that its parent has."""
+    model = load(embedded, "openvino")
+    said, says = get_context("fork").Pipe(duplex=False)
+    child = get_context("fork").Process(target=load_in_child, args=(embedded, model, says))
+    child.start()
+    says.close()
+    try:
+        for _ in range(2):
+            assert said.poll(60)
+            assert 'multiprocessing\'s "spawn"' in said.recv()
+    finally:
+        child.kill()
+        child.join()
+    assert model.engine("memory_attention"), "and the parent goes on"
