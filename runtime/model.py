@@ -6,6 +6,7 @@ It knows the contract and a back end; it does not know prompts, memory policy or
 from __future__ import annotations
 
 import logging
+import reprlib
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
@@ -157,10 +158,25 @@ class Model:
             if isinstance(engine, Trimmed):
                 engine.trim()
 
+    def __reduce__(self) -> str:
+        """Refuse to be copied or pickled, which engines cannot be. Raises InputError."""
+        raise InputError(
+            "a model belongs to its process and cannot be copied or pickled; hand on its bundle's folder, and load that"
+        )
+
     def close(self) -> None:
         """Give back engines and back end."""
         self._engines.clear()
         self.backend.close()
+
+
+def check_model(model: object) -> None:
+    """Raise InputError for what is no model, such as the name of a bundle."""
+    if not isinstance(model, Model):
+        found = reprlib.repr(model) if isinstance(model, str | Path) else type(model).__name__
+        raise InputError(
+            f"found {found} for a model; wanted what load gives, such as load('medsam2')"
+        )
 
 
 def load(
@@ -184,6 +200,7 @@ def load(
     Raises:
         BundleError, BundleIncomplete, BundleChanged: the bundle cannot be used.
         BackendUnavailable: the back end cannot be used here.
+        InputError: the bundle is no path, or threads, hint or stream are none.
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     _check_defaults(opened)

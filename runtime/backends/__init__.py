@@ -121,9 +121,9 @@ def open_backend(
         raise InputError(
             f"found {threads!r} threads; wanted 1 to {MAX_THREADS}, or None for every core"
         )
-    if hint not in HINTS:
+    if not isinstance(hint, str) or hint not in HINTS:
         raise InputError(f"no hint {hint!r}; there are: {', '.join(HINTS)}")
-    if name not in BACKENDS:
+    if not isinstance(name, str) or name not in BACKENDS:
         raise BackendUnavailable(f"no back end '{name}'; there are: auto, {', '.join(BACKENDS)}")
     row = BACKENDS[name]
     try:

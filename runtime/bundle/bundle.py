@@ -8,6 +8,8 @@ on, so what runs is what was checked.
 from __future__ import annotations
 
 import hashlib
+import reprlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from runtime.bundle.confidence import Calibration
 from runtime.bundle.contract import ModelNumbers
 from runtime.bundle.defaults import Defaults
 from runtime.bundle.manifest import CAUTIONS, graph_file, read_manifest, weights_file
-from runtime.errors import BundleChanged, BundleIncomplete
+from runtime.errors import BundleChanged, BundleIncomplete, InputError
 from runtime.files.plain_file import read_plain
 
 EMBEDDED = Path(__file__).parents[1] / "nano"
@@ -27,7 +29,7 @@ class Bundle:
     """An opened bundle.
 
     Attributes:
-        path: its folder.
+        path: its folder, absolute: graphs are read later, perhaps from elsewhere.
         model: numbers of the model inside.
         weights: where the weights come from: `kind` (a key of `CAUTIONS`), `source`, `sha256`.
         manifest: everything else the manifest says, as parsed JSON.
@@ -121,7 +123,13 @@ def open_bundle(path: str | Path | None = None) -> Bundle:
     Raises:
         BundleError: not a bundle, or one of another format version.
         BundleIncomplete: the manifest is cut short, lacks entries or misstates them.
+        InputError: what was given is no path.
     """
-    folder = EMBEDDED if path is None else Path(path)
+    try:
+        folder = EMBEDDED if path is None else Path(path)
+    except TypeError as error:
+        raise InputError(f"a bundle is named by its folder; found {reprlib.repr(path)}") from error
     manifest = read_manifest(folder)
+    with suppress(OSError):  # the folder that the process is in may be gone
+        folder = folder.absolute()
     return Bundle(folder, ModelNumbers(**manifest["model"]), manifest["weights"], manifest)

@@ -64,7 +64,7 @@ EXAMPLES = f"""examples:
   medsam2 segment -i series/ -o lesion.rtstruct.dcm --box 57,200,260,180,250       # an RT Structure Set
   medsam2 segment -i mr.mha -o mask.mha --prompts prompts.json --z-range 20,60 --memory confidence
   medsam2 segment -i fundus_images/ -o masks/ --box 0,310,420,500,610 --memory self_sorting --order similar
-  medsam2 segment -i echo.mp4 -o masks/ --point 0,120,200
+  medsam2 segment -i echo.mp4 -o frames/ --point 0,120,200
 
 coordinates are voxel indices, z first; boxes and ranges are half-open: 200,260 holds 200 to 259. of a set of images
 or a video, z is the number of the image (in the order of names) or frame, from 0; masks are label images in a folder.

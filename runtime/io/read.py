@@ -41,11 +41,17 @@ def read_volume(
 
     Raises MissingInput when nothing is there, VolumeError for a file that is no 3-D scalar volume
     or contradicts itself, SeriesError for DICOM that is no single, evenly spaced series, and
-    InputError for a `series` that goes with no folder and an `affine` that goes with no NIfTI.
+    InputError for what is no path, a `series` that goes with no folder and an `affine` that goes
+    with no NIfTI.
     """
-    if path == "":
+    if isinstance(path, str) and not path:
         raise MissingInput("found an empty path; wanted that of a volume file or a folder of DICOM")
-    path = Path(path)
+    try:
+        path = Path(path)
+    except TypeError as error:
+        raise InputError(
+            f"found {type(path).__name__}; wanted the path of a volume, or for an array Volume.from_array(array)"
+        ) from error
     if affine is not None and affine not in AFFINES:
         raise InputError(f"found the affine {affine!r}; wanted one of {', '.join(AFFINES)}")
     try:

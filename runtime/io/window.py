@@ -91,10 +91,15 @@ def apply_window(volume: Volume, window: str | Window = "auto") -> tuple[NDArray
     array itself. "auto" is none for uint8, abdomen for CT or when a volume of unknown modality
     reaches down to air, else percentile; where that leaves next to no difference, as of zeros and
     ones, it is LEVEL/WIDTH from the lowest to the highest value. NaN counts as the lowest value; a
-    constant volume becomes zero. Raises InputError for "none" on anything but uint8.
+    constant volume becomes zero. Raises InputError for "none" on anything but uint8, and for what
+    is no window.
     """
     if isinstance(window, str):
         window = parse_window(window)
+    if not isinstance(window, Window):
+        raise InputError(
+            f"found the window {window!r}; wanted a name, or LEVEL/WIDTH such as '40/400'"
+        )
     if window.kind == "auto":
         mapped, window = apply_window(volume, _automatic(volume))
         if int(mapped.max()) - int(mapped.min()) > 1 or (widest := _widest(volume)) is None:

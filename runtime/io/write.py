@@ -31,9 +31,14 @@ _ROUNDING, _NIFTI_ROUNDING = 1e-12, 1e-6
 def check_mask_path(path: str | PathLike[str]) -> Path:
     """`path` if a mask can be written there.
 
-    Raises InputError for a suffix that is not written, and as check_destination does.
+    Raises InputError for what is no path, for a suffix that is not written, and as check_destination does.
     """
-    path = Path(path)
+    try:
+        path = Path(path)
+    except TypeError as error:
+        raise InputError(
+            f"found {type(path).__name__}; wanted the path to write, then the labels, then like"
+        ) from error
     _suffix(path)
     check_destination(path)
     return path

@@ -23,6 +23,7 @@ from runtime.predictors.tracker import FORWARD, Tracker
 from runtime.predictors.tracking import TrackingPredictor
 from runtime.predictors.zoom import Zoom, check_zoom
 from runtime.prompts.prompts import Prompt, check_kind, is_whole, shown
+from runtime.steps.features import check_bound
 
 Order = Literal["given", "similar"]
 ORDERS: tuple[Order, ...] = ("given", "similar")
@@ -62,6 +63,7 @@ class FlowPredictor(TrackingPredictor):
         smooth: float | None = None,
     ) -> None:
         super().__init__(model)
+        check_bound(max_feature_bytes)
         self._max_feature_bytes = max_feature_bytes
         self._zoom = Zoom(check_zoom(zoom), model.numbers.image_size)
         self._smooth = check_smooth(smooth)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from runtime.bundle.tensors import Features
 from runtime.errors import InputError, PromptError
-from runtime.model import Model
+from runtime.model import Model, check_model
 from runtime.predictors.encoded import Encoded
 from runtime.predictors.framing import Framing
 from runtime.predictors.prompted import PromptedSlice, check_prompts
@@ -43,6 +43,7 @@ class ImagePredictor:
     def __init__(
         self, model: Model, zoom: float | None = None, smooth: float | None = None
     ) -> None:
+        check_model(model)
         self._model, self._zoom = model, Zoom(check_zoom(zoom), model.numbers.image_size)
         self._is_single = model.numbers.kind == "image"
         if self._is_single and self._zoom.factor is not None:

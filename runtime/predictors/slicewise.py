@@ -18,7 +18,7 @@ from kernels.area_resize import area_resize
 from runtime.errors import InputError, PromptError
 from runtime.io.volumes.volume import Volume
 from runtime.io.window import Window
-from runtime.model import Model
+from runtime.model import Model, check_model
 from runtime.predictors.chosen import AUTO, Auto
 from runtime.predictors.eight_bits import eight_bits
 from runtime.predictors.encoded import Encoded
@@ -29,6 +29,7 @@ from runtime.predictors.single import SinglePrompted, prompt_single, segment_cor
 from runtime.predictors.stop import StopRule
 from runtime.predictors.volume_plan import check_z_range
 from runtime.prompts.prompts import Prompt, check_object_id
+from runtime.steps.features import check_bound
 from runtime.track import Segmented
 
 TRACKED_SIDE = 256  # of the square in which boxes about masks are found, in pixels
@@ -57,6 +58,8 @@ class SlicewisePredictor:
     """
 
     def __init__(self, model: Model, max_feature_bytes: int | None = None) -> None:
+        check_model(model)
+        check_bound(max_feature_bytes)
         if model.numbers.kind != "image":
             raise InputError(f"{model.numbers.name} has a memory; use VolumePredictor")
         self._model, self._max_feature_bytes = model, max_feature_bytes

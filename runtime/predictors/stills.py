@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import InputError, PromptError
-from runtime.model import Model
+from runtime.model import Model, check_model
 from runtime.predictors.encoded import Encoded
 from runtime.predictors.framing import Framing
 from runtime.predictors.image import check_image
@@ -16,6 +16,7 @@ from runtime.predictors.prompted import check_prompts
 from runtime.predictors.result import SliceMask
 from runtime.predictors.single import SinglePrompted, prompt_single
 from runtime.prompts.prompts import Prompt, check_object_id, is_whole, shown
+from runtime.steps.features import check_bound
 
 
 class StillsPredictor:
@@ -29,6 +30,8 @@ class StillsPredictor:
     """
 
     def __init__(self, model: Model, max_feature_bytes: int | None = None) -> None:
+        check_model(model)
+        check_bound(max_feature_bytes)
         if model.numbers.kind != "image":
             raise InputError(f"{model.numbers.name} has a memory; use FlowPredictor")
         self._model, self._max_feature_bytes = model, max_feature_bytes

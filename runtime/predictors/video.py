@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from runtime.backends import Buffer
 from runtime.errors import InputError, PromptError
 from runtime.memory import ConditioningFrames, MemoryBank, MemoryRules
-from runtime.model import Model
+from runtime.model import Model, check_model
 from runtime.predictors.chosen import check_stop, memory_rules
 from runtime.predictors.encoded import Encoded
 from runtime.predictors.followed_object import FollowedObject, ObjectMemory
@@ -66,6 +66,7 @@ class VideoPredictor:
         zoom: float | None = None,
         smooth: float | None = None,
     ) -> None:
+        check_model(model)
         model.check_memory()
         self._model, self._stop = model, check_stop(stop)
         self._zoom = Zoom(check_zoom(zoom), model.numbers.image_size)

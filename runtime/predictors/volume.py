@@ -24,7 +24,7 @@ from runtime.predictors.volume_plan import check_slices, checked, encoded, plans
 from runtime.predictors.zoom import Zoom
 from runtime.prompts.prompts import Prompt
 from runtime.steps.encodings import Encodings
-from runtime.steps.features import ReadSlice
+from runtime.steps.features import ReadSlice, check_bound
 
 
 class VolumePredictor(TrackingPredictor):
@@ -76,10 +76,11 @@ class VolumePredictor(TrackingPredictor):
         smooth: float | Auto | None = AUTO,
     ) -> None:
         super().__init__(model)
+        check_bound(max_feature_bytes)
         self._max_feature_bytes = max_feature_bytes
         self._factor, self._encodings = zoom_factor(model, zoom), encodings
         self._smooth = smoothing(model, smooth)
-        if encodings is not None and encodings.model is not model:
+        if encodings is not None and getattr(encodings, "model", None) is not model:
             raise InputError("the encodings are of another model; make them with this one")
         self._rules = memory_rules(model, memory)
         self._shape = (0, 0, 0)
@@ -186,7 +187,8 @@ class VolumePredictor(TrackingPredictor):
         if (tracker := self._tracker) is None or not tracker.objects:
             return 0
         planned = plans(tracker, z_range, directions)
-        prompted = sum(len(tracker.objects[i].prompted) for i in planned)
+        objects = [*tracker.objects.items()]  # others may add some meanwhile
+        prompted = sum(len(obj.prompted) for i, obj in objects if i in planned)
         return prompted + sum(len(frames) for plan in planned.values() for frames in plan.values())
 
     def stream(

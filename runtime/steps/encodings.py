@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 from kernels.device_array import Buffer
 from runtime.bundle.contract import feature_bytes
 from runtime.bundle.tensors import Features
-from runtime.steps.features import MEMORY_SHARE, Cache, Encoder, ReadSlice, memory_bytes
+from runtime.steps.features import (
+    MEMORY_SHARE,
+    Cache,
+    Encoder,
+    ReadSlice,
+    check_bound,
+    memory_bytes,
+)
 
 
 class Encodings:
@@ -30,9 +37,12 @@ class Encodings:
         model: does the encoding.
         max_bytes: what may be held in all; None is a third of the machine's memory, on a device what `Model.features`
             takes.
+
+    Raises InputError for a bound that is none.
     """
 
     def __init__(self, model: Encoder, max_bytes: int | None = None) -> None:
+        check_bound(max_bytes)
         self.model = model
         bound = memory_bytes() * MEMORY_SHARE if max_bytes is None else max_bytes
         self.capacity = max(1, int(min(bound // feature_bytes(model.numbers), 2**40)))

@@ -18,7 +18,7 @@ from runtime.bundle.contract import PIXEL_MEAN, PIXEL_STD, ModelNumbers
 from runtime.bundle.tensors import Features
 from runtime.devices.engine import Engine
 from runtime.devices.memory import DeviceMemory
-from runtime.errors import OutOfMemory
+from runtime.errors import InputError, OutOfMemory
 
 log = logging.getLogger("runtime")
 ReadSlice = Callable[[int], NDArray[np.uint8]]
@@ -153,6 +153,20 @@ class FeatureCache:
                 f"a slice at {size} pixels does not fit into memory beside the {len(self._features)} held; "
                 "use a bundle of a smaller image size"
             ) from error
+
+
+def check_bound(max_bytes: object) -> None:
+    """Raise InputError for a bound that is no number of bytes; None is a third of the machine's memory."""
+    if max_bytes is None:
+        return
+    if (
+        not isinstance(max_bytes, int | float | np.integer | np.floating)
+        or isinstance(max_bytes, bool)
+        or not max_bytes >= 0  # NaN is not
+    ):
+        raise InputError(
+            f"found {max_bytes!r} to hold encoded slices in; wanted a number of bytes, such as 4 * 2**30, or None"
+        )
 
 
 def prepared(numbers: ModelNumbers, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

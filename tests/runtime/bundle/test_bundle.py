@@ -158,3 +158,12 @@ def test_a_graph_with_bytes_added_is_changed(folder: Path) -> None:
     (folder / ENCODER).write_bytes(BYTES[ENCODER] + b"\0")
     with pytest.raises(BundleChanged):
         open_bundle(folder).read_graph(GRAPHS[0])
+
+
+def test_graphs_are_read_from_where_the_bundle_was_opened(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    bundle = open_bundle(folder.name)
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert bundle.read_graph(GRAPHS[0]) == BYTES[ENCODER]
