@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from runtime.errors import PromptError
-from runtime.model import Model
+from runtime.model import Model, check_model
 from runtime.predictors.result import Result, SliceMask
 from runtime.predictors.runs import Run, Runs
 from runtime.predictors.tracker import Planner, Tracker
@@ -18,7 +18,7 @@ class TrackingPredictor:
     Args:
         model: what `load` gives.
 
-    Raises BundleError for a model without memory.
+    Raises BundleError for a model without memory, InputError for what is no model.
     """
 
     is_ordered: ClassVar[bool] = True
@@ -27,6 +27,7 @@ class TrackingPredictor:
     """What to say to somebody who has given no slices."""
 
     def __init__(self, model: Model) -> None:
+        check_model(model)
         model.check_memory()
         self._model = model
         self._tracker: Tracker | None = None
@@ -109,7 +110,7 @@ class TrackingPredictor:
     def _collected(self, tracker: Tracker, run: Run, plan: Planner) -> Result:
         """All that a run gives."""
         shapes = self._shapes
-        slices: dict[int, dict[int, SliceMask]] = {object_id: {} for object_id in tracker.objects}
+        slices: dict[int, dict[int, SliceMask]] = {i: {} for i in [*tracker.objects]}
         for slice_mask in tracker.run(run, plan):
             if slice_mask is not None:
                 slices.setdefault(slice_mask.object_id, {})[slice_mask.slice] = slice_mask

@@ -23,22 +23,24 @@ def plans(tracker: Tracker, z_range: ZRange | None, directions: Sequence[int]) -
 
     Raises PromptError without prompts or with one outside `z_range`, InputError for arguments that do not fit.
     """
-    if not tracker.objects:
+    objects = [*tracker.objects.items()]  # others may add some meanwhile
+    if not objects:
         raise PromptError("no prompt yet; call add first")
     if z_range is not None:
         check_z_range(z_range, tracker.num_slices)
     start, stop = (0, tracker.num_slices) if z_range is None else z_range
     check_directions(directions)
     by_object: dict[int, Plan] = {}
-    for object_id, obj in tracker.objects.items():
-        if outside := [index for index in obj.prompted if not start <= index < stop]:
+    for object_id, obj in objects:
+        prompted = obj.prompted
+        if outside := [index for index in prompted if not start <= index < stop]:
             raise PromptError(
                 f"object {object_id} is prompted on slice {outside[0]}, outside the z-range [{start}, {stop})"
             )
-        first = min(obj.prompted)
+        first = min(prompted)
         ways = {FORWARD: range(first + 1, stop), BACKWARD: range(first - 1, start - 1, -1)}
         by_object[object_id] = {
-            direction: [frame for frame in ways[direction] if frame not in obj.prompted]
+            direction: [frame for frame in ways[direction] if frame not in prompted]
             for direction in directions
         }
     return by_object

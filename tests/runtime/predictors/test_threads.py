@@ -145,6 +145,37 @@ def test_who_only_looks_may_do_so_at_any_time() -> None:
     assert not errors
 
 
+def test_objects_come_and_go_while_a_run_is_planned() -> None:
+    predictor = volume()
+    for i in range(1, 9):
+        predictor.add(BOX, object_id=i)
+    tracker = predictor._tracker
+    assert tracker is not None
+    is_over = Event()
+
+    def come_and_go() -> None:
+        while not is_over.is_set():
+            with tracker.lock:
+                tracker.objects[9] = tracker.objects[8]
+            with tracker.lock:
+                del tracker.objects[9]
+
+    coming = Thread(target=come_and_go)
+    coming.start()
+    try:
+        for _ in range(300):
+            assert 8 * 9 <= predictor.num_results() <= 9 * 9
+            predictor.stream()
+            predictor.cancel()
+            run = predictor._runs.make()
+            predictor.cancel()
+            found = predictor._collected(tracker, run, dict)
+            assert set(found.slices) - {9} == set(range(1, 9))
+    finally:
+        is_over.set()
+        coming.join()
+
+
 def predictor_alone() -> Result:
     predictor = volume()
     predictor.add(BOX)
