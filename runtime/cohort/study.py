@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.errors import InputError, PromptError
+from runtime.files.strict_json import parse
 from runtime.io.dicom.codes import Code
 from runtime.io.read import SUFFIXES
 from runtime.prompts.prompt_file import (
@@ -28,6 +29,7 @@ FILE, ROWS, LABELS, SERVER, NOTHING = "file", "rows", "labels", "server", "nothi
 Segmentation of the series that is on the server too, or nowhere."""
 WRONG = "wrong"
 PARSERS: dict[str, Callable[[str], Prompt]] = {"box": parse_box, "point": parse_point}
+KINDS = (*PARSERS, "recist", *NAMES, WRONG)
 
 Row = tuple[str, str, str]
 """Of a table: object id or nothing, kind of prompt (box, point, recist), and the prompt as the command line has it; or
@@ -179,7 +181,7 @@ def codes_of_rows(text: str) -> tuple[dict[int, Code], dict[int, Code]]:
 
 def _numbered(text: str) -> Iterator[tuple[int, str, str]]:
     """Rows with their object's number: of those without, the lowest that is free; of names, that of the row before."""
-    rows: list[Row] = json.loads(text)
+    rows = _kept_rows(text)
     taken = {row[0] for row in rows}
     free = (number for number in range(1, 1 << 16) if str(number) not in taken)
     object_id = 0
@@ -191,6 +193,22 @@ def _numbered(text: str) -> Iterator[tuple[int, str, str]]:
         elif kind not in NAMES:
             object_id = next(free)
         yield object_id, kind, form
+
+
+def _kept_rows(text: str) -> list[Row]:
+    """Rows as `StudyPrompts.of_rows` wrote them. Raises PromptError where bits of them have flipped."""
+    try:
+        rows: list[Row] = [(given, kind, form) for given, kind, form in parse(text)]
+        is_right = all(
+            kind in KINDS and {type(given), type(form)} == {str} for given, kind, form in rows
+        )
+    except (ValueError, TypeError):
+        is_right = False
+    if not is_right:
+        raise PromptError(
+            "its rows are damaged in the cohort's ledger; give the command again, which reads the table anew"
+        )
+    return rows
 
 
 def _object_id(text: str) -> int:

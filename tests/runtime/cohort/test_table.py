@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.cohort.study import calls_of_rows, codes_of_rows
+from runtime.cohort.study import StudyPrompts, calls_of_rows, codes_of_rows
 from runtime.cohort.table import read_table
 from runtime.errors import InputError, MissingInput, PromptError
 from runtime.io.dicom.codes import Code
@@ -162,3 +162,15 @@ def test_rows_say_what_objects_are(tmp_path: Path) -> None:
         codes_of_rows(found["c"])
     with pytest.raises(PromptError, match="object 1: found the code 'lung'"):
         codes_of_rows(found["d"])
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [("[[", "k["), ("box", "bnx"), (",0,", '","0,'), ('["1"', "[1"), ('"0,', '{"0,')],
+)
+def test_rows_with_flipped_bits_are_refused(right: str, wrong: str) -> None:
+    text = StudyPrompts.of_rows([("1", "box", "0,0,5,1,4")]).text
+    assert calls_of_rows(text)[0]
+    assert text.replace(right, wrong) != text
+    with pytest.raises(PromptError, match="damaged in the cohort's ledger; give the command again"):
+        calls_of_rows(text.replace(right, wrong, 1))
