@@ -207,6 +207,8 @@ def _percentile_bounds(array: NDArray[Any]) -> tuple[float, float]:
         return 0.0, 0.0
     if sample.dtype == np.float16:
         sample = sample.astype(np.float32)
+    elif sample.dtype.kind == "i" and not positive.any():
+        sample = sample.astype(np.float64)  # NumPy's differences would not fit far apart integers
     lower, upper = np.percentile(sample, PERCENTILES, overwrite_input=True)
     return float(lower), float(upper)
 
