@@ -27,7 +27,8 @@ def holds_image(path: Path) -> bool:
 def read_dicom_image(path: Path) -> NDArray[Any]:
     """The image in a file: (y, x), rescaled as its header says, or uint8 (y, x, 3).
 
-    Where low values are white (MONOCHROME1) they are turned over within the bits that are stored. Raises InputError.
+    Where low values are white (MONOCHROME1) they are turned over within the bits that are stored, or, where there is a
+    table, between the ends of that. Raises InputError.
     """
     try:
         header = read_header(path)
@@ -46,6 +47,10 @@ def read_dicom_image(path: Path) -> NDArray[Any]:
 
 def _grey(stored: NDArray[Any], header: Header, layout: PixelFormat) -> NDArray[Any]:
     (transform,) = read_modality_transforms(header, layout)
+    if layout.is_inverted and transform.table is not None:  # low is what comes out of it
+        dtype = transform.table.dtype
+        ends = int(transform.table.min()) + int(transform.table.max())
+        return (ends - transform.apply(stored, np.dtype(np.int64))).astype(dtype)
     if layout.is_inverted:
         # -1 - v of signed values, and 2 ** bits - 1 - v of unsigned ones: neither can overflow.
         stored = ~stored if layout.is_signed else stored ^ layout.dtype.type(layout.bounds[1])

@@ -546,6 +546,22 @@ def test_white_on_black_is_turned_over_before_it_is_rescaled(tmp_path: Path) -> 
     )
 
 
+def test_white_on_black_is_turned_over_behind_a_table(tmp_path: Path) -> None:
+    """Of a table that is no straight line, turned over before, other entries would be found."""
+    table = np.array([900, 40, 7, 2000], "<u2")
+
+    def invert(dataset: Dataset) -> None:
+        dataset.PhotometricInterpretation = "MONOCHROME1"
+        item = Dataset()
+        item.add_new("LUTDescriptor", "US", [len(table), 0, 16])
+        item.add_new("LUTData", "OW", table.tobytes())
+        dataset.ModalityLUTSequence = [item]
+
+    values = np.array([[[0, 1, 2, 3, 4]]], "u2")
+    write(tmp_path / "a.dcm", values, ExplicitVRLittleEndian, 12, invert)
+    assert read_dicom_image(tmp_path / "a.dcm").tolist() == [[1107, 1967, 2000, 7, 7]]
+
+
 def test_frames_of_float_rescaling_are_exact(tmp_path: Path) -> None:
     def rescale(dataset: Dataset) -> None:
         dataset.SharedFunctionalGroupsSequence[0].update(group(**rescaling(0.1, 7)))
