@@ -29,9 +29,8 @@ _PARTS = ((273, 279), (324, 325))
 # TIFF 6.0: bits of a sample, what they mean; 0 is white; integers with a sign.
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 _WHITE_IS_ZERO, _SIGNED = 0, 2
-_BIG_ENDIAN = re.compile(
-    r"(;16|;32)B"
-)  # in Pillow's names of how samples are stored; N is this machine's order
+# In Pillow's names of how samples are stored, where N stands for this machine's order.
+_BIG_ENDIAN = re.compile(r"(;16|;32)B")
 _CHUNK_BYTES = 1 << 16
 
 
