@@ -45,8 +45,9 @@ def uncollected() -> Iterator[None]:
 
 
 @pytest.fixture
-def server() -> Iterator[Any]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A server of a model that computes nothing: its port, its leases, all of them that it has granted, its pages."""
+    monkeypatch.setattr("runtime.serve.server.SWEEP_S", 0.02)
     opened = Volume.from_array(IMAGE, (1.0, 1.0, 1.0))
     service = Service(
         fake_model(TELLING)[0],

@@ -14,16 +14,10 @@ from pydicom.dataset import Dataset
 
 from runtime.model import load
 from tests.dicoms import OTHER_SERIES, SHAPE, save_frames, save_series
-from tests.runtime.serve.browser import Served, Viewer, chromium
+from tests.runtime.serve.browser import Served, Viewer
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -17,8 +18,11 @@ from runtime.serve.bits import pack, unpack
 from tests.fakes import SEEING, fake_model
 from tests.runtime.cohort.cohorts import DRAWN, SHAPE, make_cohort
 from tests.runtime.cohort.fakes import OBJECT, SETTINGS, told
-from tests.runtime.serve.browser import Served, Viewer, chromium
+from tests.runtime.serve.browser import Served, Viewer
 from tests.runtime.serve.test_page_api import Client
+
+if TYPE_CHECKING:
+    from playwright.sync_api import BrowserContext
 
 CHANGED = np.zeros(SHAPE, np.uint8)
 CHANGED[1, 4:6, 3:4] = 1
@@ -135,32 +139,33 @@ def crowd(review: Review, count: int) -> None:
     ledger.close()
 
 
-def test_the_list_grows_to_the_end_of_the_queue(served: Served, review: Review) -> None:
+def test_the_list_grows_to_the_end_of_the_queue(
+    browser: BrowserContext, served: Served, review: Review
+) -> None:
     crowd(review, 118)  # 120 studies, two of which have two objects
     rows = "document.querySelectorAll('#review-list li [title]').length"
     asked: list[str] = []
-    with chromium() as browser:
-        viewer = Viewer(browser, served.url)
-        viewer.page.on("request", lambda request: asked.append(request.url))
-        viewer.until("!document.getElementById('review-accept').disabled")
-        assert viewer.page.evaluate(rows) == 52
-        assert viewer.words("#review-list .more") == "More: 50 of 120 studies are here"
-        viewer.page.evaluate("document.querySelector('#review-list .more').click()")  # in place
-        viewer.until(f"{rows} === 102")
-        viewer.page.evaluate("document.getElementById('review-list').scrollTop = 1e6")
-        viewer.until(f"{rows} === 122")
-        viewer.until("document.querySelector('#review-list .more') === null")
-        # A key that comes before the study is there decides nothing, least of all on the one before.
-        viewer.page.evaluate(
-            "() => { [...document.querySelectorAll('#review-list button')].at(-1).click();"
-            "document.body.dispatchEvent(new KeyboardEvent('keydown', { key: 'y', bubbles: true })); }"
-        )
-        viewer.until("document.getElementById('file-name').textContent === 's117'")
-        viewer.until("!document.getElementById('review-accept').disabled")
-        viewer.page.keyboard.press("y")
-        viewer.until("document.getElementById('review-count').textContent === '1 decided'")
-        assert viewer.complaints == []
-        viewer.close()
+    viewer = Viewer(browser, served.url)
+    viewer.page.on("request", lambda request: asked.append(request.url))
+    viewer.until("!document.getElementById('review-accept').disabled")
+    assert viewer.page.evaluate(rows) == 52
+    assert viewer.words("#review-list .more") == "More: 50 of 120 studies are here"
+    viewer.page.evaluate("document.querySelector('#review-list .more').click()")  # in place
+    viewer.until(f"{rows} === 102")
+    viewer.page.evaluate("document.getElementById('review-list').scrollTop = 1e6")
+    viewer.until(f"{rows} === 122")
+    viewer.until("document.querySelector('#review-list .more') === null")
+    # A key that comes before the study is there decides nothing, least of all on the one before.
+    viewer.page.evaluate(
+        "() => { [...document.querySelectorAll('#review-list button')].at(-1).click();"
+        "document.body.dispatchEvent(new KeyboardEvent('keydown', { key: 'y', bubbles: true })); }"
+    )
+    viewer.until("document.getElementById('file-name').textContent === 's117'")
+    viewer.until("!document.getElementById('review-accept').disabled")
+    viewer.page.keyboard.press("y")
+    viewer.until("document.getElementById('review-count').textContent === '1 decided'")
+    assert viewer.complaints == []
+    viewer.close()
     assert [*review.latest()] == [("s117", 1)]
     parts = [url for url in asked if "/api/review?" in url]
     # The first part may have been asked for before anybody listened.
@@ -170,46 +175,46 @@ def test_the_list_grows_to_the_end_of_the_queue(served: Served, review: Review) 
     ]
 
 
-def test_what_waits_is_found_behind_what_is_decided(served: Served, review: Review) -> None:
+def test_what_waits_is_found_behind_what_is_decided(
+    browser: BrowserContext, served: Served, review: Review
+) -> None:
     crowd(review, 60)
     for name, object_id in [("b", 1), ("b", 2), ("a", 1), ("a", 2)]:
         review.record(Decision(name, object_id, "accepted", "me", f"key {name}"))
     for number in range(59):
         review.record(Decision(f"s{number:03}", 1, "rejected", "me", f"key {number}"))
-    with chromium() as browser:
-        viewer = Viewer(browser, served.url)
-        viewer.until("document.getElementById('file-name').textContent === 's059'")
-        viewer.until("!document.getElementById('review-accept').disabled")
-        crowd_later = {"objects": [OBJECT | {"doubt": 0.9}]}
-        ledger = Ledger(review.folder)  # the cohort is at work: what is done now comes first
-        volume = Path(review.study("a")["path"])
-        ledger.meet([stamped("late", volume, StudyPrompts("rows", "[]"))], SETTINGS.key, False)
-        found = ledger.next(())
-        assert found is not None
-        outcome = StudyOutcome(found[0].number, key="key late", told=told() | crowd_later)
-        ledger.settle(outcome, "masks/a.nii.gz")
-        ledger.close()
-        viewer.page.keyboard.press("y")
-        viewer.until("document.getElementById('file-name').textContent === 'late'")
-        viewer.until("!document.getElementById('review-accept').disabled")
-        viewer.page.keyboard.press("y")
-        viewer.until("document.body.innerText.includes('All of the queue is decided')")
-        assert viewer.complaints == []
-        viewer.close()
+    viewer = Viewer(browser, served.url)
+    viewer.until("document.getElementById('file-name').textContent === 's059'")
+    viewer.until("!document.getElementById('review-accept').disabled")
+    crowd_later = {"objects": [OBJECT | {"doubt": 0.9}]}
+    ledger = Ledger(review.folder)  # the cohort is at work: what is done now comes first
+    volume = Path(review.study("a")["path"])
+    ledger.meet([stamped("late", volume, StudyPrompts("rows", "[]"))], SETTINGS.key, False)
+    found = ledger.next(())
+    assert found is not None
+    outcome = StudyOutcome(found[0].number, key="key late", told=told() | crowd_later)
+    ledger.settle(outcome, "masks/a.nii.gz")
+    ledger.close()
+    viewer.page.keyboard.press("y")
+    viewer.until("document.getElementById('file-name').textContent === 'late'")
+    viewer.until("!document.getElementById('review-accept').disabled")
+    viewer.page.keyboard.press("y")
+    viewer.until("document.body.innerText.includes('All of the queue is decided')")
+    assert viewer.complaints == []
+    viewer.close()
     assert len(review.latest()) == 65
 
 
-def test_keys_decide_in_a_browser(served: Served, review: Review) -> None:
-    with chromium() as browser:
-        viewer = Viewer(browser, served.url)
-        viewer.until("!document.getElementById('review-accept').disabled")
-        assert viewer.state["maskedVoxels"] == (DRAWN == 1).sum()
-        viewer.page.keyboard.press("y")
-        viewer.until("document.getElementById('review-count').textContent === '1 decided'")
-        viewer.page.keyboard.press("x")
-        viewer.until("document.getElementById('review-count').textContent === '2 decided'")
-        viewer.until("document.getElementById('file-name').textContent === 'a'")
-        assert viewer.complaints == []
-        viewer.close()
+def test_keys_decide_in_a_browser(browser: BrowserContext, served: Served, review: Review) -> None:
+    viewer = Viewer(browser, served.url)
+    viewer.until("!document.getElementById('review-accept').disabled")
+    assert viewer.state["maskedVoxels"] == (DRAWN == 1).sum()
+    viewer.page.keyboard.press("y")
+    viewer.until("document.getElementById('review-count').textContent === '1 decided'")
+    viewer.page.keyboard.press("x")
+    viewer.until("document.getElementById('review-count').textContent === '2 decided'")
+    viewer.until("document.getElementById('file-name').textContent === 'a'")
+    assert viewer.complaints == []
+    viewer.close()
     verdicts = {key: decision.verdict for key, decision in review.latest().items()}
     assert verdicts == {("b", 1): "accepted", ("b", 2): "rejected"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Iterator
 from itertools import pairwise, product
 from pathlib import Path
@@ -16,7 +17,8 @@ from runtime.io.write import write_mask
 from runtime.model import Model, load
 from runtime.serve.limits import Limits
 from runtime.serve.page_static import FOLDER
-from tests.runtime.serve.browser import Served, Viewer, chromium
+from tests.runtime.serve.browser import LIMIT_S, Served, Viewer
+from tests.time_limit import time_limit
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext
@@ -39,12 +41,6 @@ def model() -> Iterator[Model]:
     model = load(threads=1)
     yield model
     model.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +105,21 @@ def test_a_click_is_where_it_is_seen_before_the_next_frame_too(viewer: Viewer) -
     assert squeezed == pytest.approx((x, (top + y) / 2), abs=1)
     viewer.click((3, 15, 50))
     assert viewer.prompts() == [[[3, 4], [15, 16], [50, 51]]]
+
+
+def test_a_page_that_hangs_fails_its_test_and_no_other(browser: BrowserContext) -> None:
+    page = browser.new_page()
+    with pytest.raises(pytest.fail.Exception, match=r"longer than 0\.5 s"), time_limit(0.5):
+        page.evaluate("for (;;);")
+    page.close()
+    other = browser.new_page()
+    assert other.evaluate("6 * 7") == 42
+    other.close()
+
+
+def test_a_test_with_a_browser_has_a_time_limit(browser: BrowserContext) -> None:
+    left_s, again_s = signal.getitimer(signal.ITIMER_REAL)
+    assert 0 < left_s <= LIMIT_S and again_s > 0
 
 
 def test_small_values_are_seen(viewer: Viewer) -> None:
