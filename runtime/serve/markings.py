@@ -79,6 +79,8 @@ def _marked(array: object) -> NDArray[np.bool_]:
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "buif":
         kind = f"an array of {array.dtype}" if isinstance(array, np.ndarray) else shown(array)
         raise PromptError(f"what is marked is {kind}; wanted a numpy array of numbers or bools")
+    if np.ma.is_masked(array):  # whose mask numpy drops without a word
+        raise PromptError("what is marked is masked in part; wanted all: fill it, array.filled(0)")
     voxels: NDArray[Any] = array[0] if array.ndim == 4 and array.shape[0] == 1 else array
     if voxels.ndim != 3:
         raise PromptError(

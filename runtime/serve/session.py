@@ -10,7 +10,7 @@ from weakref import finalize
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.model import Model
+from runtime.model import Model, check_model
 from runtime.serve.image import taken
 from runtime.serve.markings import check_buffer, marking, whole_mask
 from runtime.serve.overview import Overview
@@ -54,6 +54,7 @@ class InteractiveSession(Overview):
         window: str = "auto",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        check_model(model)
         model.check_memory()
         shared = encodings or Encodings(model)
         self._owns_worker = worker is None

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime import Model, load, read_volume, write_mask
+from runtime import InteractiveSession, Model, load, read_volume, write_mask
 from runtime.errors import BackendUnavailable, InputError
 from runtime.io import Volume
 from runtime.predictors import FlowPredictor, ImagePredictor, VideoPredictor, VolumePredictor
@@ -21,6 +21,7 @@ from runtime.steps.encodings import Encodings
 from tests.fakes import IMAGE_NUMBERS, fake_model
 
 PREDICTORS = (
+    InteractiveSession,
     VolumePredictor,
     FlowPredictor,
     VideoPredictor,

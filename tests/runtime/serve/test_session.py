@@ -384,6 +384,7 @@ REFUSED: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("add_lasso_interaction", (np.full((1, 3, 3), np.nan), True), {"interaction_bbox": [[0, 1], [0, 3], [0, 3]]}),
     ("add_initial_seg_interaction", (np.ones((9, 16, 13), np.uint8),), {}),
     ("add_initial_seg_interaction", ([1, 2],), {}),
+    ("add_initial_seg_interaction", (np.ma.masked_equal(np.ones(SHAPE), 1),), {}),
 ]  # fmt: skip
 
 
