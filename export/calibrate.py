@@ -237,17 +237,26 @@ def choose_defaults(p: argparse.ArgumentParser, args: argparse.Namespace) -> dic
     if args.folder is None:
         p.error("wanted --folder with labelled volumes")
     bundle = _opened(args.bundle)
+    _check_objects(args)
     model = load(bundle, args.backend)
     with tqdm(desc="calibrate", unit="run", file=sys.stderr) as bar:
         cases = some_of_each(folder_cases(args.folder), args.objects)
         trials = try_all(model.plain(), cases, args.window, bar.update)
     defaults = choose(trials)
-    if (num_objects := defaults.measured["objects"]) < MIN_OBJECTS:
-        raise InputError(
-            f"{args.folder} holds {num_objects} objects to choose by; wanted at least {MIN_OBJECTS}: add volumes"
-        )
     write_entry(args.bundle, "defaults", lambda before: defaults.entry(), bundle)
     return {"bundle": str(args.bundle), "defaults": defaults.entry(), "tried": summary(trials)}
+
+
+def _check_objects(args: argparse.Namespace) -> None:
+    """Raise InputError for too few objects to choose by, before hours are spent on them."""
+    names = set()
+    for case in some_of_each(folder_cases(args.folder), args.objects):
+        names.add(case.name)
+        if len(names) == MIN_OBJECTS:
+            return
+    raise InputError(
+        f"{args.folder} holds {len(names)} objects to choose by; wanted at least {MIN_OBJECTS}: add volumes"
+    )
 
 
 def _opened(path: Path) -> Bundle:

@@ -187,11 +187,16 @@ def test_the_command_writes_what_it_has_chosen_and_takes_it_out_again(
 def test_too_few_objects_say_nothing(
     bundle: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export.calibrate, "load", lambda *_: fake_model(AS_SURE_AS_GREY)[0])
+    monkeypatch.setattr(export.calibrate, "load", lambda *_: pytest.fail("work began"))
     for path in sorted(labelled.iterdir())[1:]:
         path.unlink()
     before = (bundle / "manifest.json").read_bytes()
     with pytest.raises(InputError, match=f"3 objects to choose by; wanted at least {MIN_OBJECTS}"):
+        main([str(bundle), "--folder", str(labelled), "--defaults"])
+    for path in labelled.iterdir():
+        with np.load(path) as file:
+            np.savez(path, **{**file, "gts": np.zeros_like(file["gts"])})
+    with pytest.raises(InputError, match="0 objects to choose by"):
         main([str(bundle), "--folder", str(labelled), "--defaults"])
     assert (bundle / "manifest.json").read_bytes() == before
 
