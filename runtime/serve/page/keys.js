@@ -59,6 +59,9 @@ export function fillHelp(place) {
   }
 }
 
+// Keys that mean something once, however long they are held: what comes next has not been looked at yet.
+const ONCE = new Set(["y", "x", "a"]);
+
 // act(name, event) is told "undo", "redo", or the key itself; it returns whether that meant anything.
 export function listenForKeys(act) {
   addEventListener("keydown", (event) => {
@@ -72,7 +75,7 @@ export function listenForKeys(act) {
       else if (name === "y") name = "redo";
       else return;
     }
-    if (event.altKey) return;
+    if (event.altKey || (event.repeat && ONCE.has(name))) return;
     if (act(name, event)) event.preventDefault();
   });
 }

@@ -209,8 +209,12 @@ def test_keys_decide_in_a_browser(browser: BrowserContext, served: Served, revie
     viewer = Viewer(browser, served.url)
     viewer.until("!document.getElementById('review-accept').disabled")
     assert viewer.state["maskedVoxels"] == (DRAWN == 1).sum()
-    viewer.page.keyboard.press("y")
+    viewer.page.keyboard.down("y")
     viewer.until("document.getElementById('review-count').textContent === '1 decided'")
+    viewer.until("!document.getElementById('review-accept').disabled")
+    viewer.page.keyboard.down("y")  # held, it comes again: nobody has looked at the next one
+    viewer.page.keyboard.up("y")
+    assert viewer.page.is_enabled("#review-accept")  # nothing is being decided
     viewer.page.keyboard.press("x")
     viewer.until("document.getElementById('review-count').textContent === '2 decided'")
     viewer.until("document.getElementById('file-name').textContent === 'a'")
