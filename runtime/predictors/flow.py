@@ -15,7 +15,7 @@ from runtime.model import Model
 from runtime.predictors.chain import Plan
 from runtime.predictors.chosen import memory_rules
 from runtime.predictors.encoded import Encoded
-from runtime.predictors.image import check_image
+from runtime.predictors.image import check_image, listed
 from runtime.predictors.prompted import check_prompts
 from runtime.predictors.result import Result, SliceMask, check_smooth
 from runtime.predictors.runs import Run
@@ -74,11 +74,9 @@ class FlowPredictor(TrackingPredictor):
 
         Raises InputError for an empty set, for an image of another kind, and where grey and colour are mixed.
         """
-        taken = [self._model.device_memory.take(image) for image in images]
+        taken = [self._model.device_memory.take(image) for image in listed(images)]
         if self._zoom.factor is not None:  # crops are taken on the host
             taken = [self._model.device_memory.get(image) for image in taken]
-        if not taken:
-            raise InputError("found no images; wanted at least one")
         for index, image in enumerate(taken):
             check_image(image, f"image {index}")
             if image.ndim != taken[0].ndim:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,6 +93,19 @@ class ImagePredictor:
     def reset(self) -> None:
         """Forget the prompts; the image stays encoded."""
         self._before = self._single = None
+
+
+def listed(images: Iterable[Any]) -> list[Any]:
+    """The images of a set. Raises InputError for what is no such thing, and for an empty one."""
+    try:
+        found = list(images)
+    except TypeError as error:
+        raise InputError(
+            f"found {type(images).__name__} for a set of images; wanted a list of arrays, uint8 (y, x) or (y, x, 3)"
+        ) from error
+    if not found:
+        raise InputError("found no images; wanted at least one")
+    return found
 
 
 def check_image(image: NDArray[np.generic], name: str) -> None:

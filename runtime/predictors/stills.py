@@ -11,7 +11,7 @@ from runtime.errors import InputError, PromptError
 from runtime.model import Model, check_model
 from runtime.predictors.encoded import Encoded
 from runtime.predictors.framing import Framing
-from runtime.predictors.image import check_image
+from runtime.predictors.image import check_image, listed
 from runtime.predictors.prompted import check_prompts
 from runtime.predictors.result import SliceMask
 from runtime.predictors.single import SinglePrompted, prompt_single
@@ -40,11 +40,13 @@ class StillsPredictor:
         self._answers: dict[tuple[int, int], SinglePrompted] = {}
 
     def set_images(self, images: Sequence[NDArray[np.uint8]]) -> None:
-        """Take uint8 images (y, x) or (y, x, 3), of any sizes. Raises InputError."""
-        for i, image in enumerate(images):
+        """Take uint8 images (y, x) or (y, x, 3), of any sizes. Raises InputError, as for an empty set."""
+        memory = self._model.device_memory  # where crops are cut is the host
+        taken = [memory.get(memory.take(image)) for image in listed(images)]
+        for i, image in enumerate(taken):
             check_image(image, f"image {i}")
-        self._images, self._answers = images, {}
-        self._encoded = Encoded(self._model, lambda index: images[index], self._max_feature_bytes)
+        self._images, self._answers = taken, {}
+        self._encoded = Encoded(self._model, lambda index: taken[index], self._max_feature_bytes)
 
     @property
     def num_encodings(self) -> int:

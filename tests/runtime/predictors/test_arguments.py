@@ -60,6 +60,26 @@ def test_a_bound_that_is_no_number_of_bytes_is_refused_at_once(
     make(np.float32(1e9))
 
 
+@pytest.mark.parametrize(
+    ("images", "why"),
+    [
+        (None, "found NoneType for a set of images"),
+        (7, "found int for a set of images"),
+        ([], "found no images"),
+        (["scan.png"], r"image 0 is <U8\(\)"),
+        ([[[1, 2], [3, 4]]], r"image 0 is int64\(2, 2\)"),
+    ],
+)
+@pytest.mark.parametrize(
+    "predictor",
+    [FlowPredictor(fake_model()[0]), StillsPredictor(fake_model(numbers=IMAGE_NUMBERS)[0])],
+    ids=["flow", "stills"],
+)
+def test_what_is_no_set_of_images_is_refused(predictor: Any, images: Any, why: str) -> None:
+    with pytest.raises(InputError, match=why):
+        predictor.set_images(images)
+
+
 def test_encodings_of_nothing_are_refused() -> None:
     with pytest.raises(InputError, match="the encodings are of another model"):
         VolumePredictor(fake_model()[0], encodings=3)  # type: ignore[arg-type]
