@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from dataclasses import replace
 from functools import cache
@@ -176,6 +177,16 @@ def test_a_build_tells_how_far_it_has_come_and_can_be_stopped(toy_bundle: Bundle
     assert told and all(0 < share <= 1 for _, share in told)
     with pytest.raises(KeyboardInterrupt):
         build_engine(data, wanted, "memory_encoder", progress=lambda phase, share: False)
+
+    def interrupt(phase: str, share: float) -> bool:
+        told.append((phase, share))
+        signal.raise_signal(signal.SIGINT)
+        return True
+
+    told.clear()
+    with pytest.raises(KeyboardInterrupt):  # what a handler raises in TensorRT's callback is lost
+        build_engine(data, wanted, "memory_encoder", progress=interrupt)
+    assert len(told) == 1
 
 
 @needs_tensorrt

@@ -15,6 +15,7 @@ from typing import Any
 from runtime.bundle.contract import ModelNumbers, TensorSpec, graph_specs
 from runtime.errors import BackendUnavailable, BundleError
 from runtime.files.cache import read_cached, write_cached
+from runtime.process.noted_signals import noted_signals
 
 # In the order of preference; the last is what the one before imports all from, and may be there alone.
 MODULES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
@@ -157,7 +158,7 @@ def build_engine(
             scores of memory attention, which have more bits than half even so; in one in float32 every digit counts.
 
     Raises BackendUnavailable without TensorRT, BundleError for a graph that it refuses, with node and reason,
-    KeyboardInterrupt if `progress` stopped it.
+    KeyboardInterrupt if `progress` or a signal stopped it.
     """
     trt = import_tensorrt()
     logger = Log(trt)
@@ -175,12 +176,11 @@ def build_engine(
         for tensor, (smallest, usual, largest) in shapes.items():
             chosen.set_shape(tensor, smallest, usual, largest)
         config.add_optimization_profile(chosen)
-    monitor = None if progress is None else _monitor(trt, progress)
-    if monitor is not None:
-        config.progress_monitor = monitor
     cache = None if is_rtx(trt) else _read_timings(config, timings)
-    plan = builder.build_serialized_network(network, config)
-    if monitor is not None and monitor.is_stopped:
+    with noted_signals() as came:
+        config.progress_monitor = monitor = _monitor(trt, progress, came)
+        plan = builder.build_serialized_network(network, config)
+    if monitor.is_stopped:
         raise KeyboardInterrupt
     if plan is None:
         raise BundleError(
@@ -203,8 +203,8 @@ def _read_timings(config: Any, path: Path | None) -> Any:
     return cache
 
 
-def _monitor(trt: Any, progress: Progress) -> Any:
-    """TensorRT's phases, of which those within others are not told."""
+def _monitor(trt: Any, progress: Progress | None, came: Sequence[int]) -> Any:
+    """TensorRT's phases, of which those within others are not told; once a signal has come it goes no further."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -217,7 +217,10 @@ def _monitor(trt: Any, progress: Progress) -> Any:
                 self.steps[phase] = max(num_steps, 1)
 
         def step_complete(self, phase: str, step: int) -> bool:
-            if phase in self.steps and not progress(phase, (step + 1) / self.steps[phase]):
+            goes_on = not came
+            if goes_on and progress is not None and phase in self.steps:
+                goes_on = progress(phase, (step + 1) / self.steps[phase])
+            if not goes_on or came:
                 self.is_stopped = True
             return not self.is_stopped
 
