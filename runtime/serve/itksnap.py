@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from runtime.errors import InputError
 from runtime.files.strict_json import Integer, Number, Numbers, Object, OneOf
-from runtime.serve.leases import Lease
+from runtime.serve.lease import Lease
 from runtime.serve.markings import tight
 from runtime.serve.multipart import read_form
 from runtime.serve.nnia import TooLarge

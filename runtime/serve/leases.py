@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 from runtime.devices.machine import trim_memory
 from runtime.errors import OutOfMemory, Sam2Error
+from runtime.serve.lease import Lease
 from runtime.serve.limits import Limits
 from runtime.serve.session import InteractiveSession
 
@@ -24,6 +24,10 @@ SILENT_FACES = {"itksnap"}
 """Whose clients send no heartbeats, so that only their user's actions tell of them."""
 LONG_IDLE = 6
 """A silent face's session may idle so many times longer, as long as nobody else wants its place."""
+
+AWAY_S = 20.0
+"""In which a page that is loaded again is back, and a second one of its session has given a sign of life (every 15 s);
+one that has left for longer is closed, and gives its place up."""
 
 
 class LeaseExpired(Sam2Error):
@@ -36,33 +40,6 @@ class AtCapacity(Sam2Error):
 
 class TooManyRequests(Sam2Error):
     """More requests of one session at once than anybody needs."""
-
-
-@dataclass(eq=False)
-class Lease:
-    """One client's hold on a session.
-
-    Attributes:
-        token: what the client shows.
-        session: that it is for.
-        face: which protocol it came by.
-        number: for logs, which never see the token.
-        last_active: when its user last did something, by the leases' clock.
-        last_seen: when its client last gave a sign of life.
-        pending: requests that run or wait.
-        held_bytes: in images and masks.
-        on_end: called once it has ended, in a thread of the leases' own.
-    """
-
-    token: str
-    session: InteractiveSession
-    face: str
-    number: int
-    last_active: float
-    last_seen: float
-    pending: int = 0
-    held_bytes: dict[str, int] = field(default_factory=dict)
-    on_end: Callable[[], None] = lambda: None
 
 
 class Leases:
@@ -120,7 +97,7 @@ class Leases:
                 raise LeaseExpired(
                     "this session was opened by another kind of client; connect again"
                 )
-            lease.last_seen = self._clock()
+            lease.last_seen, lease.left = self._clock(), None
             if is_active:
                 lease.last_active = lease.last_seen
             return lease
@@ -132,6 +109,12 @@ class Leases:
             if lease is not None and not self._is_over(lease):
                 return lease
         raise LeaseExpired("this session is over or unknown to this server; connect again")
+
+    def leave(self, token: str | None) -> None:
+        """Note that a client goes, which may come back at once: until it has been away its place is kept."""
+        with self._lock:
+            if lease := self._leases.get(_hash(token or "")):
+                lease.left = self._clock()
 
     def remaining_s(self, token: str) -> float:
         """Seconds that a session may still idle; 0 for one that has ended."""
@@ -249,8 +232,14 @@ class Leases:
         self._closer.shutdown(wait=False)
 
     def _make_room(self) -> None:
-        """End the silent session that has idled longest. Raises AtCapacity if none has for long enough."""
+        """End a session whose client has left, or the silent one that has idled longest.
+
+        Raises AtCapacity if none has for long enough.
+        """
         now = self._clock()
+        for lease in self._by_age():
+            if lease.left is not None and not lease.pending and now - lease.left > AWAY_S:
+                return self._end(lease, "its client had left and its place was needed")
         for lease in self._by_age():
             is_idle = not lease.pending and now - lease.last_active > self._limits.idle_s
             if lease.face in SILENT_FACES and is_idle:

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from runtime.errors import InputError
 from runtime.files.strict_json import Boolean, Integer, Number, Numbers, Object, OneOf
 from runtime.serve import nnia
-from runtime.serve.leases import Lease
+from runtime.serve.lease import Lease
 from runtime.serve.nnia import TooLarge
 from runtime.serve.planes import Box3
 from runtime.serve.serving import Act, Body, Serving, check_json, read_json, to_json

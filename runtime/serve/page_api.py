@@ -74,9 +74,8 @@ class Page:
         self._opened = None if opened is None else ShownVolume.of(opened, Path(opened.source).name)
         self._segmentation = segmentation or SegmentationOptions()
         self._pages: dict[str, PageSession] = {}
-        self._reading = (
-            asyncio.Lock()
-        )  # nobody knows what a file unpacks to before it has been read
+        # Nobody knows what a file unpacks to before it has been read.
+        self._reading = asyncio.Lock()
         self._server = uuid.uuid4().hex[:12]
         self._review = None if review is None else PageReview(review, reviewer, self)
 
@@ -89,6 +88,7 @@ class Page:
             ("GET", "/api/session", self._state),
             ("DELETE", "/api/session", self._release),
             ("POST", "/api/heartbeat", self._heartbeat),
+            ("POST", "/api/leave", self._leave),
             ("POST", "/api/volume", self._open),
             ("GET", "/api/volume", self._voxels),
             ("POST", "/api/objects", self._add_object),
@@ -185,6 +185,11 @@ class Page:
         body = await read_json(request, HEARTBEAT)
         self.session_of(request, is_active=body.get("active", False))
         return _json({"remaining_seconds": self._leases.remaining_s(_token(request))})
+
+    async def _leave(self, request: Request) -> Response:
+        await read_json(request, NOTHING)
+        self._leases.leave(_token(request))
+        return Response(None, 204, _FRESH)
 
     async def _open(self, request: Request) -> Response:
         page, token = self.session_of(request), _token(request)

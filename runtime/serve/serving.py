@@ -14,7 +14,8 @@ from starlette.responses import Response
 
 from runtime.errors import InputError
 from runtime.files.strict_json import Fault, Object, parse
-from runtime.serve.leases import Lease, Leases
+from runtime.serve.lease import Lease
+from runtime.serve.leases import Leases
 from runtime.serve.limits import Limits
 
 T = TypeVar("T")

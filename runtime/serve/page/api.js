@@ -26,11 +26,11 @@ export class Api {
   }
 
   // An answer that is no error; ApiError otherwise.
-  async send(method, path, { body, type, headers = {}, signal } = {}) {
+  async send(method, path, { body, type, headers = {}, signal, keepalive } = {}) {
     let answer;
     try {
       answer = await fetch(path, {
-        method, body, signal, cache: "no-store", credentials: "omit", redirect: "error",
+        method, body, signal, keepalive, cache: "no-store", credentials: "omit", redirect: "error",
         headers: { ...this.headers(), ...(type ? { "Content-Type": type } : {}), ...headers },
       });
     } catch (error) {

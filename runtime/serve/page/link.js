@@ -18,6 +18,7 @@ export class Link {
     }
     this.clock = new Worker("/page/beat.js");
     this.clock.onmessage = () => this.beat();
+    addEventListener("pagehide", () => this.leave());
   }
 
   async run() {
@@ -108,6 +109,11 @@ export class Link {
   forget() {
     this.api.token = null;
     sessionStorage.removeItem(TOKEN);
+  }
+
+  // Its place is another's if this page does not come back.
+  leave() {
+    if (this.api.token) this.api.call("POST", "/api/leave", {}, { keepalive: true }).catch(() => {});
   }
 
   async beat() {

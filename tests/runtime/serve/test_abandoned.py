@@ -20,7 +20,7 @@ from benchmarks.speed.soak_session import Client
 from runtime.io.volumes.volume import Volume
 from runtime.serve.app import Door
 from runtime.serve.hosts import Hosts
-from runtime.serve.leases import Lease
+from runtime.serve.lease import Lease
 from runtime.serve.limits import Limits
 from runtime.serve.nnia import pack
 from runtime.serve.server import listen

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runtime.errors import OutOfMemory
-from runtime.serve.leases import AtCapacity, LeaseExpired, Leases, TooManyRequests
+from runtime.serve.leases import AWAY_S, AtCapacity, LeaseExpired, Leases, TooManyRequests
 from runtime.serve.limits import Limits
 from tests.runtime.serve.fakes import FakeSession
 
@@ -131,6 +131,28 @@ def test_there_are_so_many_places(leases: Leases, clock: Clock) -> None:
     assert leases.grant("itksnap").number == 3
     clock.now += 61
     assert leases.grant("nninteractive").number == 4  # in the page's place, which has gone silent
+
+
+def test_a_page_that_has_left_gives_its_place_to_who_wants_it(leases: Leases, clock: Clock) -> None:
+    first, second = leases.grant("page"), leases.grant("page")
+    leases.leave(first.token)
+    leases.leave("of nobody")
+    clock.now += AWAY_S
+    with pytest.raises(AtCapacity):
+        leases.grant("page")  # it may be loading again
+    clock.now += 1
+    with leases.working(first), pytest.raises(AtCapacity):
+        leases.grant("page")
+    leases.leave(first.token)
+    clock.now += AWAY_S + 1
+    leases.of(first.token, is_active=False)  # it was
+    leases.of(second.token, is_active=False)
+    with pytest.raises(AtCapacity):
+        leases.grant("page")
+    leases.leave(first.token)
+    clock.now += AWAY_S + 1
+    assert leases.grant("page").number == 3 and closed(leases, first.session)
+    assert leases.peek(second.token) is second
 
 
 def test_a_face_without_heartbeats_gives_its_place_only_when_it_is_wanted(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from runtime.io.volumes.volume import Volume
 from runtime.io.write import write_mask
 from runtime.measure.phantom import Phantom, make_phantom
 from runtime.model import Model, load
+from runtime.serve.leases import AWAY_S
 from runtime.serve.limits import Limits
 from tests.runtime.serve.browser import Served, Viewer
 
@@ -398,6 +400,30 @@ def test_a_full_server_is_waited_for_and_a_session_that_has_ended_goes_on(
         assert viewer.complaints == []
     finally:
         viewer.close()
+        served.stop()
+
+
+def test_the_place_of_a_page_that_was_closed_is_the_next_ones(
+    browser: BrowserContext, model: Model, phantom: Phantom
+) -> None:
+    served = Served(model, Volume.from_array(phantom.pixels), limits=Limits(max_sessions=1))
+    leases = served.service.leases
+    try:
+        viewer = Viewer(browser, served.url).until_ready()
+        (lease,) = leases._leases.values()
+        viewer.page.reload()
+        viewer.until_ready()
+        assert lease.left is None and [*leases._leases.values()] == [lease], "it came back"
+        viewer.close()
+        deadline = time.monotonic() + 30
+        while lease.left is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        lease.left -= AWAY_S + 1
+        other = Viewer(browser, served.url).until_ready()
+        assert lease not in leases._leases.values() and other.complaints == []
+        other.close()
+    finally:
         served.stop()
 
 
