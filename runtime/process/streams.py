@@ -35,7 +35,7 @@ def open_streams() -> None:
     result = os.dup(STDOUT)
     os.dup2(STDERR, STDOUT)  # what libraries in C print there is no result
     sys.stdout = io.TextIOWrapper(
-        io.BufferedWriter(ResultFile(result, "w")),
+        io.BufferedWriter(ResultFile(result, "w", closefd=False)),
         encoding=_encoding_of(sys.stdout),
         errors="backslashreplace",
         line_buffering=os.isatty(result),

@@ -50,7 +50,7 @@ def run(
 def test_the_file_is_whole_and_the_exit_code_true(
     redirected: str, code: int, says: str, tmp_path: Path
 ) -> None:
-    done = run(tmp_path, redirected)
+    done = run(tmp_path, redirected, PYTHONWARNINGS="error")
     assert (tmp_path / "there").read_text() == "whole"
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
     assert done.returncode == code
