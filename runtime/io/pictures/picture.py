@@ -63,6 +63,10 @@ def _decode(image: Image.Image, path: Path) -> NDArray[Any]:
     if "LA;16" in str(getattr(image, "tile", "")):  # of which Pillow keeps eight bits
         raise InputError(f"{path} has 16 bits of grey and transparency; save it without the latter")
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+    if image.mode == "L" and len(tags.get(_BITS, ())) > 1:  # of which Pillow keeps the first
+        raise InputError(
+            f"{path} has {len(tags[_BITS])} channels and does not say what they are; save the one that counts"
+        )
     if isinstance(image, TiffImageFile):
         image.tile = [*map(_in_own_order, image.tile)]
     ImageOps.exif_transpose(image, in_place=True)
@@ -72,6 +76,10 @@ def _decode(image: Image.Image, path: Path) -> NDArray[Any]:
     if _SIGNED in tags.get(_SAMPLE_FORMAT, ()):
         raise InputError(f"{path} holds bytes with a sign; save it with 16 bits")
     mode = "L" if image.mode in _GREY else "RGB"
+    if (
+        image.mode == "La"
+    ):  # grey that is multiplied by its opacity, which Pillow turns into nothing else
+        image = image.convert("LA")
     return np.asarray(image if image.mode == mode else image.convert(mode))
 
 

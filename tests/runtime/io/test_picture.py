@@ -135,3 +135,18 @@ def test_of_a_cameras_views_the_first_is_the_image(tmp_path: Path) -> None:
         assert saved.format == "MPO"
     expected = read_picture(tmp_path / "plain.jpg")
     assert np.array_equal(read_picture(tmp_path / "a.jpg"), expected)
+
+
+def test_what_a_second_channel_of_a_tiff_is_has_to_be_said(tmp_path: Path) -> None:
+    """Opacity is left out; of what may be anything the first would be taken for all there is."""
+    path, opaque = tmp_path / "a.tif", np.full_like(GREY, 255)
+    Image.merge("LA", [*map(Image.fromarray, (GREY, opaque))]).save(path)
+    written = path.read_bytes()
+    entry = struct.pack("<HHI", 338, 3, 1)  # extra samples: 0 is anything, 1 and 2 are opacity
+    assert written.count(entry + b"\x02") == 1
+    for meaning in (1, 2):
+        path.write_bytes(written.replace(entry + b"\x02", entry + bytes([meaning])))
+        assert np.array_equal(read_picture(path), GREY)
+    path.write_bytes(written.replace(entry + b"\x02", entry + b"\x00"))
+    with pytest.raises(InputError, match="has 2 channels and does not say what they are"):
+        read_picture(path)
