@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import getpass
 import logging
+import math
 import socket
 import sys
 from contextlib import suppress
@@ -27,6 +28,7 @@ from runtime.process.streams import print_result
 from runtime.process.subcommands import command_parser
 from runtime.serve.banner import Address, banner, page_of
 from runtime.serve.browser import show
+from runtime.serve.hosts import Hosts, host_of, is_name
 from runtime.serve.keys import VARIABLE, read_key
 from runtime.serve.limits import Limits
 from runtime.steps.features import memory_bytes
@@ -147,17 +149,25 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"found --port {args.port}; wanted 0 to {2**16 - 1}")
     if not 1 <= args.max_sessions <= MOST_SESSIONS:
         raise InputError(f"found --max-sessions {args.max_sessions}; wanted 1 to {MOST_SESSIONS}")
-    if not args.idle_timeout > 0:
-        raise InputError(f"found --idle-timeout {args.idle_timeout:g}; wanted seconds, above 0")
+    if not 0 < args.idle_timeout < math.inf:
+        raise InputError(
+            f"found --idle-timeout {args.idle_timeout:g}; wanted seconds, above 0 and not infinite, such as 1e9"
+        )
     if args.max_image < 2**20:
         raise InputError(f"found --max-image {args.max_image} bytes; wanted 1M or more")
+    if args.max_memory is not None and args.max_memory < 2**20:
+        raise InputError(f"found --max-memory {args.max_memory} bytes; wanted 1M or more")
+    if wrong := [name for name in args.allow_host if not is_name(host_of(name))]:
+        raise InputError(
+            f"found --allow-host {wrong[0]!r}; wanted a name or an address, such as proxy.example, without http:// and "
+            "path, and in ASCII as browsers send it (xn--...)"
+        )
 
 
 def _service(
     args: argparse.Namespace, bundle: Bundle, key: str | None, host: str, opened: Volume | None
 ) -> Service:
     from runtime.serve.app import Door
-    from runtime.serve.hosts import Hosts
     from runtime.serve.service import Service, Shown
 
     half = args.max_memory // 2 if args.max_memory else int(memory_bytes() / SHARE)

@@ -19,12 +19,16 @@ def pack(mask: NDArray[np.generic]) -> bytes:
 
 def unpack(data: bytes, shape: Sequence[int]) -> NDArray[np.uint8]:
     """A mask of that shape, 0 or 1. Raises PromptError for another number of bytes than it takes."""
-    count = prod(shape)
+    check_size(data, shape)
+    return np.unpackbits(np.frombuffer(data, np.uint8), count=prod(shape)).reshape(shape)
+
+
+def check_size(data: bytes, shape: Sequence[int]) -> None:
+    """Raise PromptError for another number of bytes than a mask of that shape takes."""
     if len(data) != (wanted := num_bytes(shape)):
         raise PromptError(
             f"found {len(data)} bytes for a mask of shape {tuple(shape)} (z, y, x); wanted {wanted}, one bit a voxel"
         )
-    return np.unpackbits(np.frombuffer(data, np.uint8), count=count).reshape(shape)
 
 
 def num_bytes(shape: Sequence[int]) -> int:

@@ -73,6 +73,11 @@ class SeveralVolumes(InputError):
         self.choices = choices
 
 
+def printable(name: str) -> str:
+    """A name as it can be shown and sent, with spaces for what cannot."""
+    return "".join(letter if letter.isprintable() else " " for letter in name)
+
+
 def choices_of(folder: Path, paths: Sequence[Path]) -> list[VolumeChoice]:
     """All volumes in files that lie in a folder: those that can be opened first, the largest first.
 
@@ -133,7 +138,7 @@ def _choice(
     series: str | None = None,
     why_not: str = "",
 ) -> VolumeChoice:
-    title = "".join(letter if letter.isprintable() else " " for letter in header.description)
+    title = printable(header.description)
     return VolumeChoice(
         path,
         tuple(dict.fromkeys(files)),

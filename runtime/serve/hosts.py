@@ -23,6 +23,11 @@ def host_of(header: str) -> str:
     return (name if colon and port.isdigit() else text).rstrip(".")
 
 
+def is_name(name: str) -> bool:
+    """Whether a Host header can hold this: a name in ASCII, or an address."""
+    return is_address(name) or re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", name) is not None
+
+
 def is_address(name: str) -> bool:
     """Whether a name is an address, which nobody can make to point elsewhere."""
     try:

@@ -8,41 +8,38 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from anyio import to_thread
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from runtime.cohort.review import Review
-from runtime.errors import NoImage, NoObject, SessionClosed
 from runtime.io.dicom.seg import SegmentationOptions
 from runtime.io.volumes.volume import Volume
-from runtime.serve.bits import pack
+from runtime.serve.bits import num_bytes, pack
 from runtime.serve.choices import SeveralVolumes
 from runtime.serve.leases import LeaseExpired, Leases
+from runtime.serve.page_answers import FRESH, Handler, answered, json_answer
 from runtime.serve.page_events import PING
 from runtime.serve.page_exports import LABELS, check_export, export_bytes, exported
-from runtime.serve.page_requests import HEARTBEAT, LOOK, NOTHING
+from runtime.serve.page_requests import HEARTBEAT, LOOK, NOTHING, object_of
 from runtime.serve.page_review import PageReview
 from runtime.serve.page_session import PageSession
 from runtime.serve.page_static import INDEX, static_response
+from runtime.serve.page_verb import Call
 from runtime.serve.page_verbs import VERBS, read_seed
-from runtime.serve.page_work import Call, error_words
+from runtime.serve.page_work import error_words
 from runtime.serve.received_files import received
 from runtime.serve.serving import read_json
 from runtime.serve.shown_volume import ShownVolume
 
-Handler = Callable[[Request], Awaitable[Response]]
 LEASE = "x-lease-token"
 _FILE = "application/octet-stream"
-_FRESH = {"Cache-Control": "no-store"}
-# What the app does not know; everything else is left to it.
-_STATUSES: dict[type[Exception], int] = {NoImage: 409, NoObject: 404, SessionClosed: 410}
 
 
 class Page:
@@ -82,7 +79,7 @@ class Page:
     @property
     def routes(self) -> list[Route]:
         """All of them, for a Starlette app."""
-        one = "/api/objects/{object_id:int}"
+        one = "/api/objects/{object_id}"
         table: list[tuple[str, str, Handler]] = [
             ("POST", "/api/session", self._claim),
             ("GET", "/api/session", self._state),
@@ -102,7 +99,7 @@ class Page:
             ("GET", "/api/events", self._events),
             *(self._review.table if self._review else ()),
         ]
-        api = [Route(path, _answered(handler), methods=[verb]) for verb, path, handler in table]
+        api = [Route(path, answered(handler), methods=[verb]) for verb, path, handler in table]
         return [Route("/", self._index), Route("/page/{name}", self._static), *api]
 
     def close(self) -> None:
@@ -138,7 +135,8 @@ class Page:
     async def _claim(self, request: Request) -> Response:
         await read_json(request, NOTHING)
         lease = await to_thread.run_sync(self._leases.grant, "page")
-        page = self._pages[lease.token] = PageSession(lease.session)
+        hold = partial(self._leases.hold, lease, "verbs")
+        page = self._pages[lease.token] = PageSession(lease.session, hold)
         lease.on_end = partial(self._drop, lease.token)  # who closed the browser never asks again
         try:
             if self._opened is not None:
@@ -146,7 +144,7 @@ class Page:
         except BaseException:
             self._leases.release(lease.token)
             raise
-        return _json({"token": lease.token, **self.described(page)}, 201)
+        return json_answer({"token": lease.token, **self.described(page)}, 201)
 
     async def show(self, request: Request, page: PageSession, shown: ShownVolume) -> None:
         """Give a session a volume, if there is memory for it. Raises OutOfMemory, InputError."""
@@ -161,7 +159,7 @@ class Page:
         await to_thread.run_sync(page.show, shown)
 
     async def _state(self, request: Request) -> Response:
-        return _json(self.described(self.session_of(request, is_active=False)))
+        return json_answer(self.described(self.session_of(request, is_active=False)))
 
     def described(self, page: PageSession) -> dict[str, Any]:
         """What the page is told of its session."""
@@ -179,17 +177,19 @@ class Page:
     async def _release(self, request: Request) -> Response:
         self._drop(_token(request))
         await to_thread.run_sync(self._leases.release, _token(request))
-        return Response(None, 204, _FRESH)
+        return Response(None, 204, FRESH)
 
     async def _heartbeat(self, request: Request) -> Response:
         body = await read_json(request, HEARTBEAT)
-        self.session_of(request, is_active=body.get("active", False))
-        return _json({"remaining_seconds": self._leases.remaining_s(_token(request))})
+        page = self.session_of(request, is_active=body.get("active", False))
+        if page.is_busy:  # whoever waits for an object that is followed does nothing meanwhile
+            self._leases.of(_token(request))
+        return json_answer({"remaining_seconds": self._leases.remaining_s(_token(request))})
 
     async def _leave(self, request: Request) -> Response:
         await read_json(request, NOTHING)
         self._leases.leave(_token(request))
-        return Response(None, 204, _FRESH)
+        return Response(None, 204, FRESH)
 
     async def _open(self, request: Request) -> Response:
         page, token = self.session_of(request), _token(request)
@@ -202,20 +202,20 @@ class Page:
                         shown = await to_thread.run_sync(read, take)
                     await self._hold_and_show(token, page, shown)
         except SeveralVolumes as several:
-            return _json({**error_words(several), "choices": several.choices}, 409)
-        return _json(self.described(page))
+            return json_answer({**error_words(several), "choices": several.choices}, 409)
+        return json_answer(self.described(page))
 
     async def _voxels(self, request: Request) -> Response:
         shown = self.session_of(request, is_active=False).need_volume()
         size, pieces = shown.nifti()
-        headers = {**_FRESH, "Content-Length": str(size), "X-Volume-Id": shown.id}
+        headers = {**FRESH, "Content-Length": str(size), "X-Volume-Id": shown.id}
         return StreamingResponse(pieces, 200, headers, _FILE)
 
     async def _add_object(self, request: Request) -> Response:
         look = await read_json(request, LOOK)
         page = self.session_of(request)
         added = self.add_object(request, page, look.get("name"), look.get("colour"))
-        return _json(added, 201)
+        return json_answer(added, 201)
 
     def add_object(
         self, request: Request, page: PageSession, name: str | None, colour: str | None = None
@@ -228,19 +228,19 @@ class Page:
 
     async def _change_object(self, request: Request) -> Response:
         look = await read_json(request, LOOK)
-        page, object_id = self.session_of(request), request.path_params["object_id"]
-        return _json(page.change_object(object_id, look.get("name"), look.get("colour")))
+        page, object_id = self.session_of(request), object_of(request)
+        return json_answer(page.change_object(object_id, look.get("name"), look.get("colour")))
 
     async def _remove_object(self, request: Request) -> Response:
-        page, object_id = self.session_of(request), request.path_params["object_id"]
+        page, object_id = self.session_of(request), object_of(request)
         number = len(page.objects())
         await to_thread.run_sync(page.remove_object, object_id)
         self._leases.let_go(self._leases.of(_token(request)), f"object {number}")
-        return _json({"objects": page.objects()})
+        return json_answer({"objects": page.objects()})
 
     async def _mask(self, request: Request) -> Response:
-        mask = self.session_of(request, is_active=False).mask(request.path_params["object_id"])
-        headers = {**_FRESH, "X-Mask-Shape": ",".join(map(str, mask.shape))}
+        mask = self.session_of(request, is_active=False).mask(object_of(request))
+        headers = {**FRESH, "X-Mask-Shape": ",".join(map(str, mask.shape))}
         return Response(await to_thread.run_sync(pack, mask), 200, headers, _FILE)
 
     async def _seed(self, request: Request) -> Response:
@@ -254,11 +254,13 @@ class Page:
         return self._submitted(request, page, call)
 
     def _submitted(self, request: Request, page: PageSession, call: Call) -> Response:
-        return _json({"seq": page.submit(request.path_params["object_id"], call)}, 202)
+        most = num_bytes(page.need_volume().volume.shape)
+        size = int(request.headers.get("content-length", most))
+        return json_answer({"seq": page.submit(object_of(request), call, size)}, 202)
 
     async def _cancel(self, request: Request) -> Response:
         page = self.session_of(request)
-        return _json({"cancelled": await to_thread.run_sync(page.cancel)})
+        return json_answer({"cancelled": await to_thread.run_sync(page.cancel)})
 
     async def _export(self, request: Request) -> Response:
         page, lease = self.session_of(request), self._leases.of(_token(request))
@@ -267,12 +269,12 @@ class Page:
         size = export_bytes(page, suffix)
         with self._leases.working(lease), self._leases.holding(lease, size):
             data = await to_thread.run_sync(exported, page, suffix, self._segmentation)
-        headers = {**_FRESH, "Content-Disposition": f'attachment; filename="masks.{suffix}"'}
+        headers = {**FRESH, "Content-Disposition": f'attachment; filename="masks.{suffix}"'}
         return Response(data, 200, headers, _FILE)
 
     async def _events(self, request: Request) -> Response:
         stream = self._stream(self.session_of(request, is_active=False), _token(request))
-        return StreamingResponse(stream, 200, _FRESH, "text/event-stream")
+        return StreamingResponse(stream, 200, FRESH, "text/event-stream")
 
     async def _stream(self, page: PageSession, token: str) -> AsyncIterator[bytes]:
         async for event in page.events.read({"server": self._server}):
@@ -283,18 +285,3 @@ class Page:
 
 def _token(request: Request) -> str:
     return request.headers.get(LEASE, "")
-
-
-def _json(content: dict[str, Any], status: int = 200) -> Response:
-    return JSONResponse(content, status, _FRESH)
-
-
-def _answered(handler: Handler) -> Handler:
-    async def answer(request: Request) -> Response:
-        try:
-            return await handler(request)
-        except tuple(_STATUSES) as error:
-            status = next(s for kind, s in _STATUSES.items() if isinstance(error, kind))
-            return _json(error_words(error), status)
-
-    return answer

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from starlette.requests import Request
+
+from runtime.errors import NoObject
 from runtime.files.strict_json import Boolean, Fault, Integer, Numbers, Object, Rule, Text
 
 _FARTHEST = 1 << 20  # no volume is as long
@@ -26,3 +29,11 @@ HEARTBEAT = Object(optional={"active": Boolean()})
 LOOK = Object(optional={"name": Text(), "colour": _Colour()})
 POINT = Object({"kji": Numbers(Integer(-_FARTHEST, _FARTHEST), 3, 3), "positive": Boolean()})
 BOX = Object({"box": _BOX, "positive": Boolean()})
+
+
+def object_of(request: Request) -> int:
+    """The number of the object in a path. Raises NoObject for what can be none."""
+    text: str = request.path_params["object_id"]
+    if not re.fullmatch(r"\d{1,9}", text, re.ASCII):
+        raise NoObject(f"there is no object {text[:20]!r}; wanted a number")
+    return int(text)

@@ -12,7 +12,7 @@ import numpy as np
 from anyio import to_thread
 from numpy.typing import NDArray
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from runtime.cohort.export import decided_mask, object_masks, opened
 from runtime.cohort.review import MOST_AT_ONCE, Decision, Review
@@ -21,6 +21,7 @@ from runtime.files.strict_json import Integer, Number, Object, OneOf, Text
 from runtime.io.volumes.volume import Volume
 from runtime.io.write import write_mask
 from runtime.prompts.prompts import MAX_OBJECT_ID
+from runtime.serve.page_answers import json_answer
 from runtime.serve.page_session import PageSession
 from runtime.serve.serving import read_json
 from runtime.serve.shown_volume import ShownVolume
@@ -84,7 +85,7 @@ class PageReview:
             _number(request, name, usual) for name, usual in (("start", 0), ("count", AT_ONCE))
         )
         told = await to_thread.run_sync(self._review.queue, start, min(count, MOST_AT_ONCE))
-        return _json({**told, "reviewer": self._reviewer})
+        return json_answer({**told, "reviewer": self._reviewer})
 
     async def _open(self, request: Request) -> Response:
         page = self._host.session_of(request)
@@ -107,12 +108,12 @@ class PageReview:
                 mask = masks[object_id].astype(np.uint8)
                 await to_thread.run_sync(page.seed, opened["id"], mask)
         told = {"study": name, "key": study["key"], "objects": pairs}
-        return _json({**self._host.described(page), "reviewing": told})
+        return json_answer({**self._host.described(page), "reviewing": told})
 
     async def _decide(self, request: Request) -> Response:
         page = self._host.session_of(request)
         body = await read_json(request, DECIDE)
-        return _json(await to_thread.run_sync(self._decided, page, body))
+        return json_answer(await to_thread.run_sync(self._decided, page, body))
 
     def _decided(self, page: PageSession, body: dict[str, Any]) -> dict[str, Any]:
         name, object_id, verdict = body["study"], body["object"], body["verdict"]
@@ -181,7 +182,3 @@ def _dice(mask: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     """1 if both are empty."""
     total = np.count_nonzero(mask) + np.count_nonzero(other)
     return 2 * np.count_nonzero(mask & other) / total if total else 1.0
-
-
-def _json(content: dict[str, Any]) -> Response:
-    return JSONResponse(content, 200, {"Cache-Control": "no-store"})

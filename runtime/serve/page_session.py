@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,8 @@ from runtime.errors import InputError, NoImage, NoObject
 from runtime.serve.info import ObjectInfo
 from runtime.serve.object_masks import ObjectMasks, extent
 from runtime.serve.page_events import PageEvents, numbers
-from runtime.serve.page_work import Call, PageWork
+from runtime.serve.page_verb import Call
+from runtime.serve.page_work import PageWork
 from runtime.serve.session import InteractiveSession
 from runtime.serve.shown_volume import ShownVolume
 
@@ -38,12 +40,15 @@ class PageSession:
     Args:
         session: the interactive session, which this is the only user of; its deadline becomes 0 s, so that a prompted
             slice is answered at once.
+        hold: counts the bytes that verbs keep while they wait, in place of what was counted before.
     """
 
-    def __init__(self, session: InteractiveSession) -> None:
+    def __init__(
+        self, session: InteractiveSession, hold: Callable[[int], None] = lambda num_bytes: None
+    ) -> None:
         self._session = session
         self.events = PageEvents()
-        self._work = PageWork(session, self.events)
+        self._work = PageWork(session, self.events, hold)
         self.shown: ShownVolume | None = None
         self._looks: dict[int, Look] = {}
         session.deadline_s = 0.0
@@ -74,13 +79,14 @@ class PageSession:
             self._session.select_object(object_id)
             self._session.add_initial_seg_interaction(mask)
 
-    def submit(self, object_id: int, call: Call) -> int:
-        """Queue a verb on one object; what becomes of it comes as events.
+    def submit(self, object_id: int, call: Call, num_bytes: int = 0) -> int:
+        """Queue a verb on one object, which keeps so many bytes until its turn; what becomes of it comes as events.
 
-        Returns its number. Raises NoImage before there is a volume, NoObject for an object that is not there.
+        Returns its number. Raises NoImage before there is a volume, NoObject for an object that is not there, and
+        TooManyRequests or OutOfMemory where too much waits already.
         """
         self._check_object(object_id)
-        return self._work.submit(object_id, call, self.object)
+        return self._work.submit(object_id, call, self.object, num_bytes)
 
     def cancel(self) -> bool:
         """End what runs and forget what waits. Returns whether there was anything."""

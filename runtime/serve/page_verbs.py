@@ -1,4 +1,7 @@
-"""The page's verbs on an object: what a request says, as a call of the session."""
+"""The page's verbs on an object: what a request says, as a call of the session.
+
+Verbs wait for their turn, and masks wait in them as the bits that came.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,9 @@ from functools import partial
 from starlette.requests import Request
 
 from runtime.errors import PromptError
-from runtime.serve.bits import num_bytes, unpack
+from runtime.serve.bits import check_size, num_bytes, unpack
 from runtime.serve.page_requests import BOX, NOTHING, POINT
-from runtime.serve.page_work import Call
+from runtime.serve.page_verb import Call
 from runtime.serve.planes import Box3, as_lists
 from runtime.serve.serving import check_json, read_bytes, read_json
 from runtime.serve.session import InteractiveSession
@@ -34,11 +37,12 @@ async def _stroke(request: Request, shape: Shape, is_lasso: bool) -> Call:
     size = [stop - start for start, stop in box]
     if min(size) < 1 or num_bytes(size) > num_bytes(shape):
         raise PromptError(f"found the box {box}; wanted one with a voxel in it, within the volume")
-    crop = unpack(await read_bytes(request, num_bytes(size)), size)
+    data = await read_bytes(request, num_bytes(size))
+    check_size(data, size)
 
     def call(session: InteractiveSession) -> Box3 | None:
         add = session.add_lasso_interaction if is_lasso else session.add_scribble_interaction
-        return add(crop, body["positive"], interaction_bbox=box)
+        return add(unpack(data, size), body["positive"], interaction_bbox=box)
 
     return call
 
@@ -70,5 +74,6 @@ VERBS: dict[str, Callable[[Request, Shape], Awaitable[Call]]] = {
 
 async def read_seed(request: Request, shape: Shape) -> Call:
     """A whole mask to begin from. Raises InputError."""
-    mask = unpack(await read_bytes(request, num_bytes(shape)), shape)
-    return lambda s: s.add_initial_seg_interaction(mask)
+    data = await read_bytes(request, num_bytes(shape))
+    check_size(data, shape)
+    return lambda s: s.add_initial_seg_interaction(unpack(data, shape))

@@ -7,14 +7,15 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 from runtime.errors import Sam2Error, SessionClosed
 from runtime.serve.bits import pack, window
 from runtime.serve.info import ObjectInfo
+from runtime.serve.leases import LeaseExpired, TooManyRequests
 from runtime.serve.page_events import PageEvents, numbers
+from runtime.serve.page_verb import Call, Describe, PageVerb
 from runtime.serve.planes import Box3
 from runtime.serve.session import InteractiveSession
 
@@ -22,31 +23,10 @@ POLL_S = 0.1
 """Between two looks at what the background does; news wakes earlier."""
 TELL_S = 0.4
 """Between two words about how far things have come."""
+MOST_WAITING = 256
+"""Verbs of one page; one that comes back gives the masks of up to 100 objects."""
 
 log = logging.getLogger(__name__)
-
-Call = Callable[[InteractiveSession], Box3 | None]
-Describe = Callable[[int], dict[str, Any]]
-"""What the page is told of an object, by its number."""
-
-
-@dataclass(frozen=True, slots=True)
-class PageVerb:
-    """One verb that was asked for.
-
-    Attributes:
-        seq: its number.
-        object_id: the object it is about.
-        call: does it, once the object is selected, and gives the box that has changed.
-        describe: the object, once it is done. The work itself holds none: that would be a circle about the page.
-        arrived_s: when it was asked for, on the monotonic clock.
-    """
-
-    seq: int
-    object_id: int
-    call: Call
-    describe: Describe
-    arrived_s: float
 
 
 class PageWork:
@@ -57,18 +37,26 @@ class PageWork:
     Args:
         session: the interactive session, whose deadline has to be 0 s.
         events: hear of what happens.
+        hold: counts the bytes that verbs keep while they wait, in place of what was counted before; raises where that
+            is too much.
     """
 
-    def __init__(self, session: InteractiveSession, events: PageEvents) -> None:
-        self._session, self._events = session, events
+    def __init__(
+        self,
+        session: InteractiveSession,
+        events: PageEvents,
+        hold: Callable[[int], None] = lambda num_bytes: None,
+    ) -> None:
+        self._session, self._events, self._hold = session, events, hold
         self.turn = threading.RLock()
         """Held while the session's selected object matters."""
         self._lock = threading.Lock()
         self._verbs: deque[PageVerb] = deque()
+        self._running: PageVerb | None = None
         self._followed: dict[int, PageVerb] = {}
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
-        self._seq = 0
+        self._seq = self._kept_bytes = 0
         self._is_cancelled = False
         self._is_encoding_ahead = False
         session.on_slices = lambda object_id, box: self._wake.set()
@@ -76,17 +64,32 @@ class PageWork:
     @property
     def is_busy(self) -> bool:
         """Whether a verb, or what follows from one, is under way."""
-        return bool(self._verbs or self._followed)
+        return bool(self._verbs or self._running or self._followed)
 
-    def submit(self, object_id: int, call: Call, describe: Describe) -> int:
-        """Queue a verb on an object that is there. Returns its number."""
+    def submit(self, object_id: int, call: Call, describe: Describe, num_bytes: int = 0) -> int:
+        """Queue a verb on an object that is there, which keeps so many bytes until it has run. Returns its number.
+
+        Raises TooManyRequests where too many wait, and as `hold` does.
+        """
         with self._lock:
+            if len(self._verbs) >= MOST_WAITING:
+                raise TooManyRequests(f"{MOST_WAITING} prompts are waiting; try again later")
+            self._hold(self._kept_bytes + num_bytes)
+            self._kept_bytes += num_bytes
             self._seq += 1
             self._is_cancelled = False
-            self._verbs.append(PageVerb(self._seq, object_id, call, describe, time.monotonic()))
+            self._verbs.append(
+                PageVerb(self._seq, object_id, call, describe, time.monotonic(), num_bytes)
+            )
             seq = self._seq
         self._start()
         return seq
+
+    def _let_go(self, verbs: Iterable[PageVerb]) -> None:
+        """Count no longer what verbs kept that wait no more."""
+        with self._lock, suppress(LeaseExpired):
+            self._kept_bytes -= sum(verb.num_bytes for verb in verbs)
+            self._hold(self._kept_bytes)
 
     def cancel(self) -> bool:
         """End what runs and forget what waits. Returns whether there was anything."""
@@ -95,6 +98,7 @@ class PageWork:
             waiting = [*self._verbs]
             self._verbs.clear()
         self._session.cancel()
+        self._let_go(waiting)
         for verb in waiting:
             self._tell_done(verb, is_changed=False, is_cancelled=True)
         self._wake.set()
@@ -111,6 +115,7 @@ class PageWork:
             self._verbs = deque(v for v in waiting if v not in over)
             for verb in over:
                 self._followed.pop(verb.object_id, None)
+        self._let_go(verb for verb in waiting if verb in over)
         for verb in over:
             self._tell_done(verb, is_changed=False, is_cancelled=True)
 
@@ -137,21 +142,27 @@ class PageWork:
             if not isinstance(error, Sam2Error):
                 log.exception("the work of a page stopped")
             with self._lock:
+                left = [*self._verbs]
                 self._verbs.clear()
                 self._followed.clear()
                 self._is_encoding_ahead, self._thread = False, None
+            self._let_go(left)
             self._events.send("failed", seq=self._seq, object=None, **error_words(error))
 
     def _step(self) -> bool:
         """Run one verb, or wait for news and hand it over. Returns whether there is more to do."""
         with self._lock:
-            verb = self._verbs.popleft() if self._verbs else None
+            verb = self._running = self._verbs.popleft() if self._verbs else None
             if verb is None and not self._followed and not self._is_encoding_ahead:
                 self._thread = None
                 return False
         if verb is not None:
-            with self.turn:
-                self._run(verb)
+            try:
+                with self.turn:
+                    self._run(verb)
+            finally:
+                self._running = None
+                self._let_go([verb])
             return True
         self._wake.wait(POLL_S)
         self._wake.clear()

@@ -17,10 +17,16 @@ from anyio import to_thread
 
 from runtime.errors import InputError, Sam2Error
 from runtime.files.scratch import scratch_folder
-from runtime.files.strict_json import Fault, Integer, Object, Rule, Text
+from runtime.files.strict_json import MAX_TEXT, Fault, Integer, Object, Rule
 from runtime.io.read import read_volume
 from runtime.io.size_limit import Take, no_larger_than
-from runtime.serve.choices import MOST_CHOICES, SeveralVolumes, VolumeChoice, choices_of
+from runtime.serve.choices import (
+    MOST_CHOICES,
+    SeveralVolumes,
+    VolumeChoice,
+    choices_of,
+    printable,
+)
 from runtime.serve.serving import check_json
 from runtime.serve.shown_volume import ShownVolume
 
@@ -37,10 +43,18 @@ Read = Callable[[Take], ShownVolume]
 """Reads a volume, and tells before there is room for its voxels how many bytes they take."""
 
 
+class _Name(Rule):
+    """A file's name, of whatever letters: systems put no-break spaces and joiners into names, and even line ends."""
+
+    def check(self, value: object, where: str) -> None:
+        if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
+            raise Fault(f"{where} is no name of up to {MAX_TEXT} characters")
+
+
 class _Files(Rule):
     """The list of files in a head."""
 
-    _each = Object({"name": Text(), "size": Integer(0, _MAX_FILE_BYTES)})
+    _each = Object({"name": _Name(), "size": Integer(0, _MAX_FILE_BYTES)})
 
     def check(self, value: object, where: str) -> None:
         if not isinstance(value, list) or not 0 < len(value) <= MAX_FILES:
@@ -137,7 +151,7 @@ class _Received:
             raise InputError(
                 f"the files have {sum(sizes) >> 20} MiB; this server takes {self._max_bytes >> 20}"
             )
-        self.names = [file["name"] for file in content["files"]]
+        self.names = [printable(file["name"]) for file in content["files"]]
         self.paths = [self._folder / name for name in plain_names(self.names)]
         self._to_come = list(zip(self.paths, sizes, strict=True))
 

@@ -48,7 +48,7 @@ def listen(host: str, port: int, has_key: bool = False) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # a label of a name that is empty, or too long
         raise CannotListen(f"no address {host} here ({error}); choose another --host") from error
     try:
         if not has_key and not is_loopback(str(address[0])):

@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import struct
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -121,7 +122,8 @@ def test_objects_are_named_coloured_and_removed(client: Client) -> None:
     assert client.ask("DELETE", "/api/objects/1").json["objects"][0]["voxels"] == 0
     for bad in ({"colour": "red"}, {"colour": "#12345g"}, {"name": ""}, {"name": "a\nb"}, {"x": 1}):
         assert client.ask("POST", "/api/objects", bad).status == 400
-    assert client.ask("PATCH", "/api/objects/77", {}).status == 404
+    for none in ("77", "9" * 5000, "1x", "%D9%A1"):
+        assert client.ask("PATCH", f"/api/objects/{none}", {}).status == 404
 
 
 @pytest.mark.parametrize(
@@ -270,6 +272,47 @@ def test_a_page_is_no_viewer(client: Client, served: Served) -> None:
     assert viewer.ask("POST", "/release").status == 200
 
 
+def test_masks_that_wait_for_their_turn_are_counted(
+    model: Model, phantom: NDArray[np.uint8]
+) -> None:
+    most = 4 * phantom.size
+    served = Served(model, Volume.from_array(phantom), limits=Limits(max_volume_bytes=most))
+    try:
+        client = Client(served.port)
+        client.claim()
+        (lease,) = served.service.leases._leases.values()
+        seed, statuses = pack(phantom > 128), []
+        stream = client.listen()
+        with served.service._page._pages[client.token]._work.turn:
+            while not statuses or statuses[-1] == 202:
+                answer = client.ask("PUT", "/api/objects/1/mask", seed)
+                statuses.append(answer.status)
+            assert lease.held_bytes["verbs"] == len(seed) * (len(statuses) - 1)
+        assert (answer.status, answer.json["error"]) == (507, "OutOfMemory")
+        for _ in statuses[1:]:
+            stream.until("done")
+        stream.close()
+        while lease.held_bytes["verbs"]:
+            time.sleep(0.01)
+    finally:
+        served.stop()
+
+
+def test_a_session_that_works_is_in_use(client: Client, served: Served) -> None:
+    lease = served.service.leases.of(client.token)
+    stream = client.listen()
+    with served.service._page._pages[client.token]._work.turn:
+        client.ask("POST", "/api/objects/1/point", {"kji": [1, 20, 20], "positive": True})
+        lease.last_active -= 500
+        assert client.ask("POST", "/api/heartbeat", {}).json["remaining_seconds"] > 590
+    stream.until("done")
+    while served.service._page._pages[client.token].is_busy:
+        time.sleep(0.01)
+    lease.last_active -= 500
+    assert client.ask("POST", "/api/heartbeat", {}).json["remaining_seconds"] < 110
+    stream.close()
+
+
 def test_files_under_way_are_counted(model: Model, phantom: NDArray[np.uint8]) -> None:
     limits = Limits(max_image_bytes=MIB, max_volume_bytes=4 * phantom.size)
     served = Served(model, Volume.from_array(phantom), limits=limits)
@@ -351,6 +394,16 @@ def test_the_page_is_a_fixed_set_of_files(served: Served) -> None:
         "/page/",
     ):
         assert client.ask("GET", path).status == 404
+
+
+@pytest.mark.parametrize("name", ["Scan\u202fPM.nii.gz", "a\u200cb.nii.gz", "\r\ud800.nii.gz"])
+def test_files_may_have_names_that_cannot_be_printed(
+    client: Client, tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / "mask.nii.gz"
+    write_mask(path, np.ones((2, 8, 8), np.uint8), Volume.from_array(np.ones((2, 8, 8))))
+    shown = client.send(path, names=[name]).json["volume"]["name"]
+    assert shown.isprintable() and shown.endswith(".nii.gz") and shown[0] in "Sa "
 
 
 def test_names_become_plain() -> None:

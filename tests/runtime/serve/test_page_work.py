@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from runtime.errors import OutOfMemory
 from runtime.serve.info import ObjectInfo
+from runtime.serve.leases import TooManyRequests
 from runtime.serve.page_events import PageEvents
-from runtime.serve.page_work import PageWork
+from runtime.serve.page_work import MOST_WAITING, PageWork
 
 
 class ClosedMeanwhile:
@@ -29,6 +31,51 @@ def test_a_session_that_is_closed_meanwhile_is_no_fault(caplog: pytest.LogCaptur
         thread.join(30)
     assert not work.is_busy and work._thread is None
     assert caplog.text == ""
+
+
+def test_verbs_that_wait_have_a_number_and_their_bytes_are_counted() -> None:
+    held: list[int] = []
+
+    def hold(num_bytes: int) -> None:
+        if num_bytes > 1000:
+            raise OutOfMemory("too much")
+        held.append(num_bytes)
+
+    work = PageWork(Idle(), Heard(), hold)  # type: ignore[arg-type]
+    with work.turn:
+        for _ in range(4):
+            work.submit(1, lambda session: None, lambda object_id: {}, 250)
+        with pytest.raises(OutOfMemory):
+            work.submit(1, lambda session: None, lambda object_id: {}, 1)
+        assert work.is_busy and held == [250, 500, 750, 1000]
+        with pytest.raises(TooManyRequests, match=str(MOST_WAITING)):
+            for _ in range(MOST_WAITING + 1):
+                work.submit(1, lambda session: None, lambda object_id: {})
+    while work.is_busy or held[-1]:
+        time.sleep(0.01)
+    with work.turn:
+        work.submit(1, lambda session: None, lambda object_id: {}, 10)
+        while work._verbs:  # it has been taken, and waits for its turn
+            time.sleep(0.01)
+        work.submit(1, lambda session: None, lambda object_id: {}, 20)
+        work.forget(1)
+        assert held[-1] == 10
+        work.submit(1, lambda session: None, lambda object_id: {}, 30)
+        work.cancel()
+        assert held[-1] == 10
+
+
+class Idle:
+    """A session that has nothing to do."""
+
+    on_slices = None
+    objects = (SimpleNamespace(id=1, is_running=False, axis=0, done=0, planned=0),)
+
+    def select_object(self, object_id: int) -> None:
+        pass
+
+    def cancel(self) -> None:
+        pass
 
 
 class Following:

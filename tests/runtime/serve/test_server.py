@@ -68,6 +68,9 @@ def test_a_port_that_is_taken_is_said_so() -> None:
             listen("127.0.0.1", port)
     with pytest.raises(CannotListen, match="--host"):
         listen("no.such.host.invalid", 0)
+    for name in ("two..dots", 64 * "x"):  # no name of a host's at all
+        with pytest.raises(CannotListen, match="--host"):
+            listen(name, 0)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
@@ -144,9 +147,15 @@ def test_options_that_make_no_server_are_refused() -> None:
         "--max-image 10",
         "--idle-timeout 0",
         "--idle-timeout nan",
+        "--idle-timeout inf",  # which JSON has no number for
+        "--max-memory 0",
+        "--max-memory 1K",
+        "--allow-host http://proxy.example",
+        "--allow-host *",
+        "--allow-host ",
     ):
         with pytest.raises(InputError, match=words.split()[0]):
-            main(words.split())
+            main(words.split(" "))
     with pytest.raises(InputError, match="--key-file"):
         main(["--host", "0.0.0.0", "--port", "0"])
     assert "medsam2 serve" in parser().format_help()
