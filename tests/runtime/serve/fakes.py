@@ -7,7 +7,7 @@ import http.client
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -158,6 +158,8 @@ class Running:
     port: int
     leases: Leases
     sessions: list[FakeSession] = field(default_factory=list)
+    connections: Collection[object] = ()
+    """That are open, as the server sees it."""
 
     @property
     def url(self) -> str:
@@ -212,7 +214,7 @@ def running(
     try:
         assert is_up.wait(10)
         host, port = listener.getsockname()
-        yield Running(host, port, leases, sessions)
+        yield Running(host, port, leases, sessions, server.server_state.connections)
     finally:
         server.should_exit = True
         thread.join()
