@@ -23,7 +23,7 @@ from runtime.bundle.confidence import MEASURES, Calibration, Confidence
 from runtime.bundle.contract import GraphSpec, ModelNumbers, graph_specs
 from runtime.bundle.defaults import Defaults
 from runtime.bundle.tensors import Decoded, Features
-from runtime.devices.engine import Trimmed
+from runtime.devices.engine import Batched, Trimmed
 from runtime.devices.memory import DeviceMemory
 from runtime.errors import BundleError, InputError, NotFinite
 from runtime.memory import MemoryRules
@@ -119,8 +119,14 @@ class Model:
         return self._engines[graph]
 
     def encode(self, image: Buffer) -> Features:
-        """Encode one normalised slice (1, 3, S, S)."""
+        """Encode normalised slices (n, 3, S, S)."""
         return Features(self.run("image_encoder", {"image": image}))
+
+    @property
+    def slices_at_once(self) -> int:
+        """How many slices had better be encoded at once."""
+        engine = self.engine("image_encoder")
+        return engine.rows_at_once if isinstance(engine, Batched) else 1
 
     def condition(self, **inputs: Buffer) -> Buffer:
         """Run `memory_attention`: conditioned features (b, C, G, G)."""

@@ -31,9 +31,15 @@ class FakeEngine:
     """Checks inputs and outputs against the contract, then answers."""
 
     def __init__(
-        self, graph: str, spec: GraphSpec, calls: list[Call], answer: Answer | None
+        self,
+        graph: str,
+        spec: GraphSpec,
+        calls: list[Call],
+        answer: Answer | None,
+        rows_at_once: int = 1,
     ) -> None:
         self._graph, self._spec, self._calls, self._answer = graph, spec, calls, answer
+        self.rows_at_once = rows_at_once
 
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         axes = self._spec.check_inputs(self._graph, inputs)
@@ -63,19 +69,27 @@ class FakeBackend:
     Args:
         model: whose shapes to answer with.
         answers: graph name to a function from its inputs to some or all of its outputs.
+        rows_at_once: what its engines wish for.
     """
 
     description = "fake: answers from the contract, computes nothing"
     device_memory: DeviceMemory = HOST_MEMORY
     steps: Steps = HOST_STEPS
 
-    def __init__(self, model: ModelNumbers, answers: Mapping[str, Answer] | None = None) -> None:
+    def __init__(
+        self,
+        model: ModelNumbers,
+        answers: Mapping[str, Answer] | None = None,
+        rows_at_once: int = 1,
+    ) -> None:
+        self._rows_at_once = rows_at_once
         self._specs = graph_specs(model)
         self._answers = answers or {}
         self.calls: list[Call] = []
 
     def load(self, graph: str) -> FakeEngine:
-        return FakeEngine(graph, self._specs[graph], self.calls, self._answers.get(graph))
+        answer = self._answers.get(graph)
+        return FakeEngine(graph, self._specs[graph], self.calls, answer, self._rows_at_once)
 
     def close(self) -> None:
         """Do nothing: nothing is held."""

@@ -36,10 +36,12 @@ Inputs = Mapping[str, np.ndarray]
 
 
 def fake_model(
-    answers: Mapping[str, Answer] | None = None, numbers: ModelNumbers = FAKE_NUMBERS
+    answers: Mapping[str, Answer] | None = None,
+    numbers: ModelNumbers = FAKE_NUMBERS,
+    at_once: int = 1,
 ) -> tuple[Model, FakeBackend]:
-    """A model on the fake back end, and that back end."""
-    backend = FakeBackend(numbers, answers)
+    """A model on the fake back end, whose engines want so many rows at once, and that back end."""
+    backend = FakeBackend(numbers, answers, at_once)
     constants = {
         "mask_downsample_weight": np.full((MASK_SCALE, MASK_SCALE), 0.0625, np.float32),
         "mask_downsample_bias": np.float32(0.0),

@@ -250,11 +250,14 @@ def _reason(error: Exception) -> str:
 
 
 def _add_ratios(entries: dict[str, Any]) -> None:
-    """Set everyone's latency in ratio to the first one's."""
+    """Set everyone's latency in ratio to the first one's, and whole volumes likewise."""
     totals = {name: entry["latency_ms"]["total"]["median"] for name, entry in entries.items()}
     base = next(iter(totals))
     for name, entry in entries.items():
         entry["times_first"] = round(totals[name] / totals[base], 2)
+        volume_ms, first_ms = entry["volume_ms"], entries[base]["volume_ms"]
+        ratio = round(volume_ms / first_ms, 2) if volume_ms and first_ms else None
+        entry["volume_times_first"] = ratio
 
 
 def match(run: TimedRun, truth: TimedRun) -> dict[str, float]:

@@ -31,7 +31,7 @@ def table(report: dict[str, Any]) -> str:
         cells = [
             *(f"{ms:.1f}" if ms else "" for ms in medians),
             f"{entry['times_first']:.2f}",
-            *([f"{entry['volume_ms']:.0f}" if entry["volume_ms"] else "failed"] if volume else []),
+            *([_volume(entry)] if volume else []),
             ", ".join(f"{where} {mib:.0f}" for where, mib in entry["memory_mib"].items()),
             f"{entry['worst_relative_error']:.1e}",
             f"{entry['dice']:.4f}",
@@ -40,3 +40,11 @@ def table(report: dict[str, Any]) -> str:
         lines.append(f"| {name}: {entry['description']} | {' | '.join(cells)} |")
     lines += [f"{name} cannot run here: {reason}" for name, reason in report["absent"].items()]
     return "\n".join(lines)
+
+
+def _volume(entry: dict[str, Any]) -> str:
+    """Milliseconds, and in ratio to the first one's."""
+    if not entry["volume_ms"]:
+        return "failed"
+    ratio = entry["volume_times_first"]
+    return f"{entry['volume_ms']:.0f}" + (f" ({ratio:.2f})" if ratio else "")

@@ -6,8 +6,9 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from threading import Lock
+from contextlib import ExitStack, suppress
+from functools import partial
+from threading import Lock, Semaphore
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -19,11 +20,12 @@ from openvino.frontend.onnx import ConversionExtension
 from kernels.device_array import Buffer
 from runtime.backends.ort import OrtBackend
 from runtime.backends.refusals import check_graph, read_split_graph, read_whole_graph, refusal
+from runtime.backends.row_threads import RowThreads
 from runtime.bundle.bundle import Bundle
 from runtime.bundle.contract import GraphSpec, TensorSpec
 from runtime.bundle.split_graph import SplitGraph
 from runtime.devices.engine import Engine
-from runtime.devices.machine import instruction_sets, machine_name
+from runtime.devices.machine import instruction_sets, machine_name, physical_cores
 from runtime.devices.memory import HOST_MEMORY, DeviceMemory
 from runtime.errors import BackendUnavailable, Closed
 from runtime.files.cache import cache_folder, read_cached, write_cached
@@ -105,37 +107,52 @@ def spec_of_model(compiled: Any) -> GraphSpec:
 
 
 class OpenVinoEngine:
-    """One compiled graph, fed and read through the caller's own buffers."""
+    """One compiled graph, fed and read through the caller's own buffers.
 
-    def __init__(self, compiled: Any, bundle: Bundle, graph: str) -> None:
-        self._compiled, self._request = compiled, compiled.create_infer_request()
-        self._lock = Lock()  # a request has one set of tensors, whoever asks
-        self._bundle, self._graph = bundle, graph
+    Args:
+        compiled: it.
+        bundle, graph: what it runs.
+        num_runs: how many may be under way at a time; others wait.
+    """
+
+    def __init__(self, compiled: Any, bundle: Bundle, graph: str, num_runs: int = 1) -> None:
+        self._compiled: Any = compiled
+        self._bundle, self._graph, self._num_runs = bundle, graph, num_runs
+        self._turns, self._trimming = Semaphore(num_runs), Lock()
+        # Those that no run is in: a request has one set of tensors, whoever asks.
+        self._requests: list[Any] | None = [
+            compiled.create_infer_request() for _ in range(num_runs)
+        ]
 
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         """Raises BundleError or OutOfMemory where OpenVINO fails, Closed after `close`."""
-        if (request := self._request) is None:
-            raise Closed(self._graph)
         held = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
-        try:
-            with self._lock:
+        with self._turns:
+            if (requests := self._requests) is None:
+                raise Closed(self._graph)
+            request = requests.pop()
+            try:
                 for name, array in {**held, **outputs}.items():
                     request.set_tensor(name, ov.Tensor(array, shared_memory=True))
                 request.infer()
-        except RuntimeError as error:
-            raise refusal(
-                self._bundle, OPENVINO_VERSION, self._graph, error, "fails to run"
-            ) from error
+            except RuntimeError as error:
+                raise refusal(
+                    self._bundle, OPENVINO_VERSION, self._graph, error, "fails to run"
+                ) from error
+            finally:
+                requests.append(request)
 
     def trim(self) -> None:
         """Give back tensors between operators, which stay as large as the largest run's otherwise."""
-        with self._lock:
+        with self._trimming, ExitStack() as turns:
+            for _ in range(self._num_runs):
+                turns.enter_context(self._turns)
             if self._compiled is not None:
                 self._compiled.release_memory()
 
     def close(self) -> None:
         """Let the compiled graph go, whoever holds this engine."""
-        self._compiled = self._request = None
+        self._compiled = self._requests = None
 
 
 class OpenVinoBackend:
@@ -163,7 +180,7 @@ class OpenVinoBackend:
         precision: str = "fp32",
     ) -> None:
         check_process()
-        self._bundle, self._precision = bundle, precision
+        self._bundle, self._threads, self._precision = bundle, threads, precision
         self._core: Any = in_a_thread_of_its_own(lambda: _core_for(precision))
         self._core.add_extension(
             ConversionExtension("MultiHeadAttention", "com.microsoft", fused_attention)
@@ -189,32 +206,44 @@ class OpenVinoBackend:
         """
         if graph in ORT_GRAPHS:
             return self._ort.load(graph)
+        threads = self._threads or physical_cores()
+        return RowThreads(
+            self._open(graph, 1),
+            partial(self._open, graph, threads),
+            threads,
+            self._bundle.size_bytes(graph),
+        )
+
+    def _open(self, graph: str, num_runs: int) -> OpenVinoEngine:
+        """A graph of which several runs may be under way, each on its part of the threads."""
         if self._core is None:
             raise Closed(graph)
         check_process()
+        options = {**self._options, **({"NUM_STREAMS": num_runs} if num_runs > 1 else {})}
         is_split = graph in self._bundle.split_graphs
         data = b"" if is_split else read_whole_graph(self._bundle, graph)
         try:
             if is_split:  # too large to keep compiled
-                compiled = self._compile(graph, self._joined(read_split_graph(self._bundle, graph)))
+                joined = self._joined(read_split_graph(self._bundle, graph))
+                compiled = self._compile(graph, joined, options)
             else:
-                compiled = self._compiled(graph, data)
+                compiled = self._compiled(graph, data, options)
         except RuntimeError as error:
             raise refusal(self._bundle, OPENVINO_VERSION, graph, error, "refuses") from error
         check_graph(self._bundle, graph, spec_of_model(compiled))
-        engine = OpenVinoEngine(compiled, self._bundle, graph)
+        engine = OpenVinoEngine(compiled, self._bundle, graph, num_runs)
         self._engines.add(engine)
         return engine
 
-    def _compiled(self, graph: str, data: bytes) -> Any:
+    def _compiled(self, graph: str, data: bytes, options: Mapping[str, Any]) -> Any:
         """A graph compiled before, or now; OpenVINO's own cache would run what has been damaged there."""
         path = None
         if self._cache is not None:
-            path = self._cache / f"{graph}-{cache_name(data, self._options)}.blob"
+            path = self._cache / f"{graph}-{cache_name(data, options)}.blob"
             if (blob := read_cached(path)) is not None:
                 with suppress(RuntimeError):  # not of this OpenVINO after all
-                    return self._core.import_model(blob, DEVICE, self._options)
-        compiled = self._compile(graph, self._core.read_model(data))
+                    return self._core.import_model(blob, DEVICE, options)
+        compiled = self._compile(graph, self._core.read_model(data), options)
         if path is not None:
             with suppress(
                 RuntimeError, ValueError, MemoryError
@@ -233,10 +262,10 @@ class OpenVinoBackend:
                 model.remove_parameter(parameter)
         return model
 
-    def _compile(self, graph: str, model: Any) -> Any:
+    def _compile(self, graph: str, model: Any, options: Mapping[str, Any]) -> Any:
         """A graph that OpenVINO could read; it may promise a precision and lack its kernels (`ONEDNN_MAX_CPU_ISA`)."""
         try:
-            return self._core.compile_model(model, DEVICE, self._options)
+            return self._core.compile_model(model, DEVICE, options)
         except RuntimeError as error:
             if self._precision == "fp32" or is_out_of_memory(error):
                 raise

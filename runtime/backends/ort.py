@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 from weakref import WeakSet
 
@@ -19,6 +20,7 @@ from runtime.backends.refusals import (
     read_whole_graph,
     refusal,
 )
+from runtime.backends.row_threads import RowThreads
 from runtime.bundle.bundle import Bundle
 from runtime.bundle.contract import GraphSpec, TensorSpec
 from runtime.bundle.memory_reads import GRAPH as READS_MEMORY
@@ -179,13 +181,25 @@ class OrtBackend:
         but = f"; {' and '.join(reduced)} in {precision}" if reduced else ""
         self.description = f"{ONNX_RUNTIME_VERSION}, {PROVIDER}, {count} threads, fp32{but}"
 
-    def load(self, graph: str) -> OrtEngine:
+    def load(self, graph: str) -> RowThreads:
         """Raises BundleError for a graph ONNX Runtime refuses or that is not as agreed, BackendUnavailable without
         its provider, OutOfMemory, Closed.
         """
+        whole = self._open(graph, self._threads)
+        return RowThreads(
+            whole, partial(self._open, graph, 1), self._num_threads, self._bundle.size_bytes(graph)
+        )
+
+    @property
+    def _num_threads(self) -> int:
+        """Threads of a run, by default as many as ONNX Runtime makes."""
+        return self._threads or physical_cores()
+
+    def _open(self, graph: str, threads: int | None) -> OrtEngine:
+        """A graph that runs on so many threads; on one, several runs may be under way."""
         if self._is_closed:
             raise Closed(graph)
-        options, held = self._options(graph), []
+        options, held = self._options(graph, threads), []
         if graph in self._bundle.split_graphs and graph not in self._small:
             split = read_split_graph(self._bundle, graph)
             data, weights = split.whole, split.weights
@@ -213,16 +227,16 @@ class OrtBackend:
         """A graph whose reads of memory keep all threads busy, if it reads any."""
         if graph != READS_MEMORY:
             return data
-        model, threads = self._bundle.model, self._threads or physical_cores()  # as ONNX Runtime
-        apart = queries_apart(model, threads, second_level_cache_bytes())
+        model = self._bundle.model
+        apart = queries_apart(model, self._num_threads, second_level_cache_bytes())
         if not apart:
             return data
         with graphs_faults(self._bundle, graph):
             return read_apart(data, model.num_tokens, apart)
 
-    def _options(self, graph: str) -> onnxruntime.SessionOptions:
+    def _options(self, graph: str, threads: int | None) -> onnxruntime.SessionOptions:
         is_bf16 = self._is_bf16 and graph in BF16_GRAPHS
-        return session_options(self._threads, self._hint, is_bf16)
+        return session_options(threads, self._hint, is_bf16)
 
     def close(self) -> None:
         """Let every session go, also those whose engines somebody still holds."""

@@ -92,6 +92,12 @@ class Bundle:
         """
         return self._read(graph_file(graph, precision))
 
+    def size_bytes(self, graph: str) -> int:
+        """Of one graph in fp32, with weights beside it."""
+        files = self.manifest["files"]
+        names = [graph_file(graph), weights_file(graph)]
+        return sum(int(files[name]["size_bytes"]) for name in names if name in files)
+
     def read_weights(self, graph: str) -> bytes:
         """The checked bytes of the file beside one of `split_graphs`; raises what `read_graph` does."""
         return self._read(weights_file(graph))

@@ -16,12 +16,12 @@ from runtime.bundle.bundle import open_bundle
 from runtime.cohort.outcome import StudyOutcome, StudyTask, failure, told_of
 from runtime.cohort.settings import Settings
 from runtime.cohort.study import LABELS, SERVER, StudyPrompts, check_prompted
+from runtime.devices.machine import memory_bytes
 from runtime.errors import BundleError
 from runtime.files.scratch import scratch_folder
 from runtime.io.dicom.web import DicomWeb
 from runtime.jobs.job import Job
 from runtime.jobs.volume import segment_volume
-from runtime.steps.features import memory_bytes
 
 SHARE = 3  # of a machine's memory, encoded slices may take one part of so many, each worker as much of it as of cores
 

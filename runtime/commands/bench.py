@@ -29,6 +29,7 @@ from runtime.measure.latency import (
     steady,
     summarise,
     time_propagation,
+    time_volume,
 )
 from runtime.measure.phantom import Phantom
 from runtime.model import Model, load
@@ -43,6 +44,9 @@ EXAMPLES = """examples:
 
 Steps with a full memory are counted: every slice is encoded, read against 7 memories, decoded, remembered, and its
 mask brought to the slice's size. The first pass warms up and is not counted. The last line is JSON.
+
+Steps are those of one direction, one slice at a time. A whole volume goes both ways from its middle; on a few cores two
+slices at a time have a core each where that is found to be faster, so that a slice of it may take less than a step.
 
 On a CUDA device a step's time is that of the graph it is replayed as (device), and whatever the host adds to it until
 its mask has arrived; stages are device time between events, a mean for a slice, from a pass that runs graph by graph.
@@ -156,11 +160,23 @@ def _floors(path: str | None) -> dict[str, Any] | None:
 def _on_host(
     model: Model, phantom: Phantom, args: argparse.Namespace, passes: Iterable[int]
 ) -> tuple[list[TimedRun], dict[str, Any]]:
-    runs = [
-        time_propagation(model, phantom, args.objects, args.max_memory, args.prompted)
-        for _ in passes
-    ]
-    return runs, {"latency_ms": summarise(runs[1:], model.numbers.num_maskmem)}
+    runs, volumes_ms = [], []
+    for _ in passes:
+        runs.append(time_propagation(model, phantom, args.objects, args.max_memory, args.prompted))
+        volumes_ms.append(time_volume(model, phantom, args.objects, args.max_memory))
+    figures = {
+        "latency_ms": summarise(runs[1:], model.numbers.num_maskmem),
+        **_volume_figures(phantom, volumes_ms[1:]),
+    }
+    return runs, figures
+
+
+def _volume_figures(phantom: Phantom, volumes_ms: list[float]) -> dict[str, Any]:
+    """Of whole volumes, from pixels to masks, in which directions and slices may share the processor."""
+    return {
+        "volume_ms": round(float(np.median(volumes_ms)), 3),
+        "volume_slices": len(phantom.pixels),
+    }
 
 
 def _on_device(
@@ -172,8 +188,7 @@ def _on_device(
     warm = measured[1:]
     figures = {
         "latency_ms": summarise_device(warm, model.numbers.num_maskmem),
-        "volume_ms": round(float(np.median([timed.volume_ms for timed in warm])), 3),
-        "volume_slices": len(phantom.pixels),
+        **_volume_figures(phantom, [timed.volume_ms for timed in warm]),
         "launches_per_step": warm[-1].launches_per_step,
         "device_memory_mib": round(max(timed.device_memory_mib for timed in measured), 1),
     }
@@ -193,12 +208,15 @@ def table(report: dict[str, Any]) -> str:
         lines.append(f"{column:>14} {middle:>9.3f} {'' if late is None else f'{late:.3f}':>9}")
         if column in report.get("percent_of_roofline", {}):
             lines[-1] += f"  {report['percent_of_roofline'][column]:.1f} % of the roofline"
-    if report.get("volume_ms"):
-        lines += [
-            "",
-            f"a volume of {report['volume_slices']} slices in both directions {report['volume_ms']:.1f} ms; "
-            f"{report['launches_per_step']} launches in a step's graph; {report['device_memory_mib']:.0f} MiB on it",
-        ]
+    volume_ms, num_slices = report["volume_ms"], report["volume_slices"]
+    lines += [
+        "",
+        f"a volume of {num_slices} slices in both directions {volume_ms:.1f} ms, {volume_ms / num_slices:.1f} a slice",
+    ]
+    if "launches_per_step" in report:
+        lines[-1] += (
+            f"; {report['launches_per_step']} launches in a step's graph; {report['device_memory_mib']:.0f} MiB on it"
+        )
     lines += [
         "",
         f"{report['slices_per_second']} slices/s; first mask after {report['first_mask_ms']:.1f} ms, "

@@ -17,7 +17,7 @@ from runtime.bundle.bundle import Bundle, open_bundle
 from runtime.cohort.review import Review
 from runtime.commands.options import add_model_options, parse_bytes
 from runtime.commands.segment_options import add_dicom_options, segmentation_of
-from runtime.devices.machine import share_heap
+from runtime.devices.machine import memory_bytes, share_heap
 from runtime.errors import InputError
 from runtime.files.scratch import scratch_folder
 from runtime.io.dicom.seg import Algorithm
@@ -31,7 +31,6 @@ from runtime.serve.browser import show
 from runtime.serve.hosts import Hosts, host_of, is_name
 from runtime.serve.keys import VARIABLE, read_key
 from runtime.serve.limits import Limits
-from runtime.steps.features import memory_bytes
 
 if TYPE_CHECKING:
     from runtime.serve.service import Service

@@ -16,6 +16,15 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class Batched(Protocol):
+    """An engine that knows how many rows it had better be given at once."""
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows of a batch that take less time together than one after another; 1 where nothing is gained."""
+
+
+@runtime_checkable
 class Trimmed(Protocol):
     """An engine that keeps memory from one run for the next, as much as its largest run took."""
 

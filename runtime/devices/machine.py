@@ -95,6 +95,14 @@ def physical_cores() -> int:
         return logical_cores()
 
 
+def memory_bytes() -> float:
+    """Memory of the machine in bytes; infinite where it does not tell."""
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (ValueError, OSError, AttributeError):  # not every system tells
+        return float("inf")
+
+
 def peak_memory_mib() -> float | None:
     """Largest resident size of this process so far; None where the system does not tell."""
     try:  # Linux's getrusage counts what the process had before it became this program

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from kernels.device_array import Buffer
 from runtime.bundle.contract import feature_bytes
 from runtime.bundle.tensors import Features
+from runtime.devices.machine import memory_bytes
 from runtime.steps.features import (
     MEMORY_SHARE,
     Cache,
     Encoder,
     ReadSlice,
     check_bound,
-    memory_bytes,
 )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from kernels.device_array import Buffer
 from kernels.image_profiles import IMAGE_PROFILES
 from kernels.preprocess import preprocess
-from runtime.bundle.contract import PIXEL_MEAN, PIXEL_STD, ModelNumbers
+from runtime.bundle.contract import PIXEL_MEAN, PIXEL_STD, ModelNumbers, feature_bytes
 from runtime.bundle.tensors import Features
 from runtime.devices.engine import Engine
+from runtime.devices.machine import memory_bytes
 from runtime.devices.memory import DeviceMemory
-from runtime.errors import InputError, OutOfMemory
+from runtime.errors import InputError, NotFinite, OutOfMemory
 
 log = logging.getLogger("runtime")
 ReadSlice = Callable[[int], NDArray[np.uint8]]
@@ -37,8 +38,12 @@ class Encoder(Protocol):
     def features(self, read_slice: ReadSlice, max_bytes: int | None = None) -> Cache:
         """Make a cache of encodings of numbered slices."""
 
+    @property
+    def slices_at_once(self) -> int:
+        """How many slices had better be encoded at once."""
+
     def encode(self, image: Buffer) -> Features:
-        """Encode one normalised slice (1, 3, S, S)."""
+        """Encode normalised slices (n, 3, S, S)."""
 
     def engine(self, graph: str) -> Engine:
         """One graph, ready to run into given buffers."""
@@ -86,16 +91,13 @@ class FeatureCache:
         self._read_slice = read_slice
         self._max_bytes = memory_bytes() * MEMORY_SHARE if max_bytes is None else max_bytes
         self._features: OrderedDict[int, Features] = OrderedDict()
+        self._expected: Sequence[int] = ()
         self._has_said = False
 
     def __getitem__(self, index: int) -> Features:
         """Features of one slice. Raises OutOfMemory if not even one fits."""
         if index not in self._features:
-            self._features[index] = self._encode(index)
-            size_bytes = self._features[index].size_bytes
-            while len(self._features) > 1 and len(self._features) * size_bytes > self._max_bytes:
-                self._features.popitem(last=False)
-                self._say_full(size_bytes)
+            self._keep(index, self._encode(index))
         self._features.move_to_end(index)
         return self._features[index]
 
@@ -111,10 +113,22 @@ class FeatureCache:
         return []
 
     def expect(self, order: Sequence[int]) -> None:
-        """Do nothing: encoding ahead gains nothing where the processor has nothing else to do meanwhile."""
+        """Say which slices will be asked for, and in which order, so that several can be encoded at once."""
+        self._expected = tuple(order)
 
     def locate(self, indices: Sequence[int]) -> list[int]:
-        """Slices are known by their own numbers."""
+        """Slices are known by their own numbers; several that are wanted, or are next, are encoded at once.
+
+        Where that does not fit into memory, or a slice that is only next cannot be read, each waits for its turn.
+        """
+        if wanted := [index for index in dict.fromkeys(indices) if index not in self]:
+            at_once = self._model.slices_at_once
+            most = len(indices) + at_once - 1
+            if at_once > 1 and most * feature_bytes(self._model.numbers) <= self._max_bytes:
+                for index in set(indices) & self._features.keys():
+                    self._features.move_to_end(index)
+                for start in range(0, len(wanted), at_once):
+                    self._encode_together(wanted[start : start + at_once], at_once)
         return list(indices)
 
     def gather(self, places: Buffer) -> Features:
@@ -132,6 +146,7 @@ class FeatureCache:
     def clear(self) -> None:
         """Forget all."""
         self._features.clear()
+        self._expected = ()
 
     def _say_full(self, size_bytes: int) -> None:
         if not self._has_said:
@@ -144,10 +159,38 @@ class FeatureCache:
             )
         self._has_said = True
 
+    def _keep(self, index: int, features: Features) -> None:
+        """Hold one slice's encoding, and no more of the others than there is room for."""
+        self._features[index] = features
+        size_bytes = features.size_bytes
+        while len(self._features) > 1 and len(self._features) * size_bytes > self._max_bytes:
+            self._features.popitem(last=False)
+            self._say_full(size_bytes)
+
+    def _encode_together(self, wanted: Sequence[int], at_once: int) -> None:
+        """Encode these slices, and as many of those expected next as make up a batch."""
+        images = {index: self._image(index) for index in wanted}
+        ahead = (i for i in self._expected if i not in self._features and i not in images)
+        for index in islice(ahead, at_once - len(wanted)):
+            try:
+                images[index] = self._image(index)
+            except Exception:  # it is said when that slice's turn has come
+                break
+        try:
+            features = self._model.encode(np.concatenate([*images.values()]))
+        except (MemoryError, OutOfMemory, NotFinite):  # perhaps of one of them alone, at its turn
+            return
+        for row, index in enumerate(images):
+            tensors = {name: x[row : row + 1].copy() for name, x in features.tensors.items()}
+            self._keep(index, Features(tensors))
+
+    def _image(self, index: int) -> NDArray[np.float32]:
+        return prepared(self._model.numbers, self._read_slice(index))
+
     def _encode(self, index: int) -> Features:
         size = self._model.numbers.image_size
         try:
-            return self._model.encode(prepared(self._model.numbers, self._read_slice(index)))
+            return self._model.encode(self._image(index))
         except MemoryError as error:
             raise OutOfMemory(
                 f"a slice at {size} pixels does not fit into memory beside the {len(self._features)} held; "
@@ -174,11 +217,3 @@ def prepared(numbers: ModelNumbers, pixels: NDArray[np.uint8]) -> NDArray[np.flo
     if profile := IMAGE_PROFILES.get(numbers.profile):
         return profile.image(pixels, numbers.image_size)
     return preprocess(pixels[None], numbers.image_size, PIXEL_MEAN, PIXEL_STD)
-
-
-def memory_bytes() -> float:
-    """Memory of the machine in bytes; infinite where it does not tell."""
-    try:
-        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (ValueError, OSError, AttributeError):  # not every system tells
-        return float("inf")

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from runtime.bundle.contract import feature_bytes, graph_specs
 from runtime.bundle.tensors import Features
 from runtime.devices.cuda.memory import CudaMemory
+from runtime.devices.machine import memory_bytes
 from runtime.errors import OutOfMemory
 from runtime.steps.cuda.encode import EncodeBuffers
-from runtime.steps.features import MEMORY_SHARE, Encoder, ReadSlice, memory_bytes
+from runtime.steps.features import MEMORY_SHARE, Encoder, ReadSlice
 
 log = logging.getLogger("runtime")
 BATCH_SIZES = (1, 2, 4, 8)  # slices encoded at a time

@@ -101,6 +101,11 @@ def test_a_volume_is_timed_both_ways_only_if_asked_for(
     names = ["ort", "official-fp32"]
     table, report = race(toy_bundle, ",".join(names), capsys, "--volume", "5")
     assert all(entry["volume_ms"] > 0 for entry in report["contenders"].values())
+    first, official = (report["contenders"][name] for name in names)
+    assert first["volume_times_first"] == 1.0
+    ratio = official["volume_ms"] / first["volume_ms"]
+    assert official["volume_times_first"] == pytest.approx(ratio, abs=0.006)
+    assert any(f"({official['volume_times_first']:.2f})" in line for line in table)
     assert report["volume_slices"] == 5 and any("5 slices both ways" in line for line in table)
     table, report = race(toy_bundle, "ort", capsys)
     assert report["contenders"]["ort"]["volume_ms"] is None

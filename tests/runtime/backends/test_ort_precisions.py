@@ -27,7 +27,7 @@ def in_bf16(backend: OrtBackend) -> set[str]:
     asked = set()
     for graph in GRAPHS:
         try:
-            if backend._options(graph).get_session_config_entry(BF16) == "1":
+            if backend._options(graph, None).get_session_config_entry(BF16) == "1":
                 asked.add(graph)
         except RuntimeError:  # no such entry
             continue

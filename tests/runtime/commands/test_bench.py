@@ -47,6 +47,7 @@ def test_the_last_line_is_json_with_every_stage(
         1e3 / report["latency_ms"]["total"]["median"], rel=0.01
     )
     assert report["peak_memory_mib"] > 10 and report["first_mask_ms"] > 0
+    assert report["volume_slices"] == 2 * 3 + 1 and report["volume_ms"] > 0
     assert any("slices/s" in line for line in lines[:-1])
 
 
@@ -159,6 +160,8 @@ def test_prompted_slices_and_room_reach_every_pass(
 ) -> None:
     model, backend = fake_model()
     monkeypatch.setattr(bench, "load", lambda *asked: opened.append(asked) or model)
+    volumes = []
+    monkeypatch.setattr(bench, "time_volume", lambda *asked: volumes.append(asked[-1]) or 1.0)
     encoded, opened = [], []
     for room in ("1", "1G"):
         backend.calls.clear()
@@ -170,6 +173,7 @@ def test_prompted_slices_and_room_reach_every_pass(
         assert read == 2 * [3, 4, 5]
     assert encoded[0] > encoded[1] == 2 * (3 + 3)
     assert opened == 2 * [(None, "auto", 2, "throughput")]
+    assert volumes == [1, 1, 2**30, 2**30]
 
 
 def test_the_first_pass_warms_up_and_each_prompt_has_its_own_time(
@@ -178,11 +182,14 @@ def test_the_first_pass_warms_up_and_each_prompt_has_its_own_time(
     step = dict.fromkeys(COLUMNS, 3.0)
     passes = iter([TimedRun([step], 900.0, {}, 800.0), TimedRun([step], 9.0, {}, 2.0)])
     monkeypatch.setattr(bench, "time_propagation", lambda *_: next(passes))
+    volumes_ms = iter([700.0, 35.0])
+    monkeypatch.setattr(bench, "time_volume", lambda *_: next(volumes_ms))
     bench.main(SMALL)
     table, last = capsys.readouterr().out.rstrip().rsplit("\n", 1)
     report = json.loads(last)
     assert (report["first_mask_ms"], report["second_prompt_ms"]) == (9.0, 2.0)
     assert "after 9.0 ms, of another prompt on that slice after 2.0 ms" in table
+    assert "a volume of 7 slices in both directions 35.0 ms, 5.0 a slice\n" in table
 
 
 @pytest.mark.parametrize("prompted", ["0", "5"])

@@ -190,7 +190,7 @@ def test_a_closed_model_lets_go_at_once_whoever_still_holds_its_engines(
 ) -> None:
     model = opened(name)
     engine: Any = model.engine(graph)
-    inner = getattr(engine, "_session", None) or engine._request
+    inner = getattr(engine._whole, "_session", None) or engine._whole._requests[0]
     released = weakref.ref(inner)
     del inner
     assert released() is not None
