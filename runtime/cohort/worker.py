@@ -16,7 +16,7 @@ from runtime.bundle.bundle import open_bundle
 from runtime.cohort.outcome import StudyOutcome, StudyTask, failure, told_of
 from runtime.cohort.settings import Settings
 from runtime.cohort.study import LABELS, SERVER, StudyPrompts, check_prompted
-from runtime.devices.machine import memory_bytes
+from runtime.devices.machine import logical_cores, memory_bytes
 from runtime.errors import BundleError
 from runtime.files.scratch import scratch_folder
 from runtime.io.dicom.web import DicomWeb
@@ -47,7 +47,7 @@ class StudyWorker:
     def __init__(self, settings: Settings, output: Path) -> None:
         job = settings.job
         if job.max_memory is None:
-            cores = os.cpu_count() or 1
+            cores = logical_cores()
             share = min(job.threads or cores, cores) / cores
             job = replace(job, max_memory=int(memory_bytes() / SHARE * share))
         if (bundle := open_bundle(job.bundle)).fingerprint != settings.fingerprint:

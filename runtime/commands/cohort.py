@@ -32,6 +32,7 @@ from runtime.cohort.worker import Silence
 from runtime.commands import cohort_export
 from runtime.commands.cohort_options import parser
 from runtime.commands.segment_options import check_stop, is_dicom_told, job_options
+from runtime.devices.machine import logical_cores
 from runtime.errors import InputError, MissingInput, Sam2Error
 from runtime.files.scratch import remove_abandoned
 from runtime.io.dicom.query import parse_query
@@ -140,8 +141,7 @@ def _settings(args: argparse.Namespace, bundle: Bundle) -> Settings:
 
 def _num_cores(args: argparse.Namespace) -> int:
     """Of the Ray that is started here: those of this machine, or more where more workers are asked for."""
-    cores = os.cpu_count() or 1
-    return max(cores, int(args.threads) * int(args.workers or 1))
+    return max(logical_cores(), int(args.threads) * int(args.workers or 1))
 
 
 def _num_gpus(args: argparse.Namespace) -> int:

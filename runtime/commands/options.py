@@ -23,7 +23,12 @@ def add_model_options(
         choices=["auto", *BACKENDS],
         help="auto: the fastest that medsam2 certify has certified on this machine",
     )
-    add("--threads", type=int, metavar="N", help="default: one for each core")
+    add(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="default: one for each core, or what a container gives time for",
+    )
     add(
         "--hint",
         default="latency",

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+from runtime.devices.container import memory_limit_bytes, processor_limit
+
 # What the libraries beneath us choose kernels by, and the systems' names of it: flags of /proc/cpuinfo for x86 and
 # Arm, sysctl's names on macOS.
 INSTRUCTIONS = {
@@ -80,7 +82,21 @@ def second_level_cache_bytes() -> int | None:
 
 
 def logical_cores() -> int:
-    """Those that this process may use."""
+    """Those that this process may use, and no more than a container gives it the time of."""
+    return min(_own_cores(), cores_in_container() or 2**31)
+
+
+def cores_in_container() -> int | None:
+    """Whole processors whose time a container gives this process, at least one; None where it has all its own.
+
+    More threads than that wait for each other whenever their time is used up.
+    """
+    limit = processor_limit()
+    cores = None if limit is None else max(1, int(limit))
+    return cores if cores is not None and cores < _own_cores() else None
+
+
+def _own_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -90,17 +106,19 @@ def physical_cores() -> int:
         return logical_cores()
     cores = (f"/sys/devices/system/cpu/cpu{n}/topology" for n in os.sched_getaffinity(0))
     try:
-        return len({Path(core, "thread_siblings_list").read_text() for core in cores})
+        own = len({Path(core, "thread_siblings_list").read_text() for core in cores})
     except OSError:
         return logical_cores()
+    return min(own, logical_cores())
 
 
 def memory_bytes() -> float:
-    """Memory of the machine in bytes; infinite where it does not tell."""
+    """Memory of the machine in bytes, or what a container gives of it; infinite where nobody tells."""
     try:
-        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        own = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (ValueError, OSError, AttributeError):  # not every system tells
-        return float("inf")
+        own = float("inf")
+    return min(own, memory_limit_bytes() or float("inf"))
 
 
 def peak_memory_mib() -> float | None:

@@ -1,0 +1,154 @@
+"""Limits of containers, from files as Linux' control groups of both versions have them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from runtime import backends
+from runtime.backends import open_backend
+from runtime.bundle.bundle import open_bundle
+from runtime.commands.cohort import _num_cores, parser
+from runtime.devices import container, machine
+from runtime.devices.container import memory_limit_bytes, processor_limit
+
+UNLIMITED_V1 = "9223372036854771712"  # what it says where nobody has limited anything
+V1 = "12:memory:{0}\n5:cpu,cpuacct:{0}\n1:name=systemd:{0}\n0::/\n"
+GIB = 2**30
+
+Tells = Callable[[str, Mapping[str, str]], None]
+
+
+@pytest.fixture
+def tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tells:
+    """Writes the groups that this process is in, and files of groups."""
+
+    def write(memberships: str, files: Mapping[str, str]) -> None:
+        (tmp_path / "memberships").write_text(memberships)
+        for name, text in files.items():
+            path = tmp_path / "groups" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    monkeypatch.setattr(container, "MEMBERSHIPS", tmp_path / "memberships")
+    monkeypatch.setattr(container, "GROUPS", tmp_path / "groups")
+    return write
+
+
+@pytest.mark.parametrize(
+    ("memberships", "files", "processors", "memory"),
+    [
+        pytest.param("0::/\n", {"cpu.max": "150000 100000\n"}, 1.5, None, id="docker"),
+        pytest.param("0::/\n", {"memory.max": "2147483648\n"}, None, 2 * GIB, id="docker memory"),
+        pytest.param(
+            "0::/\n", {"cpu.max": "max 100000\n", "memory.max": "max\n"}, None, None, id="unlimited"
+        ),
+        pytest.param(
+            "0::/kube/pod/box\n",
+            {
+                "kube/pod/box/cpu.max": "max 100000",
+                "kube/pod/cpu.max": "300000 100000",
+                "kube/cpu.max": "6400000 100000",
+                "kube/pod/box/memory.max": str(GIB),
+                "kube/memory.max": str(3 * GIB),
+            },
+            3.0,
+            GIB,
+            id="the tightest of all above it",
+        ),
+        pytest.param(
+            "0::/../../elsewhere\n",
+            {"cpu.max": "50000 100000", "elsewhere/cpu.max": "10000 100000"},
+            0.5,
+            None,
+            id="a path that leads out",
+        ),
+        pytest.param(
+            V1.format("/docker/1f"),
+            {
+                "cpu,cpuacct/docker/1f/cpu.cfs_quota_us": "200000\n",
+                "cpu,cpuacct/docker/1f/cpu.cfs_period_us": "100000\n",
+                "memory/docker/1f/memory.limit_in_bytes": f"{GIB}\n",
+                "memory/memory.limit_in_bytes": UNLIMITED_V1,
+            },
+            2.0,
+            GIB,
+            id="version 1",
+        ),
+        pytest.param(
+            V1.format("/docker/1f"),
+            {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"},
+            0.5,
+            None,
+            id="version 1, mounted as the container's root, by one name",
+        ),
+        pytest.param(
+            V1.format("/"),
+            {"cpu,cpuacct/cpu.cfs_quota_us": "-1", "cpu,cpuacct/cpu.cfs_period_us": "100000"},
+            None,
+            None,
+            id="version 1, unlimited",
+        ),
+        pytest.param(
+            "0::/a\n1:name=systemd:/\n", {"unified/a/cpu.max": "100000 50000"}, 2.0, None, id="both"
+        ),
+        pytest.param("0::/\n", {}, None, None, id="no files"),
+        pytest.param("0::/\n", {"cpu.max": "", "memory.max": "\n"}, None, None, id="empty files"),
+        pytest.param(
+            "0::/\n", {"cpu.max": "a b c", "memory.max": "-5"}, None, None, id="other words"
+        ),
+        pytest.param("0::/\n", {"cpu.max": "100000 0"}, None, None, id="no period"),
+        pytest.param("nonsense\n\n::\n", {}, None, None, id="no memberships"),
+    ],
+)
+def test_limits_are_read(
+    memberships: str,
+    files: dict[str, str],
+    processors: float | None,
+    memory: int | None,
+    tells: Tells,
+) -> None:
+    tells(memberships, files)
+    assert processor_limit() == processors
+    assert memory_limit_bytes() == memory
+
+
+def test_other_systems_have_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container, "MEMBERSHIPS", tmp_path / "absent")
+    assert processor_limit() is None and memory_limit_bytes() is None
+
+
+@pytest.mark.parametrize(
+    ("limit", "cores"), [("50000", 1), ("100000", 1), ("250000", 2), ("800000", 8), ("max", 8)]
+)
+def test_no_more_cores_are_used_than_there_is_time_for(
+    limit: str, cores: int, tells: Tells, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tells("0::/\n", {"cpu.max": f"{limit} 100000"})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    assert machine.logical_cores() == cores
+    assert machine.physical_cores() <= cores
+    assert machine.cores_in_container() == (None if cores == 8 else cores)
+    assert f", {cores} cores, " in machine.machine_name()
+    assert _num_cores(parser().parse_args(["-i", "a", "-o", "b"])) == cores
+
+
+@pytest.mark.parametrize(("name", "asked", "given"), [("ort", None, 2), ("ort", 3, 3)])
+def test_engines_have_as_many_threads_as_there_is_time_for(
+    name: str, asked: int | None, given: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "cores_in_container", lambda: 2)
+    assert f"{given} threads" in open_backend(name, open_bundle(), asked).description
+
+
+def test_encodings_take_a_share_of_what_the_container_has(
+    tells: Tells, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sysconf", lambda name: 2**19 if name == "SC_PHYS_PAGES" else 4096)
+    tells("0::/\n", {"memory.max": str(GIB)})
+    assert machine.memory_bytes() == GIB
+    tells("0::/\n", {"memory.max": "max"})
+    assert machine.memory_bytes() == 2 * GIB
