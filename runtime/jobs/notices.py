@@ -29,6 +29,7 @@ CODES = {
     "low_confidence": "masks were written of which the network doubts that half is right",
     "cut_by_range": "an object goes on to an end of --z-range, beyond which the volume goes on",
     "far_apart": "slices are far apart, so that an object moves from one to the next",
+    "not_mm": "a file gives lengths in another unit than mm, of which most viewers take no notice",
     "not_square": "pixels are far from square, so that the network sees everything squashed",
     "frames_missing": "a video has fewer frames than it says",
 }
@@ -112,6 +113,14 @@ def about_grid(volume: Volume) -> list[Notice]:
     """Whether slices are such as a network for pictures can follow."""
     notices = []
     z_mm, y_mm, x_mm = volume.spacing_mm
+    if volume.unit != "mm":
+        notices.append(
+            Notice(
+                "not_mm",
+                f"lengths are in {volume.unit} in the file and in mm here; viewers that take no notice of units show "
+                "masks in their place only if these are .nrrd",
+            )
+        )
     if volume.shape[0] > 1 and z_mm >= FAR_APART_MM:
         notices.append(
             Notice(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from runtime.io.volumes.nifti import FIRST_OFFSET, HEADER_BYTES, MAGIC, layout
 from runtime.io.volumes.nifti_forms import NiftiForms, forms_of
-from runtime.io.volumes.volume import Volume
+from runtime.io.volumes.volume import UNITS_MM, Volume
 
 _NIFTI_CODES = {"uint8": 2, "int16": 4, "float32": 16, "uint16": 512}
 _META_TYPES = {"uint8": "MET_UCHAR", "uint16": "MET_USHORT"}
@@ -33,18 +33,24 @@ def nifti_gz(labels: NDArray[Any], like: Volume) -> Iterator[bytes]:
 
 
 def nrrd(labels: NDArray[Any], like: Volume) -> Iterator[bytes]:
-    """NRRD with gzip's data behind its header."""
+    """NRRD with gzip's data behind its header, in the unit of the file that the volume was read from."""
+    directions, origin = like.affine[:3, :3], np.array(like.origin_mm)
+    units = []
+    if like.unit != "mm":  # most viewers take no notice of it, but then of neither file
+        directions, origin = directions / UNITS_MM[like.unit], origin / UNITS_MM[like.unit]
+        units = ["space units:" + f' "{like.unit}"' * 3]
     lines = [
         "NRRD0004",
         f"type: {labels.dtype.name}",
         "dimension: 3",
         "space: left-posterior-superior",
         f"sizes: {_words(labels.shape[::-1])}",
-        f"space directions: {' '.join(_vector(column) for column in like.affine[:3, :3].T)}",
+        f"space directions: {' '.join(_vector(column) for column in directions.T)}",
         "kinds: domain domain domain",
         "endian: little",
         "encoding: gzip",
-        f"space origin: {_vector(like.origin_mm)}",
+        f"space origin: {_vector(origin)}",
+        *units,
     ]
     yield "".join(f"{line}\n" for line in [*lines, ""]).encode()
     yield from _packed(planes(labels, labels.dtype), labels.itemsize, _GZIP_BITS)

@@ -1,7 +1,7 @@
 """NRRD files (.nrrd, and .nhdr with data beside it), read and checked without a library.
 
-Rules: the format's definition (teem, "Definition of NRRD File Format"), and ITK's reading where
-that leaves a choice.
+Rules: the format's definition (teem, "Definition of NRRD File Format"), and ITK's reading where that leaves a choice;
+but units of length, of which ITK takes no notice, become millimetres.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from runtime.io.volumes.data_files import beside, listed, numbered
 from runtime.io.volumes.header_text import integers, reals
 from runtime.io.volumes.nrrd_header import NrrdHeader, vector
 from runtime.io.volumes.scalar import volume_shape
-from runtime.io.volumes.volume import IDENTITY, Volume
+from runtime.io.volumes.volume import IDENTITY, UNITS_MM, Volume
 from runtime.io.volumes.voxels import MAX_PREFACE_BYTES, Part, read_voxels
 
 _TYPES = {
@@ -75,17 +75,19 @@ def read_nrrd(path: Path) -> Volume:
         shape = volume_shape(lengths, path, others)
         dtype, encoding = _dtype(header), _encoding(header)
         parts = _parts(header, encoding)
-        spacing_mm, origin_mm, direction = _grid(header, domain)
+        unit = header.unit(domain)
+        spacing, origin, direction = _grid(header, domain)
     except VolumeError:
         raise
     except ValueError as error:
         raise VolumeError(f"{path} has an NRRD header that means nothing: {error}") from error
     return Volume(
         read_voxels(parts, encoding, shape, dtype),
-        (spacing_mm[2], spacing_mm[1], spacing_mm[0]),
-        (origin_mm[0], origin_mm[1], origin_mm[2]),
+        (spacing[2] * UNITS_MM[unit], spacing[1] * UNITS_MM[unit], spacing[0] * UNITS_MM[unit]),
+        (origin[0] * UNITS_MM[unit], origin[1] * UNITS_MM[unit], origin[2] * UNITS_MM[unit]),
         direction,
         source=str(path),
+        unit=unit,
     )
 
 
@@ -157,7 +159,7 @@ def _data_files(header: NrrdHeader) -> list[Path]:
 def _grid(
     header: NrrdHeader, domain: list[int]
 ) -> tuple[list[float], list[float], tuple[float, ...]]:
-    """Spacing (x, y, z) in mm, origin and direction in LPS."""
+    """Spacing (x, y, z) and origin in the unit of the file, direction; both in LPS."""
     if "spacedirections" not in header.fields:
         return *_plain_grid(header, domain), IDENTITY
     signs = np.array(_signs(header))

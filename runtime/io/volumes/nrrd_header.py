@@ -17,6 +17,17 @@ _FIELDS = (
     *("measurementframe",),
 )
 MAX_AXES = 16  # as in teem
+# Words are free in NRRD; these are what writers put there, one of them or many. The first two say that nobody knows.
+_LENGTHS = {
+    **dict.fromkeys(("", "???", "mm", "millimeter", "millimetre"), "mm"),
+    **dict.fromkeys(("m", "meter", "metre"), "m"),
+    **dict.fromkeys(("cm", "centimeter", "centimetre"), "cm"),
+    **dict.fromkeys(
+        ("um", "\u00b5m", "\u03bcm", "\udcb5m", "micron", "micrometer", "micrometre"), "um"
+    ),
+    **dict.fromkeys(("nm", "nanometer", "nanometre"), "nm"),
+}
+_QUOTED = re.compile(r'"([^"]*)"|([^\s",]+)')
 
 
 class NrrdHeader:
@@ -79,6 +90,26 @@ class NrrdHeader:
                 f"found {len(words)} {name}; wanted one for each of {len(self.sizes)} axes"
             )
         return words
+
+    def unit(self, domain: list[int]) -> str:
+        """The one unit of length of the world, or of the axes of space, a key of `UNITS_MM`; mm where none is said."""
+        is_world = "spacedirections" in self.fields
+        name = "spaceunits" if is_world else "units"
+        words = [a or b for a, b in _QUOTED.findall(self.fields.get(name, "").lower())]
+        if not is_world and words and len(words) != len(self.sizes):
+            raise ValueError(
+                f"found {len(words)} units; wanted one for each of {len(self.sizes)} axes"
+            )
+        own = words[:3] if is_world or not words else [words[axis] for axis in domain[:3]]
+        found = {
+            _LENGTHS.get(word[:-1] if re.fullmatch(r"\w{3,}s", word) else word) for word in own
+        }
+        if len(found) > 1 or None in found:
+            raise ValueError(
+                f"found the {'space ' * is_world}units {self.fields[name][:80]!r}; wanted one of mm, cm, m, um or nm "
+                "on all axes; correct them, or take them out if it is in mm"
+            )
+        return (found.pop() if found else None) or "mm"
 
     @property
     def directions(self) -> list[list[float] | None]:

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from runtime.errors import VolumeError
-from runtime.io import read_volume
+from runtime.io import read_volume, write_mask
 from runtime.io.volumes.nrrd import DTYPES
 from tests.volume_files import (
     ARRAY,
@@ -112,6 +113,62 @@ def test_what_itk_reads_is_read_alike(
         assert_as_itk_reads(path)
     else:
         assert (volume.spacing_mm, volume.origin_mm) == ((2, 0.6, 0.5), (1, 2, 3))
+
+
+IN_MM = {
+    '"um" "um" "um"': 1e-3,
+    '"micron" "micron" "micron"': 1e-3,
+    '"µm" "\u03bcm" "Microns"': 1e-3,
+    '"nm" "nm" "nm"': 1e-6,
+    '"cm" "cm" "cm"': 10.0,
+    '"m" "m" "m"': 1000.0,
+    '"mm" "Millimeters" "mm"': 1.0,
+    '"" "" ""': 1.0,
+}
+
+
+@pytest.mark.parametrize(("units", "mm"), IN_MM.items())
+@pytest.mark.parametrize("is_plain", [False, True], ids=["directions", "spacings"])
+def test_lengths_become_millimetres_and_their_unit_again_in_masks(
+    tmp_path: Path, units: str, mm: float, is_plain: bool
+) -> None:
+    """ITK takes all of them for mm; a mask lies where its image does in viewers that do as in those that do not."""
+    plain = {**NO_PLACE, "spacings": "0.5 0.6 2", "axis_mins": "0.75 1.7 2", "units": units}
+    path = saved(tmp_path, **(plain if is_plain else {"space_units": units}))
+    volume = read_volume(path)
+    assert volume.spacing_mm == pytest.approx((2 * mm, 0.6 * mm, 0.5 * mm))
+    assert volume.origin_mm == pytest.approx((1 * mm, 2 * mm, 3 * mm))
+    write_mask(tmp_path / "mask.nrrd", ARRAY.astype(np.uint8), volume)
+    seen, image = (sitk.ReadImage(str(file)) for file in (tmp_path / "mask.nrrd", path))
+    assert seen.GetSpacing() == pytest.approx(image.GetSpacing())
+    assert seen.GetOrigin() == pytest.approx(image.GetOrigin())
+    for name in ("mask.nrrd", "mask.nii.gz", "mask.mha"):
+        write_mask(tmp_path / name, ARRAY.astype(np.uint8), volume)
+        assert read_volume(tmp_path / name).spacing_mm == pytest.approx(volume.spacing_mm)
+
+
+@pytest.mark.parametrize("units", ["um um um", '"um", "um", "um"'])
+def test_units_are_read_that_teem_does_not_read(tmp_path: Path, units: str) -> None:
+    """As scripts write them."""
+    assert read_volume(saved(tmp_path, space_units=units)).unit == "um"
+
+
+@pytest.mark.parametrize(
+    "units", ['"um" "um" "mm"', '"voxels" "voxels" "voxels"', '"s" "mm" "mm"', '"ms" "ms" "ms"']
+)
+def test_units_of_no_one_length_are_refused(tmp_path: Path, units: str) -> None:
+    with pytest.raises(VolumeError, match=r"space units .* wanted one of mm"):
+        read_volume(saved(tmp_path, space_units=units))
+    with pytest.raises(VolumeError, match="wanted one"):
+        read_volume(saved(tmp_path, **NO_PLACE, spacings="1 1 1", units=units))
+
+
+def test_only_axes_of_space_have_lengths(tmp_path: Path) -> None:
+    fields = {"dimension": "4", "sizes": "4 3 2 1", "kinds": "domain domain domain list"}
+    plain = {**NO_PLACE, **fields, "spacings": "0.5 0.6 2 NaN", "units": '"um" "um" "um" "s"'}
+    assert read_volume(saved(tmp_path, **plain)).unit == "um"
+    with pytest.raises(VolumeError, match="found 2 units"):
+        read_volume(saved(tmp_path, **{**plain, "units": "um um"}))
 
 
 @pytest.mark.parametrize("name", DTYPES)

@@ -167,6 +167,11 @@ def test_grids_that_a_network_for_pictures_cannot_follow_are_said(
     assert [notice.code for notice in about_grid(grid)] == wanted
 
 
+def test_lengths_of_another_unit_are_said() -> None:
+    grid = Volume(np.zeros((4, 8, 8), np.uint8), (0.1, 0.1, 0.1), unit="um")
+    assert [notice.code for notice in about_grid(grid)] == ["not_mm"]
+
+
 def test_a_box_in_the_air_is_said_and_one_in_noise_is_not() -> None:
     plane = np.zeros((40, 40), np.uint8)
     plane[:20] = RNG.integers(50, 90, (20, 40))
