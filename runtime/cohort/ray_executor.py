@@ -20,6 +20,7 @@ MOST_STILLBORN = 3
 PATIENCE_S = 300.0
 """For a worker to come where none is there: a cluster may have to start a machine."""
 LONGEST_REASON = 300  # characters: Ray explains at length
+_NO_START = "raised in its creation task"  # of an actor, as Ray says it
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +151,12 @@ class RayExecutor:
             self._stillborn += 1
             if self._stillborn >= MOST_STILLBORN:
                 kind = OutOfMemory if is_memory(error) else WorkerLost
+                mend = "fewer --workers need less memory"
+                if _NO_START in str(error):
+                    mend = "every node needs this package"
                 raise kind(
                     f"{self._stillborn} workers in a row were lost while they loaded the model: {reason_of(error)}; "
-                    "fewer --workers need less memory"
+                    f"{mend}"
                 ) from error
             self._open()
             return
@@ -194,4 +198,6 @@ def reason_of(error: BaseException) -> str:
         return "its node was lost"
     if "connection error code 2" in text or "SYSTEM_ERROR" in text:
         return "its process was ended (SIGKILL, a crash, or the system out of memory)"
+    if _NO_START in text:  # and, behind where it happened, what
+        text = f"it could not begin: {str(error).strip().splitlines()[-1]}"
     return text[:LONGEST_REASON]

@@ -6,6 +6,7 @@ That the bundle itself computes what its checkpoint does is `medsam2 verify`'s t
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,8 @@ from kernels.device import why_not
 from runtime.backends import BACKENDS, DEFAULT
 from runtime.backends.certificate import Certificate, choose, keep, stamp
 from runtime.bundle.bundle import Bundle, open_bundle
-from runtime.errors import BackendUnavailable, InputError, Mismatch, NotFinite
+from runtime.errors import BackendUnavailable, InputError, Mismatch, NotFinite, Sam2Error
+from runtime.files.cache import VARIABLE, cache_folder
 from runtime.measure.latency import bench_phantom, summarise, time_propagation
 from runtime.measure.lockstep import error_of
 from runtime.measure.parity import DEFAULT_SLICES, compare_models, criteria_of, num_steps
@@ -29,6 +31,10 @@ QUICK_SLICES = 5
 """Of the tasks that are followed both ways: the graphs are the same, and a laptop is to be done in two minutes."""
 TIMED_SLICES = 9  # three of them with a full memory
 TIMED_PASSES = 2  # of each in turn; the better one counts, since a laptop has other things to do
+NOT_KEPT = (
+    "no certificate can be kept, so that auto will not know of it: this user has no cache folder with room that can be "
+    f"written; name one in {VARIABLE}, or set it to nothing to see the figures alone"
+)
 
 EXAMPLES = """examples:
   medsam2 certify                                # every back end that is installed, for the embedded model
@@ -156,8 +162,11 @@ def main(arguments: list[str] | None = None) -> None:
         usual = [name for name in usual if not BACKENDS[name].is_cuda]
         print(f"no CUDA device, so none of its back ends: {reason}", file=sys.stderr)
     wanted = args.backend or usual
+    keeps = os.environ.get(VARIABLE) != ""
+    if keeps and cache_folder("certificates") is None:
+        print(f"warning: {NOT_KEPT}", file=sys.stderr)  # before minutes of work
     reference = Reference.of(bundle)  # has to be here
-    certificates = []
+    certificates, num_lost = [], 0
     for name in wanted:
         try:
             certificate = certify(bundle, name, args.slices, reference)
@@ -167,6 +176,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{name}: not here: {error}", file=sys.stderr)
             continue
         path = keep(certificate, bundle)
+        num_lost += path is None
         certificates.append(certificate)
         print(
             f"{in_words(certificate)}; kept as {path}" if path else in_words(certificate),
@@ -185,6 +195,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise Mismatch(
             f"{', '.join(failed)}: does not compute what {DEFAULT} does for {bundle.path}"
         )
+    if keeps and num_lost:
+        raise Sam2Error(NOT_KEPT)
 
 
 def in_words(certificate: Certificate) -> str:

@@ -83,7 +83,12 @@ def refusals(path: Path) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, Sam2Error):
             raise
-        why = error.strerror or str(error)
+        said = error
+        while isinstance(
+            said.__cause__, OSError
+        ):  # around which pydicom puts a whole traceback as text
+            said = said.__cause__
+        why = said.strerror or str(said)
         raise Sam2Error(f"{path} could not be written: {why}; what was there is kept") from error
 
 

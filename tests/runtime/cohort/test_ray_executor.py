@@ -15,10 +15,17 @@ PROCESS = (
     "End of file. Some common causes include: (1) the process was killed by the OOM killer"
 )
 
+NO_START = (
+    "The actor died because of an error raised in its creation task, ray::StudyWorker.__init__() (pid=9)\n"
+    "RuntimeError: The actor with name StudyWorker failed to import on the worker.\n\n"
+    "ModuleNotFoundError: No module named 'runtime'"
+)
+
 
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
+        (NO_START, "it could not begin: ModuleNotFoundError: No module named 'runtime'"),
         (NODE, "its node was lost"),
         ("it died: node failure", "its node was lost"),
         (PROCESS, "its process was ended (SIGKILL, a crash, or the system out of memory)"),

@@ -16,7 +16,7 @@ from runtime.backends.certificate import choose
 from runtime.bundle.bundle import Bundle, open_bundle
 from runtime.bundle.contract import GRAPHS, graph_specs
 from runtime.commands import certify
-from runtime.errors import BackendUnavailable, InputError, Mismatch
+from runtime.errors import BackendUnavailable, InputError, Mismatch, Sam2Error
 from runtime.files.cache import VARIABLE
 from runtime.measure.parity import compare_models
 from runtime.model import Model, load
@@ -129,6 +129,22 @@ def test_where_nothing_is_kept_the_figures_are_shown_all_the_same(
     assert found["certificates"][0]["passed"] and found["auto"] == "ort"
     assert "openvino: passed, largest error" in captured.err and "kept as" not in captured.err
     assert captured.err.splitlines()[-1] == f"auto takes ort: {found['reason']}"
+
+
+def test_a_certificate_that_is_lost_is_a_failure_told_of_before_the_work(
+    agreeing: None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As of a service's user, who has no home: the next command would say that nobody has certified."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "file"))
+    with pytest.raises(Sam2Error, match=f"no certificate can be kept.*{VARIABLE}"):
+        certify.main([*SHORT, "--backend", "openvino"])
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["certificates"][0]["passed"]
+    assert captured.err.startswith("warning: no certificate can be kept")
 
 
 class Skewed:

@@ -9,10 +9,13 @@ import time
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import pytest
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from runtime.errors import Sam2Error
 from runtime.files.atomic import MARK, write_text, write_whole
+from tests.dicoms import an_image
 
 
 def names(folder: Path) -> list[str]:
@@ -49,6 +52,17 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path, stage: str, error: Base
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no locks on files")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+def test_a_full_disk_is_told_of_in_a_sentence_whoever_writes(tmp_path: Path) -> None:
+    """pydicom puts a traceback into the error that it raises in place of the system's."""
+    dataset = an_image(np.zeros((64, 64)), CTImageStorage, "1.2.3", ExplicitVRLittleEndian)
+    with pytest.raises(Sam2Error) as caught:
+        write_whole(tmp_path / "a.dcm", lambda part: dataset.save_as("/dev/full"))
+    assert str(caught.value).endswith(
+        "a.dcm could not be written: No space left on device; what was there is kept"
+    )
+
+
 def test_what_a_killed_writer_leaves_goes_with_the_next_one(tmp_path: Path) -> None:
     code = (
         "import sys, time\nfrom runtime.files.atomic import write_whole\n"
