@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.cohort.review import Decision, Decisions, Review
+from runtime.cohort.study import fitting
 from runtime.errors import InputError, PromptError, Sam2Error
 from runtime.files.atomic import write_bytes, write_whole
 from runtime.files.scratch import scratch_folder
 from runtime.io.dicom import is_dicom, read_segmentation
 from runtime.io.dicom.codes import ABNORMAL, LESION, Code
+from runtime.io.dicom.query import parse_choice
 from runtime.io.dicom.rtstruct import write_structures
 from runtime.io.dicom.seg import SegmentationOptions, write_segmentation
 from runtime.io.dicom.web import DicomWeb
@@ -152,9 +154,10 @@ def opened(review: Review, study: Mapping[str, Any]) -> Iterator[tuple[Path, Vol
     Raises InputError and MissingInput where it is not what it was, Sam2Error where the server does not answer.
     """
     path, affine = Path(study["path"]), review.about("affine") or None
+    series = parse_choice((review.about("series") or "").splitlines())
     server = review.about("input") or ""
     if not server.startswith(("http://", "https://")):
-        yield path, read_volume(path, affine=affine)
+        yield path, read_volume(path, **fitting(path, series, affine))
         return
     with scratch_folder() as folder:
         DicomWeb(server).fetch(path.as_posix(), folder)

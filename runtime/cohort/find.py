@@ -22,6 +22,8 @@ from runtime.cohort.study import (
 from runtime.errors import InputError, MissingInput
 from runtime.files.plain_file import read_plain
 from runtime.io.dicom import begins_as_dicom, frame_count
+from runtime.io.dicom.folder import may_be_scan
+from runtime.io.dicom.query import Choice
 from runtime.io.read import SUFFIXES
 from runtime.prompts.prompt_file import MOST_BYTES
 
@@ -34,14 +36,15 @@ _DICOM_SUFFIX = re.compile(r"|\.\d+|\.(dcm|ima)", re.IGNORECASE)
 VOLUME_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix != ".dcm")
 
 
-def find_studies(root: Path) -> Iterator[Study]:
+def find_studies(root: Path, series: Choice | None = None) -> Iterator[Study]:
     """Every study below a folder, folder by folder in the order of names; hidden ones are left alone.
 
     A volume `a/ct.nii.gz` is asked what `a/ct.json` says (as for `medsam2 segment --prompts`), or, where there are no
     prompts, for the objects of the label map `a/ct.labels.nii.gz` (.nii, .nrrd, .mha; .dcm of DICOM). Of a folder
     `a/series` of DICOM slices they are called `a/series.json`, `a/series/prompts.json` and `a/series.labels...`. An
     .npz with labels of its own (`gts`) needs neither. Among volumes slices are a study only where something is asked of
-    them. Links to folders are not followed.
+    them, and so it is with reports, presentation states, localisers and secondary captures without a scan, and, where
+    `series` says which are meant, with DICOM of others. Links to folders are not followed.
 
     Raises MissingInput if there is no such folder.
     """
@@ -54,19 +57,22 @@ def find_studies(root: Path) -> Iterator[Study]:
         files_of_volumes = [name for name in names if _is_volume(name)]
         volumes = files_of_volumes or _objects(here, names, here == root)
         is_series = here != root and (not volumes or bool(files_of_volumes))
-        is_series = is_series and _holds_slices(here, names)
+        asked_here = asked_beside(here)
+        is_asked = asked_here.source != NOTHING
+        is_series = is_series and _holds_slices(here, names, series, is_asked)
         stems = Counter(map(stem_of, volumes))
         for name in volumes:
             stem = stem_of(name)
             path = here / name
             called = stem if stems[stem] == 1 and stem not in folders else name
             asked = asked_beside(path)
-            if is_series and asked == StudyPrompts(NOTHING):
-                asked = StudyPrompts(NOTHING, here.name)
+            if asked == StudyPrompts(NOTHING):
+                if not files_of_volumes and series and not may_be_scan(path, series):
+                    continue
+                asked = StudyPrompts(NOTHING, here.name if is_series else "")
             yield _study(root, here / called, path, asked)
-        asked = asked_beside(here)
-        if is_series and not (volumes and asked.source == NOTHING):
-            yield _study(root, here, here, asked)
+        if is_series and (is_asked or not volumes):
+            yield _study(root, here, here, asked_here)
 
 
 def asked_beside(path: Path) -> StudyPrompts:
@@ -164,10 +170,21 @@ def _objects(folder: Path, names: list[str], is_root: bool) -> list[str]:
     return sorted(found) if len(found) > 1 or is_root else []
 
 
-def _holds_slices(folder: Path, names: list[str]) -> bool:
-    """Whether a folder holds DICOM slices, by its first files."""
+def _holds_slices(folder: Path, names: list[str], series: Choice | None, is_asked: bool) -> bool:
+    """Whether a folder holds slices of a scan, or of such a series; where something is asked of it, any DICOM.
+
+    Of files that are none, so many are looked at before it is given up.
+    """
     named = [name for name in names if not stem_of(name).lower().endswith(LABELS_END)]
-    return any(_is_dicom(folder / name) for name in _likely_first(named)[:FIRST_FILES])
+    others = 0
+    for name in _likely_first(named):
+        if not _is_dicom(folder / name):
+            others += 1
+            if others == FIRST_FILES:
+                return False
+        elif is_asked or may_be_scan(folder / name, series):
+            return True
+    return False
 
 
 def _likely_first(names: list[str]) -> list[str]:

@@ -18,6 +18,7 @@ from runtime.cohort.study import (
     codes_of_rows,
     content_of,
     files_of,
+    fitting,
 )
 from runtime.jobs.job import Job
 from runtime.prompts.prompt_file import named_in, read_codes, read_prompts
@@ -67,6 +68,7 @@ class Settings:
         """The whole job of one study, whose prompts are read. Raises InputError, MissingInput or PromptError."""
         check_prompted(asked, name)
         job = replace(self.job, input=path, output=output / self.mask_of(name))
+        job = replace(job, **fitting(path, job.series, job.affine))
         if self.draws:
             job = replace(job, preview=output / PREVIEWS / f"{name}{PREVIEW_SUFFIX}")
         if asked.source == FILE:

@@ -8,11 +8,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from runtime.errors import InputError, PromptError
 from runtime.files.strict_json import parse
 from runtime.io.dicom.codes import Code
-from runtime.io.read import SUFFIXES
+from runtime.io.dicom.query import Choice
+from runtime.io.read import NIFTI_SUFFIXES, SUFFIXES
 from runtime.prompts.prompt_file import (
     NAMES,
     Calls,
@@ -121,6 +123,13 @@ def files_of(path: Path) -> list[Path]:
         return [path] if path.is_file() else []
     except OSError:
         return []
+
+
+def fitting(path: Path, series: Choice | None, affine: str | None) -> dict[str, Any]:
+    """What of a cohort's choices is about a study: that of a series about DICOM, that of an affine about NIfTI."""
+    is_dicom = path.is_dir() or path.suffix.lower() == ".dcm"
+    is_nifti = path.name.lower().endswith(NIFTI_SUFFIXES)
+    return {"series": series if is_dicom else None, "affine": affine if is_nifti else None}
 
 
 def stem_of(name: str) -> str:

@@ -35,7 +35,7 @@ from runtime.commands.segment_options import check_stop, is_dicom_told, job_opti
 from runtime.devices.machine import logical_cores
 from runtime.errors import InputError, MissingInput, Sam2Error
 from runtime.files.scratch import remove_abandoned
-from runtime.io.dicom.query import parse_query
+from runtime.io.dicom.query import parse_choice, parse_query
 from runtime.io.dicom.web import DicomWeb
 from runtime.jobs.job import Job
 from runtime.process.packages import DISTRIBUTION
@@ -63,6 +63,8 @@ def main(arguments: list[str] | None = None) -> None:
         )
     if args.search and not args.dicomweb:
         p.error("--search is for --dicomweb")
+    if args.series and args.dicomweb:
+        p.error("--series is for -i; of a server, --search or the --table says which")
     if args.limit is not None and not args.search:
         p.error("--limit is for --search")
     if args.store and not (args.dicomweb and args.format == "dicom-seg"):
@@ -132,6 +134,7 @@ def _settings(args: argparse.Namespace, bundle: Bundle) -> Settings:
         output=args.output.resolve(),
         calls=[],
         preview_tiles=PREVIEW_TILES,
+        series=parse_choice(args.series),
         bundle=None if args.bundle is None else str(Path(args.bundle).resolve()),
         **job_options(args),
     )
@@ -160,12 +163,17 @@ def _meet(args: argparse.Namespace, ledger: Ledger, settings: Settings) -> Feed 
     ledger.note("input", source)
     ledger.note("window", args.window)
     ledger.note("affine", args.affine or "")
+    ledger.note("series", "\n".join(args.series or ()))
     feed = None
     if args.search:
         found = DicomWeb(args.dicomweb).search(parse_query(args.search), args.limit)
         feed = Feed(searched_studies(found), ledger, settings.key, args.retry)
     else:
-        studies = find_studies(root) if root and not args.table else read_table(args.table, root)
+        studies = (
+            find_studies(root, settings.job.series)
+            if root and not args.table
+            else read_table(args.table, root)
+        )
         ledger.meet(studies, settings.key, args.retry)
     if gone := ledger.check_masks():
         log.warning("%d masks are gone or were changed; they are made again", gone)

@@ -21,6 +21,7 @@ from runtime.prompts.label_map import LABELS_AS
 EXAMPLES = """examples:
   medsam2 cohort -i studies/ -o out/                         # prompts lie beside the studies
   medsam2 cohort -i studies/ -o out/ --table lesions.csv     # or in a table: study, object, z, box | point | recist
+  medsam2 cohort -i studies/ -o out/ --series Modality=CT --series 'SeriesDescription=*venous*'
   medsam2 cohort -i studies/ -o out/ --workers 4 --threads 2 --time-limit 600 --format dicom-seg
   medsam2 cohort --dicomweb https://pacs/dicom-web --table lesions.csv -o out/ --format dicom-seg --store
   medsam2 cohort --dicomweb https://pacs/dicom-web --search Modality=CT --search StudyDate=20240101-20240331 -o out/
@@ -32,6 +33,19 @@ out/: masks/, previews/, results.parquet (a row for each study and object), repo
 same command goes on where it was ended, by whatever. A study that fails is a row with its exit code and why.
 docs/cohort.md has the columns, what happens when workers, nodes, disks or this command fail, and how to plan.
 """
+
+
+# What labels become when they leave a cohort, and no mask of its own is.
+EXPORTED = ("rtstruct", "npz")
+
+
+def _mask_format(text: str) -> str:
+    if text in EXPORTED:
+        raise argparse.ArgumentTypeError(
+            f"{text} is for what leaves a cohort: its own masks are label maps or segmentations, which review reads; "
+            f"medsam2 cohort export OUT -o FOLDER --format {text} writes it of them"
+        )
+    return text
 
 
 def parser() -> argparse.ArgumentParser:
@@ -75,7 +89,13 @@ def parser() -> argparse.ArgumentParser:
         default="box",
         help="how label maps are asked for (%(default)s)",
     )
-    add("--format", choices=list(FORMATS), default="nifti", help="of masks (%(default)s)")
+    add(
+        "--format",
+        type=_mask_format,
+        choices=list(FORMATS),
+        default="nifti",
+        help="of masks (%(default)s)",
+    )
     add(
         "--no-previews",
         action="store_true",

@@ -18,6 +18,7 @@ from runtime.commands.segment_options import (
     job_options,
 )
 from runtime.errors import InputError, PromptError
+from runtime.io.dicom.query import parse_choice
 from runtime.io.window import CT_PRESETS
 from runtime.io.write import STRUCTURES_SUFFIX
 from runtime.jobs import KINDS, Job, kind_of, segment_images, segment_video, segment_volume
@@ -147,7 +148,6 @@ def parser() -> argparse.ArgumentParser:
     add_stop_options(p, "volumes and videos")
     volumes = add_volume_options(p)
     volumes("--z-range", metavar="Z0,Z1", help="stay within these slices, half-open")
-    volumes("--series", metavar="UID", help="which series of a DICOM folder")
     volumes("--preset", choices=list(PRESETS), help="as one of MedSAM2's scripts does")
     volumes("--fuse", choices=list(FUSIONS), help="segment along all three axes and fuse")
     add_dicom_options(p)
@@ -193,7 +193,7 @@ def main(arguments: list[str] | None = None) -> None:
         prompt_files=_prompt_files(args.prompts),
         preview=args.preview,
         bundle=args.bundle,
-        series=args.series,
+        series=parse_choice(args.series),
         z_range=_z_range(args.z_range),
         preset=args.preset,
         fuse=args.fuse,

@@ -8,6 +8,7 @@ from typing import Any
 
 from runtime.bundle.confidence import MEASURES
 from runtime.io.dicom.codes import ABNORMAL, LESION, parse_codes
+from runtime.io.dicom.query import KEYWORDS
 from runtime.io.dicom.seg import SEGMENTATION_TYPES, SegmentationOptions
 from runtime.io.volumes.nifti_forms import AFFINES
 from runtime.memory import MemoryRules
@@ -96,8 +97,15 @@ def add_stop_options(p: argparse.ArgumentParser, of: str) -> None:
 
 
 def add_volume_options(p: argparse.ArgumentParser) -> Callable[..., argparse.Action]:
-    """`--affine`, `--clean` and `--track-every`; gives what adds others to their group."""
+    """`--series`, `--affine`, `--clean` and `--track-every`; gives what adds others to their group."""
     volumes = p.add_argument_group("volumes").add_argument
+    volumes(
+        "--series",
+        action="append",
+        metavar="KEY=VALUE",
+        help="which series of a DICOM folder: its UID, or, such as 'SeriesDescription=*venous*', what it is; again for "
+        "each of " + ", ".join(KEYWORDS),
+    )
     volumes("--affine", choices=AFFINES, help="which is right where NIfTI's two disagree")
     volumes(
         "--clean",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
 from runtime.errors import InputError, MissingInput, VolumeError
 from runtime.io.dicom import is_dicom, read_dicom_file, read_series
+from runtime.io.dicom.query import Choice
 from runtime.io.volumes.metaimage import read_metaimage
 from runtime.io.volumes.nifti import read_nifti
 from runtime.io.volumes.nifti_forms import AFFINES
@@ -26,7 +28,7 @@ SUFFIXES = (*NIFTI_SUFFIXES, *READERS, ".dcm")
 
 
 def read_volume(
-    path: str | PathLike[str], series: str | None = None, affine: str | None = None
+    path: str | PathLike[str], series: Choice | None = None, affine: str | None = None
 ) -> Volume:
     """The volume in a file (NIfTI, NRRD, MetaImage, DICOM, .npz) or in a folder of DICOM slices.
 
@@ -36,7 +38,8 @@ def read_volume(
 
     Args:
         path: of the file or folder.
-        series: the series instance UID to take from a folder that holds several.
+        series: which to take from a folder that holds several: its series instance UID, or what its headers say, such
+            as {"SeriesDescription": "*venous*"}, by the keywords of `runtime.io.dicom.query.KEYWORDS`.
         affine: "qform" or "sform", whichever is right in a NIfTI file where they disagree.
 
     Raises MissingInput when nothing is there, VolumeError for a file that is no 3-D scalar volume
@@ -60,26 +63,28 @@ def read_volume(
         if path.is_dir():
             _refuse_affine(path, affine)
             return read_series(path, series)
-        if series is not None:
+        if isinstance(series, str):
             raise InputError(f"{path} is a file; a series can only be chosen from a DICOM folder")
-        return _read_file(path, affine)
+        return _read_file(path, series, affine)
     except OSError as error:
         if isinstance(error, MissingInput):
             raise
         raise VolumeError(f"{path} cannot be read: {error}") from error
 
 
-def _read_file(path: Path, affine: str | None) -> Volume:
+def _read_file(path: Path, series: Mapping[str, str] | None, affine: str | None) -> Volume:
     if not path.is_file():
         raise VolumeError(f"{path} is a device or a pipe; wanted a plain file")
     suffix = next((end for end in SUFFIXES if path.name.lower().endswith(end)), "")
+    if series is not None and suffix in (*NIFTI_SUFFIXES, *READERS):
+        raise InputError(f"{path} is no DICOM; a series can only be chosen of that")
     if suffix in NIFTI_SUFFIXES:
         return read_nifti(path, affine)
     _refuse_affine(path, affine)
     if suffix in READERS:
         return READERS[suffix](path)
     if suffix == ".dcm" or is_dicom(path):
-        return read_dicom_file(path)
+        return read_dicom_file(path, series)
     raise VolumeError(
         f"{path} has no suffix this reads and is not DICOM; wanted one of {', '.join(SUFFIXES)}, "
         "or a folder of DICOM slices"

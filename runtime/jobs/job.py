@@ -10,6 +10,7 @@ from pathlib import Path
 from runtime.bundle.defaults import Defaults
 from runtime.errors import InputError
 from runtime.files.atomic import check_destination
+from runtime.io.dicom.query import Choice
 from runtime.io.dicom.seg import SegmentationOptions
 from runtime.io.pictures.images import holds_dicom, holds_pictures
 from runtime.io.pictures.video import VIDEO_SUFFIXES
@@ -85,7 +86,7 @@ class Job:
     hint: str = "latency"
     max_memory: int | None = None
     window: str = "auto"
-    series: str | None = None
+    series: Choice | None = None
     z_range: tuple[int, int] | None = None
     preset: str | None = None
     track_every_mm: float | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
@@ -16,17 +16,25 @@ from runtime.io.dicom.format import PixelFormat, check_grey, read_format
 from runtime.io.dicom.header import (
     CONCATENATION,
     FRAMES,
+    IMAGE_TYPE,
     PART,
     PARTS,
     POSITION,
+    SERIES,
+    SERIES_NUMBER,
     SOP_CLASS,
     Header,
     is_image_class,
     read_header,
 )
+from runtime.io.dicom.query import KEYWORDS, Choice, is_asked
 from runtime.io.dicom.transfer_syntax import begins_as_dicom
 
 _SUFFIX = ".dcm"
+# Secondary captures (PS3.4 table B.5-1): dose reports and screens of viewers are such, whatever modality they name.
+_CAPTURES = "1.2.840.10008.5.1.4.1.1.7"
+# Of an image type, the third value of a scout (PS3.3 C.8.2.1.1.1, C.8.3.1.1.1).
+_LOCALIZER = "LOCALIZER"
 # A number in a name, decimal or hexadecimal.
 _NUMBER = re.compile(r"[0-9A-Fa-f]*\d[0-9A-Fa-f]*")
 
@@ -68,12 +76,13 @@ def look_into(folder: Path) -> Holdings:
     return found
 
 
-def series_headers(folder: Path, series: str | None) -> list[Header]:
-    """Headers of the one series in a folder, or of the one with that UID, in the order of their names.
+def series_headers(folder: Path, series: Choice | None) -> list[Header]:
+    """Headers of the one series in a folder, or of the one that is chosen, in the order of their names.
 
-    Files of other kinds, folders, pipes and hidden files beside them are left alone. What is damaged, or is named as
-    the slices are and is no slice, is refused: without it the series could still look whole. Of files that are equal to
-    the last byte the first counts, since folders are often exported twice.
+    Localisers and secondary captures, such as dose reports, are left alone where another series is there, and so are
+    objects that are no images of a patient, files of other kinds, folders, pipes and hidden files. What is damaged, or
+    is named as the slices are and is no slice, is refused: without it the series could still look whole. Of files that
+    are equal to the last byte the first counts, since folders are often exported twice.
 
     Raises SeriesError; OSError where the folder cannot be read.
     """
@@ -93,14 +102,66 @@ def series_headers(folder: Path, series: str | None) -> list[Header]:
             f"{folder} holds no DICOM images; wanted the folder that directly holds the slices, "
             "or the name of a volume file"
         )
-    if series is None and len(headers_of) > 1:
-        raise SeriesError(
-            f"{folder} holds {len(headers_of)} series; wanted one; choose with series= (--series UID), or, in a "
-            f"cohort, put each into a folder of its own:\n{_listing(headers_of)}"
+    return _without_copies(_chosen(folder, headers_of, series))
+
+
+def _chosen(
+    folder: Path, headers_of: Mapping[str, list[Header]], series: Choice | None
+) -> list[Header]:
+    """Of all series the one that is meant. Raises SeriesError where none is, or several are."""
+    asked = f"series {series}"
+    if isinstance(series, str):
+        found = {uid: headers for uid, headers in headers_of.items() if uid == series}
+    elif series is None:
+        found = dict(headers_of)
+    else:
+        asked = "series that is " + " and ".join(
+            f"{name}={value}" for name, value in series.items()
         )
-    if series is not None and series not in headers_of:
-        raise SeriesError(f"{folder} holds no series {series}; it holds:\n{_listing(headers_of)}")
-    return _without_copies(headers_of[next(iter(headers_of)) if series is None else series])
+        found = {uid: own for uid, own in headers_of.items() if says(own[0].path, series)}
+    if not found:
+        raise SeriesError(f"{folder} holds no {asked}; it holds:\n{_listing(headers_of)}")
+    if len(found) > 1 and (
+        scans := {u: own for u, own in found.items() if any(map(_is_scan, own))}
+    ):
+        found = scans
+    if len(found) > 1:
+        raise SeriesError(
+            f"{folder} holds {len(found)} series{' that are so' if series else ''}; wanted one; choose with series= "
+            f"(--series UID, or --series 'SeriesDescription=*venous*'), or put each into a folder of its own:\n"
+            f"{_listing(found)}"
+        )
+    return next(iter(found.values()))
+
+
+def _is_scan(header: Header) -> bool:
+    """Whether an image is a slice of a scan of a patient, by its class and type."""
+    kinds = text(header.dataset, IMAGE_TYPE).split("\\")
+    is_capture = header.sop_class.startswith(_CAPTURES)
+    return is_image_class(header.sop_class) and not is_capture and _LOCALIZER not in kinds[2:3]
+
+
+def may_be_scan(path: Path, series: Choice | None = None) -> bool:
+    """Whether a file of DICOM may be a slice of a scan, or of such a series, by its header alone.
+
+    A damaged one may be of a scan, whose reader says so, but is of no series. Raises OSError.
+    """
+    try:
+        header = read_header(path, (IMAGE_TYPE, SOP_CLASS, SERIES))
+    except SeriesError:
+        return series is None
+    if header is None or not _is_scan(header):
+        return False
+    if isinstance(series, str):
+        return header.series == series
+    return series is None or says(path, series)
+
+
+def says(path: Path, query: Mapping[str, str]) -> bool:
+    """Whether an image's header says what a query asks for. Raises SeriesError where it cannot be read, and OSError."""
+    header = read_header(path, [int(KEYWORDS[name], 16) for name in query])
+    said = {name: header.words(int(KEYWORDS[name], 16)) if header else "" for name in query}
+    return is_asked(said, query)
 
 
 def frame_count(path: Path) -> int:
@@ -171,7 +232,7 @@ def name_shape(name: str) -> str:
     return _NUMBER.sub("#", name)
 
 
-def _listing(series: dict[str, list[Header]]) -> str:
+def _listing(series: Mapping[str, list[Header]]) -> str:
     return "\n".join(f"  {uid}  {_summary(headers)}" for uid, headers in sorted(series.items()))
 
 
@@ -182,4 +243,5 @@ def _summary(headers: list[Header]) -> str:
         scan_format(header)
     except (SeriesError, VolumeError):
         return f"{count}, not an image that can be segmented"
-    return f"{header.modality or 'modality unknown'}, {header.description!r}, {count}"
+    number = f", number {header.words(SERIES_NUMBER)}" if header.words(SERIES_NUMBER) else ""
+    return f"{header.modality or 'modality unknown'}, {header.description!r}{number}, {count}"

@@ -41,8 +41,18 @@ SHARED_GROUPS, FRAME_GROUPS = 0x52009229, 0x52009230
 FRAME_OF_REFERENCE = 0x00200052
 CONCATENATION, PART, PARTS = 0x00209161, 0x00209162, 0x00209163
 _DESCRIPTION, _MEDIA_CLASS = 0x0008103E, 0x00020002
+SERIES_NUMBER = 0x00200011
 WANTED = [
-    *(IMAGE_TYPE, SOP_CLASS, MODALITY, _DESCRIPTION, THICKNESS, SLICE_SPACING, SERIES),
+    *(
+        IMAGE_TYPE,
+        SOP_CLASS,
+        MODALITY,
+        _DESCRIPTION,
+        THICKNESS,
+        SLICE_SPACING,
+        SERIES,
+        SERIES_NUMBER,
+    ),
     *(
         FRAME_OF_REFERENCE,
         POSITION,
@@ -110,11 +120,17 @@ class Header:
     @property
     def description(self) -> str:
         """The series description, for messages."""
+        return self.words(_DESCRIPTION)
+
+    def words(self, tag: int) -> str:
+        """An element's text in its own character set, "" where there is none; of a name, as it is spelt in letters."""
         try:
             with warnings.catch_warnings(action="ignore"):
-                value = str(self.dataset[_DESCRIPTION].value or "")
-        except Exception:  # a character set that means nothing, or no description
-            value = text(self.dataset, _DESCRIPTION)
+                element = self.dataset[tag]
+                value = str(element.value or "")
+            value = value.partition("=")[0] if element.VR == "PN" else value
+        except Exception:  # a character set that means nothing, or no such element
+            value = text(self.dataset, tag)
         return value.encode("utf-8", "replace").decode()
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""What series are searched for by (QIDO-RS, PS3.18 section 8.3.4), and whether an answer is one."""
+"""What series are searched for by (QIDO-RS, PS3.18 section 8.3.4), and whether an answer, or a header, is one."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ KEYWORDS = {
     "BodyPartExamined": "00180015",
     "AccessionNumber": "00080050",
     "StudyInstanceUID": STUDY,
+    "SeriesNumber": "00200011",
 }
 """What may be searched by, and its tag."""
 _DATE = "StudyDate"
@@ -27,11 +28,22 @@ _DATES = re.compile(r"(?P<first>\d{8})?(?P<to>-)?(?P<last>\d{8})?")
 _LONGEST = 64  # letters, of a Long String
 
 
-def parse_query(words: Sequence[str]) -> dict[str, str]:
+Choice = str | Mapping[str, str]
+"""Which series of a folder: its UID, or what its headers say, as `parse_query` gives it."""
+
+
+def parse_choice(words: Sequence[str] | None) -> Choice | None:
+    """Which series of a folder is meant: a UID alone, or KEYWORD=VALUE; None of nothing. Raises InputError."""
+    if not words or (len(words) == 1 and "=" not in words[0]):
+        return words[0] if words else None
+    return parse_query(words, is_of_server=False)
+
+
+def parse_query(words: Sequence[str], is_of_server: bool = True) -> dict[str, str]:
     """Of KEYWORD=VALUE, in which * and ? stand for others, and of dates D, D-D, D- or -D.
 
-    Raises InputError for other keywords and values, for one that is given twice, and where no modality is given: what
-    else is in studies is no image.
+    Raises InputError for other keywords and values, for one that is given twice, and where a server is asked without a
+    modality: what else is in studies is no image.
     """
     query: dict[str, str] = {}
     for word in words:
@@ -49,7 +61,7 @@ def parse_query(words: Sequence[str]) -> dict[str, str]:
                 f"found the search {word!r}; wanted a date as 20240131, or some as 20240101-20240131"
             )
         query[name] = value
-    if "Modality" not in query:
+    if is_of_server and "Modality" not in query:
         raise InputError(
             "the search says no modality; wanted Modality=CT, or MR, and whatever else"
         )
@@ -70,6 +82,17 @@ def unasked(entry: Mapping[str, Any], query: Mapping[str, str]) -> str:
         if (found := value_of(entry, KEYWORDS[name]).strip(" ")) and not _fits(name, found, wanted):
             return f"{name} {found!r} for {wanted!r}"
     return ""
+
+
+def is_asked(said: Mapping[str, str], query: Mapping[str, str]) -> bool:
+    """Whether a header is what a query asks for; what it does not say is not what was asked for.
+
+    Args:
+        said: the values of the query's keywords.
+        query: as `parse_query` gives it.
+    """
+    found = {name: said[name].strip(" ") for name in query}
+    return all(found[name] and _fits(name, found[name], wanted) for name, wanted in query.items())
 
 
 def _fits(name: str, found: str, wanted: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from runtime.errors import SeriesError
 from runtime.io.dicom.elements import text
-from runtime.io.dicom.folder import scan_format, series_headers
+from runtime.io.dicom.folder import says, scan_format, series_headers
 from runtime.io.dicom.format import PixelFormat
 from runtime.io.dicom.frames import Frames, read_frames
 from runtime.io.dicom.header import FRAME_OF_REFERENCE, Header, read_header
 from runtime.io.dicom.pixels import read_stored
+from runtime.io.dicom.query import Choice
 from runtime.io.dicom.values import common_type, read_modality_transforms
 from runtime.io.size_limit import new_array
 from runtime.io.volumes.stack import Stack, stack_planes
@@ -28,8 +29,8 @@ Scan = tuple[Header, PixelFormat, Frames]
 """A file and all that is known of it before its pixels are read."""
 
 
-def read_series(folder: Path, series: str | None = None) -> Volume:
-    """The one series of slices in `folder` (not below it), or the one with that UID.
+def read_series(folder: Path, series: Choice | None = None) -> Volume:
+    """The one series of slices in `folder` (not below it), or the one with that UID, or whose headers say so.
 
     Slices are ordered by where they lie, never by name; the third axis points along the slices'
     normal. Raises SeriesError unless they form one evenly spaced grid, and VolumeError for pixels
@@ -49,14 +50,20 @@ def read_series(folder: Path, series: str | None = None) -> Volume:
     return _read_volume(scans, str(source))
 
 
-def read_dicom_file(path: Path) -> Volume:
+def read_dicom_file(path: Path, series: Mapping[str, str] | None = None) -> Volume:
     """The volume in one file: the frames of an enhanced or nuclear object, or a single slice (z = 1).
 
-    Raises SeriesError when its frames are no evenly spaced grid, VolumeError as read_series does.
+    Raises SeriesError when its frames are no evenly spaced grid, or its header does not say what `series` asks for,
+    VolumeError as read_series does.
     """
     header = read_header(path)
     if header is None:
         raise SeriesError(f"{path} is not an image, or not one that can be read: it has no pixels")
+    if series and not says(path, series):
+        asked = " and ".join(f"{name}={value}" for name, value in series.items())
+        raise SeriesError(
+            f"{path} is not of a series that is {asked}; leave it out, or ask for less"
+        )
     layout = scan_format(header)
     return _read_volume([(header, layout, read_frames(header, layout.frames))], str(path))
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from runtime.cohort.find import find_studies, located
 from runtime.cohort.study import StudyPrompts, check_prompted
 from runtime.errors import InputError, MissingInput, SeriesError
 from runtime.io.dicom import read_series
-from tests.dicoms import OTHER_SERIES, save_frames, save_series
+from tests.dicoms import OTHER_SERIES, an_object, save_frames, save_series
 
 VOLUME = np.zeros((3, 4, 5), np.int16)
 
@@ -165,10 +168,78 @@ def test_slices_behind_many_other_files_are_found(tmp_path: Path, called: str) -
 def test_two_series_in_a_folder_are_told_apart_in_words(tmp_path: Path) -> None:
     save_series(tmp_path / "p")
     save_series(tmp_path / "p", series=OTHER_SERIES, names=[f"x{i}" for i in range(5)])
-    with pytest.raises(SeriesError, match="in a cohort, put each into a folder of its own"):
+    with pytest.raises(SeriesError, match="or put each into a folder of its own"):
         read_series(tmp_path / "p")
 
 
 def test_a_folder_that_is_not_there_is_missed(tmp_path: Path) -> None:
     with pytest.raises(MissingInput):
         list(find_studies(tmp_path / "nowhere"))
+
+
+REPORT = "1.2.840.10008.5.1.4.1.1.88.67"
+
+
+def save_reports(folder: Path, count: int = 1) -> None:
+    """Before the slices, by their names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        report = an_object(REPORT, OTHER_SERIES, ExplicitVRLittleEndian, number + 1)
+        report.save_as(folder / f"00-{number:03}.dcm", enforce_file_format=True)
+
+
+def test_dicom_without_a_scan_is_no_study_unless_something_is_asked_of_it(tmp_path: Path) -> None:
+    """Dose reports, the DICOMDIR of a medium, scouts: nobody has forgotten their prompts."""
+
+    def scout(dataset: Dataset, index: int) -> None:
+        dataset.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+
+    (tmp_path / "p").mkdir()
+    save_series(tmp_path / "p" / "scan")
+    save_series(tmp_path / "p" / "scout", scout, depth=2)
+    save_series(tmp_path / "p" / "wanted", scout, depth=2)
+    put(tmp_path / "p" / "wanted.json")
+    save_reports(tmp_path / "p" / "dose")
+    directory = an_object(MediaStorageDirectoryStorage, OTHER_SERIES, ExplicitVRLittleEndian)
+    directory.save_as(tmp_path / "p" / "DICOMDIR", enforce_file_format=True)
+    assert [study.name for study in find_studies(tmp_path)] == ["p/scan", "p/wanted"]
+
+
+def test_a_scan_behind_many_reports_is_found(tmp_path: Path) -> None:
+    save_reports(tmp_path / "p", count=20)
+    save_series(tmp_path / "p")
+    assert [study.name for study in find_studies(tmp_path)] == ["p"]
+
+
+def test_damaged_slices_are_a_study_which_will_say_so(tmp_path: Path) -> None:
+    save_series(tmp_path / "p", depth=1)
+    slice_ = tmp_path / "p" / "000.dcm"
+    slice_.write_bytes(slice_.read_bytes()[:400])
+    assert [study.name for study in find_studies(tmp_path)] == ["p"]
+
+
+def test_only_series_that_are_so_are_studies_and_what_is_asked_of_something(tmp_path: Path) -> None:
+    def describe(name: str) -> Callable[[Dataset, int], None]:
+        return lambda dataset, index: setattr(dataset, "SeriesDescription", name)
+
+    save_series(tmp_path / "thin", describe("ven 2.5"), series="1.2.3")
+    save_series(tmp_path / "thick", describe("ven 5.0"))
+    save_series(tmp_path / "both", describe("ven 5.0"), names=[f"a{i}" for i in range(5)])
+    save_series(tmp_path / "both", describe("ven 2.5"), series=OTHER_SERIES)
+    save_series(tmp_path / "asked", describe("ven 5.0"))
+    put(tmp_path / "asked.json")
+    put(tmp_path / "ct.nii.gz")
+    (tmp_path / "frames").mkdir()
+    for number in range(2):
+        save_frames(tmp_path / "frames" / f"{number}.dcm", describe_one(f"ven {number}.5"))
+    wanted = {"SeriesDescription": "*2.5", "Modality": "CT"}
+    assert [study.name for study in find_studies(tmp_path, wanted)] == [
+        *("ct", "asked", "both", "thin")
+    ]
+    assert [study.name for study in find_studies(tmp_path, "1.2.3")] == ["ct", "asked", "thin"]
+    wanted = {"SeriesDescription": "ven 1*", "Modality": "MR"}
+    assert [study.name for study in find_studies(tmp_path, wanted)] == ["ct", "asked", "frames/1"]
+
+
+def describe_one(name: str) -> Callable[[Dataset], None]:
+    return lambda dataset: setattr(dataset, "SeriesDescription", name)

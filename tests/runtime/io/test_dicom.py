@@ -396,8 +396,9 @@ def test_files_of_other_kinds_may_lie_beside_the_slices(tmp_path: Path) -> None:
 def test_a_segmentation_beside_the_slices_is_no_choice(tmp_path: Path) -> None:
     array = save_series(tmp_path)
     shutil.copy(bundled("liver_1frame.dcm"), tmp_path)
+    assert np.array_equal(read_volume(tmp_path).array, array)
     with pytest.raises(SeriesError, match="1 slice, not an image that can be segmented"):
-        read_volume(tmp_path)
+        read_volume(tmp_path, series="1.2.3")
     assert np.array_equal(read_volume(tmp_path, series=SERIES).array, array)
 
 

@@ -10,7 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+)
 
 from runtime.errors import InputError, SeriesError
 from runtime.io import read_volume
@@ -215,3 +220,83 @@ def test_descriptions_of_any_character_set_are_listed(tmp_path: Path) -> None:
     with pytest.raises(SeriesError, match="'köpf 頭'") as caught:
         read_volume(tmp_path)
     str(caught.value).encode()
+
+
+def captured(dataset: Dataset, index: int) -> None:
+    """A dose report, which scanners call what they call their images."""
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+
+
+def segmented(dataset: Dataset, index: int) -> None:
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = SegmentationStorage
+
+
+def localising(dataset: Dataset, index: int) -> None:
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+
+
+@pytest.mark.parametrize("other", [captured, segmented, localising])
+def test_the_scan_is_meant_and_not_what_a_scanner_puts_beside_it(
+    tmp_path: Path, other: Callable[[Dataset, int], None]
+) -> None:
+    names = [f"0-{i}.dcm" for i in range(SHAPE[0])]  # before those of the scan
+    save_series(tmp_path, other, series=OTHER_SERIES, names=names)
+    array = save_series(tmp_path, lambda dataset, index: None)
+    assert np.array_equal(read_volume(tmp_path).array, array)
+
+
+@pytest.mark.parametrize("alone", [captured, localising])
+def test_what_is_no_scan_can_be_meant_too(
+    tmp_path: Path, alone: Callable[[Dataset, int], None]
+) -> None:
+    array = save_series(tmp_path, alone)
+    assert np.array_equal(read_volume(tmp_path).array, array)
+    save_series(tmp_path, series=OTHER_SERIES, depth=3, names=["x", "y", "z"])
+    assert np.array_equal(read_volume(tmp_path, series=SERIES).array, array)
+
+
+@pytest.fixture
+def reconstructions(tmp_path: Path) -> Path:
+    """Two of one scan, of five slices and of three."""
+
+    def describe(number: int, name: str) -> Callable[[Dataset, int], None]:
+        def edit(dataset: Dataset, index: int) -> None:
+            dataset.SpecificCharacterSet = "ISO_IR 192"
+            dataset.PatientName = "Köhler^Jö=漢字"
+            dataset.SeriesNumber, dataset.SeriesDescription = number, name
+
+        return edit
+
+    save_series(tmp_path, describe(2, "Abd venös 2.5"))
+    thick = describe(3, "Abd venös 5.0")
+    save_series(tmp_path, thick, series=OTHER_SERIES, depth=3, names=["x", "y", "z"])
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("asked", "depth"),
+    [
+        ({"SeriesDescription": "*VENÖS 2*"}, 5),
+        ({"SeriesDescription": "Abd venös 5.?"}, 3),
+        ({"SeriesNumber": "3", "PatientName": "Köhler^*"}, 3),
+    ],
+)
+def test_a_series_is_chosen_by_what_its_headers_say(
+    reconstructions: Path, asked: dict[str, str], depth: int
+) -> None:
+    assert len(read_volume(reconstructions, series=asked).array) == depth
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ({"Modality": "CT"}, "2 series that are so.*'Abd venös 2.5', number 2, 5 slices"),
+        ({"SeriesNumber": "4"}, "no series that is SeriesNumber=4.*number 2"),
+        ({"BodyPartExamined": "*A*"}, "no series that is"),  # of which the headers say nothing
+    ],
+)
+def test_not_one_series_that_is_so_is_refused_with_all_there_are(
+    reconstructions: Path, asked: dict[str, str], why: str
+) -> None:
+    with pytest.raises(SeriesError, match=f"(?s){why}"):
+        read_volume(reconstructions, series=asked)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runtime.errors import InputError
-from runtime.io.dicom.query import KEYWORDS, parse_query, unasked
+from runtime.io.dicom.query import KEYWORDS, is_asked, parse_choice, parse_query, unasked
 
 
 def answer(**values: object) -> dict[str, object]:
@@ -48,7 +48,7 @@ def test_dates_hold_their_ends(date: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "value", "is_asked"),
+    ("query", "value", "is_right"),
     [
         ({"StudyDate": "20240115"}, "20240116", False),
         ({"StudyDate": "20240115-"}, "20240114", False),
@@ -67,8 +67,40 @@ def test_dates_hold_their_ends(date: str) -> None:
     ],
 )
 def test_answers_that_nobody_asked_for_are_seen(
-    query: dict[str, str], value: object, is_asked: bool
+    query: dict[str, str], value: object, is_right: bool
 ) -> None:
     (name,) = query
-    assert (unasked(answer(**{name: value}), query) == "") is is_asked
+    assert (unasked(answer(**{name: value}), query) == "") is is_right
     assert unasked({}, query) == ""
+
+
+def test_a_series_of_a_folder_is_chosen_by_uid_or_words() -> None:
+    assert parse_choice(None) is None
+    assert parse_choice(["1.2.3"]) == "1.2.3"
+    assert parse_choice(["SeriesDescription=a=b*"]) == {"SeriesDescription": "a=b*"}
+    for words in (["1.2.3", "1.2.4"], ["1.2.3", "Modality=CT"], ["Rows=5"], ["Modality="]):
+        with pytest.raises(InputError, match="found the search"):
+            parse_choice(words)
+
+
+@pytest.mark.parametrize(
+    ("said", "query", "is_right"),
+    [
+        ({"Modality": "CT"}, {"Modality": "ct"}, True),
+        ({"Modality": "MR"}, {"Modality": "CT"}, False),
+        (
+            {"Modality": ""},
+            {"Modality": "C*"},
+            False,
+        ),  # unlike a server, a header leaves nothing out
+        (
+            {"StudyDate": "20240115", "SeriesNumber": " 3"},
+            {"StudyDate": "20240101-", "SeriesNumber": "3"},
+            True,
+        ),
+    ],
+)
+def test_headers_are_held_against_a_query(
+    said: dict[str, str], query: dict[str, str], is_right: bool
+) -> None:
+    assert is_asked(said, query) is is_right

@@ -396,6 +396,8 @@ def test_a_series_of_a_file_is_refused(tmp_path: Path) -> None:
     path, _ = saved(tmp_path, ".nii")
     with pytest.raises(InputError, match="DICOM folder"):
         read_volume(path, series="1.2.3")
+    with pytest.raises(InputError, match="is no DICOM"):
+        read_volume(path, series={"Modality": "CT"})
 
 
 def test_an_npz_is_read_with_its_geometry(tmp_path: Path) -> None:
