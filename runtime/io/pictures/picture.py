@@ -15,6 +15,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from runtime.errors import InputError
 from runtime.files.plain_file import open_plain
+from runtime.io.pictures.jpeg import check_whole
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MAX_PIXELS = 1 << 26
@@ -105,7 +106,7 @@ def _meant(deep: NDArray[Any], tags: Any, path: Path) -> NDArray[Any]:
 
 
 def _check_sums(stream: BinaryIO, path: Path) -> None:
-    """Raise what Pillow or zlib raises where a checksum is wrong; Pillow stops reading once it has all pixels."""
+    """Raise what Pillow or zlib raises where a checksum is wrong or data is missing, beyond which Pillow does not look."""
     with Image.open(stream, formats=_FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
             raise InputError(
@@ -114,6 +115,9 @@ def _check_sums(stream: BinaryIO, path: Path) -> None:
             )
         if image.format == "PNG":
             image.verify()
+        elif image.format in ("JPEG", _SEVERAL_VIEWS):
+            stream.seek(0)
+            check_whole(stream.read())
         elif isinstance(image, TiffImageFile) and image.tag_v2.get(_COMPRESSION) in _DEFLATE:
             _check_deflated(stream, image.tag_v2)
     stream.seek(0)
