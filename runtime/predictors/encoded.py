@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -78,6 +80,16 @@ class Encoded:
     def __call__(self, index: int, crop: Region | None = None) -> Features:
         """Features of a slice, or of a crop of it, to be used before others are asked for."""
         return self.cache[self.numbering.of(index, crop)]
+
+    def expect(self, order: Sequence[int]) -> None:
+        """Say which whole slices `expected` will be asked for, and in which order."""
+        self.cache.expect([self.numbering.of(index) for index in order])
+
+    def expected(self, index: int) -> Features:
+        """Features of a slice, encoded together with those expected next where that is faster."""
+        number = self.numbering.of(index)
+        self.cache.locate([number])
+        return self.cache[number]
 
     def clear(self) -> None:
         """Forget all."""

@@ -143,6 +143,7 @@ class SlicewisePredictor:
         framing, own = self._framing, self._objects[object_id]
         found = self._found[object_id] = {}
         first: dict[int, Corners | None] = {}
+        encoded.expect([index for index, before in plan if before is not None])
         for index, before in plan:
             if before is None:
                 found[index] = own[index].segmented
@@ -155,7 +156,7 @@ class SlicewisePredictor:
                 corners = self._about(framing, found[before]) or first[before]
                 answer = found[before]
                 if corners is not None:
-                    answer = segment_corners(self._model, encoded(index), framing, corners)
+                    answer = segment_corners(self._model, encoded.expected(index), framing, corners)
                 found[index] = replace(answer, memory_frames=(before,), memory_weights=(1.0,))
             yield self._mask(index, object_id, found[index])
 

@@ -181,6 +181,24 @@ def test_a_box_follows_the_mask_before_and_grows(
     assert next(index for index, *_ in result.review()) == 6
 
 
+def test_slices_are_encoded_together_where_engines_are_faster_so(
+    volume: tuple[SlicewisePredictor, FakeBackend],
+) -> None:
+    def masks(predictor: SlicewisePredictor) -> list[np.ndarray]:
+        predictor.add(Box(slice=3, y=(20, 41), x=(16, 33)))
+        found = predictor.propagate((1, 9)).slices[1]
+        return [found[z].segmented.logits for z in range(1, 9)]
+
+    answers = {"image_encoder": encode, "mask_decoder": draw}
+    model, backend = fake_model(answers, numbers=LITE, at_once=2)
+    together = SlicewisePredictor(model)
+    together.set_volume(volume[0].pixels, "none")
+    np.testing.assert_array_equal(masks(together), masks(volume[0]))
+    batches = [len(c.inputs["image"]) for c in backend.calls if c.graph == "image_encoder"]
+    assert batches == [1, 2, 2, 2, 1]  # the prompted slice; 4 to 8 and, after them, 2 and 1
+    assert together.num_encodings == 8
+
+
 def test_slices_between_two_prompts_go_by_the_nearer_one(
     volume: tuple[SlicewisePredictor, FakeBackend],
 ) -> None:
