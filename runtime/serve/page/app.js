@@ -289,7 +289,7 @@ export class App {
     this.el("file-name").textContent = this.el("file-name").title = volume.name;
     const size = [...volume.shape].reverse().join(" × ");
     const spacing = [...volume.spacing_mm].reverse().map((mm) => Number(mm.toPrecision(3))).join(" × ");
-    this.el("file-facts").textContent = this.el("file-facts").title = `${volume.modality ? `${volume.modality}, ` : ""}${size} voxels, ${spacing} mm`;
+    this.el("file-facts").textContent = this.el("file-facts").title = `${volume.modality ? `${volume.modality}, ` : ""}${size} voxels, ${spacing} mm${this.viewer.isReduced ? ", shown coarser" : ""}`;
     this.showExports();
     document.title = `${volume.name} – MedSAM2 viewer`;
     this.setAxis(0);
@@ -334,7 +334,7 @@ export class App {
     object.ml = (object.voxels * this.volume.spacing_mm.reduce((product, mm) => product * mm, 1)) / 1000;
     if (object.axis !== axis) [object.axis, object.confidence] = [axis, new Array(this.volume.shape[axis]).fill(null)];
     confidence.values.forEach((value, n) => (object.confidence[confidence.start + n] = value));
-    this.viewer.patchLabels(box, this.masks.labels(box, this.order));
+    this.viewer.patchLabels(box, (whole) => this.masks.labels(whole, this.order));
     const verb = this.work.of(seq);
     this.viewer.whenShown(() => this.work.drawn(verb));
     this.showObjects();
@@ -605,7 +605,7 @@ export class App {
 
   refreshLabels() {
     const whole = this.volume.shape.map((length) => [0, length]);
-    this.viewer.patchLabels(whole, this.masks.labels(whole, this.order));
+    this.viewer.patchLabels(whole, () => this.masks.labels(whole, this.order));
   }
 
   showObjects() {

@@ -1,29 +1,37 @@
 // Between the array's order (k, j, i) and the viewer's, which runs from right to left, from back to front, from below
-// to above ("RAS"), whatever way the file lies in space.
+// to above ("RAS"), whatever way the file lies in space. One voxel of the viewer's may stand for several of the array's.
+
+import { shownOf } from "./reduce.js";
 
 export class Grid {
   // perm: for each axis of the viewer, the array's axis it is (1 is i, 2 is j, 3 is k), negative where it runs backwards.
-  constructor(shape, perm) {
+  // factors: how many of the array's voxels along k, j, i are one of the viewer's.
+  constructor(shape, perm, factors = [1, 1, 1]) {
     this.shape = shape;
     this.perm = perm;
-    this.size = perm.map((axis) => shape[3 - Math.abs(axis)]);
+    this.factors = factors;
+    this.size = perm.map((_, n) => Math.ceil(shape[this.arrayAxis(n)] / factors[this.arrayAxis(n)]));
   }
 
-  toViewer([k, j, i]) {
-    const voxel = [i, j, k];
+  // Where the middle of one of the array's voxels lies, between two of the viewer's if those are larger.
+  toViewer(kji) {
     return this.perm.map((axis, n) => {
-      const at = voxel[Math.abs(axis) - 1];
+      const factor = this.factors[this.arrayAxis(n)];
+      const at = (kji[this.arrayAxis(n)] - (factor - 1) / 2) / factor;
       return axis > 0 ? at : this.size[n] - 1 - at;
     });
   }
 
+  // The nearest of the array's voxels.
   toArray(viewer) {
-    const voxel = [0, 0, 0];
+    const kji = [0, 0, 0];
     this.perm.forEach((axis, n) => {
-      const at = Math.min(Math.max(viewer[n], 0), this.size[n] - 1);
-      voxel[Math.abs(axis) - 1] = axis > 0 ? at : this.size[n] - 1 - at;
+      const along = this.arrayAxis(n);
+      const factor = this.factors[along];
+      const at = axis > 0 ? viewer[n] : this.size[n] - 1 - viewer[n];
+      kji[along] = Math.min(Math.max(Math.round(at * factor + (factor - 1) / 2), 0), this.shape[along] - 1);
     });
-    return [voxel[2], voxel[1], voxel[0]];
+    return kji;
   }
 
   // The array's axis (0 is k) that one of the viewer's runs along.
@@ -35,16 +43,23 @@ export class Grid {
     return this.perm.findIndex((axis) => 3 - Math.abs(axis) === arrayAxis);
   }
 
+  // A box of the array with all voxels of the viewer's that it has a part in.
+  whole(box) {
+    return box.map(([start, stop], axis) => {
+      const factor = this.factors[axis];
+      return [Math.floor(start / factor) * factor, Math.min(Math.ceil(stop / factor) * factor, this.shape[axis])];
+    });
+  }
+
   // Where a box of the array lies for the viewer: first voxel and size.
   boxToViewer(box) {
-    const a = this.toViewer(box.map(([start]) => start));
-    const b = this.toViewer(box.map(([, stop]) => stop - 1));
-    const start = a.map((value, n) => Math.min(value, b[n]));
-    const size = a.map((value, n) => Math.abs(value - b[n]) + 1);
+    const spans = box.map(([start, stop], axis) => [Math.floor(start / this.factors[axis]), Math.ceil(stop / this.factors[axis])]);
+    const size = this.perm.map((_, n) => spans[this.arrayAxis(n)][1] - spans[this.arrayAxis(n)][0]);
+    const start = this.perm.map((axis, n) => (axis > 0 ? spans[this.arrayAxis(n)][0] : this.size[n] - spans[this.arrayAxis(n)][1]));
     return { start, size };
   }
 
-  // Values of a box in the array's order, put into the viewer's.
+  // Values of a whole box in the array's order, put into the viewer's.
   reorder(values, box) {
     const { size } = this.boxToViewer(box);
     const strides = [1, size[0], size[0] * size[1]];
@@ -52,16 +67,17 @@ export class Grid {
     let base = 0;
     this.perm.forEach((axis, n) => {
       const forward = axis > 0 ? 1 : -1;
-      step[3 - Math.abs(axis)] = forward * strides[n];
+      step[this.arrayAxis(n)] = forward * strides[n];
       if (axis < 0) base += strides[n] * (size[n] - 1);
     });
-    const [depth, rows, columns] = box.map(([start, stop]) => stop - start);
-    const out = new Uint8Array(values.length);
-    let from = 0;
-    for (let k = 0; k < depth; k++) {
-      for (let j = 0; j < rows; j++) {
+    const [, rows, columns] = box.map(([start, stop]) => stop - start);
+    const [ks, js, is] = box.map((span, axis) => shownOf(span, this.factors[axis], this.shape[axis]));
+    const out = new Uint8Array(size[0] * size[1] * size[2]);
+    for (let k = 0; k < ks.length; k++) {
+      for (let j = 0; j < js.length; j++) {
+        const row = (ks[k] * rows + js[j]) * columns;
         let to = base + k * step[0] + j * step[1];
-        for (let i = 0; i < columns; i++, from++, to += step[2]) out[to] = values[from];
+        for (let i = 0; i < is.length; i++, to += step[2]) out[to] = values[row + is[i]];
       }
     }
     return out;

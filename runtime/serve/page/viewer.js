@@ -2,6 +2,7 @@
 // Nothing outside this file knows NiiVue.
 
 import { Grid } from "./grid.js";
+import { factorsOf, reduced, voxelsOf } from "./reduce.js";
 
 const PLANES = ["Axial", "Coronal", "Sagittal"]; // NiiVue's slice types 0, 1, 2
 const DEPTH = [2, 1, 0]; // the viewer's axis that each plane is a slice of
@@ -12,7 +13,6 @@ const SIDES = [["A", "P", "R", "L"], ["S", "I", "R", "L"], ["S", "I", "P", "A"]]
 const LABELS_TEXTURE = 33991; // NiiVue keeps drawings in texture unit 7
 const MAX_ZOOM = 20;
 const NARROW = 1e-3; // ranges of values below which NiiVue, whose windows are at least 1e-5 wide, is given larger ones
-const HEADER_BYTES = 352; // of the NIfTI that the server sends
 const SLOW_MS = 150; // that a frame with the 3-D view may take
 const IDLE_MS = 700;
 const SOFTWARE = /swiftshader|llvmpipe|softpipe|basic render|software/i;
@@ -107,14 +107,18 @@ export class Viewer {
     [this.grid, this.volume, this.picture] = [null, null, null]; // nothing is drawn meanwhile
     for (const old of [...nv.volumes]) nv.removeVolume(old);
     this.scale = scaleOf(described);
-    if (this.scale !== 1) magnify(buffer, this.scale);
+    const voxels = voxelsOf(buffer);
+    if (this.scale !== 1) voxels.forEach((value, n) => (voxels[n] = value * this.scale));
+    const factors = factorsOf(described.shape, nv.gl.getParameter(nv.gl.MAX_3D_TEXTURE_SIZE));
+    this.isReduced = factors.some((factor) => factor > 1);
+    const shown = this.isReduced ? reduced(buffer, described.shape, factors) : buffer;
     const [lower, upper] = described.window.map((value) => value * this.scale);
     const name = "volume.nii";
-    await nv.addVolumeFromUrl({ url: name, name, buffer, colormap: "gray", cal_min: lower, cal_max: above(lower, upper) });
+    await nv.addVolumeFromUrl({ url: name, name, buffer: shown, colormap: "gray", cal_min: lower, cal_max: above(lower, upper) });
     const image = nv.volumes[0];
     this.volume = described;
-    this.grid = new Grid(described.shape, image.permRAS);
-    this.spacing = [1, 2, 3].map((n) => image.pixDimsRAS[n]);
+    this.voxels = this.isReduced ? voxels : image.img;
+    this.grid = new Grid(described.shape, image.permRAS, factors);
     nv.drawBitmap = new Uint8Array(this.grid.size[0] * this.grid.size[1] * this.grid.size[2]);
     nv.drawTexture = nv.r8Tex(nv.drawTexture, LABELS_TEXTURE, nv.back.dims, true);
     this.home();
@@ -218,12 +222,13 @@ export class Viewer {
     this.draw();
   }
 
-  // Labels of a box in the array's order. Only that box travels to the graphics card.
-  patchLabels(box, labels) {
+  // Labels of a box, which labelsOf(box) gives in the array's order. Only that box travels to the graphics card.
+  patchLabels(box, labelsOf) {
     const { nv, grid } = this;
     const { gl } = nv;
-    const { start: [x, y, z], size: [w, h, d] } = grid.boxToViewer(box);
-    const block = grid.reorder(labels, box);
+    const whole = grid.whole(box);
+    const { start: [x, y, z], size: [w, h, d] } = grid.boxToViewer(whole);
+    const block = grid.reorder(labelsOf(whole), whole);
     let from = 0;
     for (let c = 0; c < d; c++) {
       for (let b = 0; b < h; b++, from += w) {
@@ -241,31 +246,30 @@ export class Viewer {
   // Where the crosshair is, and going there.
 
   get voxel() {
-    const at = this.nv.frac2vox(this.nv.scene.crosshairPos);
-    return this.grid.toArray([0, 1, 2].map((n) => at[n]));
+    return [...this.at];
   }
 
   goTo(kji) {
-    const inside = kji.map((at, axis) => Math.min(Math.max(at, 0), this.grid.shape[axis] - 1));
-    this.nv.scene.crosshairPos = this.nv.vox2frac(this.grid.toViewer(inside));
+    this.at = kji.map((at, axis) => Math.min(Math.max(at, 0), this.grid.shape[axis] - 1));
+    this.nv.scene.crosshairPos = this.nv.vox2frac(this.grid.toViewer(this.at));
     this.draw();
   }
 
   // The voxel beside the crosshair on the large plane, `step` ([right, down]) voxels away.
   beside([right, down], count) {
-    const at = this.nv.frac2vox(this.nv.scene.crosshairPos);
+    const { grid } = this;
     const [across, up] = IN_PLANE[this.plane];
     const isMirrored = this.plane < 2 && this.nv.opts.isRadiologicalConvention;
-    const moved = [at[0], at[1], at[2]];
-    moved[across] += (isMirrored ? -right : right) * count;
-    moved[up] -= down * count;
-    return this.grid.toArray(moved);
+    const moved = grid.toViewer(this.at);
+    moved[across] += ((isMirrored ? -right : right) * count) / grid.factors[grid.arrayAxis(across)];
+    moved[up] -= (down * count) / grid.factors[grid.arrayAxis(up)];
+    return grid.toArray(moved);
   }
 
   intensity(kji) {
     const image = this.nv.volumes[0];
     const [, height, width] = this.grid.shape;
-    const raw = image.img[(kji[0] * height + kji[1]) * width + kji[2]];
+    const raw = this.voxels[(kji[0] * height + kji[1]) * width + kji[2]];
     return (raw * (image.hdr.scl_slope || 1) + (image.hdr.scl_inter || 0)) / this.scale;
   }
 
@@ -409,9 +413,7 @@ export class Viewer {
     const frac = this.nv.screenXY2TextureFrac(...this.toCanvas(x, y), tile.index, false);
     const edge = 1e-4;
     if ([0, 1, 2].some((n) => n !== DEPTH[tile.type] && (frac[n] < -edge || frac[n] > 1 + edge))) return null;
-    const at = this.nv.frac2vox(frac);
-    at[DEPTH[tile.type]] = this.nv.frac2vox(this.nv.scene.crosshairPos)[DEPTH[tile.type]];
-    return this.grid.toArray([0, 1, 2].map((n) => at[n]));
+    return this.voxelOf(frac, tile);
   }
 
   // The nearest voxel to a pixel that may lie outside.
@@ -421,9 +423,15 @@ export class Viewer {
       Math.min(Math.max(y, tile.top + 0.01), tile.top + tile.height - 0.01),
     );
     const frac = this.nv.screenXY2TextureFrac(...inside, tile.index, false);
-    const at = this.nv.frac2vox([0, 1, 2].map((n) => Math.min(Math.max(frac[n], 0), 1)));
-    at[DEPTH[tile.type]] = this.nv.frac2vox(this.nv.scene.crosshairPos)[DEPTH[tile.type]];
-    return this.grid.toArray([0, 1, 2].map((n) => at[n]));
+    return this.voxelOf(frac, tile);
+  }
+
+  // The voxel at a place of a tile's slice, in shares of the volume.
+  voxelOf(frac, tile) {
+    const voxel = this.grid.toArray(this.grid.size.map((length, n) => frac[n] * length - 0.5));
+    const axis = this.axesOf(tile.type);
+    voxel[axis] = this.at[axis];
+    return voxel;
   }
 
   // The pixel of a voxel's centre in a tile, as if it lay on the slice that is shown.
@@ -452,11 +460,6 @@ export class Viewer {
 function scaleOf({ lowest, highest }) {
   const range = highest - lowest;
   return range > 0 && range < NARROW ? 2 ** -Math.floor(Math.log2(range)) : 1;
-}
-
-function magnify(buffer, scale) {
-  const values = new Float32Array(buffer, HEADER_BYTES);
-  for (let n = 0; n < values.length; n++) values[n] *= scale;
 }
 
 // The upper end of a window, whose width is not 0.

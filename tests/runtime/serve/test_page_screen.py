@@ -15,6 +15,7 @@ import pytest
 from runtime.io.volumes.volume import Volume
 from runtime.io.write import write_mask
 from runtime.model import Model, load
+from runtime.serve.bits import pack
 from runtime.serve.limits import Limits
 from runtime.serve.page_static import FOLDER
 from tests.runtime.serve.browser import LIMIT_S, Served, Viewer
@@ -128,6 +129,71 @@ def test_small_values_are_seen(viewer: Viewer) -> None:
     assert viewer.state["window"] == pytest.approx([1e-10, 3e-9])
     viewer.page.mouse.move(*viewer.pixel((3, 15, 50)))
     viewer.until("document.getElementById('readout').textContent.startsWith('3.00e-9')")
+
+
+# Slices from left to right, rows downwards, columns backwards to the front: a sagittal series.
+SAGITTAL = (0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
+SMALL_CARD = """(() => {
+  const {getParameter} = WebGL2RenderingContext.prototype;
+  WebGL2RenderingContext.prototype.getParameter = function (name) {
+    return name === this.MAX_3D_TEXTURE_SIZE ? 64 : getParameter.call(this, name);
+  };
+})()"""
+"""A graphics card that takes volumes of 64 voxels along a side; many take 2048."""
+SEED = """(bits) => fetch('/api/objects/1/mask', {method: 'PUT', body: new Uint8Array(bits),
+  headers: {'X-Lease-Token': sessionStorage.getItem('medsam2-session')}}).then(answer => answer.status)"""
+
+
+@pytest.mark.parametrize("direction", [None, SAGITTAL])
+def test_what_is_too_large_for_the_graphics_card_is_shown_coarser(
+    browser: BrowserContext, model: Model, direction: tuple[float, ...] | None
+) -> None:
+    array = np.zeros((4, 70, 150), np.uint8)
+    array += np.array([40, 90, 140, 200], np.uint8)[:, None, None]  # each slice has its own grey
+    array[:, 20:30, 60:120] = 255
+    array[2, 41, 31] = 77
+    place = (0.0, 0.0, 0.0), direction or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+    served = Served(model, Volume(array, (3.0, 1.0, 1.0), *place, source="wide.nii.gz"))
+    viewer = Viewer(browser, served.url).until_ready()
+    try:
+        viewer.page.add_init_script(SMALL_CARD)
+        viewer.page.reload()
+        viewer.until_ready()
+        assert viewer.words("#file-facts").endswith("shown coarser")
+        for slice_, grey in ((3, 200), (0, 40), (1, 90)):
+            assert viewer.grey((slice_, 60, 130)) == pytest.approx((grey,) * 3, abs=4)
+        assert min(viewer.grey((2, 22, 64))) == 255 and min(viewer.grey((2, 28, 115))) == 255
+        assert max(viewer.grey((2, 17, 64))) < 150 and max(viewer.grey((2, 25, 124))) < 150
+        viewer.pixel((2, 41, 31))
+        viewer.until("document.getElementById('readout').textContent === '77   at 32, 42, 3'")
+        viewer.page.locator("#image").focus()
+        for key in ("ArrowRight", "ArrowDown", "ArrowLeft", "ArrowUp"):
+            before = viewer.state["voxel"]
+            viewer.page.keyboard.press(key)
+            moved = np.abs(np.subtract(viewer.state["voxel"], before))
+            assert moved.tolist() in ([0, 0, 1], [0, 1, 0])
+        viewer.click((2, 25, 91))
+        [(planes, rows, columns)] = viewer.prompts()
+        assert (planes, rows) == ([2, 3], [25, 26]) and abs(columns[0] - 91) <= 1
+        seed = np.zeros(array.shape, bool)
+        seed[2, 40:60, 90:121] = True
+        viewer.page.evaluate(SEED, [*pack(seed)])
+        viewer.until(f"window.viewerState().maskedVoxels === {seed.sum()}")
+        viewer.until_ready()
+        for kji, is_inside in (
+            ((2, 41, 92), True),
+            ((2, 58, 119), True),
+            ((2, 36, 100), False),
+            ((2, 50, 86), False),
+            ((2, 50, 124), False),
+        ):
+            red, green, _ = viewer.grey(kji)
+            assert (red > green + 20) == is_inside, kji
+        assert viewer.complaints == []
+    finally:
+        viewer.release()
+        viewer.close()
+        served.stop()
 
 
 def test_what_was_pointed_at_is_forgotten_with_its_volume(viewer: Viewer, tmp_path: Path) -> None:
