@@ -30,6 +30,7 @@ export class App {
   slots = new Map(); // object id -> its label in the viewer's texture
   files = null; // that the volume was read from, to send them again
   voxels = null; // the volume as it came, to send that again
+  isOwed = false; // the server has not got all of it again yet
 
   constructor(api, document) {
     this.api = api;
@@ -154,10 +155,11 @@ export class App {
     this.el("caution").hidden = !state.notices.caution;
     this.el("caution").textContent = this.el("caution").title = state.notices.caution ?? "";
     const known = this.volume;
-    if (isNew && known && (this.files || state.volume?.id !== known.id)) {
-      await this.sendAgain();
-    } else if (isNew && known) {
-      await this.sendMasksAgain(state.objects);
+    if (known && (isNew || this.isOwed)) {
+      this.isOwed = true; // also where the connection breaks meanwhile, and the session is no new one then
+      if (this.files || state.volume?.id !== known.id) await this.sendAgain();
+      else await this.sendMasksAgain(state.objects);
+      this.isOwed = false;
     } else if (!state.volume) {
       this.showNothing();
       if (state.review) await this.act(() => this.review.begin());
@@ -215,19 +217,19 @@ export class App {
         : await this.api.call("POST", "/api/objects", { name, colour }));
     }
     const at = Math.max(0, old.findIndex(({ id }) => id === this.selected));
-    this.review.moved(new Map(old.map(({ id }, n) => [id, objects[n].id])));
-    this.masks = new Masks(this.volume.shape);
+    const masks = new Masks(this.volume.shape);
     for (const [n, object] of objects.entries()) {
       const mask = bits.get(old[n].id);
-      this.masks.replace(object.id, mask);
+      masks.replace(object.id, mask);
       if (mask.some(Boolean)) {
         await this.api.call("PUT", `/api/objects/${object.id}/mask`, undefined, { body: mask, type: "application/octet-stream" });
         [object.voxels, object.ml] = [old[n].voxels, old[n].ml];
       }
     }
+    this.review.moved(new Map(old.map(({ id }, n) => [id, objects[n].id])));
     this.hidden.clear();
     this.slots.clear();
-    this.objects = objects;
+    [this.masks, this.objects] = [masks, objects];
     this.select(objects[at].id);
     this.refreshLabels();
     this.screen.banner("The server has begun anew. Your file and masks are there again; earlier steps cannot be undone any more.", { kind: "note", key: "again" });
@@ -279,6 +281,7 @@ export class App {
       throw new ApiError(-1, "Unshown", `This volume cannot be shown: ${error.message}`);
     }
     this.volume = volume;
+    this.isOwed = false;
     this.masks = new Masks(volume.shape);
     this.objects = [];
     this.hidden.clear();
@@ -785,8 +788,9 @@ export class App {
 }
 
 function keyOfAddress() {
-  const key = new URLSearchParams(location.hash.slice(1)).get("key");
-  if (!key) return null;
+  const [, text] = location.hash.match(/^#key=(.+)$/) ?? [];
+  if (!text) return null;
+  const key = new URLSearchParams(`key=${text.replace(/[+&]/g, encodeURIComponent)}`).get("key"); // as it is in the file too
   sessionStorage.setItem(KEY, key);
   history.replaceState(null, "", location.pathname + location.search);
   return key;

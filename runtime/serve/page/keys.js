@@ -34,6 +34,7 @@ export const TABLE = [
     ["w", "W", "Next window preset"],
     [null, "Ctrl wheel, + −", "Zoom"],
     [null, "Middle drag", "Pan"],
+    [null, "Two fingers", "Zoom and pan"],
     ["0", "0", "Fit to view"],
     ["f", "F", "Next layout"],
     ["?", "?", "This help"],

@@ -86,7 +86,8 @@ export class Marks {
     if (!sides) return;
     const [middleX, middleY] = [around.left + around.width / 2, around.top + around.height / 2];
     const faint = "#8b929a";
-    this.text(sides[0], middleX, around.top + 17, "center", faint);
+    const end = around.left + 10 + pen.measureText(`${name}${number}`).width;
+    this.text(sides[0], Math.max(middleX, end + 12), around.top + 17, "center", faint);
     this.text(sides[1], middleX, around.top + around.height - 8, "center", faint);
     this.text(sides[2], around.left + 10, middleY, "left", faint);
     this.text(sides[3], around.left + around.width - 10, middleY, "right", faint);

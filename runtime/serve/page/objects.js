@@ -62,7 +62,7 @@ export class ObjectPanel {
       if (this.editing === null) return;
       this.editing = null;
       if (input.contains(document.activeElement)) before?.focus({ preventScroll: true });
-      const name = input.value.trim();
+      const name = input.value.replace(/[\s\p{C}]+/gu, " ").trim(); // what cannot be printed the server refuses
       if (isKept && name && name !== object.name) this.on.rename(id, name);
       else this.on.select(id);
     };

@@ -1,5 +1,5 @@
 // The pointer on the images: prompts with the left button, windows with the right, panning with the middle, slices with
-// the wheel.
+// the wheel. One finger is the left button, two zoom and pan.
 
 import { coverPath } from "./strokes.js";
 
@@ -16,11 +16,13 @@ export class Tools {
   constructor(viewer, on) {
     [this.viewer, this.on] = [viewer, on];
     this.wheel = 0;
+    this.fingers = new Map(); // pointers of a touch screen that are down: where they are
+    this.pinch = null; // where two of them began: {middle, distance, move}
     const { canvas } = viewer;
     canvas.addEventListener("pointerdown", (event) => this.down(event));
     canvas.addEventListener("pointermove", (event) => this.move(event));
     canvas.addEventListener("pointerup", (event) => this.up(event));
-    canvas.addEventListener("pointercancel", () => this.stop());
+    canvas.addEventListener("pointercancel", (event) => this.cancel(event));
     canvas.addEventListener("pointerleave", () => this.on.hover(null));
     canvas.addEventListener("contextmenu", (event) => event.preventDefault());
     canvas.addEventListener("wheel", (event) => this.roll(event), { passive: false });
@@ -81,14 +83,20 @@ export class Tools {
 
   down(event) {
     if (this.drag?.isKeyed) this.stop();
-    if (!this.viewer.grid || this.drag) return;
+    if (!this.viewer.grid) return;
     const [x, y] = this.at(event);
+    if (event.pointerType === "touch") this.fingers.set(event.pointerId, [x, y]);
+    if (this.fingers.size > 1) {
+      this.beginPinch();
+      return;
+    }
+    if (this.drag) return;
     const tile = this.viewer.tileAt(x, y);
     if (!tile) return;
     this.viewer.canvas.setPointerCapture(event.pointerId);
     const isNegative = event.shiftKey || event.altKey;
     this.drag = {
-      tile, x, y, lastX: x, lastY: y, isNegative,
+      tile, x, y, lastX: x, lastY: y, isNegative, pointer: event.pointerId,
       kind: this.kindOf(event, tile),
       voxel: this.viewer.voxelAt(tile, x, y),
       window: this.viewer.window,
@@ -111,6 +119,12 @@ export class Tools {
     if (!this.viewer.grid) return;
     const [x, y] = this.at(event);
     const { drag, viewer } = this;
+    if (this.fingers.has(event.pointerId)) this.fingers.set(event.pointerId, [x, y]);
+    if (this.pinch) {
+      this.dragPinch();
+      return;
+    }
+    if (drag && !drag.isKeyed && drag.pointer !== event.pointerId) return;
     if (!drag || drag.isKeyed) {
       this.on.hover(viewer.voxelAt(viewer.tileAt(x, y), x, y));
       return;
@@ -126,7 +140,35 @@ export class Tools {
     else if (!drag.isStill) this.look(x, y);
   }
 
-  up() {
+  // Two fingers are down: what the first one began is none.
+  beginPinch() {
+    this.stop();
+    const { middle, distance } = betweenOf(this.fingers);
+    const tile = this.viewer.tileAt(...middle);
+    this.pinch = { middle, distance, move: tile ? this.viewer.hold(tile, middle) : () => {} };
+  }
+
+  dragPinch() {
+    if (this.fingers.size < 2) return;
+    const { middle, distance } = betweenOf(this.fingers);
+    const { pinch } = this;
+    pinch.move(distance / Math.max(pinch.distance, 1), middle[0] - pinch.middle[0], middle[1] - pinch.middle[1]);
+  }
+
+  cancel(event) {
+    this.fingers.delete(event.pointerId);
+    if (!this.fingers.size) this.pinch = null;
+    this.stop();
+  }
+
+  up(event) {
+    if (event) this.fingers.delete(event.pointerId);
+    if (this.pinch) {
+      if (this.fingers.size > 1) this.beginPinch();
+      else if (!this.fingers.size) this.pinch = null; // one finger that is left over draws nothing
+      return;
+    }
+    if (event && this.drag && this.drag.pointer !== event.pointerId) return;
     const { drag, drawn } = this;
     this.drag = this.drawn = null;
     if (!drag) return;
@@ -227,6 +269,11 @@ export class Tools {
     drawn.path.push(viewer.nearestVoxel(drag.tile, x, y));
     viewer.draw();
   }
+}
+
+function betweenOf(fingers) {
+  const [[x0, y0], [x1, y1]] = fingers.values();
+  return { middle: [(x0 + x1) / 2, (y0 + y1) / 2], distance: Math.hypot(x1 - x0, y1 - y0) };
 }
 
 // The box between two voxels, both in it.

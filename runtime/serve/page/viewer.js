@@ -352,6 +352,30 @@ export class Viewer {
     this.draw();
   }
 
+  // Takes hold of what is under a pixel. Gives what zooms about it, and moves it so many pixels away from there.
+  hold(tile, [x, y]) {
+    const { nv } = this;
+    const { scene } = nv;
+    if (tile.type > 2) {
+      const size = scene.volScaleMultiplier;
+      return (factor) => this.zoom((size * factor) / scene.volScaleMultiplier, true);
+    }
+    const frac = [...nv.screenXY2TextureFrac(...this.toCanvas(x, y), tile.index, false)];
+    frac[DEPTH[tile.type]] = scene.crosshairPos[DEPTH[tile.type]];
+    const mm = nv.frac2mm(frac);
+    const start = [...scene.pan2Dxyzmm];
+    const scale = this.mmPerPixel(tile) * start[3];
+    const [across, up] = IN_PLANE[tile.type];
+    return (factor, dx, dy) => {
+      const now = Math.min(Math.max(start[3] * factor, 1), MAX_ZOOM);
+      const moved = [0, 1, 2].map((n) => start[n] - mm[n] * (now - start[3]));
+      moved[across] += (tile.isMirrored ? -dx : dx) * scale;
+      moved[up] -= dy * scale;
+      scene.pan2Dxyzmm = now === 1 ? [0, 0, 0, 1] : [...moved, now];
+      this.draw();
+    };
+  }
+
   turn(dx, dy) {
     const { scene } = this.nv;
     scene.renderAzimuth -= dx * 0.5;

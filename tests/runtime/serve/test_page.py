@@ -22,7 +22,7 @@ from runtime.serve.limits import Limits
 from tests.runtime.serve.browser import Served, Viewer
 
 if TYPE_CHECKING:
-    from playwright.sync_api import BrowserContext
+    from playwright.sync_api import BrowserContext, Route
 
 SHAPE = (14, 96, 96)
 MIDDLE = 7
@@ -366,6 +366,45 @@ def test_the_server_goes_and_comes_back(
         served.service.leases.release(token)  # as if its time were over
         viewer.click(middle_of(phantom, 1))
         viewer.until("document.getElementById('over').open")
+        assert viewer.complaints == []
+    finally:
+        viewer.close()
+        served.stop()
+
+
+def test_a_connection_that_breaks_while_masks_are_sent_again_loses_none(
+    browser: BrowserContext, model: Model, phantom: Phantom
+) -> None:
+    served = Served(model, Volume(phantom.pixels, (1.0, 1.0, 1.0), source="phantom.nrrd"))
+    viewer = Viewer(browser, served.url).until_ready()
+    try:
+        viewer.click(middle_of(phantom, 1))
+        viewer.page.keyboard.press("a")
+        viewer.until("window.viewerState().objects.length === 2")
+        viewer.click(middle_of(phantom, 2))
+        before = [each["voxels"] for each in viewer.state["objects"]]
+        broken: list[str] = []
+
+        def breaks(route: Route) -> None:
+            # The second mask of the first attempt finds no server.
+            if route.request.method == "PUT":
+                broken.append(route.request.url)
+                if len(broken) == 2:
+                    return route.abort()
+            return route.continue_()
+
+        viewer.page.route("**/mask", breaks)
+        served.stop()
+        served.start()
+        viewer.until("document.getElementById('banner-text').textContent.includes('begun anew')")
+        viewer.until_ready()
+        assert len(broken) == 4 and min(before) > 0
+        assert [each["voxels"] for each in viewer.state["objects"]] == before
+        (page,) = served.service._page._pages.values()
+        deadline = time.monotonic() + 30
+        while [each["voxels"] for each in page.objects()] != before:
+            assert time.monotonic() < deadline, page.objects()
+            time.sleep(0.02)
         assert viewer.complaints == []
     finally:
         viewer.close()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SHAPE = (6, 48, 64)
 CONTRAST = 4.5  # of small text, by WCAG 2.2, 1.4.3
-KEY = "correct-horse-battery-staple"
+KEY = "correct+horse&battery=staple"  # as base64 may have it
 RECTANGLES = """['.tools', '.views', '.side'].map(name => {
   const {left, top, right, bottom} = document.querySelector(name).getBoundingClientRect();
   return [left, top, right, bottom];
@@ -96,6 +96,87 @@ def test_nothing_lies_on_anything_else_in_a_small_window(
     assert viewer.page.is_visible("#help-open")
     viewer.click((3, 15, 50))
     assert viewer.prompts() == [[[3, 4], [15, 16], [50, 51]]]
+
+
+def test_names_of_objects_and_planes_are_whole_in_a_small_window(viewer: Viewer) -> None:
+    viewer.page.set_viewport_size({"width": 640, "height": 400})
+    viewer.until("innerWidth === 640")
+    width, whole = viewer.page.evaluate(
+        "(({clientWidth, scrollWidth}) => [clientWidth, scrollWidth])"
+        "(document.querySelector('#objects .pick b'))"
+    )
+    assert viewer.words("#objects .pick b") == "Object 1" and whole <= width
+    name, side = viewer.page.evaluate(
+        "import('/page/marks.js').then(({Marks}) => {"
+        " const said = [];"
+        " const pen = {strokeText() {}, fillText: (words, x) => said.push(x), measureText: () => ({width: 50})};"
+        " const viewer = {describe: () => ({name: 'Coronal', sides: ['S', 'I', 'R', 'L'], axis: 1})};"
+        " const marks = new Marks({getContext: () => pen}, {viewer});"
+        " marks.words({}, {left: 0, top: 0, width: 110, height: 90});"
+        " return said;})"
+    )[:2]
+    assert side - 5 > name + 50  # a letter in the middle is 10 pixels wide
+
+
+def test_colours_of_the_systems_own_show_what_is_chosen_and_all_sliders(viewer: Viewer) -> None:
+    viewer.page.emulate_media(forced_colors="active")
+    chosen, other = viewer.page.evaluate(
+        "['[aria-checked=true]', '[aria-checked=false]'].map(which =>"
+        " getComputedStyle(document.querySelector('#tools ' + which)).backgroundColor)"
+    )
+    assert chosen != other
+    for name in ("slice", "opacity"):
+        look = f"getComputedStyle(document.getElementById('{name}')).appearance"
+        assert viewer.page.evaluate(look) == "auto"
+    viewer.page.emulate_media(forced_colors="none")
+
+
+def test_a_finger_is_the_left_button_and_two_zoom_and_pan(viewer: Viewer) -> None:
+    screen = viewer.page.context.new_cdp_session(viewer.page)
+
+    def touch(kind: str, *points: tuple[float, float]) -> None:
+        fingers = [{"x": x, "y": y, "id": n} for n, (x, y) in enumerate(points)]
+        screen.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": fingers})
+
+    x, y = viewer.pixel((3, 24, 32))
+    left = viewer.pixel((3, 24, 28))[0]
+    viewer.page.keyboard.press("b")
+    touch("Start", (x - 20, y))
+    touch("Start", (x - 20, y), (x + 20, y))
+    for step in range(1, 6):
+        touch("Move", (x - 20 - 4 * step, y), (x + 20 + 4 * step, y))
+    touch("End", (x - 40, y))
+    touch("Move", (x + 30, y + 30))  # what is left of two fingers draws nothing
+    touch("End")
+    assert viewer.pixel((3, 24, 32)) == pytest.approx((x, y), abs=1)
+    assert viewer.pixel((3, 24, 28))[0] == pytest.approx(x + 2 * (left - x), abs=1)
+
+    touch("Start", (x - 20, y))
+    touch("Start", (x - 20, y), (x + 20, y))
+    touch("Move", (x + 10, y + 10), (x + 50, y + 10))
+    touch("End")
+    assert viewer.pixel((3, 24, 32)) == pytest.approx((x + 30, y + 10), abs=1)
+    viewer.page.keyboard.press("0")
+    assert viewer.prompts() == []
+
+    a, b = viewer.pixel((3, 9, 39)), viewer.pixel((3, 20, 60))
+    touch("Start", a)
+    touch("Move", ((a[0] + b[0]) / 2, (a[1] + b[1]) / 2))
+    touch("Move", b)
+    touch("End")
+    viewer.until("document.querySelectorAll('#prompts li').length === 1")
+    viewer.until_ready()
+    assert viewer.prompts() == [[[3, 4], [9, 21], [39, 61]]]
+
+
+def test_a_name_is_shown_as_it_is_and_without_what_cannot_be_printed(viewer: Viewer) -> None:
+    viewer.page.keyboard.press("F2")
+    viewer.page.keyboard.insert_text("<img src=x onerror=fail()>\u202e \u00a0kidney\u200d")
+    viewer.page.keyboard.press("Enter")
+    viewer.until("window.viewerState().objects[0].name !== 'Object 1'")
+    assert viewer.state["objects"][0]["name"] == "<img src=x onerror=fail()> kidney"
+    assert viewer.words("#objects b") == "<img src=x onerror=fail()> kidney"
+    assert viewer.page.locator("#objects img").count() == 0
 
 
 def test_a_click_is_where_it_is_seen_before_the_next_frame_too(viewer: Viewer) -> None:
