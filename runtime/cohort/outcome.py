@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,11 +12,9 @@ from runtime.cohort.doubt import confidence_of, doubt_of, doubtful_slice
 from runtime.cohort.study import StudyPrompts
 from runtime.errors import Sam2Error
 from runtime.process.run import foreseen
-from runtime.process.shortage import causes
+from runtime.process.shortage import NOWHERE_TO_WRITE, causes
 from runtime.prompts.prompt_file import NAMES
 
-NOWHERE_TO_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""The system's reasons for which no other study would fare better."""
 LONGEST = 2000  # characters of a message in a row
 
 

@@ -78,6 +78,15 @@ def main(arguments: list[str] | None = None) -> None:
                 told["failed" if study.error else "left_out"] += 1
                 if study.error:
                     log.warning("%s: %s", study.name, study.error)
+    if told["left_out"] and not told["studies"] and not told["failed"]:
+        log.warning(
+            "nothing is written: %s; review it with medsam2 serve --cohort %s, or take what nobody has decided too, "
+            "with --all",
+            "nobody has accepted anything"
+            if not args.all
+            else "all of it was rejected or found nothing",
+            args.cohort,
+        )
     print_result({"output": str(args.output), "format": args.format, **told})
     if told["failed"]:
         raise Sam2Error(

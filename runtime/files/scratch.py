@@ -6,14 +6,16 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from tempfile import gettempdir
 from uuid import uuid4
 
+from runtime.errors import Sam2Error
 from runtime.files.atomic_folder import locked, temporary_folder
 from runtime.files.cache import is_this_users
+from runtime.process.shortage import NOWHERE_TO_WRITE, causes
 
 START = "medsam2-scratch-"
 """Of the folders' names, which nothing else in the system's temporary folder begins with."""
@@ -24,12 +26,35 @@ def scratch_folder() -> Iterator[Path]:
     """A new empty folder in the system's temporary one, for this user alone, which goes at the end with what it holds.
 
     That of a process that is killed stays, patients' scans and all, until the next one to ask for a folder removes it;
-    those of living processes are locked. Raises OSError where there can be none.
+    those of living processes are locked. Raises Sam2Error where there can be none, or is no room in it.
     """
-    temporary = gettempdir()
-    _remove_abandoned(temporary)
-    with temporary_folder(lambda: Path(temporary, f"{START}{uuid4().hex}"), stat.S_IRWXU) as folder:
-        yield folder
+    with ExitStack() as held:
+        try:
+            temporary = gettempdir()
+            _remove_abandoned(temporary)
+            making = temporary_folder(
+                lambda: Path(temporary, f"{START}{uuid4().hex}"), stat.S_IRWXU
+            )
+            folder = held.enter_context(making)
+        except OSError as error:
+            raise Sam2Error(
+                f"no folder can be made for a moment's files ({error.strerror or error}); name one in TMPDIR"
+            ) from error
+        try:
+            yield folder
+        except OSError as error:
+            if isinstance(error, Sam2Error) or not (why := _lack_of_room(error)):
+                raise
+            raise Sam2Error(
+                f"{temporary}, where files lie for a moment, has no room ({why}); make some, or name another folder in "
+                "TMPDIR"
+            ) from error
+
+
+def _lack_of_room(error: OSError) -> str:
+    """What the system says of a folder that takes no more; nothing where that is not why an error was raised."""
+    of_system = (cause for cause in causes(error) if isinstance(cause, OSError))
+    return next((str(c.strerror) for c in of_system if c.errno in NOWHERE_TO_WRITE), "")
 
 
 @cache  # once a process: the system's temporary folder may hold many others

@@ -31,6 +31,9 @@ SIGNS = (
 )
 """Parts of messages, in small letters."""
 
+NOWHERE_TO_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""The system's numbers for a disk that is full, for this user or for all, or may only be read."""
+
 OPENBLAS_BYTES = 192 << 20
 """What importing numpy takes with one thread, and a buffer of OpenBLAS's (64 MiB and 32 MiB), twice."""
 PRODUCT = 128  # rows: enough for OpenBLAS to take a buffer, which it keeps

@@ -106,7 +106,7 @@ def _meant(deep: NDArray[Any], tags: Any, path: Path) -> NDArray[Any]:
 
 
 def _check_sums(stream: BinaryIO, path: Path) -> None:
-    """Raise what Pillow or zlib raises where a checksum is wrong or data is missing, which Pillow itself passes over."""
+    """Raise what Pillow or zlib raises where a checksum is wrong or data is missing; Pillow itself passes over much."""
     with Image.open(stream, formats=_FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
             raise InputError(

@@ -169,12 +169,16 @@ def test_what_medsam2_trains_on(review: Review, tmp_path: Path) -> None:
 
 
 def test_nothing_is_exported_before_somebody_decides(
-    review: Review, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    review: Review,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     main(["export", str(review.folder), "-o", str(tmp_path / "new")])
     said = json.loads(capsys.readouterr().out)
     assert (said["studies"], said["left_out"]) == (0, 2)
     assert not any((tmp_path / "new").iterdir())
+    assert "nobody has accepted anything" in caplog.text and "--all" in caplog.text
 
 
 def test_what_cannot_be_exported_is_named_and_the_others_are(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from runtime.errors import MissingInput, Sam2Error
 from runtime.files.scratch import START, remove_abandoned, scratch_folder
+from runtime.io import read_volume
+from tests.dicoms import bundled
 
 needs_locks = pytest.mark.skipif(sys.platform == "win32", reason="folders have no locks there")
 HOLDER = """
@@ -120,3 +124,49 @@ def test_a_folder_that_goes_meanwhile_is_no_error(
     monkeypatch.setattr(os, "scandir", scan_and_lose)
     remove_abandoned()
     assert os.listdir(temporary) == []
+
+
+def test_a_full_temporary_folder_is_told_of_and_not_what_was_to_be_read(temporary: Path) -> None:
+    """Also by pydicom, around whose own words of the system's it puts others."""
+    sentence = rf"{temporary}.* no room .No space left.*TMPDIR"
+    with pytest.raises(Sam2Error, match=sentence) as caught, scratch_folder():
+        raise OSError("With tag (7FE0,0010)") from OSError(errno.ENOSPC, "No space left")
+    assert caught.value.exit_code == 1
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [FileNotFoundError(errno.ENOENT, "x"), MissingInput("x"), ValueError("x"), Sam2Error("x")],
+)
+def test_other_errors_pass_through(temporary: Path, error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, scratch_folder():
+        raise error
+    assert caught.value is error
+
+
+def test_no_temporary_folder_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose disks may only be read."""
+
+    def none() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr("runtime.files.scratch.gettempdir", none)
+    with (
+        pytest.raises(Sam2Error, match=r"No usable temporary directory.*TMPDIR") as caught,
+        scratch_folder(),
+    ):
+        pass
+    assert caught.value.exit_code == 1
+
+
+def test_a_frame_that_finds_no_room_is_not_called_damaged(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(Sam2Error, match=r"no room .No space left on device.;") as caught:
+        read_volume(bundled("MR_small_jp2klossless.dcm"))
+    assert caught.value.exit_code == 1
