@@ -44,6 +44,8 @@ export class App {
       drawn: () => this.tools.drawn,
     });
     this.viewer.onDraw = () => this.marks.draw();
+    this.viewer.onLost = () => this.screen.banner("The graphics card was reset, and the images come back by themselves. If they do not, load this page again.", { key: "lost" });
+    this.viewer.onRestored = () => this.showAgain();
     this.viewer.hasObjects = () => this.objects.some(({ voxels }) => voxels);
     this.work = new Work(() => this.showWork());
     this.windows = new Windows(el("window"), el("window-numbers"), (...window) => this.setWindow(...window));
@@ -245,6 +247,21 @@ export class App {
     this.goTo(kept.voxel);
   }
 
+  // After the graphics card was reset.
+  async showAgain() {
+    const [voxel, shown] = this.volume ? [this.viewer.voxel, this.viewer.window] : [];
+    await this.viewer.start();
+    if (this.volume) {
+      await this.viewer.show(await this.voxels.arrayBuffer(), this.volume);
+      this.shownColours = null;
+      this.select(this.selected);
+      this.refreshLabels();
+      this.setWindow(...shown);
+      this.goTo(voxel);
+    }
+    this.screen.quiet("lost");
+  }
+
   keepLook() {
     if (!this.volume) return;
     const { selected, viewer: { voxel, window }, tools: { tool } } = this;
@@ -440,6 +457,7 @@ export class App {
       this.showWork();
     }
     const chosen = choices && await this.screen.choose(choices);
+    if (!this.volume) this.screen.status("No file open");
     if (chosen) await this.open(chosen.files.map((number) => files[number]));
   }
 
@@ -741,7 +759,7 @@ export class App {
 
   // Arrows move the crosshair on the large plane, Enter prompts where it is.
   imageKey(event) {
-    if (!this.volume || event.ctrlKey || event.metaKey) return;
+    if (!this.volume || this.viewer.isLost || event.ctrlKey || event.metaKey) return;
     const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
     if (step) {
       this.goTo(this.viewer.beside(step, event.shiftKey ? 10 : 1));

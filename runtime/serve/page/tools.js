@@ -83,7 +83,7 @@ export class Tools {
 
   down(event) {
     if (this.drag?.isKeyed) this.stop();
-    if (!this.viewer.grid) return;
+    if (!this.viewer.grid || this.viewer.isLost) return; // nobody points at what is not seen
     const [x, y] = this.at(event);
     if (event.pointerType === "touch") this.fingers.set(event.pointerId, [x, y]);
     if (this.fingers.size > 1) {

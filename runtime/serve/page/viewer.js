@@ -26,6 +26,8 @@ export class Viewer {
   plane = 0; // the one that is large, or alone
   onDraw = () => {};
   hasObjects = () => false;
+  onLost = () => {};
+  onRestored = () => {};
 
   constructor(canvas) {
     this.canvas = canvas;
@@ -37,9 +39,18 @@ export class Viewer {
     this.isSlow = false;
     this.isBusy = false;
     this.picture = null; // of the 3-D view, on slow machines
+    this.isLost = false; // the graphics card was reset, as when a laptop has slept: nothing is drawn until it is back
+    canvas.addEventListener("webglcontextlost", (event) => {
+      event.preventDefault();
+      this.isLost = true;
+      this.draw();
+      this.onLost();
+    });
+    canvas.addEventListener("webglcontextrestored", () => this.onRestored());
   }
 
   async start() {
+    this.nv?.cleanup();
     this.nv = new window.niivue.Niivue({
       interactive: false,
       dragAndDropEnabled: false,
@@ -54,6 +65,7 @@ export class Viewer {
     // Its fonts and surfaces are pictures in data: addresses, which the page's policy keeps out; no text of it is shown.
     this.nv.loadPngAsTexture = async () => null;
     await this.nv.attachToCanvas(this.canvas, false);
+    [this.isLost, this.fence] = [false, null];
     this.nv.drawOpacity = this.opacity;
     this.nv.renderDrawAmbientOcclusion = SHADE;
     this.isSlow = SOFTWARE.test(rendererOf(this.nv.gl));
@@ -147,7 +159,8 @@ export class Viewer {
 
   drawNow() {
     this.isPlanned = false;
-    if (!this.grid) return;
+    if (this.isLost) for (const call of [...this.drawn.splice(0), ...this.toDraw.splice(0)]) call();
+    if (this.isLost || !this.grid) return;
     const isSolid = this.wantsSolid;
     this.wantsSolid = false;
     this.placeTiles(isSolid);
@@ -182,7 +195,7 @@ export class Viewer {
 
   isDrawing() {
     const { gl } = this.nv;
-    return Boolean(this.fence) && gl.getSyncParameter(this.fence, gl.SYNC_STATUS) !== gl.SIGNALED;
+    return !this.isLost && Boolean(this.fence) && gl.getSyncParameter(this.fence, gl.SYNC_STATUS) !== gl.SIGNALED;
   }
 
   // Calls back once what has been changed by now is on the screen.

@@ -277,6 +277,35 @@ def test_what_is_too_large_for_the_graphics_card_is_shown_coarser(
         served.stop()
 
 
+def test_images_come_back_after_the_graphics_card_was_reset(viewer: Viewer) -> None:
+    viewer.page.keyboard.press("v")
+    viewer.page.mouse.click(*viewer.pixel((3, 15, 50)))
+    viewer.page.keyboard.press("p")
+    before = viewer.state
+    at = viewer.pixel((3, 15, 50))
+    viewer.page.evaluate(
+        "void (window.card = document.getElementById('image').getContext('webgl2')"
+        ".getExtension('WEBGL_lose_context')).loseContext()"
+    )
+    viewer.until("!document.getElementById('banner').hidden")
+    assert "graphics card" in viewer.words("#banner")
+    viewer.page.mouse.click(*at)  # on what nobody sees
+    viewer.page.keyboard.press("Enter")
+    assert viewer.prompts() == []
+    viewer.page.evaluate(SEED, [255, *bytes(np.prod(SHAPE) // 8 - 1)])
+    viewer.until("window.viewerState().maskedVoxels === 8")
+    viewer.until_ready()  # what goes on is not waited for to be seen
+    viewer.page.evaluate("window.card.restoreContext()")
+    viewer.until("document.getElementById('banner').hidden")
+    for what in ("voxel", "window", "selected", "tool", "layout"):
+        assert viewer.state[what] == before[what]
+    assert min(viewer.grey((3, 15, 50))) > 150 and max(viewer.grey((3, 30, 20))) < 60
+    red, green, _ = viewer.grey((0, 0, 4))
+    assert red > green + 20  # a mask that came meanwhile
+    viewer.click((3, 15, 50))
+    assert len(viewer.prompts()) == 2
+
+
 def test_what_was_pointed_at_is_forgotten_with_its_volume(viewer: Viewer, tmp_path: Path) -> None:
     viewer.page.mouse.move(*viewer.pixel((5, 40, 60)))
     viewer.until("document.getElementById('readout').textContent.endsWith('61, 41, 6')")
