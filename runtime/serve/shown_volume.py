@@ -91,10 +91,15 @@ class ShownVolume:
         return size, chain([header], planes(self._numbers(), dtype))
 
     def _numbers(self) -> Iterator[NDArray[Any]]:
-        """Slices; NaN counts as the lowest value, here as in the window."""
+        """Slices; NaN counts as the lowest value, here as in the window, and what float32 has not as its last one."""
+        ends = np.finfo(np.float32)
+        lowest = max(self.range[0], float(ends.min))
         for plane in self.volume.array:
-            is_float = plane.dtype.kind == "f"
-            yield np.nan_to_num(plane.astype(np.float32), nan=self.range[0]) if is_float else plane
+            if plane.dtype.kind != "f":
+                yield plane
+                continue
+            seen = np.clip(np.nan_to_num(plane, nan=lowest), ends.min, ends.max)
+            yield seen.astype(np.float32, copy=False)
 
 
 def _sources(volume: Volume) -> Sources | str:

@@ -421,6 +421,15 @@ def test_a_window_is_shown_for_what_has_no_spread() -> None:
     assert size == len(b"".join(pieces))
 
 
+def test_values_that_float32_has_not_are_shown_as_its_last_ones() -> None:
+    array = np.zeros((1, 2, 3))
+    array[0] = [[1e300, -1e300, np.nan], [np.inf, -np.inf, 5.0]]
+    size, pieces = ShownVolume.of(Volume.from_array(array), "huge").nifti()
+    shown = np.frombuffer(b"".join(pieces)[size - 4 * array.size :], np.float32).tolist()
+    most = float(np.finfo(np.float32).max)
+    assert shown == [most, -most, -most, most, -most, 5.0]
+
+
 def test_a_reader_that_is_far_behind_is_sent_away() -> None:
     import asyncio
 
