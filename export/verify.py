@@ -19,6 +19,7 @@ from runtime.backends.certificate import Certificate, write
 from runtime.bundle.bundle import Bundle, open_bundle
 from runtime.commands.certify import add_slices_option, check_slices, compare
 from runtime.errors import CheckpointError, Mismatch
+from runtime.files.atomic import check_destination
 from runtime.measure.parity import DEFAULT_SLICES
 from runtime.process.streams import print_result
 from runtime.process.subcommands import command_parser
@@ -130,9 +131,12 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser().parse_args(arguments)
     check_slices(args.slices)
     bundle = open_bundle(args.bundle)
-    certificate = verify(bundle, reference_for(bundle, args.checkpoint), args.backend, args.slices)
     path = args.output or bundle.path / f"certificate-{args.backend}.json"
-    write(certificate, path)
-    print_result(certificate, indent=1)
+    check_destination(path)  # before minutes of work, or hours of a large network's
+    certificate = verify(bundle, reference_for(bundle, args.checkpoint), args.backend, args.slices)
+    try:
+        write(certificate, path)
+    finally:  # also where the disk is full by now
+        print_result(certificate, indent=1)
     if not certificate["passed"]:
         raise Mismatch(f"{bundle.path} does not compute what its checkpoint does; see {path}")

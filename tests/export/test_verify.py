@@ -19,7 +19,13 @@ from export.torch_backend import torch_model
 from export.variants import VARIANTS
 from runtime.backends import open_backend
 from runtime.bundle.bundle import Bundle, open_bundle
-from runtime.errors import BackendUnavailable, CheckpointError, InputError, Mismatch
+from runtime.errors import (
+    BackendUnavailable,
+    CheckpointError,
+    InputError,
+    Mismatch,
+    Sam2Error,
+)
 from runtime.measure.parity import TOLERANCES
 from tests.export.test_conditioning import FLIP, PARTED, again, compared
 from tests.variants import TOY
@@ -42,6 +48,32 @@ def certified(toy_bundle: Bundle, tmp_path: Path) -> Path:
 def test_a_propagation_too_short_for_two_directions_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="found --slices 2; wanted 3 or more"):
         verification.main([str(tmp_path), "--slices", "2"])
+
+
+def test_where_a_certificate_cannot_go_is_told_before_the_work(
+    toy_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a bundle that may only be read, for which -o names another place."""
+    monkeypatch.setattr(verification, "reference_for", lambda *_: pytest.fail("it has begun"))
+    with pytest.raises(InputError, match="is not a folder"):
+        verification.main([str(toy_bundle.path), "-o", str(tmp_path / "absent" / "c.json")])
+
+
+def test_a_certificate_that_finds_no_room_is_told_all_the_same(
+    toy_bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(certificate: object, path: Path) -> None:
+        raise Sam2Error(f"{path} could not be written: No space left on device")
+
+    monkeypatch.setattr(verification, "reference_for", lambda *_: None)
+    monkeypatch.setattr(verification, "verify", lambda *_: {"passed": True})
+    monkeypatch.setattr(verification, "write", full)
+    with pytest.raises(Sam2Error, match="No space left"):
+        verification.main([str(toy_bundle.path), "-o", str(tmp_path / "c.json")])
+    assert json.loads(capsys.readouterr().out) == {"passed": True}
 
 
 def test_a_true_bundle_gets_its_certificate(
