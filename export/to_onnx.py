@@ -9,7 +9,10 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import onnx
@@ -68,7 +71,7 @@ def _trace(model: Network, graph: str, spec: GraphSpec) -> onnx.ModelProto:
         {i: axes[side] for i, side in enumerate(t.shape) if isinstance(side, str)}
         for t in spec.inputs.values()
     )
-    with torch.no_grad(), _quiet_tracer():
+    with torch.no_grad(), _quiet_tracer(), _translations_read_once():
         program = torch.export.export(graph_module(model, graph), arguments, dynamic_shapes=dynamic)
         exported = torch.onnx.export(
             program,
@@ -99,6 +102,25 @@ def _quiet_tracer() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _translations_read_once() -> AbstractContextManager[Any]:
+    """The tracer, its translations of operators kept from graph to graph.
+
+    It parses the sources of all 500 of them for each graph, which takes a second. It only reads what comes of that, and
+    is given no others here. A PyTorch that has them elsewhere does as it likes.
+    """
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        read = _kept(ONNXRegistry.from_torchlib)
+    except (ImportError, AttributeError):
+        return nullcontext()
+    return mock.patch.object(ONNXRegistry, "from_torchlib", staticmethod(read))
+
+
+_kept = cache(cache)
+"""A function's answers are kept, and so is what keeps them: the same for the same function."""
 
 
 def _strip(model: onnx.ModelProto) -> None:

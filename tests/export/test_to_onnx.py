@@ -16,7 +16,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.model.sam2 import Sam2
 from export.random_weights import random_state
-from export.to_onnx import OPSET, ExportError, _check, _halve_weights, to_onnx
+from export.to_onnx import (
+    OPSET,
+    ExportError,
+    _check,
+    _halve_weights,
+    _translations_read_once,
+    to_onnx,
+)
 from runtime.bundle.bundle import Bundle
 from runtime.bundle.contract import GRAPHS, NO_OBJ_SCORE, graph_specs
 from runtime.bundle.memory_reads import PROPERTY, reads_from_json
@@ -286,3 +293,14 @@ def test_a_second_export_is_silent_and_gives_the_same_bytes(
     assert caplog.records == []
     assert again == toy_bundle.read_graph("memory_encoder")
     assert all(torch.equal(value, before[name]) for name, value in toy.state_dict().items())
+
+
+def test_the_tracers_translations_of_operators_are_read_once_and_others_have_their_own() -> None:
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    found = []
+    for _ in range(2):
+        with _translations_read_once():
+            found.append(ONNXRegistry().from_torchlib(opset_version=OPSET))
+    assert found[0] is found[1] and found[0].opset_version == OPSET
+    assert ONNXRegistry().from_torchlib(opset_version=OPSET) is not found[0]
