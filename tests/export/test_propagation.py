@@ -30,6 +30,7 @@ from runtime.model import Model
 from runtime.prompts.prompts import Box, Mask, Point
 from tests.parity import (
     Task,
+    encode_once,
     run_official,
     run_ours,
     same_masks,
@@ -101,7 +102,7 @@ def patched() -> Iterator[None]:
 def official(toy, patched: None) -> torch.nn.Module:
     predictor = official_predictor(TOY, TOY.image_size)
     predictor.load_state_dict(toy.state_dict(), strict=True)
-    return predictor
+    return encode_once(predictor)
 
 
 @pytest.fixture(scope="module")
