@@ -97,16 +97,9 @@ def add_stop_options(p: argparse.ArgumentParser, of: str) -> None:
 
 
 def add_volume_options(p: argparse.ArgumentParser) -> Callable[..., argparse.Action]:
-    """`--series`, `--affine`, `--clean` and `--track-every`; gives what adds others to their group."""
+    """`--clean`, `--track-every` and how volumes are read; gives what adds others to their group."""
     volumes = p.add_argument_group("volumes").add_argument
-    volumes(
-        "--series",
-        action="append",
-        metavar="KEY=VALUE",
-        help="which series of a DICOM folder: its UID, or, such as 'SeriesDescription=*venous*', what it is; again for "
-        "each of " + ", ".join(KEYWORDS),
-    )
-    volumes("--affine", choices=AFFINES, help="which is right where NIfTI's two disagree")
+    add_reading_options(volumes)
     volumes(
         "--clean",
         choices=list(CLEANINGS),
@@ -120,6 +113,18 @@ def add_volume_options(p: argparse.ArgumentParser) -> Callable[..., argparse.Act
         "spacing its slices are 1 mm apart",
     )
     return volumes
+
+
+def add_reading_options(add: Callable[..., argparse.Action]) -> None:
+    """`--series` and `--affine`, where a volume could be read in more than one way."""
+    add(
+        "--series",
+        action="append",
+        metavar="KEY=VALUE",
+        help="which series of a DICOM folder: its UID, or, such as 'SeriesDescription=*venous*', what it is; again for "
+        "each of " + ", ".join(KEYWORDS),
+    )
+    add("--affine", choices=AFFINES, help="which is right where NIfTI's two disagree")
 
 
 def add_dicom_options(p: argparse.ArgumentParser) -> None:

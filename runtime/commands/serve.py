@@ -16,10 +16,15 @@ from typing import TYPE_CHECKING
 from runtime.bundle.bundle import Bundle, open_bundle
 from runtime.cohort.review import Review
 from runtime.commands.options import add_model_options, parse_bytes
-from runtime.commands.segment_options import add_dicom_options, segmentation_of
+from runtime.commands.segment_options import (
+    add_dicom_options,
+    add_reading_options,
+    segmentation_of,
+)
 from runtime.devices.machine import memory_bytes, share_heap
 from runtime.errors import InputError
 from runtime.files.scratch import scratch_folder
+from runtime.io.dicom.query import parse_choice
 from runtime.io.dicom.seg import Algorithm
 from runtime.io.read import read_volume
 from runtime.io.volumes.volume import Volume
@@ -69,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = p.add_argument_group("server").add_argument
     add("--open", metavar="FILE", help="volume file or DICOM folder that the page begins with")
+    add_reading_options(add)
     add(
         "--cohort", type=Path, metavar="OUT", help="of medsam2 cohort, whose masks the page reviews"
     )
@@ -122,7 +128,9 @@ def main(arguments: list[str] | None = None) -> None:
     with listener, scratch_folder() as folder:
         host, port = listener.getsockname()[:2]
         bundle = open_bundle(args.bundle)
-        opened = None if args.open is None else read_volume(args.open)
+        opened = None
+        if args.open is not None:
+            opened = read_volume(args.open, parse_choice(args.series), args.affine)
         service = _service(args, bundle, key, host, opened)
         address = Address(host, port, _own_names())
 
@@ -144,6 +152,8 @@ def _check(args: argparse.Namespace) -> None:
     """Raise InputError for numbers that make no server."""
     if args.open is not None and args.cohort is not None:
         raise InputError("--open is a scan to begin with, --cohort many to review; wanted one")
+    if args.open is None and (args.series or args.affine):
+        raise InputError("--series and --affine say how the scan of --open is read; name one")
     if not 0 <= args.port < 2**16:
         raise InputError(f"found --port {args.port}; wanted 0 to {2**16 - 1}")
     if not 1 <= args.max_sessions <= MOST_SESSIONS:

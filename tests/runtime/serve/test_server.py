@@ -296,3 +296,29 @@ def test_limits_say_how_long_a_body_may_take() -> None:
     assert limits.body_deadline_s(0) == limits.body_s
     assert limits.body_deadline_s(20 * 2**20) == limits.body_s + 160
     assert limits.max_upload_bytes > limits.max_image_bytes
+
+
+def test_the_scan_to_begin_with_is_read_as_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def read(*how: object) -> None:
+        asked.append(how)
+        raise MissingInput("that is enough")
+
+    monkeypatch.setattr("runtime.commands.serve.read_volume", read)
+    words = ["--series", "Modality=CT", "--series", "SeriesDescription=*ven*", "--affine", "sform"]
+    with pytest.raises(MissingInput):
+        main(["--port", "0", "--open", "scans", *words])
+    with pytest.raises(MissingInput):
+        main(["--port", "0", "--open", "scans", "--series", "1.2.3"])
+    with pytest.raises(MissingInput):
+        main(["--port", "0", "--open", "scan.nii"])
+    chosen = {"Modality": "CT", "SeriesDescription": "*ven*"}
+    assert asked == [
+        ("scans", chosen, "sform"),
+        ("scans", "1.2.3", None),
+        ("scan.nii", None, None),
+    ]
+    for alone in (["--series", "1.2.3"], ["--affine", "sform"]):
+        with pytest.raises(InputError, match="how the scan of --open is read"):
+            main(["--port", "0", *alone])
