@@ -236,5 +236,5 @@ def test_real_engines_give_the_same_numbers_either_way(
         apart = model.compute(graph, inputs)
         assert engine._single is not None
         for output, wanted in together.items():
-            assert relative_error(apart[output], wanted) <= 1e-5
+            assert relative_error(apart[output], wanted) <= 1e-4  # rounding, on any processor
     model.close()
