@@ -119,8 +119,10 @@ def _translations_read_once() -> AbstractContextManager[Any]:
     return mock.patch.object(ONNXRegistry, "from_torchlib", staticmethod(read))
 
 
-_kept = cache(cache)
-"""A function's answers are kept, and so is what keeps them: the same for the same function."""
+@cache
+def _kept(read: Any) -> Any:
+    """A function that keeps its answers; the same one for the same function."""
+    return cache(read)
 
 
 def _strip(model: onnx.ModelProto) -> None:

@@ -6,9 +6,10 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from functools import partial
-from threading import Lock, Semaphore
+from itertools import count
+from threading import Lock
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -117,20 +118,22 @@ class OpenVinoEngine:
 
     def __init__(self, compiled: Any, bundle: Bundle, graph: str, num_runs: int = 1) -> None:
         self._compiled: Any = compiled
-        self._bundle, self._graph, self._num_runs = bundle, graph, num_runs
-        self._turns, self._trimming = Semaphore(num_runs), Lock()
-        # Those that no run is in: a request has one set of tensors, whoever asks.
+        self._bundle, self._graph = bundle, graph
         self._requests: list[Any] | None = [
             compiled.create_infer_request() for _ in range(num_runs)
         ]
+        # A request has one set of tensors, whoever asks; `with` on a lock alone survives an interrupt at any moment.
+        self._locks = [Lock() for _ in range(num_runs)]
+        self._runs = count()
 
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         """Raises BundleError or OutOfMemory where OpenVINO fails, Closed after `close`."""
         held = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
-        with self._turns:
+        place = next(self._runs) % len(self._locks)
+        with self._locks[place]:
             if (requests := self._requests) is None:
                 raise Closed(self._graph)
-            request = requests.pop()
+            request = requests[place]
             try:
                 for name, array in {**held, **outputs}.items():
                     request.set_tensor(name, ov.Tensor(array, shared_memory=True))
@@ -139,16 +142,17 @@ class OpenVinoEngine:
                 raise refusal(
                     self._bundle, OPENVINO_VERSION, self._graph, error, "fails to run"
                 ) from error
-            finally:
-                requests.append(request)
 
     def trim(self) -> None:
         """Give back tensors between operators, which stay as large as the largest run's otherwise."""
-        with self._trimming, ExitStack() as turns:
-            for _ in range(self._num_runs):
-                turns.enter_context(self._turns)
-            if self._compiled is not None:
-                self._compiled.release_memory()
+        self._trim_behind(self._locks)
+
+    def _trim_behind(self, locks: list[Lock]) -> None:
+        if locks:
+            with locks[0]:
+                self._trim_behind(locks[1:])
+        elif self._compiled is not None:
+            self._compiled.release_memory()
 
     def close(self) -> None:
         """Let the compiled graph go, whoever holds this engine."""

@@ -25,9 +25,8 @@ from runtime.errors import Sam2Error
 MAX_ROWS = 4  # at a time; each takes as much memory between operators as a run of all threads does
 PATIENCE = 8  # batches before the graph is opened once more, which takes as long as some of them
 TRIALS = 5  # batches of either kind before the faster one is kept
-MEMORY_SHARE = (
-    1 / 64
-)  # of the machine's memory: a graph whose weights take more is not opened twice
+# Of the machine's memory: a graph whose weights take more is not opened twice.
+MEMORY_SHARE = 1 / 64
 
 
 class Closing(Engine, Trimmed, Protocol):
@@ -106,10 +105,8 @@ class RowThreads:
         if self._single is None:
             try:
                 self._single = self._open_single()
-            except (
-                Sam2Error
-            ):  # no memory, or the bundle is another one by now: nothing is lost without it
-                self._is_apart = False
+            except (Sam2Error, MemoryError):
+                self._is_apart = False  # no room, or the bundle was replaced: it runs on as it did
 
     def _run_apart(
         self,

@@ -6,11 +6,13 @@ above it. Elsewhere, and where nothing can be read, nothing is limited.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 MEMBERSHIPS = Path("/proc/self/cgroup")
 GROUPS = Path("/sys/fs/cgroup")
+_WHOLE = re.compile(r"-?[0-9]{1,20}")
 
 
 def processor_limit() -> float | None:
@@ -62,5 +64,5 @@ def _words(path: Path, count: int) -> list[int | None]:
         words = path.read_text().split()[:count]
     except (OSError, ValueError):
         words = []
-    numbers = [int(word) if word.lstrip("-").isdecimal() else None for word in words]
+    numbers = [int(word) if _WHOLE.fullmatch(word) else None for word in words]
     return numbers + [None] * (count - len(numbers))

@@ -91,7 +91,7 @@ class FeatureCache:
         self._read_slice = read_slice
         self._max_bytes = memory_bytes() * MEMORY_SHARE if max_bytes is None else max_bytes
         self._features: OrderedDict[int, Features] = OrderedDict()
-        self._expected: Sequence[int] = ()
+        self._expected: dict[int, int] = {}
         self._has_said = False
 
     def __getitem__(self, index: int) -> Features:
@@ -114,7 +114,7 @@ class FeatureCache:
 
     def expect(self, order: Sequence[int]) -> None:
         """Say which slices will be asked for, and in which order, so that several can be encoded at once."""
-        self._expected = tuple(order)
+        self._expected = {index: place for place, index in enumerate(dict.fromkeys(order))}
 
     def locate(self, indices: Sequence[int]) -> list[int]:
         """Slices are known by their own numbers; several that are wanted, or are next, are encoded at once.
@@ -146,7 +146,7 @@ class FeatureCache:
     def clear(self) -> None:
         """Forget all."""
         self._features.clear()
-        self._expected = ()
+        self._expected = {}
 
     def _say_full(self, size_bytes: int) -> None:
         if not self._has_said:
@@ -168,10 +168,12 @@ class FeatureCache:
             self._say_full(size_bytes)
 
     def _encode_together(self, wanted: Sequence[int], at_once: int) -> None:
-        """Encode these slices, and as many of those expected next as make up a batch."""
+        """Encode these slices, and as many of those expected after them as make up a batch."""
         images = {index: self._image(index) for index in wanted}
-        ahead = (i for i in self._expected if i not in self._features and i not in images)
-        for index in islice(ahead, at_once - len(wanted)):
+        last = max(self._expected.get(index, len(self._expected)) for index in wanted)
+        ahead = islice(self._expected, last + 1, None)  # not before: those have had their turn
+        new = (index for index in ahead if index not in self._features and index not in images)
+        for index in islice(new, at_once - len(wanted)):
             try:
                 images[index] = self._image(index)
             except Exception:  # it is said when that slice's turn has come

@@ -12,7 +12,7 @@ import pytest
 from runtime.backends import row_threads
 from runtime.backends.row_threads import MAX_ROWS, PATIENCE, TRIALS, RowThreads
 from runtime.devices.engine import Batched, Trimmed
-from runtime.errors import BundleError, Closed, OutOfMemory, Sam2Error
+from runtime.errors import BundleError, Closed, OutOfMemory
 from runtime.model import load
 from tests.graph_inputs import graph_inputs, relative_error
 
@@ -74,7 +74,7 @@ class Opened:
         whole_s: float = 3.0,
         single_s: float = 1.0,
         size_bytes: int = 1,
-        error: Sam2Error | None = None,
+        error: Exception | None = None,
     ) -> None:
         self.clock = Clock()
         self.whole, self.single = Doubling(self.clock, whole_s), Doubling(self.clock, single_s)
@@ -188,8 +188,8 @@ def test_a_graph_that_takes_a_large_part_of_memory_is_not_opened_twice(
     assert graph.times == times
 
 
-@pytest.mark.parametrize("error", [OutOfMemory("full"), BundleError("replaced")])
-def test_a_graph_that_cannot_be_opened_once_more_runs_on(error: Sam2Error, opened: Opens) -> None:
+@pytest.mark.parametrize("error", [OutOfMemory("full"), BundleError("replaced"), MemoryError()])
+def test_a_graph_that_cannot_be_opened_once_more_runs_on(error: Exception, opened: Opens) -> None:
     graph = opened(error=error)
     graph.decide()
     graph.run()

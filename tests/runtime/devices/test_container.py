@@ -100,6 +100,9 @@ def tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tells:
         pytest.param(
             "0::/\n", {"cpu.max": "a b c", "memory.max": "-5"}, None, None, id="other words"
         ),
+        pytest.param(
+            "0::/\n", {"cpu.max": "--5 1", "memory.max": "9" * 5000}, None, None, id="no numbers"
+        ),
         pytest.param("0::/\n", {"cpu.max": "100000 0"}, None, None, id="no period"),
         pytest.param("nonsense\n\n::\n", {}, None, None, id="no memberships"),
     ],

@@ -234,6 +234,25 @@ def test_a_slice_that_is_wanted_alone_takes_the_next_one_with_it() -> None:
     assert encoded.read[6:] == [2]
 
 
+@pytest.mark.parametrize("at_once", [2, 3])
+def test_slices_that_had_their_turn_and_had_to_go_are_not_encoded_again(at_once: int) -> None:
+    encoded = Encoded(max_bytes=at_once * ONE_SLICE_BYTES, at_once=at_once)
+    encoded.cache.expect(range(12))
+    for index in range(12):
+        encoded.cache.locate([index])
+        encoded.cache[index]
+    assert encoded.read == [*range(12)]
+
+
+def test_a_slice_that_nobody_expected_is_encoded_alone() -> None:
+    encoded = Encoded(at_once=2)
+    encoded.cache.expect([1, 2, 3])
+    encoded.cache.locate([7])
+    assert encoded.read == [7]
+    encoded.cache.locate([2])
+    assert encoded.read == [7, 2, 3]
+
+
 def test_engines_that_gain_nothing_by_it_get_one_slice_at_a_time() -> None:
     encoded = Encoded(at_once=1)
     encoded.cache.expect([1, 2, 3])
