@@ -118,7 +118,7 @@ def about_grid(volume: Volume) -> list[Notice]:
             Notice(
                 "not_mm",
                 f"lengths are in {volume.unit} in the file and in mm here; viewers that take no notice of units show "
-                "masks in their place only if these are .nrrd",
+                "masks in their place only if these are .nrrd or .mha",
             )
         )
     if volume.shape[0] > 1 and z_mm >= FAR_APART_MM:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from runtime.io.volumes.nifti import FIRST_OFFSET, HEADER_BYTES, MAGIC, layout
 from runtime.io.volumes.nifti_forms import NiftiForms, forms_of
-from runtime.io.volumes.volume import UNITS_MM, Volume
+from runtime.io.volumes.units import UNITS_MM
+from runtime.io.volumes.volume import Volume
 
 _NIFTI_CODES = {"uint8": 2, "int16": 4, "float32": 16, "uint16": 512}
 _META_TYPES = {"uint8": "MET_UCHAR", "uint16": "MET_USHORT"}
@@ -34,30 +35,28 @@ def nifti_gz(labels: NDArray[Any], like: Volume) -> Iterator[bytes]:
 
 def nrrd(labels: NDArray[Any], like: Volume) -> Iterator[bytes]:
     """NRRD with gzip's data behind its header, in the unit of the file that the volume was read from."""
-    directions, origin = like.affine[:3, :3], np.array(like.origin_mm)
-    units = []
-    if like.unit != "mm":  # most viewers take no notice of it, but then of neither file
-        directions, origin = directions / UNITS_MM[like.unit], origin / UNITS_MM[like.unit]
-        units = ["space units:" + f' "{like.unit}"' * 3]
+    unit_mm = UNITS_MM[like.unit]
     lines = [
         "NRRD0004",
         f"type: {labels.dtype.name}",
         "dimension: 3",
         "space: left-posterior-superior",
         f"sizes: {_words(labels.shape[::-1])}",
-        f"space directions: {' '.join(_vector(column) for column in directions.T)}",
+        f"space directions: {' '.join(_vector(column) for column in like.affine[:3, :3].T / unit_mm)}",
         "kinds: domain domain domain",
         "endian: little",
         "encoding: gzip",
-        f"space origin: {_vector(origin)}",
-        *units,
+        f"space origin: {_vector(np.array(like.origin_mm) / unit_mm)}",
+        # Most viewers take no notice of it, but then of neither file.
+        *(["space units:" + f' "{like.unit}"' * 3] if like.unit != "mm" else []),
     ]
     yield "".join(f"{line}\n" for line in [*lines, ""]).encode()
     yield from _packed(planes(labels, labels.dtype), labels.itemsize, _GZIP_BITS)
 
 
 def metaimage(labels: NDArray[Any], like: Volume) -> Iterator[bytes]:
-    """MetaImage with zlib's data behind its header."""
+    """MetaImage with zlib's data behind its header, in the unit of the file that the volume was read from."""
+    unit_mm = UNITS_MM[like.unit]
     packed = [*_packed(planes(labels, labels.dtype), labels.itemsize, _ZLIB_BITS)]
     axes = np.reshape(like.direction, (3, 3))
     lines = [
@@ -68,9 +67,10 @@ def metaimage(labels: NDArray[Any], like: Volume) -> Iterator[bytes]:
         "CompressedData = True",
         f"CompressedDataSize = {sum(map(len, packed))}",
         f"TransformMatrix = {_words(axes.T.ravel())}",
-        f"Offset = {_words(like.origin_mm)}",
+        f"Offset = {_words(np.array(like.origin_mm) / unit_mm)}",
         "CenterOfRotation = 0 0 0",
-        f"ElementSpacing = {_words(like.spacing_mm[::-1])}",
+        f"ElementSpacing = {_words(np.array(like.spacing_mm[::-1]) / unit_mm)}",
+        *([f"DistanceUnits = {like.unit}"] if like.unit != "mm" else []),
         f"DimSize = {_words(labels.shape[::-1])}",
         f"ElementType = {_META_TYPES[labels.dtype.name]}",
         "ElementDataFile = LOCAL",

@@ -1,6 +1,7 @@
 """MetaImage files (.mha, and .mhd with data beside it), read and checked without a library.
 
-What a key means is MetaIO's (ITK's) reading of it, which has no other specification.
+What a key means is MetaIO's (ITK's) reading of it, which has no other specification; but DistanceUnits, of which ITK
+takes no notice, become millimetres.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from runtime.files.plain_file import open_plain
 from runtime.io.volumes.data_files import beside, listed, numbered
 from runtime.io.volumes.header_text import HeaderLines, integers, reals
 from runtime.io.volumes.scalar import several_values, volume_shape
+from runtime.io.volumes.units import UNITS_MM, unit_of
 from runtime.io.volumes.volume import IDENTITY, Volume
 from runtime.io.volumes.voxels import Part, read_voxels
 
@@ -41,6 +43,7 @@ DTYPES = {
 _ORIGINS = ("Offset", "Origin", "Position")
 _DIRECTIONS = ("TransformMatrix", "Rotation", "Orientation")
 _SPACINGS = ("ElementSpacing", "ElementSize")
+_UNIT = "DistanceUnits"
 _BYTE_ORDERS = ("BinaryDataByteOrderMSB", "ElementByteOrderMSB")
 # Who writes one of these writes all of the geometry; an AnatomicalOrientation alone is written by hand.
 _OF_METAIO = ("CenterOfRotation", *_DIRECTIONS)
@@ -52,6 +55,7 @@ _KEYS = (
     *(*_OF_METAIO, "AnatomicalOrientation"),
     *_SPACINGS,
     *_BYTE_ORDERS,
+    _UNIT,
 )
 _EARLY, _LONGEST, _MAX_AXES = 100, 80, 16
 _TRUTH = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
@@ -69,8 +73,8 @@ def read_metaimage(path: Path) -> Volume:
         shape, dtype = _shape(header), _dtype(header)
         encoding = _encoding(header)
         parts = _parts(header, encoding)
-        x_mm, y_mm, z_mm = header.axes(_SPACINGS, (1.0,) * 3)
-        origin_x_mm, origin_y_mm, origin_z_mm = header.axes(_ORIGINS, (0.0,) * 3)
+        x_mm, y_mm, z_mm = header.lengths_mm(_SPACINGS, 1.0)
+        origin_mm = header.lengths_mm(_ORIGINS, 0.0)
         direction = _direction(header)
     except VolumeError:
         raise
@@ -79,9 +83,10 @@ def read_metaimage(path: Path) -> Volume:
     return Volume(
         read_voxels(parts, encoding, shape, dtype),
         (z_mm, y_mm, x_mm),
-        (origin_x_mm, origin_y_mm, origin_z_mm),
+        origin_mm,
         direction,
         source=str(path),
+        unit=header.unit,
     )
 
 
@@ -153,15 +158,24 @@ class _Header:
             )
         return lengths
 
-    def axes(self, keys: Sequence[str], default: tuple[float, ...]) -> list[float]:
-        """One number for each of the axes x, y and z."""
-        text = self.first(keys, "")
-        if not text:
-            return list(default)
-        values = reals(text)
-        if len(values) != len(self.lengths):
-            raise ValueError(f"found {keys[0]} = {text[:200]}; wanted {len(self.lengths)} numbers")
-        return values[:3]
+    @property
+    def unit(self) -> str:
+        """Of lengths, a key of `UNITS_MM`; mm where none is said."""
+        word = self.fields.get(_UNIT, "")
+        if (unit := unit_of(word)) is None:
+            raise ValueError(
+                f"found {_UNIT} = {word[:80]!r}; wanted mm, cm, m, um or nm; correct it, or take it out if it is in mm"
+            )
+        return unit
+
+    def lengths_mm(self, keys: Sequence[str], default: float) -> tuple[float, float, float]:
+        """A length along each of the axes x, y and z; `default` is in the unit of the file."""
+        values = reals(self.first(keys, ""))
+        if values and len(values) != len(self.lengths):
+            found = f"{keys[0]} = {self.first(keys, '')[:200]}"
+            raise ValueError(f"found {found}; wanted {len(self.lengths)} numbers")
+        x, y, z = (value * UNITS_MM[self.unit] for value in values[:3] or [default] * 3)
+        return x, y, z
 
 
 def _shape(header: _Header) -> tuple[int, int, int]:

@@ -18,7 +18,8 @@ from runtime.io.volumes.data_files import beside, listed, numbered
 from runtime.io.volumes.header_text import integers, reals
 from runtime.io.volumes.nrrd_header import NrrdHeader, vector
 from runtime.io.volumes.scalar import volume_shape
-from runtime.io.volumes.volume import IDENTITY, UNITS_MM, Volume
+from runtime.io.volumes.units import UNITS_MM
+from runtime.io.volumes.volume import IDENTITY, Volume
 from runtime.io.volumes.voxels import MAX_PREFACE_BYTES, Part, read_voxels
 
 _TYPES = {

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from runtime.files.plain_file import open_plain
 from runtime.io.volumes.header_text import HeaderLines, integers, reals
+from runtime.io.volumes.units import unit_of
 
 # Fields without their blanks, since line skip and lineskip are one field; the first are read here.
 _FIELDS = (
@@ -17,16 +18,6 @@ _FIELDS = (
     *("measurementframe",),
 )
 MAX_AXES = 16  # as in teem
-# Words are free in NRRD; these are what writers put there, one of them or many. The first two say that nobody knows.
-_LENGTHS = {
-    **dict.fromkeys(("", "???", "mm", "millimeter", "millimetre"), "mm"),
-    **dict.fromkeys(("m", "meter", "metre"), "m"),
-    **dict.fromkeys(("cm", "centimeter", "centimetre"), "cm"),
-    **dict.fromkeys(
-        ("um", "\u00b5m", "\u03bcm", "\udcb5m", "micron", "micrometer", "micrometre"), "um"
-    ),
-    **dict.fromkeys(("nm", "nanometer", "nanometre"), "nm"),
-}
 _QUOTED = re.compile(r'"([^"]*)"|([^\s",]+)')
 
 
@@ -101,9 +92,7 @@ class NrrdHeader:
                 f"found {len(words)} units; wanted one for each of {len(self.sizes)} axes"
             )
         own = words[:3] if is_world or not words else [words[axis] for axis in domain[:3]]
-        found = {
-            _LENGTHS.get(word[:-1] if re.fullmatch(r"\w{3,}s", word) else word) for word in own
-        }
+        found = {*map(unit_of, own)}
         if len(found) > 1 or None in found:
             raise ValueError(
                 f"found the {'space ' * is_world}units {self.fields[name][:80]!r}; wanted one of mm, cm, m, um or nm "

@@ -16,9 +16,6 @@ from runtime.io.volumes.nifti_forms import NiftiForms
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
-UNITS_MM = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 1e-3, "nm": 1e-6}
-"""Millimetres in a unit of length."""
-
 # Directions written as six decimals pass; a shear that would move a mask by a voxel does not.
 ORTHONORMAL_TOLERANCE = 1e-4
 
@@ -43,7 +40,8 @@ class Volume:
         modality: DICOM's word ("CT", "MR", ...) or None when the source does not say.
         source: where it came from, for messages.
         nifti: both affines of the NIfTI file it was read from, which its masks carry on.
-        unit: of length, a key of `UNITS_MM`, in which the NRRD file says it that this was read from; its masks do too.
+        unit: of length, a key of `units.UNITS_MM`, in which the NRRD or MetaImage says it that this was read from; such
+            masks do too.
         frames: of DICOM, one for each slice along z; what is written as DICOM refers to them.
 
     Raises VolumeError for an array that is not 3-D, is empty or not numeric, and for a geometry that is not positive,

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from runtime.errors import VolumeError
-from runtime.io import read_volume
+from runtime.io import read_volume, write_mask
 from runtime.io.volumes.metaimage import DTYPES
 from tests.volume_files import (
     ARRAY,
@@ -102,6 +103,43 @@ def test_what_itk_reads_is_read_alike(
     assert np.array_equal(read_volume(path).array, ARRAY)
     if fields.get("BinaryData") != "False":  # which ITK reads from some headers only
         assert_as_itk_reads(path)
+
+
+IN_MM = {
+    "um": 1e-3,
+    "micron": 1e-3,
+    "\u00b5m": 1e-3,
+    "nm": 1e-6,
+    "CM": 10.0,
+    "m": 1000.0,
+    "Millimeters": 1.0,
+    "?": 1.0,
+    "": 1.0,
+}
+
+
+@pytest.mark.parametrize(("unit", "mm"), IN_MM.items())
+@pytest.mark.parametrize("suffix", [".mha", ".nrrd"])
+def test_lengths_become_millimetres_and_their_unit_again_in_masks(
+    tmp_path: Path, unit: str, mm: float, suffix: str
+) -> None:
+    """ITK takes all of them for mm; a mask lies where its image does in viewers that do as in those that do not."""
+    path = saved(tmp_path, DistanceUnits=unit)
+    volume = read_volume(path)
+    assert volume.spacing_mm == pytest.approx((2 * mm, 0.6 * mm, 0.5 * mm))
+    assert volume.origin_mm == pytest.approx((1 * mm, 2 * mm, 3 * mm))
+    mask = tmp_path / f"mask{suffix}"
+    write_mask(mask, ARRAY.astype(np.uint8), volume)
+    assert read_volume(mask).spacing_mm == pytest.approx(volume.spacing_mm)
+    assert read_volume(mask).unit == volume.unit
+    seen, image = (sitk.ReadImage(str(file)) for file in (mask, path))
+    assert seen.GetSpacing() == pytest.approx(image.GetSpacing())
+    assert seen.GetOrigin() == pytest.approx(image.GetOrigin())
+
+
+def test_what_is_not_said_is_of_the_files_unit_too(tmp_path: Path) -> None:
+    volume = read_volume(saved(tmp_path, **NO_PLACE, DistanceUnits="cm"))
+    assert (volume.spacing_mm, volume.origin_mm) == ((10, 10, 10), (0, 0, 0))
 
 
 @pytest.mark.parametrize("name", DTYPES)
@@ -246,6 +284,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "zeros in a value": ({"Comment": "a\0b"}, "Key = value"),
     "no key": ({"": "1 1 1"}, "Key = value"),
     "a slope": ({"ElementToIntensityFunctionSlope": "2"}, "slope"),
+    "a unit of no length": ({"DistanceUnits": "voxels"}, "wanted mm, cm, m, um or nm"),
+    "a misspelt unit": ({"DistanceUnit": "um"}, "wanted DistanceUnits"),
     "HeaderSize -2": ({"HeaderSize": "-2"}, "HeaderSize = -2"),
     "HeaderSize 5": ({"HeaderSize": "5"}, "HeaderSize = 5"),
     "the end of packed data": ({"HeaderSize": "-1", "CompressedData": "True"}, "HeaderSize"),
