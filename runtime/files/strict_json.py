@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -163,10 +163,18 @@ def parse(content: bytes | str) -> Any:
 def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise Fault(f"{reprlib.repr(twice)} is there twice")
+        raise Fault(f"{reprlib.repr(_first_twice(name for name, _ in pairs))} is there twice")
     return values
+
+
+def _first_twice(names: Iterable[str]) -> str:
+    """The first name that has been there before: in one pass, since an object may have as many as it likes."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            break
+        seen.add(name)
+    return name
 
 
 def _no_constant(name: str) -> None:
