@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from anyio import to_thread
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
@@ -198,8 +198,10 @@ class Page:
         try:
             with self._leases.working(lease), self._leases.holding(lease, size):
                 async with received(request.stream(), most) as read, self._reading:
+                    await _check_there(request)
                     with self._leases.replacing(lease, "image") as take:
                         shown = await to_thread.run_sync(read, take)
+                    await _check_there(request)
                     await self._hold_and_show(token, page, shown)
         except SeveralVolumes as several:
             return json_answer({**error_words(several), "choices": several.choices}, 409)
@@ -281,6 +283,12 @@ class Page:
             if event is None and self._leases.remaining_s(token) <= 0:
                 self._drop(token)
             yield PING if event is None else event
+
+
+async def _check_there(request: Request) -> None:
+    """Raise ClientDisconnect for a page that has stopped it, and looks at what was there before."""
+    if await request.is_disconnected():
+        raise ClientDisconnect
 
 
 def _token(request: Request) -> str:

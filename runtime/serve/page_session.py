@@ -70,6 +70,7 @@ class PageSession:
             self._session.set_image(volume.array[None], properties)
             self.shown = shown
             self._looks = {obj.id: _look(obj.id) for obj in self._session.objects}
+        self.events.send("volume", id=shown.id)
         self._work.watch_encodings()
 
     def seed(self, object_id: int, mask: NDArray[np.uint8]) -> None:

@@ -164,7 +164,9 @@ def plain_names(names: Sequence[str]) -> list[str]:
         last = re.split(r"[/\\]", name)[-1]
         if not _PLAIN_NAME.fullmatch(last) or last.lower() in taken:
             suffix = _SUFFIX.search(last)
-            last = f"file-{number:05d}{suffix.group() if suffix else ''}"
+            last = (
+                f"_file-{number:05d}{suffix.group() if suffix else ''}"  # no plain name begins so
+            )
         plain.append(last)
         taken.add(last.lower())
     return plain

@@ -31,6 +31,8 @@ export class App {
   files = null; // that the volume was read from, to send them again
   voxels = null; // the volume as it came, to send that again
   isOwed = false; // the server has not got all of it again yet
+  given = null; // id of the volume that the server has opened last
+  taken = null; // id of the one that is shown here, or cannot be
 
   constructor(api, document) {
     this.api = api;
@@ -175,7 +177,11 @@ export class App {
 
   async showGiven({ volume, objects }, known) {
     try {
-      if (known?.id !== volume.id) await this.load(volume);
+      if (known?.id !== volume.id) {
+        this.files = null;
+        this.review.leave();
+        await this.load(volume);
+      }
       await this.adopt(objects);
       if (!known) this.lookAgain();
     } catch (error) {
@@ -290,6 +296,7 @@ export class App {
     this.screen.status("Loading the images");
     const answer = await this.api.send("GET", "/api/volume");
     const buffer = await answer.arrayBuffer();
+    this.given = this.taken = volume.id;
     this.voxels = new Blob([buffer]);
     try {
       await this.viewer.show(buffer, volume);
@@ -338,6 +345,7 @@ export class App {
     else if (name === "begun") this.work.of(data.seq);
     else if (name === "progress") this.work.progressed(data.seq, data.done, data.planned);
     else if (name === "ahead") this.showAhead(data);
+    else if (name === "volume") this.catchUp(data.id);
     else if (name === "done" || name === "failed") {
       if (data.described) this.replaceObject(data.described);
       this.work.of(data.seq);
@@ -368,16 +376,29 @@ export class App {
     this.viewer.draw();
   }
 
+  // What the server has opened is what is shown, also where that was stopped too late: prompts would go to the other.
+  async catchUp(id = this.given) {
+    this.given = id;
+    if (!id || this.sending || this.isOwed || id === this.taken) return;
+    await this.act(async () => this.hello(await this.api.call("GET", "/api/session"), false));
+  }
+
   // A study of the cohort, with the masks that it has there.
   async openStudy(study) {
     this.screen.status(`Opening ${study}`);
-    const state = await this.api.call("POST", "/api/review/open", { study });
-    this.files = null;
-    await this.load(state.volume);
-    await this.adopt(state.objects);
-    this.screen.state("ready");
-    this.showWork();
-    return state.reviewing;
+    const own = this.sending ? null : (this.sending = {});
+    try {
+      const state = await this.api.call("POST", "/api/review/open", { study });
+      this.files = null;
+      await this.load(state.volume);
+      await this.adopt(state.objects);
+      return state.reviewing;
+    } finally {
+      if (own) this.sending = null;
+      this.screen.state("ready");
+      this.showWork();
+      await this.catchUp();
+    }
   }
 
   showStudy(id, slice) {
@@ -455,6 +476,7 @@ export class App {
       this.screen.progress(null);
       this.screen.state("ready");
       this.showWork();
+      await this.catchUp();
     }
     const chosen = choices && await this.screen.choose(choices);
     if (!this.volume) this.screen.status("No file open");

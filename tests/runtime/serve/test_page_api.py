@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import gzip
+import http.client
 import json
 import struct
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import nibabel
@@ -256,6 +258,29 @@ def test_bodies_that_lie_are_refused(client: Client, tmp_path: Path) -> None:
     assert client.ask("GET", "/api/session").json["volume"]["shape"] == list(SHAPE)  # as it was
 
 
+def test_who_stops_an_upload_keeps_what_was_open(
+    client: Client, served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_reading, goes_on = Event(), Event()
+
+    def slowly(*words: Any) -> Volume:
+        is_reading.set()
+        assert goes_on.wait(30)
+        return read_volume(*words)
+
+    monkeypatch.setattr("runtime.serve.received_files.read_volume", slowly)
+    connection = http.client.HTTPConnection("127.0.0.1", served.port)
+    body = packed(save_mask(tmp_path / "one.nrrd"))
+    connection.request("POST", "/api/volume", body, {"X-Lease-Token": client.token})
+    assert is_reading.wait(30)
+    connection.close()
+    client.ask("GET", "/api/session")  # which comes after that
+    goes_on.set()
+    while served.service.leases.of(client.token).pending:
+        time.sleep(0.01)
+    assert client.ask("GET", "/api/session").json["volume"]["shape"] == list(SHAPE)
+
+
 def test_a_small_file_of_a_large_volume_is_refused_unread(client: Client, tmp_path: Path) -> None:
     image = nibabel.Nifti1Image(np.zeros((200, 200, 200), np.uint8), np.eye(4))
     (tmp_path / "large.nii.gz").write_bytes(gzip.compress(image.to_bytes()))
@@ -409,9 +434,14 @@ def test_files_may_have_names_that_cannot_be_printed(
 def test_names_become_plain() -> None:
     names = ["a.nii.gz", "../b.nrrd", "C:\\scans\\c.dcm", "A.nii.gz", ".hidden", "ü.mha", "x" * 200]
     assert plain_names(names) == [
-        *("a.nii.gz", "b.nrrd", "c.dcm", "file-00003.nii.gz"),
-        *("file-00004.hidden", "file-00005.mha", "file-00006"),
+        *("a.nii.gz", "b.nrrd", "c.dcm", "_file-00003.nii.gz"),
+        *("_file-00004.hidden", "_file-00005.mha", "_file-00006"),
     ]
+
+
+def test_two_files_never_share_a_name() -> None:
+    names = ["file-00001.dcm", "\u00e9.dcm", "_file-00003.dcm", "a/\u00e9.dcm", "file-00001.dcm"]
+    assert len({name.lower() for name in plain_names(names)}) == len(names)
 
 
 def test_a_window_is_shown_for_what_has_no_spread() -> None:

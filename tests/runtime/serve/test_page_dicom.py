@@ -104,6 +104,7 @@ def test_one_of_several_series_is_chosen_with_the_keyboard(viewer: Viewer, tmp_p
     viewer.page.keyboard.press("Escape")
     viewer.until_ready()
     assert viewer.state["shape"] is None
+    viewer.until("document.getElementById('status').textContent === 'No file open'")
 
     viewer.page.set_input_files("#files", files)
     viewer.until("document.getElementById('choose').open")

@@ -19,6 +19,7 @@ from runtime.serve.bits import pack
 from runtime.serve.limits import Limits
 from runtime.serve.page_static import FOLDER
 from tests.runtime.serve.browser import LIMIT_S, Served, Viewer
+from tests.runtime.serve.page_client import packed
 from tests.time_limit import time_limit
 
 if TYPE_CHECKING:
@@ -106,6 +107,9 @@ def test_names_of_objects_and_planes_are_whole_in_a_small_window(viewer: Viewer)
         "(document.querySelector('#objects .pick b'))"
     )
     assert viewer.words("#objects .pick b") == "Object 1" and whole <= width
+    assert (
+        viewer.words("#link") == "Connected"
+    )  # to screen readers; there is room for its dot alone
     name, side = viewer.page.evaluate(
         "import('/page/marks.js').then(({Marks}) => {"
         " const said = [];"
@@ -315,6 +319,25 @@ def test_what_was_pointed_at_is_forgotten_with_its_volume(viewer: Viewer, tmp_pa
     viewer.until("document.getElementById('file-name').textContent === 'single.nii.gz'")
     viewer.until_ready()
     assert viewer.words("#readout").split() == ["0", "at", "5,", "5,", "1"]
+
+
+def test_what_the_server_has_opened_is_shown_though_nobody_waits_for_it(
+    viewer: Viewer, tmp_path: Path
+) -> None:
+    write_mask(
+        tmp_path / "late.nrrd", np.ones((2, 8, 8), np.uint8), Volume.from_array(np.ones((2, 8, 8)))
+    )
+    status = viewer.page.evaluate(
+        "body => fetch('/api/volume', {method: 'POST', body: new Uint8Array(body),"
+        " headers: {'X-Lease-Token': sessionStorage.getItem('medsam2-session')}}).then(a => a.status)",
+        list(packed(tmp_path / "late.nrrd")),
+    )
+    assert status == 200
+    viewer.until("window.viewerState().shape[0] === 2")
+    viewer.until_ready()
+    assert viewer.words("#file-name") == "late.nrrd"
+    viewer.click((1, 4, 4))
+    assert viewer.prompts() == [[[1, 2], [4, 5], [4, 5]]]
 
 
 def test_a_tab_that_nobody_sees_gives_signs_of_life(
