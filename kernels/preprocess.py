@@ -28,12 +28,16 @@ def preprocess(
     images: NDArray[np.uint8], size: int, mean: Sequence[float], std: Sequence[float]
 ) -> NDArray[np.float32]:
     """Slices (n, h, w) or (n, h, w, 3) uint8 to normalised float32 (n, 3, size, size)."""
-    shift, scale = (np.asarray(v, np.float32)[:, None, None] for v in (mean, std))
+    shift, scale = (np.asarray(v, np.float32) for v in (mean, std))
     out = np.empty((len(images), 3, size, size), np.float32)
     for image, target in zip(images, out, strict=True):
         resized = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
         planes = resized[None] if resized.ndim == 2 else resized.transpose(2, 0, 1)
-        target[:] = (planes.astype(np.float32) / np.float32(255) - shift) / scale
+        # In place: temporaries of this size are pages that the system has to clear each time.
+        np.divide(planes, np.float32(255), out=target[: len(planes)])
+        for channel in reversed(range(3)):  # a grey image's only plane last
+            np.subtract(target[min(channel, len(planes) - 1)], shift[channel], out=target[channel])
+            target[channel] /= scale[channel]
     return out
 
 
