@@ -41,6 +41,25 @@ export class Api {
     return answer;
   }
 
+  // What an answer holds, as a Blob, with word of how far it has come (0 to 1) where that is known: proxies may pack it.
+  async download(path, onProgress) {
+    const answer = await this.send("GET", path);
+    const total = Number(answer.headers.get("Content-Length"));
+    const pieces = [];
+    let count = 0;
+    try {
+      for (const reader = answer.body.getReader(); ; ) {
+        const { done, value } = await reader.read();
+        if (done) return new Blob(pieces);
+        pieces.push(value);
+        count += value.length;
+        if (total) onProgress(Math.min(count / total, 1));
+      }
+    } catch {
+      throw new ApiError(0, "Unreachable", "The connection was lost.");
+    }
+  }
+
   // Files in one body, with word of how far they have come (0 to 1). `sending.abort()` stops it.
   upload(files, onProgress, sending = {}) {
     const listed = files.map((file) => ({ name: file.name, size: file.size }));

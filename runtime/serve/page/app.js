@@ -294,10 +294,11 @@ export class App {
     this.screen.state("loading");
     this.screen.screen("viewer");
     this.screen.status("Loading the images");
-    const answer = await this.api.send("GET", "/api/volume");
-    const buffer = await answer.arrayBuffer();
+    const tell = (share) => this.screen.progress(share, false);
+    const voxels = await this.api.download("/api/volume", tell).finally(() => this.screen.progress(null));
+    const buffer = await voxels.arrayBuffer();
     this.given = this.taken = volume.id;
-    this.voxels = new Blob([buffer]);
+    this.voxels = voxels;
     try {
       await this.viewer.show(buffer, volume);
     } catch (error) {

@@ -17,6 +17,8 @@ export class ObjectPanel {
     if (this.editing === null) {
       this.list.replaceChildren(...objects.map((object) => this.row(object, object.id === selected, hidden.has(object.id))));
       if (focused) this.list.querySelector(`[data-focus="${focused}"]`)?.focus();
+      if (selected !== this.selected) this.list.querySelector("[data-selected]")?.scrollIntoView({ block: "nearest" });
+      this.selected = selected;
     }
     this.showPrompts(objects.find(({ id }) => id === selected));
   }
@@ -32,7 +34,7 @@ export class ObjectPanel {
     pick.dataset.focus = `pick-${object.id}`;
     pick.setAttribute("aria-pressed", String(isSelected));
     pick.title = "Select; double click to rename  (F2)";
-    const name = Object.assign(document.createElement("b"), { textContent: object.name });
+    const name = Object.assign(document.createElement("b"), { textContent: object.name, dir: "auto" });
     const size = document.createElement("span");
     size.append(...sizeOf(object));
     pick.append(name, size);
@@ -55,7 +57,7 @@ export class ObjectPanel {
     if (!object || !pick) return;
     this.editing = id;
     const before = pick.contains(document.activeElement) ? null : document.activeElement;
-    const input = Object.assign(document.createElement("input"), { className: "name", value: object.name, maxLength: 60 });
+    const input = Object.assign(document.createElement("input"), { className: "name", value: object.name, maxLength: 60, dir: "auto" });
     input.dataset.focus = `pick-${id}`; // which has the focus afterwards, if nothing else had it before
     input.setAttribute("aria-label", `New name of ${object.name}`);
     const end = (isKept) => {
@@ -68,8 +70,9 @@ export class ObjectPanel {
     };
     input.addEventListener("keydown", (event) => {
       event.stopPropagation();
-      if (event.key === "Enter") end(true);
-      if (event.key === "Escape") end(false);
+      if (event.isComposing || (event.key !== "Enter" && event.key !== "Escape")) return;
+      event.preventDefault(); // or it would press the button that has the focus now
+      end(event.key === "Enter");
     });
     input.addEventListener("blur", () => end(true));
     pick.replaceWith(input);

@@ -170,7 +170,7 @@ export class ReviewPanel {
   item(key, row) {
     const item = document.createElement("li");
     const button = Object.assign(document.createElement("button"), { type: "button" });
-    const name = Object.assign(document.createElement("b"), { textContent: `${row.study}, ${row.object}` });
+    const name = Object.assign(document.createElement("b"), { textContent: `${row.study}, ${row.object}`, dir: "auto" });
     button.append(name, document.createElement("span"));
     button.addEventListener("click", () => this.on.act(() => this.go(row)));
     item.append(button);

@@ -108,7 +108,7 @@ export class Screen {
 function choiceRow({ title, modality, slices, size, why_not: whyNot }, number) {
   const row = document.createElement("label");
   const radio = Object.assign(document.createElement("input"), { type: "radio", name: "choice", value: String(number), disabled: Boolean(whyNot) });
-  const name = Object.assign(document.createElement("strong"), { textContent: title || "Without a description" });
+  const name = Object.assign(document.createElement("strong"), { textContent: title || "Without a description", dir: "auto" });
   const facts = [
     modality,
     slices === null ? "volume file" : `${slices} slice${slices === 1 ? "" : "s"}`,

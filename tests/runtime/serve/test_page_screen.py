@@ -84,7 +84,7 @@ def test_words_stand_out_from_what_they_are_on() -> None:
         assert (light + 0.05) / (dark + 0.05) >= CONTRAST, (words, ground)
 
 
-@pytest.mark.parametrize("width, height", [(550, 350), (390, 640)])
+@pytest.mark.parametrize("width, height", [(550, 350), (320, 480)])
 def test_nothing_lies_on_anything_else_in_a_small_window(
     viewer: Viewer, width: int, height: int
 ) -> None:
@@ -110,6 +110,7 @@ def test_names_of_objects_and_planes_are_whole_in_a_small_window(viewer: Viewer)
     assert (
         viewer.words("#link") == "Connected"
     )  # to screen readers; there is room for its dot alone
+    assert viewer.page.get_by_role("heading", name="MedSAM2").count() == 1
     name, side = viewer.page.evaluate(
         "import('/page/marks.js').then(({Marks}) => {"
         " const said = [];"
@@ -181,6 +182,56 @@ def test_a_name_is_shown_as_it_is_and_without_what_cannot_be_printed(viewer: Vie
     assert viewer.state["objects"][0]["name"] == "<img src=x onerror=fail()> kidney"
     assert viewer.words("#objects b") == "<img src=x onerror=fail()> kidney"
     assert viewer.page.locator("#objects img").count() == 0
+
+
+def test_bytes_are_counted_as_they_come_also_where_nobody_says_how_many(viewer: Viewer) -> None:
+    for length, shares in (("4", [0.75, 1]), ("2", [1, 1]), (None, [])):
+        told = viewer.page.evaluate(
+            "async length => {"
+            " const {Api} = await import('/page/api.js');"
+            " const pieces = new ReadableStream({start(to) {"
+            "  for (const text of ['abc', 'd']) to.enqueue(new TextEncoder().encode(text));"
+            "  to.close();"
+            " }});"
+            " const [api, shares] = [new Api(), []];"
+            " api.send = async () => new Response(pieces, length ? {headers: {'Content-Length': length}} : {});"
+            " const blob = await api.download('/x', share => shares.push(share));"
+            " return [await blob.text(), shares];"
+            "}",
+            length,
+        )
+        assert told == ["abcd", shares]
+
+
+def test_renaming_ends_with_enter_and_does_nothing_else(viewer: Viewer) -> None:
+    viewer.page.click("#object-add")
+    viewer.until("window.viewerState().objects.length === 2")
+    viewer.page.keyboard.press("F2")
+    viewer.page.keyboard.insert_text("\u0643\u0628\u062f")
+    viewer.page.evaluate(
+        "document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter', isComposing: true}))"
+    )
+    assert viewer.page.locator("#objects .name").count() == 1  # the letters are still being chosen
+    viewer.page.keyboard.press("Enter")
+    viewer.until("window.viewerState().objects[1].name === '\u0643\u0628\u062f'")
+    direction = "getComputedStyle(document.querySelector('#objects [data-selected] b')).direction"
+    assert viewer.page.evaluate(direction) == "rtl"
+    assert len(viewer.state["objects"]) == 2  # the button that was pressed before has the focus
+
+
+def test_the_object_that_is_selected_is_seen_in_a_long_list(viewer: Viewer) -> None:
+    for count in range(2, 9):
+        viewer.page.click("#object-add")
+        viewer.until(f"window.viewerState().objects.length === {count}")
+    for place in (":last-child", ":first-child"):
+        top, bottom, low, high = viewer.page.evaluate(
+            "['#objects', '#objects [data-selected]'].flatMap(which => {"
+            " const {top, bottom} = document.querySelector(which).getBoundingClientRect();"
+            " return [top, bottom];})"
+        )
+        assert top <= low and high <= bottom
+        assert viewer.page.locator(f"#objects li{place}[data-selected]").count() == 1
+        viewer.page.keyboard.press("1")
 
 
 def test_a_click_is_where_it_is_seen_before_the_next_frame_too(viewer: Viewer) -> None:
@@ -327,6 +378,11 @@ def test_what_the_server_has_opened_is_shown_though_nobody_waits_for_it(
     write_mask(
         tmp_path / "late.nrrd", np.ones((2, 8, 8), np.uint8), Volume.from_array(np.ones((2, 8, 8)))
     )
+    viewer.page.evaluate(
+        "void new MutationObserver((_, watch) => {"
+        " window.shown ||= !document.getElementById('progress').hidden;"
+        "}).observe(document.getElementById('progress'), {attributes: true})"
+    )
     status = viewer.page.evaluate(
         "body => fetch('/api/volume', {method: 'POST', body: new Uint8Array(body),"
         " headers: {'X-Lease-Token': sessionStorage.getItem('medsam2-session')}}).then(a => a.status)",
@@ -334,6 +390,7 @@ def test_what_the_server_has_opened_is_shown_though_nobody_waits_for_it(
     )
     assert status == 200
     viewer.until("window.viewerState().shape[0] === 2")
+    assert viewer.page.evaluate("window.shown") is True  # how far the images have come
     viewer.until_ready()
     assert viewer.words("#file-name") == "late.nrrd"
     viewer.click((1, 4, 4))
