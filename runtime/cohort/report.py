@@ -159,7 +159,10 @@ def _body(
     if reviewed:
         heads4 = ("Verdict", "Objects", "Seconds, mean", "Clicks, mean")
         body += ["<h2>Reviewed</h2>", table(heads4, reviewed)]
-    body += [
+    if not overview.num_objects:
+        return body
+    return [
+        *body,
         "<h2>Review queue</h2>",
         f"<p>The {min(QUEUE, overview.num_objects)} most doubtful objects; all of them are in results.parquet "
         "(review_score).</p>",
@@ -171,7 +174,6 @@ def _body(
         f"<p>Up to {PICTURES} studies: the most doubtful ones, then others spread evenly over the rest.</p>",
         f'<div class="sheet">{"".join(_figures(folder, overview.pictures()))}</div>',
     ]
-    return body
 
 
 def _figures(folder: Path, names: Sequence[str]) -> Iterable[str]:

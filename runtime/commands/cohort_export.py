@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from runtime.cohort.export import EXPORTS, LabelledStudy, labelled
 from runtime.cohort.review import Review
@@ -70,7 +71,10 @@ def main(arguments: list[str] | None = None) -> None:
     args.output.mkdir(exist_ok=True)
     told: Counter[str] = Counter(studies=0, objects=0, files=0, left_out=0, failed=0)
     found = labelled(review, args.all)
-    with tqdm(found, desc="export", unit="study", file=sys.stderr) as bar:
+    with (
+        logging_redirect_tqdm(),
+        tqdm(found, desc="export", unit="study", file=sys.stderr) as bar,
+    ):
         for study in bar:
             if isinstance(study, LabelledStudy):
                 _export(study, args, options, told)

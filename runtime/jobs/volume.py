@@ -212,9 +212,12 @@ def _finish(
     """What was found, fused with other axes and cleaned where that was asked for."""
     if job.fuse and isinstance(predictor, VolumePredictor):
         with tqdm(desc="other axes", unit="slice", file=sys.stderr) as bar:
-            result = fuse_orientations(
-                predictor, result, volume.spacing_mm, job.fuse, on_slice=bar.update
-            )
+
+            def tell(total: int) -> None:
+                bar.total = total
+                bar.update()
+
+            result = fuse_orientations(predictor, result, volume.spacing_mm, job.fuse, tell)
     return clean(finish(result, PRESETS.get(job.preset or "")), job.clean)
 
 

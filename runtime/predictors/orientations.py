@@ -45,7 +45,7 @@ def fuse_orientations(
     result: Result,
     spacing_mm: tuple[float, float, float],
     fusion: str = "mean",
-    on_slice: Callable[[], object] = lambda: None,
+    on_slice: Callable[[int], object] = lambda total: None,
 ) -> Result:
     """Segment along the two other axes what a run has found along the first, and fuse all three.
 
@@ -54,7 +54,7 @@ def fuse_orientations(
         result: of its `propagate`.
         spacing_mm: (z, y, x).
         fusion: a key of `FUSIONS`.
-        on_slice: called for every plane done.
+        on_slice: called for every plane done, with how many there are in all.
 
     Returns a result of the same slices at the volume's resolution. Raises InputError for an unknown fusion, and as
     `check_planes`.
@@ -66,10 +66,13 @@ def fuse_orientations(
         object_id: _courses(_axial(result, object_id), result, object_id)
         for object_id in result.slices
     }
+    total = sum(course.stop - course.start for of in courses.values() for course in of)
     along: dict[int, list[Probabilities]] = {object_id: [] for object_id in result.slices}
     for axis in (1, 2):
         of_axis = {i: course for i, of in courses.items() for course in of if course.axis == axis}
-        for object_id, probabilities in _follow(predictor, of_axis, spacing_mm, axis, on_slice):
+        for object_id, probabilities in _follow(
+            predictor, of_axis, spacing_mm, axis, lambda: on_slice(total)
+        ):
             along[object_id].append(probabilities)
     slices: dict[int, Mapping[int, SliceMask]] = {}
     for object_id, masks in result.slices.items():

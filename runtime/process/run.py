@@ -22,6 +22,8 @@ from runtime.process.watcher import work_in_a_child
 # A path that was given and that nothing can be called, or nothing is.
 NO_SUCH_NAME = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOENT, errno.ENOTDIR)
 IMPORTER = "<frozen importlib._bootstrap>"  # what Python calls the code that imports
+QUIET = ("highdicom", "pydicom", "dicomweb_client")
+"""Packages that tell of every module, every odd value that they copy, and every request."""
 SIGNALS = [
     number
     for name in ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
@@ -59,10 +61,7 @@ def _run(module: str, arguments: Sequence[str] | None, signals: Signals) -> None
 
     settle_openblas()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for name in (
-        "highdicom",
-        "pydicom",
-    ):  # which tell of every module and every odd value they copy
+    for name in QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
     main = import_module(module).main
     signals.is_working = True

@@ -235,8 +235,9 @@ class DicomWeb:
         except (requests.RequestException, ConnectionError) as error:
             if isinstance(error, requests.exceptions.InvalidJSONError):
                 raise self._strange(what, error) from error
+            reason = str(getattr([*error.args, error][0], "reason", error)).rpartition("): ")[2]
             raise Sam2Error(
-                f"{self.url} does not answer for {what}: {error}; try again later"
+                f"{self.url} does not answer for {what}: {reason}; see to the address, or try again later"
             ) from error
         except (Sam2Error, OSError, MemoryError):
             raise
@@ -255,9 +256,8 @@ class DicomWeb:
 
 def _is_asking(dataset: Dataset, series: str) -> bool:
     """Whether a segmentation is of a series, and none of ours."""
-    of = {
-        str(item.get("SeriesInstanceUID")) for item in dataset.get("ReferencedSeriesSequence", ())
-    }
+    items = dataset.get("ReferencedSeriesSequence", ())
+    of = {str(item.get("SeriesInstanceUID")) for item in items}
     return series in of and dataset.get("Manufacturer") != DISTRIBUTION
 
 

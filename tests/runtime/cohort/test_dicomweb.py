@@ -75,7 +75,7 @@ def test_what_is_not_there_is_missed(
             DicomWeb(server.url).fetch(address, tmp_path)
     nobody = DicomWeb("http://127.0.0.1:9/discard")
     nobody._client.set_http_retry_params(retry=False)
-    with pytest.raises(Sam2Error, match="does not answer"):
+    with pytest.raises(Sam2Error, match=r"does not answer for series 1\.2/3: Failed to establish"):
         nobody.fetch("1.2/3", tmp_path)
 
 

@@ -95,6 +95,14 @@ def test_the_page_needs_nothing_but_itself(ledger: Ledger, tmp_path: Path) -> No
     assert scores == ["2", "1"]  # the most doubtful first
 
 
+def test_where_everything_has_failed_nothing_is_to_be_reviewed(tmp_path: Path) -> None:
+    ledger = ledger_of(tmp_path, [study("a")])
+    (row,) = ledger.rows()
+    ledger.settle(failure(row["number"], InputError("no")), "masks/a")
+    page = write_report(tmp_path, ledger.rows("doubt"), ledger.counts(), [], None).read_text()
+    assert "Failed" in page and "Review queue" not in page and "Contact sheet" not in page
+
+
 @pytest.mark.parametrize("count", [3, 24, 30, 48, 1000])
 def test_the_contact_sheet_shows_the_doubtful_and_a_choice_of_the_rest(count: int) -> None:
     figures = CohortFigures()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -194,6 +197,21 @@ def test_what_cannot_be_exported_is_named_and_the_others_are(
             main(["export", str(review.folder), "-o", str(tmp_path / "new"), "--format", format_])
     with pytest.raises(InputError, match="lies within"):
         main(["export", str(review.folder), "-o", str(review.folder / "new")])
+
+
+def test_what_is_told_of_a_study_is_a_line_beside_the_progress(
+    review: Review, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    decided(review)
+    (tmp_path / "studies" / "b.nrrd").write_bytes(b"gone")
+    console = logging.StreamHandler(sys.stderr)
+    logging.getLogger().addHandler(console)
+    try:
+        with pytest.raises(Sam2Error, match="1 studies could not"):
+            main(["export", str(review.folder), "-o", str(tmp_path / "new")])
+    finally:
+        logging.getLogger().removeHandler(console)
+    assert re.search(r"^b: ", capsys.readouterr().err.replace("\r", "\n"), re.MULTILINE)
 
 
 @pytest.mark.parametrize(("shape", "origin_mm"), [((4, 6, 5), (1, 2, 3)), (SHAPE, (9, 2, 3))])

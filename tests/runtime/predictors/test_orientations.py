@@ -175,10 +175,8 @@ def test_an_unknown_fusion_is_refused_before_anything_is_computed(
 
 def test_fusion_keeps_the_shape_and_the_object(ran: tuple[VolumePredictor, Result]) -> None:
     predictor, result = ran
-    planes = []
-    fused = fuse_orientations(
-        predictor, result, SPACING_MM, "mean", on_slice=lambda: planes.append(1)
-    )
+    planes: list[int] = []
+    fused = fuse_orientations(predictor, result, SPACING_MM, "mean", on_slice=planes.append)
     assert fused.shape == result.shape == SHAPE
     assert fused.shapes == result.shapes
     assert list(fused.slices[1]) == list(result.slices[1])
@@ -352,11 +350,11 @@ def test_each_plane_is_encoded_once_for_all_objects_and_none_between_them() -> N
     result = predictor.propagate(z_range=(3, 4))
     backend.calls.clear()
     planes: list[int] = []
-    fused = fuse_orientations(predictor, result, (1.0, 1.0, 1.0), on_slice=lambda: planes.append(1))
+    fused = fuse_orientations(predictor, result, (1.0, 1.0, 1.0), on_slice=planes.append)
     encoded = [call.inputs["image"].tobytes() for call in backend.calls if "image" in call.inputs]
     extent = len({*range(2, 20), *range(48, 62)})  # margins of two
     assert len(encoded) == len(set(encoded)) == 2 * extent
-    assert len(planes) == 2 * 3 * 14, "each object along its own extent"
+    assert planes == [2 * 3 * 14] * (2 * 3 * 14), "each object along its own extent"
     assert fused.object_ids == (1, 2, 3)
 
 

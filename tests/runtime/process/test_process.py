@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import errno
+import logging
 import os
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,7 +24,7 @@ from runtime.errors import (
     PromptError,
     Sam2Error,
 )
-from runtime.process.run import Signals, outcome
+from runtime.process.run import QUIET, Signals, _run, outcome
 from runtime.process.shortage import is_out_of_memory
 from runtime.process.streams import print_result
 
@@ -45,6 +47,14 @@ def raised(error: BaseException, cause: BaseException | None = None) -> BaseExce
         raise error from cause
     except BaseException as caught:
         return caught
+
+
+def test_packages_do_not_tell_of_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in QUIET:
+        monkeypatch.setattr(logging.getLogger(name), "level", logging.NOTSET)
+    monkeypatch.setitem(sys.modules, "a_command", SimpleNamespace(main=lambda arguments: None))
+    _run("a_command", [], Signals())
+    assert logging.getLogger("dicomweb_client.web").getEffectiveLevel() == logging.ERROR
 
 
 @pytest.mark.parametrize(
