@@ -172,7 +172,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("bundle", type=Path, metavar="BUNDLE")
     p.add_argument(
-        "--folder", type=Path, help="labelled volumes: .npz, or NAME.nii.gz with NAME_label.nii.gz"
+        "--folder",
+        type=Path,
+        help="labelled volumes: .npz, NAME.nii.gz with NAME_label.nii.gz, or what medsam2 cohort export writes",
     )
     p.add_argument("--measure", default="iou", choices=list(MEASURES), help="default: %(default)s")
     p.add_argument(

@@ -19,6 +19,7 @@ PROMPTS = ("box", "click", "mask")
 MIN_AREA = 40  # voxels on the prompted slice
 MIN_SLICES = 3
 LABEL_SUFFIX = "_label"
+EXPORTED = ("images", "labels")  # folders of medsam2 cohort export
 MAX_LABELS = 1000  # of one volume
 PLACE_TOLERANCE = 1e-3  # of a voxel, and of a unit vector
 
@@ -45,24 +46,37 @@ class Case:
 def folder_cases(folder: Path) -> Iterator[Case]:
     """Every labelled object of every volume in a folder, one volume at a time.
 
+    These are .npz, NAME.nii.gz with NAME_label.nii.gz, and images/NAME.nii.gz with labels/NAME.nii.gz; the first and
+    last at any depth, as `medsam2 cohort export` writes them.
+
     Raises MissingInput if there is none, VolumeError for one that cannot be read or whose labels are none or lie
     elsewhere.
     """
     if not folder.is_dir():
         raise MissingInput(f"{folder} is not a folder; wanted one with labelled volumes")
-    archives = sorted(folder.glob("*.npz"))
-    pairs = sorted(folder.glob(f"*{LABEL_SUFFIX}.nii*"))
+    archives, pairs = sorted(folder.rglob("*.npz")), dict(_pairs(folder))
     if not archives and not pairs:
         raise MissingInput(
-            f"{folder} holds no .npz and no NAME.nii.gz with NAME{LABEL_SUFFIX}.nii.gz"
+            f"{folder} holds no .npz, no NAME.nii.gz with NAME{LABEL_SUFFIX}.nii.gz, and no {EXPORTED[0]}/NAME.nii.gz "
+            f"with {EXPORTED[1]}/NAME.nii.gz, as medsam2 cohort export writes them"
         )
     for path in archives:
-        yield from _labelled(path.stem, read_volume(path), read_npz_labels(path))
-    for path in pairs:
-        name, _, suffixes = path.name.rpartition(LABEL_SUFFIX)
-        volume, labels = read_volume(path.with_name(name + suffixes)), read_volume(path)
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        yield from _labelled(name, read_volume(path), read_npz_labels(path))
+    for path, labels_path in pairs.items():
+        volume, labels = read_volume(path), read_volume(labels_path)
         _check_place(volume, labels)
-        yield from _labelled(f"{name}{suffixes}", volume, labels.array)
+        yield from _labelled(path.relative_to(folder).as_posix(), volume, labels.array)
+
+
+def _pairs(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Paths of volumes and of their labels."""
+    for path in sorted(folder.glob(f"*{LABEL_SUFFIX}.nii*")):
+        name, _, suffixes = path.name.rpartition(LABEL_SUFFIX)
+        yield path.with_name(name + suffixes), path
+    images, labels = (folder / name for name in EXPORTED)
+    for path in sorted(labels.rglob("*.nii*")):
+        yield images / path.relative_to(labels), path
 
 
 def _check_place(volume: Volume, labels: Volume) -> None:

@@ -1,8 +1,8 @@
 """`python -m benchmarks quality`: one prompt on the middle slice of each object, against ground truth.
 
-Cases are held-out phantoms, or a folder of labelled volumes: .npz with `imgs` and `gts`, or pairs of NAME.nii.gz and
-NAME_label.nii.gz. Besides the whole volume it counts what goes wrong where: by distance from the prompt, on slices
-where the object has ended, and against simply copying the prompted slice's mask.
+Cases are held-out phantoms, or a folder of labelled volumes: .npz with `imgs` and `gts`, pairs of NAME.nii.gz and
+NAME_label.nii.gz, or what `medsam2 cohort export` writes. Besides the whole volume it counts what goes wrong where: by
+distance from the prompt, on slices where the object has ended, and against simply copying the prompted slice's mask.
 """
 
 from __future__ import annotations

@@ -44,8 +44,25 @@ def test_archives_and_pairs_are_read_with_their_geometry(tmp_path: Path) -> None
         assert not case.is_flow
 
 
+def test_what_a_cohort_has_exported_is_read_at_any_depth(tmp_path: Path) -> None:
+    labels = labels_of((2, 9, 8))
+    volume = Volume.from_array(labels * np.uint8(50), (3.0, 0.75, 0.5))
+    (tmp_path / "more").mkdir()
+    np.savez(tmp_path / "more" / "b.npz", imgs=volume.array, gts=labels)
+    for kind in ("images", "labels"):
+        (tmp_path / kind / "p1").mkdir(parents=True)
+    for name in ("ct", "p1/ct"):
+        sitk.WriteImage(volume.to_image(), str(tmp_path / "images" / f"{name}.nii.gz"))
+        write_mask(tmp_path / "labels" / f"{name}.nii.gz", labels, like=volume)
+    cases = list(folder_cases(tmp_path))
+    names = ["more/b", "images/ct.nii.gz", "images/p1/ct.nii.gz"]
+    assert [case.name for case in cases] == [f"{name} object 1" for name in names]
+    for case in cases:
+        np.testing.assert_array_equal(case.truth, labels > 0)
+
+
 def test_a_folder_without_labels_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MissingInput, match=r"holds no \.npz and no NAME\.nii\.gz"):
+    with pytest.raises(MissingInput, match=r"holds no \.npz, no NAME\.nii\.gz"):
         list(folder_cases(tmp_path))
     np.savez(tmp_path / "plain.npz", imgs=np.zeros((3, 8, 8), np.uint8))
     with pytest.raises(VolumeError, match=r"plain\.npz: found the keys imgs; wanted gts"):
