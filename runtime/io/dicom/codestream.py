@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from runtime.errors import VolumeError
 from runtime.files.scratch import scratch_folder
 from runtime.io.dicom.format import PixelFormat
 from runtime.io.dicom.transfer_syntax import TransferSyntax
+from runtime.io.dicom.whole_frame import check_whole_jpeg, check_whole_jpeg2000
 from runtime.io.volumes.itk import quiet, reason, sitk
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -33,23 +35,36 @@ _JP2 = b"\0\0\0\x0cjP"
 
 
 class Size(NamedTuple):
-    """What a codestream says of itself."""
+    """What a codestream says of itself; `process` is the marker of JPEG's start of frame."""
 
     rows: int
     columns: int
     samples: int
     bits: int
+    process: int = 0
 
 
 def decode_codestream(frame: bytes, layout: PixelFormat, syntax: TransferSyntax) -> NDArray[Any]:
     """The frame (y, x) in its own type, or uint8 (y, x, 3) in RGB. Raises VolumeError where it cannot be decoded."""
-    size = _jpeg2000_size(frame) if syntax.codec == "jpeg2000" else _jpeg_size(frame)
+    is_jpeg2000 = syntax.codec == "jpeg2000"
+    size = _jpeg2000_size(frame) if is_jpeg2000 else _jpeg_size(frame)
     if size[:3] != (layout.rows, layout.columns, layout.samples) or size.bits > layout.allocated:
         raise VolumeError(
             f"its codestream is of {size.rows} rows of {size.columns}, {size.samples} samples of {size.bits} bits, and "
             f"its header says {layout.rows} of {layout.columns}, "
             f"{layout.samples} of {layout.allocated}"
         )
+    if is_jpeg2000:
+        check_whole_jpeg2000(frame, frame.find(_SIZES) + 2)
+    decoded = _decode(frame, layout, syntax)
+    if not is_jpeg2000:
+        unsigned = decoded.view(layout.container)
+        again = partial(_decode, layout=layout, syntax=syntax)
+        check_whole_jpeg(frame, size.process, size.bits, unsigned, again)
+    return decoded
+
+
+def _decode(frame: bytes, layout: PixelFormat, syntax: TransferSyntax) -> NDArray[Any]:
     with scratch_folder() as folder:
         path = folder / "frame.dcm"
         path.write_bytes(_minimal_file(frame, layout, syntax))
@@ -76,7 +91,7 @@ def _jpeg_size(data: bytes) -> Size:
     for marker, at in _segments(data):
         if marker in _START_OF_FRAME and at + 10 <= len(data):
             bits, rows, columns, samples = struct.unpack_from(">BHHB", data, at + 4)
-            return Size(rows, columns, samples, bits)
+            return Size(rows, columns, samples, bits, marker)
     raise VolumeError("its codestream has no JPEG header")
 
 

@@ -22,8 +22,9 @@ def read_stored(header: Header, layout: PixelFormat) -> Iterator[NDArray[Any]]:
     try:
         with header.pixel_stream(layout.total_bytes) as stream:
             if header.syntax.codec:
-                for frame in read_encapsulated(stream, layout.frames, header.syntax):
-                    yield _decode(frame, layout, header)
+                frames = read_encapsulated(stream, layout.frames, header.syntax)
+                for number, frame in enumerate(frames):
+                    yield _decode(frame, number, layout, header)
             else:
                 check_rest(stream, header.pixel_at + (header.pixel_bytes or 0), header.syntax)
                 stream.seek(header.pixel_at)
@@ -32,11 +33,16 @@ def read_stored(header: Header, layout: PixelFormat) -> Iterator[NDArray[Any]]:
         raise VolumeError(f"{header.path}: its pixels cannot be read: {error}") from error
 
 
-def _decode(frame: bytes, layout: PixelFormat, header: Header) -> NDArray[Any]:
-    if header.syntax.codec == "rle":
-        return layout.take_out(decode_rle(frame, layout))
-    decoded = decode_codestream(frame, layout, header.syntax)
-    return layout.take_out(decoded.view(layout.container))
+def _decode(frame: bytes, number: int, layout: PixelFormat, header: Header) -> NDArray[Any]:
+    try:
+        if header.syntax.codec == "rle":
+            return layout.take_out(decode_rle(frame, layout))
+        decoded = decode_codestream(frame, layout, header.syntax)
+        return layout.take_out(decoded.view(layout.container))
+    except VolumeError as error:
+        if layout.frames == 1:
+            raise
+        raise VolumeError(f"in frame {number}, {error}") from error
 
 
 def _read_native(stream: BinaryIO, layout: PixelFormat, header: Header) -> Iterator[NDArray[Any]]:

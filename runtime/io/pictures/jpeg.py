@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from io import BytesIO
 
 from PIL import Image
 
 # Markers of ISO 10918-1, table B.1. Frames that are coded by arithmetic, whose decoders read ahead, are not looked at.
 _START_OF_SCAN, _END = 0xDA, 0xD9
-_FRAMES_OF_HUFFMAN = (0xC0, 0xC1, 0xC2)
+_FRAMES_OF_HUFFMAN = (0xC0, 0xC1, 0xC2, 0xC3)
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 # What ends the data of a scan: a marker that is none of a restart, no 0xff that is data, and no filling.
 _AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -18,12 +19,20 @@ _FILLINGS = (b"\x5a\xc3\x96\x3c\xa5\x69" * 11, b"\xa1\x1f\x47\x72\x0e\xd8" * 11)
 _COARSE = 8  # libjpeg decodes a picture of so much smaller a side in half the time
 
 
-def check_whole(data: bytes) -> None:
+def _coarse(data: bytes) -> bytes:
+    """The pixels of a picture, small where its kind can be decoded so without leaving data out."""
+    with Image.open(BytesIO(data), formats=("JPEG",)) as image:
+        if "progressive" not in image.info:
+            image.draft(image.mode, (image.width // _COARSE or 1, image.height // _COARSE or 1))
+        return image.tobytes()
+
+
+def check_whole(data: bytes, decode: Callable[[bytes], bytes] = _coarse) -> None:
     """Raise ValueError for a JPEG whose data ends before its picture does, though it has an end marker.
 
     A decoder takes no more data than a picture needs. What is put between data and end marker is therefore drawn where
     some is missing, and nowhere else: a picture that two such fillings make different is not whole. What is missing of
-    the texture of the last block alone may pass. Raises what Pillow raises for what it cannot decode.
+    the texture of the last block alone may pass. Raises what `decode` raises, Pillow if it is not given.
     """
     if (place := _last_scan(data)) is None:
         return
@@ -31,7 +40,7 @@ def check_whole(data: bytes) -> None:
     restart = b"\xff" + bytes([0xD0 + len(_RESTART.findall(data, start, end)) % 8])
     first, second = _FILLINGS
     ending = b"\xff" + bytes([_END])  # behind which a camera may have put other pictures
-    if _coarse(data[:end] + first + ending) != _coarse(data[:end] + restart + second + ending):
+    if decode(data[:end] + first + ending) != decode(data[:end] + restart + second + ending):
         raise ValueError("its data ends before its picture does; copy it again")
 
 
@@ -54,11 +63,3 @@ def _last_scan(data: bytes) -> tuple[int, int] | None:
             if data[at + 1] == _END:
                 return scan if is_huffman else None
     return None
-
-
-def _coarse(data: bytes) -> bytes:
-    """The pixels of a picture, small where its kind can be decoded so without leaving data out."""
-    with Image.open(BytesIO(data), formats=("JPEG",)) as image:
-        if "progressive" not in image.info:
-            image.draft(image.mode, (image.width // _COARSE or 1, image.height // _COARSE or 1))
-        return image.tobytes()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,17 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGLosslessSV1,
     RLELossless,
 )
 
 from runtime.errors import InputError, SeriesError, VolumeError
+from runtime.files.scratch import scratch_folder
 from runtime.io import read_volume
 from runtime.io.dicom import read_dicom_image
+from runtime.io.dicom.format import read_format
+from runtime.io.dicom.header import read_header
+from runtime.io.dicom.pixels import read_stored
 from tests.dicoms import (
     SERIES,
     an_image,
@@ -321,6 +328,106 @@ def test_a_codestream_cut_short_is_refused(tmp_path: Path, name: str) -> None:
         dataset.save_as(tmp_path / "a.dcm")
         with pytest.raises(InputError, match=r"a\.dcm"):
             read_dicom_image(tmp_path / "a.dcm")
+
+
+def by_pillow(plane: np.ndarray, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(plane).save(stream, "JPEG", **options)
+    return stream.getvalue()
+
+
+def losslessly(plane: np.ndarray) -> bytes:
+    """JPEG of process 14 as GDCM writes it."""
+    with scratch_folder() as folder:
+        writer = sitk.ImageFileWriter()
+        writer.SetImageIO("GDCMImageIO")
+        writer.SetFileName(str(folder / "a.dcm"))
+        writer.UseCompressionOn()
+        writer.SetCompressor("JPEG")
+        writer.Execute(sitk.GetImageFromArray(plane[None]))
+        dataset = dcmread(folder / "a.dcm")
+        return next(generate_frames(dataset.PixelData, number_of_frames=1)).rstrip(b"\0")
+
+
+GREY = RNG.integers(0, 4000, (64, 48)).astype(np.uint16)
+DARK = np.where(np.arange(64)[:, None] < 40, GREY, np.uint16(0))
+# What GDCM draws where data is missing.
+MIDDLE = np.where(np.arange(64)[:, None] < 40, GREY, np.uint16(1 << 15))
+CUT: dict[str, tuple[str, np.ndarray, Callable[[np.ndarray], bytes]]] = {
+    "lossy": (JPEGBaseline8Bit, (GREY // 16).astype(np.uint8), by_pillow),
+    "progressive": (
+        JPEGBaseline8Bit,
+        (GREY // 16).astype(np.uint8),
+        partial(by_pillow, progressive=True),
+    ),
+    "lossless": (JPEGLosslessSV1, GREY, losslessly),
+    "lossless, dark below": (JPEGLosslessSV1, DARK, losslessly),
+    "lossless, as missing below": (JPEGLosslessSV1, MIDDLE, losslessly),
+}
+
+
+@pytest.mark.parametrize(("syntax", "plane", "encode"), CUT.values(), ids=CUT)
+def test_jpeg_that_was_cut_short_and_ends_all_the_same_is_refused(
+    tmp_path: Path, syntax: str, plane: np.ndarray, encode: Callable[[np.ndarray], bytes]
+) -> None:
+    """GDCM draws something for what is missing, which nobody could tell from the patient."""
+    whole = encode(plane)
+    path = tmp_path / "a.dcm"
+
+    def write_frames(frames: list[bytes]) -> None:
+        def compress(dataset: Dataset) -> None:
+            dataset.file_meta.TransferSyntaxUID = syntax
+            dataset.PixelData = encapsulate(frames)
+            dataset["PixelData"].VR = "OB"
+
+        stored = np.stack([plane] * len(frames))
+        write(path, stored, ExplicitVRLittleEndian, 8 * plane.itemsize, compress)
+
+    write_frames([whole])
+    found = read_dicom_image(path)
+    if plane.dtype == np.uint16:
+        assert np.array_equal(found, plane)
+    for share in (0.5, 0.6):
+        end = int(share * len(whole))
+        cut = whole[:end].rstrip(b"\xff") + b"\xff\xd9"
+        write_frames([cut])
+        with pytest.raises(InputError, match=r"a\.dcm: .* data ends before its picture does"):
+            read_dicom_image(path)
+    write_frames([whole, cut])
+    with pytest.raises(InputError, match=r"a\.dcm: .*in frame 1, .*ends before its picture"):
+        [*read_stored_of(path)]
+
+
+def read_stored_of(path: Path) -> Iterator[np.ndarray]:
+    header = read_header(path)
+    assert header is not None
+    return read_stored(header, read_format(header))
+
+
+@pytest.mark.parametrize("lost", [0, 5, -1])
+def test_jpeg_2000_that_has_lost_a_tile_is_refused(tmp_path: Path, lost: int) -> None:
+    stream = io.BytesIO()
+    plane = (GREY // 16).astype(np.uint8)
+    Image.fromarray(plane).save(stream, "JPEG2000", no_jp2=True, tile_size=(16, 16))
+    whole = stream.getvalue()
+    begins, at = [], whole.index(b"\xff\x90")
+    while whole[at : at + 2] == b"\xff\x90":
+        begins.append(at)
+        at += int.from_bytes(whole[at + 6 : at + 10], "big")
+    begins.append(at)
+    begin, end = [*pairwise(begins)][lost]
+    for codestream in (whole, whole[:begin] + whole[end:]):
+
+        def compress(dataset: Dataset, codestream: bytes = codestream) -> None:
+            dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless
+            dataset.PixelData = encapsulate([codestream])
+            dataset["PixelData"].VR = "OB"
+
+        write(tmp_path / "a.dcm", plane[None], ExplicitVRLittleEndian, 8, compress)
+        if codestream == whole:
+            assert np.array_equal(read_dicom_image(tmp_path / "a.dcm"), plane)
+    with pytest.raises(InputError, match=r"a\.dcm: .*found 11 of 12 tiles"):
+        read_dicom_image(tmp_path / "a.dcm")
 
 
 def in_fragments(path: Path, cuts: int, table: bool, is_ended: bool = True) -> np.ndarray:

@@ -1,0 +1,72 @@
+"""Whether a compressed frame holds all of its picture: decoders draw something for what is missing.
+
+Of JPEG-LS, and within a tile of JPEG 2000, GDCM says so itself. JPEG of twelve lossy bits is not looked at.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import VolumeError
+from runtime.io.pictures.jpeg import check_whole
+
+Decode = Callable[[bytes], NDArray[Any]]
+
+# Starts of frame of ISO 10918-1, table B.1.
+_LOSSY, _LOSSLESS = (0xC0, 0xC1, 0xC2), 0xC3
+# JPEG 2000 (ISO 15444-1, A.4): the start of a part of a tile, and the end of all.
+_TILE_PART, _END, _HEAD_BYTES = 0x90, 0xD9, 12
+
+
+def check_whole_jpeg(
+    frame: bytes, process: int, bits: int, decoded: NDArray[Any], decode: Decode
+) -> None:
+    """Raise VolumeError for a JPEG whose data ends before its picture does.
+
+    Args:
+        frame: the codestream.
+        process: the marker of its start of frame.
+        bits: of a sample.
+        decoded: what came out, unsigned, (y, x) or (y, x, samples).
+        decode: by which it did; asked twice more where a lossless picture ends as GDCM draws what is missing.
+    """
+    try:
+        if process in _LOSSY and bits == 8:
+            check_whole(frame)
+        # What a line is predicted from that has no line above (H.1.2.1) is all that GDCM draws.
+        elif process == _LOSSLESS and np.all(decoded[-1, -1] == 1 << (bits - 1)):
+            check_whole(frame, lambda data: _pixels(data, decode))
+    except OSError:  # GDCM decodes it and Pillow does not
+        return
+    except ValueError as error:
+        raise VolumeError(f"of its codestream, {error}") from error
+
+
+def _pixels(frame: bytes, decode: Decode) -> bytes:
+    try:
+        return decode(frame).tobytes()
+    except VolumeError:  # GDCM refuses a restart in place of data, and takes one behind it
+        return b""
+
+
+def check_whole_jpeg2000(frame: bytes, at: int) -> None:
+    """Raise VolumeError for a JPEG 2000 codestream without all of its tiles; its sizes' marker is at that byte."""
+    right, bottom, _, _, width, height, left, top = struct.unpack_from(">8I", frame, at + 6)
+    wanted = -(-(right - left) // (width or 1)) * -(-(bottom - top) // (height or 1))
+    found: set[int] = set()
+    while at + _HEAD_BYTES <= len(frame) and frame[at] == 0xFF and frame[at + 1] != _END:
+        if frame[at + 1] == _TILE_PART:
+            tile, length = struct.unpack_from(">HI", frame, at + 4)
+            found.add(tile)
+            at += length if length >= _HEAD_BYTES else len(frame)  # 0: up to the end
+        else:
+            at += 2 + max(2, struct.unpack_from(">H", frame, at + 2)[0])
+    if len(found) < wanted:
+        raise VolumeError(
+            f"found {len(found)} of {wanted} tiles in its codestream; it is cut short: copy it again"
+        )
