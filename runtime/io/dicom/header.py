@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from runtime.errors import SeriesError
 from runtime.files.plain_file import open_plain
 from runtime.io.dicom.bounded import BoundedFile
-from runtime.io.dicom.elements import check_whole, text
+from runtime.io.dicom.elements import check_whole, shown, text
 from runtime.io.dicom.transfer_syntax import (
     HEAD_BYTES,
     SYNTAXES,
@@ -237,9 +237,22 @@ def _read_meta(stream: BoundedFile, path: Path) -> tuple[Dataset, TransferSyntax
     meta = read_dataset(
         cast(BinaryIO, stream), False, True, stop_when=lambda tag, *_: tag >> 16 != 2
     )
+    _check_vrs(meta, path)
     start = stream.tell()
     uid = text(meta, TRANSFER_SYNTAX)
     return meta, SYNTAXES.get(uid) if uid else guess_syntax(stream.read(8)), start
+
+
+def _check_vrs(meta: Dataset, path: Path) -> None:
+    """Raise SeriesError for elements of file meta information that are said to be what DICOM does not know.
+
+    Group 0002 is explicit always, and gets no further VRs (PS3.10 section 7.1).
+    """
+    from pydicom.valuerep import VR
+
+    for element in meta.elements():
+        if element.VR is not None and element.VR not in VR.__members__:
+            raise _damaged(path, f"({shown(element.tag)}) has the VR {element.VR!r}")
 
 
 def _check_without_pixels(stream: BoundedFile, meta: Dataset, dataset: Dataset, path: Path) -> None:

@@ -252,6 +252,18 @@ def test_pixels_that_are_floats_are_refused(tmp_path: Path, element: int) -> Non
         read_volume(tmp_path / "a.dcm")
 
 
+@pytest.mark.parametrize("element", [0x00, 0x02, 0x10])
+def test_file_meta_information_of_no_vr_is_refused(tmp_path: Path, element: int) -> None:
+    path = tmp_path / "a.dcm"
+    save(path, syntax=ImplicitVRLittleEndian)
+    data = bytearray(path.read_bytes())
+    at = data.index(bytes([2, 0, element, 0])) + 4
+    data[at : at + 2] = b"TL"
+    path.write_bytes(data)
+    with pytest.raises(SeriesError, match=rf"damaged \(\(0002\|{element:04x}\) has the VR 'TL'"):
+        read_header(path)
+
+
 def test_a_transfer_syntax_that_is_not_read_is_named(tmp_path: Path) -> None:
     def change(dataset: Dataset) -> None:
         dataset.PixelData = encapsulate([b"\0" * 96])
