@@ -21,6 +21,7 @@ from kernels.device_array import Buffer
 from runtime.devices.engine import Engine, Trimmed
 from runtime.devices.machine import memory_bytes
 from runtime.errors import Sam2Error
+from runtime.process.shortage import is_out_of_memory
 
 MAX_ROWS = 4  # at a time; each takes as much memory between operators as a run of all threads does
 PATIENCE = 8  # batches before the graph is opened once more, which takes as long as some of them
@@ -86,9 +87,7 @@ class RowThreads:
 
     def close(self) -> None:
         """Let both engines go."""
-        with self._lock:
-            self._is_apart = False
-            self._drop_single()
+        self._stay_together()
         self._whole.close()
 
     def _chosen(self) -> Closing | None:
@@ -118,10 +117,18 @@ class RowThreads:
         """Rows that keep all threads busy on threads of their own, what is left of them together on all threads."""
         left = rows % self._threads
         parts = [slice(i, i + 1) for i in range(rows - left)]
-        with ThreadPoolExecutor(self._threads, "row") as pool:
-            runs = [
-                pool.submit(single.run, _rows(inputs, part), _rows(outputs, part)) for part in parts
-            ]
+        try:
+            with ThreadPoolExecutor(self._threads, "row") as pool:
+                runs = [
+                    pool.submit(single.run, _rows(inputs, part), _rows(outputs, part))
+                    for part in parts
+                ]
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._stay_together()  # no thread is to be had
+            self._whole.run(inputs, outputs)
+            return
         for run in runs:
             run.result()
         if left:
@@ -138,6 +145,11 @@ class RowThreads:
                 self._is_apart = median(self._taken_s[True]) < median(self._taken_s[False])
                 if not self._is_apart:
                     self._drop_single()
+
+    def _stay_together(self) -> None:
+        with self._lock:
+            self._is_apart = False
+            self._drop_single()
 
     def _drop_single(self) -> None:
         if self._single is not None:

@@ -15,7 +15,13 @@ from types import FrameType
 from typing import NoReturn
 
 from runtime.errors import InputError, OutOfMemory, Sam2Error
-from runtime.process.shortage import is_limited, is_tight, settle_openblas, shortage_behind
+from runtime.process.shortage import (
+    is_limited,
+    is_tight,
+    settle_openblas,
+    shortage_behind,
+    shortage_words,
+)
 from runtime.process.streams import close_streams, open_streams
 from runtime.process.watcher import work_in_a_child
 
@@ -180,8 +186,7 @@ def foreseen(error: BaseException) -> tuple[int, str, str] | None:
     """Exit code, name and words of an error that whoever gave the command can mend; None for any other."""
     shortage = shortage_behind(error)
     if shortage and not isinstance(error, OutOfMemory):
-        words = f"out of memory: {str(shortage) or type(shortage).__name__}"
-        return OutOfMemory.exit_code, OutOfMemory.__name__, words
+        return OutOfMemory.exit_code, OutOfMemory.__name__, shortage_words(shortage)
     name = type(error).__name__
     if isinstance(error, Sam2Error):
         return error.exit_code, name, str(error)

@@ -25,9 +25,13 @@ SIGNS = (
     "out of memory",  # CUDA, TensorRT, GDCM
     "can't alloc",  # OpenVINO's nodes
     "could not allocate",
-    "can't start new thread",  # Python: no memory for a stack, or no more processes allowed
-    "pthread_create",  # ONNX Runtime: the same
-    "resource temporarily unavailable",  # EAGAIN in words: the same
+    *(
+        NO_THREAD := (
+            "can't start new thread",  # Python: no memory for a stack, or no more processes allowed
+            "pthread_create",  # ONNX Runtime: the same
+            "resource temporarily unavailable",  # EAGAIN in words: the same
+        )
+    ),
 )
 """Parts of messages, in small letters."""
 
@@ -58,6 +62,17 @@ def is_out_of_memory(error: BaseException) -> bool:
 def shortage_behind(error: BaseException) -> BaseException | None:
     """The lack of memory that an error was raised from, or the error itself if it is one."""
     return next((link for link in causes(error) if _says_so(link)), None)
+
+
+def shortage_words(shortage: BaseException) -> str:
+    """What a lack of memory, or of room for a thread, is told of as."""
+    said = str(shortage) or type(shortage).__name__
+    if not any(sign in said.lower() for sign in NO_THREAD):
+        return f"out of memory: {said}"
+    return (
+        f"no further thread could be started ({said}): this user or container may have no more of them, or there is no "
+        "memory for one; allow more (ulimit -u, docker run --pids-limit), or end other programs"
+    )
 
 
 def check_room(size_bytes: int, what: str) -> None:

@@ -66,6 +66,7 @@ class Leases:
         self._lock = threading.RLock()
         self._granted = 0
         self._closer = ThreadPoolExecutor(1, "close sessions")
+        self._closer.submit(trim_memory)  # has a thread by then, whatever else may have none later
         self.idle_timeout_s = limits.idle_s
 
     def __len__(self) -> int:

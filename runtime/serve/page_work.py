@@ -81,9 +81,15 @@ class PageWork:
             self._verbs.append(
                 PageVerb(self._seq, object_id, call, describe, time.monotonic(), num_bytes)
             )
-            seq = self._seq
-        self._start()
-        return seq
+            verb = self._verbs[-1]
+        try:
+            self._start()
+        except RuntimeError:  # whoever asks for it again would have it twice
+            with self._lock, suppress(ValueError):
+                self._verbs.remove(verb)
+            self._let_go([verb])
+            raise
+        return verb.seq
 
     def _let_go(self, verbs: Iterable[PageVerb]) -> None:
         """Count no longer what verbs kept that wait no more."""
@@ -127,8 +133,9 @@ class PageWork:
     def _start(self) -> None:
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="page", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._work, name="page", daemon=True)
+                thread.start()  # which may fail, and is tried again then
+                self._thread = thread
         self._wake.set()
 
     def _work(self) -> None:

@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 import uvicorn
@@ -142,7 +143,8 @@ class Server(uvicorn.Server):
         clock.daemon = (
             True  # a step of a large network cannot be interrupted, and nothing is lost with it
         )
-        clock.start()
+        with suppress(RuntimeError):  # where no thread is to be had the end is waited for
+            clock.start()
 
 
 def _is_news(record: logging.LogRecord) -> bool:

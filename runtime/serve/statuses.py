@@ -8,7 +8,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
 from runtime.errors import InputError, OutOfMemory, Sam2Error, SessionBusy, SessionClosed
-from runtime.process.shortage import shortage_behind
+from runtime.process.shortage import shortage_behind, shortage_words
 from runtime.serve.leases import AtCapacity, LeaseExpired, TooManyRequests
 from runtime.serve.nnia import TooLarge
 
@@ -49,8 +49,8 @@ def response_to(error: Exception) -> JSONResponse:
     """What a client is told of an error; what nobody has foreseen is logged, and said in a word."""
     if isinstance(error, Refused):
         return _response(error.status, error, error.headers)
-    if shortage_behind(error) and not isinstance(error, OutOfMemory):
-        return _response(STATUSES[OutOfMemory], OutOfMemory(f"out of memory: {error}"), {})
+    if (shortage := shortage_behind(error)) and not isinstance(error, OutOfMemory):
+        return _response(STATUSES[OutOfMemory], OutOfMemory(shortage_words(shortage)), {})
     for kind, status in STATUSES.items():
         if isinstance(error, kind):
             is_full = status == STATUSES[AtCapacity]

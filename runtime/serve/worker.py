@@ -136,8 +136,9 @@ class Worker:
             if self._is_closed:
                 raise SessionClosed("the worker was closed; make a new one")
             if self._thread is None:
-                self._thread = Thread(target=self._run, name="inference", daemon=True)
-                self._thread.start()
+                thread = Thread(target=self._run, name="inference", daemon=True)
+                thread.start()  # which may fail, and is tried again then
+                self._thread = thread
             self._enqueue(task)
         return task
 

@@ -15,6 +15,7 @@ from runtime.devices.engine import Batched, Trimmed
 from runtime.errors import BundleError, Closed, OutOfMemory
 from runtime.model import load
 from tests.graph_inputs import graph_inputs, relative_error
+from tests.no_threads import no_more_threads
 
 GIB = 2**30
 AXES = {
@@ -194,6 +195,19 @@ def test_a_graph_that_cannot_be_opened_once_more_runs_on(error: Exception, opene
     graph.decide()
     graph.run()
     assert (graph.times, graph.engine.rows_at_once) == (1, 1)
+
+
+def test_rows_stay_together_once_no_thread_is_to_be_had(
+    opened: Opens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = opened()
+    graph.decide()
+    with monkeypatch.context() as patch:
+        no_more_threads(patch)
+        graph.run()
+    graph.run()
+    assert graph.whole.rows == [[1.0, 2.0]] * 2
+    assert (graph.single.done, graph.engine.rows_at_once) == (["close"], 1)
 
 
 def test_what_a_row_raises_is_raised_when_all_have_ended(opened: Opens) -> None:

@@ -89,6 +89,17 @@ def test_an_error_is_one_line_and_an_exit_code(
     assert capsys.readouterr() == ("", words and words + "\n")
 
 
+def test_a_lack_of_threads_is_told_with_how_to_have_more(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("can't start new thread")
+
+    assert outcome(fail) == 6
+    said = capsys.readouterr().err
+    assert said.startswith("error: no further thread could be started") and "ulimit -u" in said
+
+
 def test_what_nobody_foresaw_is_shown_in_full(capsys: pytest.CaptureFixture[str]) -> None:
     assert outcome(lambda: {}["nothing"]) == 1
     assert "Traceback" in capsys.readouterr().err

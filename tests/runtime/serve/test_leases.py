@@ -7,6 +7,7 @@ import pytest
 from runtime.errors import OutOfMemory
 from runtime.serve.leases import AWAY_S, AtCapacity, LeaseExpired, Leases, TooManyRequests
 from runtime.serve.limits import Limits
+from tests.no_threads import no_more_threads
 from tests.runtime.serve.fakes import FakeSession
 
 LIMITS = Limits(max_sessions=2, max_volume_bytes=1000, idle_s=600.0, silent_s=60.0, max_pending=2)
@@ -225,6 +226,15 @@ def test_all_end_with_the_server(leases: Leases) -> None:
     leases.close()
     leases._closer.shutdown()
     assert all(session.is_closed for session in sessions) and not len(leases)  # type: ignore[attr-defined]
+
+
+def test_sessions_end_where_no_thread_is_to_be_had_any_more(
+    leases: Leases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_more_threads(monkeypatch)
+    lease = leases.grant("nninteractive")
+    leases.release(lease.token)
+    assert closed(leases, lease.session)
 
 
 def test_a_lease_is_worth_nothing_to_another_face(leases: Leases) -> None:

@@ -11,6 +11,7 @@ from runtime.serve.info import ObjectInfo
 from runtime.serve.leases import TooManyRequests
 from runtime.serve.page_events import PageEvents
 from runtime.serve.page_work import MOST_WAITING, PageWork
+from tests.no_threads import no_more_threads
 
 
 class ClosedMeanwhile:
@@ -63,6 +64,23 @@ def test_verbs_that_wait_have_a_number_and_their_bytes_are_counted() -> None:
         work.submit(1, lambda session: None, lambda object_id: {}, 30)
         work.cancel()
         assert held[-1] == 10
+
+
+def test_a_verb_whose_thread_could_not_be_started_is_not_done_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held, done = [0], []
+    work = PageWork(Idle(), Heard(), held.append)  # type: ignore[arg-type]
+    with monkeypatch.context() as patch:
+        no_more_threads(patch)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            work.submit(1, lambda session: done.append("first"), lambda object_id: {}, 10)
+    assert not work.is_busy and held[-1] == 0
+    work.submit(1, lambda session: done.append("second"), lambda object_id: {}, 10)
+    end_s = time.monotonic() + 60
+    while (work.is_busy or held[-1]) and time.monotonic() < end_s:
+        time.sleep(0.01)
+    assert done == ["second"] and held[-1] == 0
 
 
 class Idle:

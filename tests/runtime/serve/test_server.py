@@ -30,6 +30,8 @@ from runtime.serve.leases import Leases
 from runtime.serve.limits import Limits
 from runtime.serve.server import CannotListen, Server, listen
 from runtime.serve.serving import Serving
+from runtime.serve.statuses import response_to
+from tests.no_threads import no_more_threads
 from tests.runtime.serve.fakes import FakeSession, running
 from tests.runtime.serve.page_client import Client
 
@@ -242,6 +244,23 @@ def test_a_request_that_ends_with_the_server_is_no_fault(caplog: pytest.LogCaptu
     assert [type(record.exc_info[1]) for record in caplog.records if record.exc_info] == [
         ValueError
     ]
+
+
+def test_a_signal_ends_a_server_that_may_have_no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = Limits()
+    leases = Leases(lambda: FakeSession(0.0), limits)  # type: ignore[arg-type, return-value]
+    app = application(Serving(leases, limits, ThreadPoolExecutor(1)), Door(Hosts("127.0.0.1")))
+    server = Server(app, leases, limits)
+    no_more_threads(monkeypatch)
+    server.handle_exit(signal.SIGTERM, None)
+    assert server.should_exit
+
+
+def test_a_client_is_told_how_to_have_more_threads() -> None:
+    answer = response_to(RuntimeError("can't start new thread"))
+    assert answer.status_code == 507
+    assert json.loads(bytes(answer.body))["error"] == "OutOfMemory"
+    assert b"no further thread" in answer.body and b"--pids-limit" in answer.body
 
 
 def test_who_leaves_at_once_leaves_nothing_that_was_received(

@@ -9,6 +9,7 @@ import pytest
 
 from runtime.errors import SessionClosed
 from runtime.serve.worker import Steps, Urgency, Worker
+from tests.no_threads import no_more_threads
 
 
 @pytest.fixture
@@ -87,6 +88,17 @@ def test_what_is_ended_does_no_further_step_and_puts_away_on_the_workers_thread(
     task.end()
     worker.call("B", lambda: None)
     assert log in (["inference", "over"], ["over"])
+
+
+def test_a_thread_that_could_not_be_started_is_tried_again(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        no_more_threads(patch)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            worker.call("A", lambda: 1)
+    task = worker.submit("A", steps([], "a"), Urgency.PROMPT)
+    assert task.wait(10)
 
 
 def test_what_never_began_is_over_too(worker: Worker) -> None:
