@@ -153,7 +153,7 @@ def read_ceilings(path: Path, product: str) -> Ceilings:
     Raises InputError.
     """
     try:
-        figures = json.loads(path.read_text())["figures"]
+        figures = json.loads(path.read_bytes())["figures"]
         products = [row["value"] for name, row in figures.items() if name.startswith(f"{product} ")]
         return Ceilings(1e12 * max(products), 1e9 * figures["copy"]["value"])
     except (OSError, ValueError, KeyError, TypeError) as error:

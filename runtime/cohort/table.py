@@ -15,6 +15,7 @@ from typing import Any
 from runtime.cohort.find import addressed, located
 from runtime.cohort.study import WRONG, Row, Study, StudyPrompts, stamped
 from runtime.errors import InputError, MissingInput
+from runtime.files.plain_text import NOT_UTF16, is_utf16
 from runtime.prompts.prompt_file import NAMES
 
 STUDY, OBJECT, SLICES = "study", "object", ("z", "slice")
@@ -72,6 +73,9 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
 
 def _csv_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     try:
+        with path.open("rb") as head:
+            if is_utf16(head.read(4)):
+                raise InputError(f"{path}: {NOT_UTF16}, in Excel as CSV UTF-8")
         with path.open(encoding="utf-8-sig", newline="") as stream:
             lines = csv.DictReader(stream, strict=True)
             names = [name.strip().lower() for name in lines.fieldnames or ()]
@@ -82,7 +86,9 @@ def _csv_rows(path: Path) -> Iterator[Mapping[str, Any]]:
                     raise InputError(f"{path}, line {lines.line_num}: more cells than columns")
                 yield {name: (cell or "").strip() for name, cell in row.items()}
     except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as CSV in UTF-8: {error}") from error
+        raise InputError(
+            f"{path} cannot be read as CSV in UTF-8: {error}; save it as that, in Excel as CSV UTF-8"
+        ) from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error}") from error
 
@@ -114,9 +120,11 @@ def _check_columns(names: Collection[str], path: Path) -> None:
         set(columns) <= there for columns in NUMBERS.values()
     )
     if STUDY not in there or not is_asked:
+        is_other = len(names) == 1 and any(separator in names[0] for separator in ";\t")
+        parted = ", with commas between the columns" * is_other
         raise InputError(
             f"{path} has the columns {', '.join(sorted(there)) or 'none'}; wanted study, and box, point or recist "
-            "(and object, z)"
+            f"(and object, z){parted}"
         )
     if twice := sorted(
         name for name, count in Counter(names).items() if count > 1 and name in OURS

@@ -145,7 +145,7 @@ def _floors(path: str | None) -> dict[str, Any] | None:
     if path is None:
         return None
     try:
-        floors: dict[str, Any] = json.loads(Path(path).read_text())["stages"]
+        floors: dict[str, Any] = json.loads(Path(path).read_bytes())["stages"]
         if not floors.keys() <= {*STAGES.values(), "total"}:
             raise ValueError(f"it has {', '.join(floors)}")
         for row in floors.values():

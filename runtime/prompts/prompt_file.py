@@ -86,7 +86,7 @@ def read_codes(path: str | Path) -> tuple[dict[int, Code], dict[int, Code]]:
 def named_in(file: Path) -> list[Path]:
     """Files that a file of prompts names as masks, as far as it can be read."""
     try:
-        text = file.read_text("utf-8")
+        text = _decoded(file.read_bytes())
         content = json.loads(text) if '"mask"' in text else {}
         objects = content.get("objects", ())
         names = [p["mask"] for o in objects for p in o.get("prompts", ()) if "mask" in p]
@@ -145,9 +145,14 @@ def _read_json(file: Path) -> Any:
     if len(data) > MOST_BYTES:
         raise PromptError(f"{file} is larger than {MOST_BYTES // 2**20} MiB; wanted prompts")
     try:
-        return parse(data.decode(json.detect_encoding(data)))  # editors write what they like
+        return parse(_decoded(data))
     except ValueError as error:
         raise PromptError(f"{file} is not JSON: {error}") from error
+
+
+def _decoded(data: bytes) -> str:
+    """JSON's text: editors write what they like."""
+    return data.decode(json.detect_encoding(data))
 
 
 def group(prompts: Sequence[Prompt], object_id: int) -> Calls:

@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 from runtime.errors import InputError, MissingInput
+from runtime.files.plain_text import BOM, NOT_UTF16, is_utf16
 
 VARIABLE = "MEDSAM2_SERVE_KEY"
 SHORTEST, LONGEST = 16, 256
@@ -47,6 +48,9 @@ def _read(path: Path) -> str:
                 raise InputError(
                     f"{path}: others may read this key; mend it with: chmod 600 {path}"
                 )
-            return file.read(4096).decode("ascii", "replace")
+            data = file.read(4096)
     except FileNotFoundError as error:
         raise MissingInput(f"{path}: no such file; {HOW_TO_MAKE}") from error
+    if is_utf16(data):
+        raise InputError(f"{path}: {NOT_UTF16}")
+    return data.removeprefix(BOM).decode("ascii", "replace")

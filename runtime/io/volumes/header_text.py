@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
+from runtime.files.plain_text import BOM, NOT_UTF16, is_utf16
+
 MAX_HEADER_BYTES = 1 << 22
 MAX_LINES = 1 << 15
 """Twice as many as there may be data files, which have a line each; a line takes Python a microsecond or two."""
@@ -20,9 +22,13 @@ class HeaderLines:
         """The next line without its end; None at the end of the file.
 
         Bytes that are not UTF-8 survive as surrogates, as in the system's file names.
-        Raises ValueError where the header has had more than MAX_HEADER_BYTES, or MAX_LINES.
+        Raises ValueError for a header in UTF-16, and where it has had more than MAX_HEADER_BYTES, or MAX_LINES.
         """
+        is_first = self._stream.tell() == 0
         line = self._stream.readline(MAX_HEADER_BYTES)
+        if is_first and is_utf16(line):
+            raise ValueError(NOT_UTF16)
+        line = line.removeprefix(BOM) if is_first else line
         if self._stream.tell() >= MAX_HEADER_BYTES:
             raise ValueError(f"found a header of more than {MAX_HEADER_BYTES} bytes")
         self._left -= bool(line)

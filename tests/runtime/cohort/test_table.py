@@ -47,6 +47,35 @@ def test_numbers_may_have_columns_of_their_own(tmp_path: Path) -> None:
     assert calls_of_rows(found["A"])[0] == [(1, [Box(slice=3, y=(0, 5.5), x=(1, 4))])]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_tables_come_with_a_mark_of_their_encoding_and_without(
+    tmp_path: Path, encoding: str
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text('study,box\r\nMüller,"7,2,5,1,4"\r\n', encoding)
+    assert [study.name for study in read_table(path, tmp_path)] == ["Müller"]
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "said"),
+    [
+        ('study,box\nA,"7,2,5,1,4"\n', "utf-16", "text in UTF-16.*in Excel as CSV UTF-8"),
+        ('study,box\nMüller,"7,2,5,1,4"\n', "cp1252", "save it as that, in Excel as CSV UTF-8"),
+        ("study;box\nA;7,2,5,1,4\n", "utf-8", "with commas between the columns"),
+        ("study\tbox\nA\t7,2,5,1,4\n", "utf-8", "with commas between the columns"),
+    ],
+    ids=["utf-16", "cp1252", "semicolons", "tabs"],
+)
+def test_other_tables_are_refused_with_how_to_mend_them(
+    tmp_path: Path, text: str, encoding: str, said: str
+) -> None:
+    """Excel writes each of these."""
+    path = tmp_path / "t.csv"
+    path.write_text(text, encoding)
+    with pytest.raises(InputError, match=said):
+        [*read_table(path, tmp_path)]
+
+
 def test_a_study_may_be_called_in_several_ways(tmp_path: Path) -> None:
     for name in ("ct.nii.gz", "mr.nii.gz", "mr.nrrd"):
         (tmp_path / name).touch()

@@ -243,7 +243,8 @@ def test_stages_are_held_against_a_roofline(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     floors = {stage: {"floor_ms": 0.5} for stage in ("encode", "total")}
-    (tmp_path / "floors.json").write_text(json.dumps({"stages": floors}))
+    # As > in Windows' PowerShell writes it.
+    (tmp_path / "floors.json").write_text(json.dumps({"stages": floors}), "utf-16")
     bench.main([*SMALL, "--threads", "1", "--roofline", str(tmp_path / "floors.json")])
     out = capsys.readouterr().out
     report = json.loads(out.strip().splitlines()[-1])

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import codecs
 import gzip
 import zlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +143,22 @@ def test_lengths_become_millimetres_and_their_unit_again_in_masks(
 def test_what_is_not_said_is_of_the_files_unit_too(tmp_path: Path) -> None:
     volume = read_volume(saved(tmp_path, **NO_PLACE, DistanceUnits="cm"))
     assert (volume.spacing_mm, volume.origin_mm) == ((10, 10, 10), (0, 0, 0))
+
+
+@pytest.mark.parametrize("write", [saved, partial(detached, data_file="whole.raw")])
+def test_a_header_that_notepad_saved_is_read(tmp_path: Path, write: Callable[..., Path]) -> None:
+    (tmp_path / "whole.raw").write_bytes(RAW)
+    path = write(tmp_path)
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    assert np.array_equal(read_volume(path).array, ARRAY)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_a_header_in_utf_16_is_refused_with_how_to_mend_it(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.mhd"
+    path.write_bytes(header("whole.raw").decode().encode(encoding))
+    with pytest.raises(VolumeError, match=r"found text in UTF-16.*wanted UTF-8"):
+        read_volume(path)
 
 
 @pytest.mark.parametrize("name", DTYPES)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import bz2
+import codecs
 import gzip
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,16 @@ def test_only_axes_of_space_have_lengths(tmp_path: Path) -> None:
     assert read_volume(saved(tmp_path, **plain)).unit == "um"
     with pytest.raises(VolumeError, match="found 2 units"):
         read_volume(saved(tmp_path, **{**plain, "units": "um um"}))
+
+
+def test_a_header_that_notepad_saved_is_read_and_one_in_utf_16_is_not(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    data = path.read_bytes()
+    path.write_bytes(codecs.BOM_UTF8 + data)
+    assert np.array_equal(read_volume(path).array, ARRAY)
+    path.write_bytes(data.decode("latin-1").encode("utf-16"))
+    with pytest.raises(VolumeError, match=r"found text in UTF-16.*wanted UTF-8"):
+        read_volume(path)
 
 
 @pytest.mark.parametrize("name", DTYPES)

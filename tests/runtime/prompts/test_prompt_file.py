@@ -13,6 +13,7 @@ from runtime.errors import MissingInput, PromptError
 from runtime.io.dicom.codes import Code
 from runtime.prompts.prompt_file import (
     group,
+    named_in,
     parse_box,
     parse_point,
     read_codes,
@@ -227,11 +228,13 @@ def test_a_huge_file_is_refused_after_its_first_bytes(tmp_path: Path) -> None:
         read_prompts(path)
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 def test_every_encoding_of_json_is_read(encoding: str, tmp_path: Path) -> None:
     path = tmp_path / "prompts.json"
     path.write_bytes(json.dumps(with_prompts(BOX)).encode(encoding))
     assert len(read_prompts(path)) == 1
+    path.write_bytes(json.dumps(with_prompts({"slice": 0, "mask": "a.png"})).encode(encoding))
+    assert named_in(path) == [tmp_path / "a.png"]
 
 
 @pytest.mark.parametrize(

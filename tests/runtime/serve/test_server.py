@@ -107,6 +107,12 @@ def test_keys_come_from_a_file_or_the_environment(
         read_key(str(path))
     path.chmod(0o600)
     assert read_key(str(path)) == "x" + KEY
+    path.write_text(KEY + "\r\n", "utf-8-sig")  # as Notepad may save it
+    assert read_key(str(path)) == KEY
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be"):  # as > in Windows' PowerShell does
+        path.write_text(KEY + "\r\n", encoding)
+        with pytest.raises(InputError, match=r"key\.txt: found text in UTF-16.*wanted UTF-8"):
+            read_key(str(path))
     for bad in (
         "",
         "short",
