@@ -120,7 +120,7 @@ def _check_columns(names: Collection[str], path: Path) -> None:
         set(columns) <= there for columns in NUMBERS.values()
     )
     if STUDY not in there or not is_asked:
-        is_other = len(names) == 1 and any(separator in names[0] for separator in ";\t")
+        is_other = len(names) == 1 and bool({";", "\t"} & {*"".join(names)})
         parted = ", with commas between the columns" * is_other
         raise InputError(
             f"{path} has the columns {', '.join(sorted(there)) or 'none'}; wanted study, and box, point or recist "
