@@ -91,11 +91,7 @@ class PageReview:
         page = self._host.session_of(request)
         name = (await read_json(request, OPEN))["study"]
         study = await to_thread.run_sync(self._review.study, name)
-        shown = await to_thread.run_sync(self._shown, study, name)
-        volume = shown.volume
-        masks = await to_thread.run_sync(
-            decided_mask, self._review.folder, study, volume, self._review.latest()
-        )
+        shown, masks = await to_thread.run_sync(self._shown, study, name)
         await self._host.show(request, page, shown)
         pairs = []
         for number, object_id in enumerate(masks):
@@ -145,8 +141,15 @@ class PageReview:
 
         Nowhere, and 1, if it is the cohort's own.
         """
-        name, object_id = study["name"], body["object"]
-        volume, mask = self._volume(study), page.mask(body["shown"]) != 0
+        mask = page.mask(body["shown"]) != 0
+        with opened(self._review, study) as (_, volume):
+            return self._kept(study, body["object"], volume, mask)
+
+    def _kept(
+        self, study: dict[str, Any], object_id: int, volume: Volume, mask: NDArray[np.bool_]
+    ) -> tuple[str, float]:
+        """The same for a mask of a volume that is there."""
+        name = study["name"]
         if mask.shape != volume.shape:
             raise InputError(f"{name} is not what is open here; open it before deciding")
         latest = self._review.latest()
@@ -162,13 +165,13 @@ class PageReview:
         write_mask(path, mask.astype(np.uint8), volume)
         return corrected, dice
 
-    def _shown(self, study: dict[str, Any], name: str) -> ShownVolume:
+    def _shown(
+        self, study: dict[str, Any], name: str
+    ) -> tuple[ShownVolume, dict[int, NDArray[np.bool_]]]:
+        """A study and its masks, read while its files are there: segmentations refer to them."""
         with opened(self._review, study) as (_, volume):
-            return ShownVolume.of(volume, name)
-
-    def _volume(self, study: dict[str, Any]) -> Volume:
-        with opened(self._review, study) as (_, volume):
-            return volume
+            masks = decided_mask(self._review.folder, study, volume, self._review.latest())
+            return ShownVolume.of(volume, name), masks
 
 
 def _number(request: Request, name: str, usual: int) -> int:

@@ -397,6 +397,7 @@ export class App {
     } finally {
       if (own) this.sending = null;
       this.screen.state("ready");
+      if (!this.volume) this.screen.status("No file open");
       this.showWork();
       await this.catchUp();
     }
@@ -684,7 +685,8 @@ export class App {
         this.wasBusy = true;
         screen.status(slices ? `Following the object, ${slices[0]} of ${slices[1]} slices` : "Segmenting");
       } else if (this.object && screen.root.dataset.link !== "gone") {
-        const { name, ml, is_complete: isComplete } = this.object;
+        const { name, ml, prompts, is_complete } = this.object;
+        const isComplete = is_complete || prompts.every(({ kind }) => kind === "seed"); // a mask as it was given is followed nowhere
         const stopped = `Stopped: ${name} is not followed to its end`;
         screen.status(isComplete ? "Ready" : stopped);
         if (this.wasBusy) screen.say(isComplete ? `Done. ${name}: ${millilitres(ml)} millilitres.` : stopped);

@@ -68,6 +68,15 @@ export class ReviewPanel {
 
   // Goes on with the next object that nobody has decided: in this study, else in the queue.
   async next() {
+    let row = await this.find();
+    while (row && !(await this.goOrPass(row))) row = await this.find();
+    const isPassed = [...this.rows.values()].some(({ problem }) => problem);
+    const all = isPassed ? "What can be opened is decided" : "All of the queue is decided";
+    if (!row) this.on.say(this.rows.size ? all : "No study is done yet");
+    return Boolean(row);
+  }
+
+  async find() {
     let row = this.waiting();
     // What a cohort at work has put in before the parts that are here is found from the start.
     if (!row && !this.hasMore) this.start = 0;
@@ -75,13 +84,25 @@ export class ReviewPanel {
       await this.load();
       row = this.waiting();
     }
-    if (row) await this.go(row);
-    else this.on.say(this.rows.size ? "All of the queue is decided" : "No study is done yet");
-    return Boolean(row);
+    return row;
+  }
+
+  // Whether a study could be opened. One that is not what it was keeps nobody from the others.
+  async goOrPass(row) {
+    try {
+      await this.go(row);
+      return true;
+    } catch (error) {
+      if (error.status !== 400 && error.status !== 404) throw error;
+      for (const each of this.rows.values()) if (each.study === row.study) each.problem = error.message;
+      this.show();
+      await this.on.act(() => Promise.reject(error));
+      return false;
+    }
   }
 
   waiting() {
-    const waiting = [...this.rows.values()].filter(({ verdict }) => !verdict);
+    const waiting = [...this.rows.values()].filter(({ verdict, problem }) => !verdict && !problem);
     return waiting.find(({ study }) => study === this.current?.study) ?? waiting[0];
   }
 
@@ -91,6 +112,7 @@ export class ReviewPanel {
       this.showButtons();
       const { key, objects } = await this.on.open(row.study);
       this.current = { study: row.study, key, objects: new Map(objects.map(([number, id]) => [id, number])) };
+      for (const each of this.rows.values()) if (each.study === row.study) delete each.problem;
     }
     this.object = row.object;
     this.clicks = 0;
@@ -185,8 +207,9 @@ export class ReviewPanel {
     const facts = [`doubt ${row.doubt.toFixed(2)}`];
     if (row.volume_ml !== null) facts.push(`${millilitres(row.volume_ml)} ml`);
     if (row.verdict) facts.push(row.verdict);
+    else if (row.problem) facts.push("cannot be opened");
     const [button] = item.children;
-    button.title = row.warnings.length ? row.warnings.join(", ") : "Open";
+    button.title = row.problem ?? (row.warnings.join(", ") || "Open");
     button.lastChild.textContent = facts.join(", ");
   }
 }

@@ -25,9 +25,12 @@ from runtime.io.dicom import read_segmentation, read_series
 from runtime.io.dicom.web import TOKEN, DicomWeb
 from runtime.jobs.job import Job
 from runtime.memory import MemoryRules
+from runtime.serve.bits import unpack
 from tests.dicoms import save_series
 from tests.dicomweb_server import DicomWebServer, dicomweb_server
 from tests.fakes import SEEING, fake_model
+from tests.runtime.serve.browser import Served
+from tests.runtime.serve.page_client import Client
 
 pytest.importorskip("dicomweb_client", reason="dicomweb-client is not installed")
 BOX = StudyPrompts.of_rows([("1", "box", "1,0,2,0,2")])
@@ -272,9 +275,11 @@ def test_a_server_that_passes_over_what_it_is_asked_is_refused() -> None:
         list(web.search({"Modality": "CT", "PatientID": "P7"}))
 
 
-def test_what_was_accepted_is_fetched_again_and_exported(
+@pytest.fixture
+def out(
     server: DicomWebServer, held: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> Path:
+    """A cohort of a series there, whose mask is a segmentation."""
     pytest.importorskip("highdicom")
     monkeypatch.setattr(Job, "load", lambda job: fake_model(SEEING)[0])
     address, out = "/".join(held), tmp_path / "out"
@@ -282,11 +287,39 @@ def test_what_was_accepted_is_fetched_again_and_exported(
     ledger = Ledger(out)
     ledger.note("input", server.url)
     ledger.meet([study_on_server(address, BOX)], "settings", retries=False)
-    outcome = done(server, tmp_path, address)
-    ledger.settle(outcome, f"masks/{address}.dcm")
+    ledger.settle(done(server, tmp_path, address), f"masks/{address}.dcm")
     ledger.close()
-    review = Review(out)
-    review.record(Decision(address, 1, "accepted", "me", outcome.key))
+    return out
+
+
+def test_what_came_from_a_server_is_reviewed_with_its_segmentation(
+    out: Path, held: tuple[str, str], tmp_path: Path
+) -> None:
+    review, address = Review(out), "/".join(held)
+    kept = read_segmentation(
+        out / "masks" / f"{address}.dcm", like=read_series(tmp_path / "series")
+    )
+    served = Served(fake_model(SEEING)[0], review=review)
+    try:
+        client = Client(served.port)
+        client.claim()
+        reviewing = client.ask("POST", "/api/review/open", {"study": address}).json["reviewing"]
+        ((number, shown),) = reviewing["objects"]
+        seen = client.ask("GET", f"/api/objects/{shown}/mask").body
+        np.testing.assert_array_equal(unpack(seen, kept.mask(1).shape) != 0, kept.mask(1))
+        words = {"study": address, "object": number, "shown": shown, "key": reviewing["key"]}
+        effort = {"verdict": "accepted", "seconds": 1, "clicks": 0}
+        assert client.ask("POST", "/api/review/decide", words | effort).status == 200
+    finally:
+        served.stop()
+    assert review.latest()[address, 1].dice == 1
+
+
+def test_what_was_accepted_is_fetched_again_and_exported(
+    out: Path, held: tuple[str, str], tmp_path: Path
+) -> None:
+    review, address = Review(out), "/".join(held)
+    review.record(Decision(address, 1, "accepted", "me", review.study(address)["key"]))
     main(["export", str(out), "-o", str(tmp_path / "new"), "--format", "dicom-seg"])
     volume = read_series(tmp_path / "series")
     new = read_segmentation(tmp_path / "new" / f"{address}.dcm", like=volume)

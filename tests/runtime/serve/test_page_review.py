@@ -222,3 +222,24 @@ def test_keys_decide_in_a_browser(browser: BrowserContext, served: Served, revie
     viewer.close()
     verdicts = {key: decision.verdict for key, decision in review.latest().items()}
     assert verdicts == {("b", 1): "accepted", ("b", 2): "rejected"}
+
+
+def test_a_study_that_is_gone_keeps_nobody_from_the_others(
+    browser: BrowserContext, served: Served, review: Review, tmp_path: Path
+) -> None:
+    (tmp_path / "studies" / "b.nrrd").unlink()  # of the first in the queue
+    viewer = Viewer(browser, served.url)
+    viewer.until("document.getElementById('file-name').textContent === 'a'")
+    viewer.until("!document.getElementById('review-accept').disabled")
+    assert viewer.words("#status") == "Ready"  # the cohort's masks were given, not stopped
+    assert "b.nrrd does not exist" in viewer.words("#banner")
+    rows = viewer.page.locator("#review-list li").all_inner_texts()
+    assert ["cannot be opened" in row for row in rows] == [row.startswith("b,") for row in rows]
+    viewer.page.keyboard.press("y")
+    viewer.until("document.getElementById('review-count').textContent === '1 decided'")
+    viewer.until("!document.getElementById('review-accept').disabled")
+    viewer.page.keyboard.press("y")
+    viewer.until("document.getElementById('status').textContent.startsWith('What can be opened')")
+    assert viewer.complaints == []
+    viewer.close()
+    assert {key for key, _ in review.latest()} == {"a"}
