@@ -18,7 +18,7 @@ from runtime.errors import VolumeError
 from runtime.files.scratch import scratch_folder
 from runtime.io.dicom.format import PixelFormat
 from runtime.io.dicom.transfer_syntax import TransferSyntax
-from runtime.io.dicom.whole_frame import check_whole_jpeg, check_whole_jpeg2000
+from runtime.io.dicom.whole_frame import check_whole_jpeg, check_whole_jpeg2000, with_end
 from runtime.io.volumes.itk import quiet, reason, sitk
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -56,11 +56,12 @@ def decode_codestream(frame: bytes, layout: PixelFormat, syntax: TransferSyntax)
         )
     if is_jpeg2000:
         check_whole_jpeg2000(frame, frame.find(_SIZES) + 2)
-    decoded = _decode(frame, layout, syntax)
-    if not is_jpeg2000:
-        unsigned = decoded.view(layout.container)
-        again = partial(_decode, layout=layout, syntax=syntax)
-        check_whole_jpeg(frame, size.process, size.bits, unsigned, again)
+        return _decode(frame, layout, syntax)
+    kind = size.process, size.bits
+    ended = with_end(frame, *kind)
+    decoded = _decode(ended, layout, syntax)
+    again = partial(_decode, layout=layout, syntax=syntax)
+    check_whole_jpeg(ended, *kind, decoded.view(layout.container), again, ended == frame)
     return decoded
 
 
@@ -72,7 +73,10 @@ def _decode(frame: bytes, layout: PixelFormat, syntax: TransferSyntax) -> NDArra
             with quiet():
                 image = sitk.ReadImage(str(path), imageIO="GDCMImageIO")
         except RuntimeError as error:
-            raise VolumeError(reason(error).replace(str(path), "its codestream")) from error
+            why = reason(error).replace(str(path), "its codestream")
+            raise VolumeError(
+                f"its codestream is cut short, damaged, or of a kind not read ({why}); copy it again"
+            ) from error
     array: NDArray[Any] = np.squeeze(sitk.GetArrayFromImage(image), 0)
     shape = (layout.rows, layout.columns, 3)[: 2 if layout.samples == 1 else 3]
     if (

@@ -19,12 +19,18 @@ Decode = Callable[[bytes], NDArray[Any]]
 
 # Starts of frame of ISO 10918-1, table B.1.
 _LOSSY, _LOSSLESS = (0xC0, 0xC1, 0xC2), 0xC3
+_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 # JPEG 2000 (ISO 15444-1, A.4): the start of a part of a tile, and the end of all.
 _TILE_PART, _END, _HEAD_BYTES = 0x90, 0xD9, 12
 
 
 def check_whole_jpeg(
-    frame: bytes, process: int, bits: int, decoded: NDArray[Any], decode: Decode
+    frame: bytes,
+    process: int,
+    bits: int,
+    decoded: NDArray[Any],
+    decode: Decode,
+    had_end: bool = True,
 ) -> None:
     """Raise VolumeError for a JPEG whose data ends before its picture does.
 
@@ -33,18 +39,33 @@ def check_whole_jpeg(
         process: the marker of its start of frame.
         bits: of a sample.
         decoded: what came out, unsigned, (y, x) or (y, x, samples).
-        decode: by which it did; asked twice more where a lossless picture ends as GDCM draws what is missing.
+        decode: by which it did; asked twice more where a lossless picture had no end, or ends as GDCM draws what is
+            missing.
+        had_end: before `with_end` gave it one.
     """
     try:
         if process in _LOSSY and bits == 8:
             check_whole(frame)
         # What a line is predicted from that has no line above (H.1.2.1) is all that GDCM draws.
-        elif process == _LOSSLESS and np.all(decoded[-1, -1] == 1 << (bits - 1)):
+        elif process == _LOSSLESS and (not had_end or np.all(decoded[-1, -1] == 1 << (bits - 1))):
             check_whole(frame, lambda data: _pixels(data, decode))
     except OSError:  # GDCM decodes it and Pillow does not
         return
     except ValueError as error:
         raise VolumeError(f"of its codestream, {error}") from error
+
+
+def with_end(frame: bytes, process: int, bits: int) -> bytes:
+    """A JPEG, with an end where it has none, which GDCM does not decode, and which may be whole all the same.
+
+    It takes the place of zeros, since these may stand for what was never written. What `check_whole_jpeg` does not look
+    at stays as it is.
+    """
+    is_looked_at = process == _LOSSLESS or (process in _LOSSY and bits == 8)
+    if not is_looked_at or frame.rfind(_END_OF_IMAGE) > frame.rfind(_SCAN):
+        return frame
+    data = frame.rstrip(b"\0")
+    return data + b"\0" * data.endswith(b"\xff") + _END_OF_IMAGE
 
 
 def _pixels(frame: bytes, decode: Decode) -> bytes:

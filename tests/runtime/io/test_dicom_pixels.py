@@ -388,11 +388,17 @@ def test_jpeg_that_was_cut_short_and_ends_all_the_same_is_refused(
     if plane.dtype == np.uint16:
         assert np.array_equal(found, plane)
     for share in (0.5, 0.6):
-        end = int(share * len(whole))
-        cut = whole[:end].rstrip(b"\xff") + b"\xff\xd9"
+        left = whole[: int(share * len(whole))].rstrip(b"\xff")
+        cut = left + b"\xff\xd9"
         write_frames([cut])
         with pytest.raises(InputError, match=r"a\.dcm: .* data ends before its picture does"):
             read_dicom_image(path)
+        write_frames([left.ljust(len(whole), b"\0")])  # room was made for it, and never filled
+        with pytest.raises(InputError, match=r"a\.dcm: .* ends before its picture"):
+            read_dicom_image(path)
+    for missing in (0, 6):  # an end alone is no part of the picture
+        write_frames([whole[:-2] + bytes(missing)])
+        assert np.array_equal(read_dicom_image(path), found)
     write_frames([whole, cut])
     with pytest.raises(InputError, match=r"a\.dcm: .*in frame 1, .*ends before its picture"):
         [*read_stored_of(path)]
