@@ -28,7 +28,7 @@ def _coarse(data: bytes) -> bytes:
 
 
 def check_whole(data: bytes, decode: Callable[[bytes], bytes] = _coarse) -> None:
-    """Raise ValueError for a JPEG whose data ends before its picture does, though it has an end marker.
+    """Raise ValueError for a JPEG whose data ends before its picture does, though it has an end marker, or zeros.
 
     A decoder takes no more data than a picture needs. What is put between data and end marker is therefore drawn where
     some is missing, and nowhere else: a picture that two such fillings make different is not whole. What is missing of
@@ -45,7 +45,7 @@ def check_whole(data: bytes, decode: Callable[[bytes], bytes] = _coarse) -> None
 
 
 def _last_scan(data: bytes) -> tuple[int, int] | None:
-    """Where the data of the last scan begins and ends; None without an end marker, which Pillow misses itself."""
+    """Where the data of the last scan begins and ends; None where there is none, or none that is looked at."""
     at, scan, is_huffman = 2, None, False
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
@@ -57,8 +57,9 @@ def _last_scan(data: bytes) -> tuple[int, int] | None:
         at = start
         if marker == _START_OF_SCAN:
             found = _AFTER_SCAN.search(data, start)
-            if found is None:
-                return None
+            if found is None:  # zeros there may stand for what was never written
+                left = len(data.rstrip(b"\0"))
+                return (start, max(start, left + (data[left - 1] == 0xFF))) if is_huffman else None
             scan, at = (start, found.start()), found.start()
             if data[at + 1] == _END:
                 return scan if is_huffman else None

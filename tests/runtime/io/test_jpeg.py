@@ -66,6 +66,9 @@ def test_what_is_whole_is_read_and_what_was_cut_is_not(
         path.write_bytes(cut)
         with pytest.raises(InputError, match="data ends before its picture does"):
             read_picture(path)
+        path.write_bytes(cut[:-2].ljust(2 * len(whole), b"\0"))  # as a download that broke off
+        with pytest.raises(InputError, match="cannot be read as an image"):
+            read_picture(path)
     assert num_cut > 5 or array.size < 4
 
 
