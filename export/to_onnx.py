@@ -23,6 +23,7 @@ from export.graphs import graph_module
 from export.model.attention import MARK_DOMAIN
 from export.model.network import Network
 from export.split_weights import is_too_large
+from export.translatable import without_decomposing
 from runtime.bundle.contract import GraphSpec, TensorSpec, graph_specs
 from runtime.bundle.memory_reads import PROPERTY, MemoryReadNames, reads_to_json
 from runtime.errors import Sam2Error
@@ -71,7 +72,7 @@ def _trace(model: Network, graph: str, spec: GraphSpec) -> onnx.ModelProto:
         {i: axes[side] for i, side in enumerate(t.shape) if isinstance(side, str)}
         for t in spec.inputs.values()
     )
-    with torch.no_grad(), _quiet_tracer(), _translations_read_once():
+    with torch.no_grad(), _quiet_tracer(), _translations_read_once(), without_decomposing():
         program = torch.export.export(graph_module(model, graph), arguments, dynamic_shapes=dynamic)
         exported = torch.onnx.export(
             program,
