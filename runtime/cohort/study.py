@@ -222,7 +222,7 @@ def _kept_rows(text: str) -> list[Row]:
 
 def _object_id(text: str) -> int:
     try:
-        object_id = int(text)
+        object_id = int(text.removesuffix(".0"))  # as pandas has it where others are missing
     except ValueError:
         raise PromptError(f"object {text!r} is no whole number") from None
     check_object_id(object_id)

@@ -82,13 +82,15 @@ def _csv_rows(path: Path) -> Iterator[Mapping[str, Any]]:
             _check_columns(names, path)
             lines.fieldnames = names
             for row in lines:
-                if None in row:
+                if any(row.pop(None, ())):  # empty ones are no more than Excel's
                     raise InputError(f"{path}, line {lines.line_num}: more cells than columns")
                 yield {name: (cell or "").strip() for name, cell in row.items()}
-    except (csv.Error, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise InputError(
             f"{path} cannot be read as CSV in UTF-8: {error}; save it as that, in Excel as CSV UTF-8"
         ) from error
+    except csv.Error as error:
+        raise InputError(f"{path} cannot be read as CSV: {error}") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error}") from error
 

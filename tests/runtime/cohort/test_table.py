@@ -47,6 +47,13 @@ def test_numbers_may_have_columns_of_their_own(tmp_path: Path) -> None:
     assert calls_of_rows(found["A"])[0] == [(1, [Box(slice=3, y=(0, 5.5), x=(1, 4))])]
 
 
+def test_cells_are_read_that_excel_and_pandas_have_changed(tmp_path: Path) -> None:
+    """Empty ones behind the last column, and whole numbers beside missing ones."""
+    found = table(tmp_path, 'study,object,box\nA,7.0,"2,0,5,1,4",,\nA,,"3,0,5,1,4"\n')
+    boxes = [Box(slice=z, y=(0, 5), x=(1, 4)) for z in (2, 3)]
+    assert calls_of_rows(found["A"])[0] == [(7, [boxes[0]]), (1, [boxes[1]])]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_tables_come_with_a_mark_of_their_encoding_and_without(
     tmp_path: Path, encoding: str
