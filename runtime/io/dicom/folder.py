@@ -233,7 +233,7 @@ def name_shape(name: str) -> str:
 
 
 def _listing(series: Mapping[str, list[Header]]) -> str:
-    return "\n".join(f"  {uid}  {_summary(headers)}" for uid, headers in sorted(series.items()))
+    return ";\n".join(f"  {uid}  {_summary(headers)}" for uid, headers in sorted(series.items()))
 
 
 def _summary(headers: list[Header]) -> str:
