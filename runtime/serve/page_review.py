@@ -23,6 +23,7 @@ from runtime.io.write import write_mask
 from runtime.prompts.prompts import MAX_OBJECT_ID
 from runtime.serve.page_answers import json_answer
 from runtime.serve.page_session import PageSession
+from runtime.serve.page_work import error_words
 from runtime.serve.serving import read_json
 from runtime.serve.shown_volume import ShownVolume
 
@@ -38,8 +39,24 @@ DECIDE = Object(
         "verdict": OneOf(("accepted", "rejected")),
         "seconds": Number(0, LONGEST_S),
         "clicks": Integer(0, 1 << 20),
-    }
+    },
+    {"known": OneOf(("", "accepted", "corrected", "rejected"))},
 )
+
+
+class DecidedMeanwhile(InputError):
+    """Somebody else has decided what is on this page as it was before.
+
+    Args:
+        decision: theirs.
+    """
+
+    def __init__(self, decision: Decision) -> None:
+        self.verdict = decision.verdict
+        super().__init__(
+            f"{decision.who or 'somebody'} has {self.verdict} object {decision.object_id} of {decision.study} meanwhile; "
+            "decide again if you see it otherwise"
+        )
 
 
 class ReviewHost(Protocol):
@@ -109,13 +126,19 @@ class PageReview:
     async def _decide(self, request: Request) -> Response:
         page = self._host.session_of(request)
         body = await read_json(request, DECIDE)
-        return json_answer(await to_thread.run_sync(self._decided, page, body))
+        try:
+            return json_answer(await to_thread.run_sync(self._decided, page, body))
+        except DecidedMeanwhile as other:
+            return json_answer({**error_words(other), "verdict": other.verdict}, 409)
 
     def _decided(self, page: PageSession, body: dict[str, Any]) -> dict[str, Any]:
         name, object_id, verdict = body["study"], body["object"], body["verdict"]
         study = self._review.study(name)
         if study["key"] != body["key"]:
             raise InputError(f"the mask of {name} has been made anew meanwhile; open it again")
+        before = self._review.latest().get((name, object_id))
+        if before and body.get("known", before.verdict) != before.verdict:
+            raise DecidedMeanwhile(before)
         corrected, dice = "", None
         if verdict == "accepted":
             corrected, dice = self._correction(page, study, body)

@@ -145,5 +145,5 @@ async function failure(status, text) {
     // Not ours: a proxy's, or none at all.
   }
   const detail = found.detail ?? found.error ?? `The server answered ${status}.`;
-  return Object.assign(new ApiError(status, found.error ?? "ServerError", String(detail)), { choices: found.choices });
+  return Object.assign(new ApiError(status, found.error ?? "ServerError", String(detail)), { choices: found.choices, verdict: found.verdict });
 }

@@ -149,13 +149,14 @@ export class ReviewPanel {
       await this.on.act(async () => {
         const { study, key } = this.current;
         const seconds = Math.round(performance.now() - this.began) / 1000;
-        const words = { study, object: number, shown, key, verdict, seconds, clicks: this.clicks };
-        const said = await this.api.call("POST", "/api/review/decide", words);
         const row = this.rows.get(keyOf({ study, object: number }));
-        if (row) {
-          this.decided += row.verdict ? 0 : 1;
-          row.verdict = said.verdict;
-        }
+        const known = row ? { known: row.verdict ?? "" } : {};
+        const words = { study, object: number, shown, key, verdict, seconds, clicks: this.clicks, ...known };
+        const said = await this.api.call("POST", "/api/review/decide", words).catch((error) => {
+          if (error.verdict) this.settle(row, error.verdict); // somebody else's
+          throw error;
+        });
+        this.settle(row, said.verdict);
         this.on.say(`Object ${number} of ${study}: ${said.verdict}`);
         await this.next();
       });
@@ -163,6 +164,13 @@ export class ReviewPanel {
       this.isDeciding = false;
       this.show();
     }
+  }
+
+  // An object is decided from now on.
+  settle(row, verdict) {
+    if (!row) return;
+    this.decided += row.verdict ? 0 : 1;
+    row.verdict = verdict;
   }
 
   show() {

@@ -47,11 +47,11 @@ def client(served: Served) -> Client:
     return client
 
 
-def decide(client: Client, reviewing: dict, number: int, verdict: str):
+def decide(client: Client, reviewing: dict, number: int, verdict: str, **more: str):
     shown = dict(reviewing["objects"])[number]
     words = {"study": reviewing["study"], "object": number, "shown": shown, "key": reviewing["key"]}
     effort = {"seconds": 2.5, "clicks": 1}
-    return client.ask("POST", "/api/review/decide", {**words, **effort, "verdict": verdict})
+    return client.ask("POST", "/api/review/decide", {**words, **effort, "verdict": verdict, **more})
 
 
 def test_a_study_is_opened_with_its_masks_and_accepted(client: Client, review: Review) -> None:
@@ -113,6 +113,19 @@ def test_what_does_not_fit_is_refused(client: Client, review: Review) -> None:
     assert answer.status == 400
     assert "made anew" in answer.json["detail"]
     assert review.latest() == {}
+
+
+def test_what_somebody_else_has_decided_meanwhile_is_told_first(
+    client: Client, review: Review
+) -> None:
+    reviewing = client.ask("POST", "/api/review/open", {"study": "b"}).json["reviewing"]
+    review.record(Decision("b", 1, "rejected", "Ann", reviewing["key"]))
+    answer = decide(client, reviewing, 1, "accepted", known="")
+    assert (answer.status, answer.json["verdict"]) == (409, "rejected")
+    assert "Ann has rejected object 1 of b meanwhile" in answer.json["detail"]
+    assert review.latest()["b", 1].who == "Ann"
+    assert decide(client, reviewing, 1, "accepted", known="rejected").status == 200
+    assert review.latest()["b", 1].verdict == "accepted"
 
 
 def test_there_is_no_review_without_a_cohort() -> None:
@@ -238,8 +251,16 @@ def test_a_study_that_is_gone_keeps_nobody_from_the_others(
     viewer.page.keyboard.press("y")
     viewer.until("document.getElementById('review-count').textContent === '1 decided'")
     viewer.until("!document.getElementById('review-accept').disabled")
+    review.record(Decision("a", 2, "rejected", "Ann", "key a"))  # on another page
+    viewer.page.keyboard.press("y")
+    viewer.until(
+        "document.getElementById('banner-text').textContent.startsWith('Ann has rejected')"
+    )
+    assert viewer.words("#review-count") == "2 decided"
+    viewer.until("!document.getElementById('review-accept').disabled")
     viewer.page.keyboard.press("y")
     viewer.until("document.getElementById('status').textContent.startsWith('What can be opened')")
     assert viewer.complaints == []
     viewer.close()
     assert {key for key, _ in review.latest()} == {"a"}
+    assert review.latest()["a", 2].verdict == "accepted"
