@@ -54,8 +54,8 @@ class DecidedMeanwhile(InputError):
     def __init__(self, decision: Decision) -> None:
         self.verdict = decision.verdict
         super().__init__(
-            f"{decision.who or 'somebody'} has {self.verdict} object {decision.object_id} of {decision.study} meanwhile; "
-            "decide again if you see it otherwise"
+            f"{decision.who or 'somebody'} has {self.verdict} object {decision.object_id} of {decision.study} "
+            "meanwhile; decide again if you see it otherwise"
         )
 
 
