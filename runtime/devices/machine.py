@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from runtime.devices.container import memory_limit_bytes, processor_limit
+from runtime.process.container import memory_limit_bytes, processor_limit
 
 # What the libraries beneath us choose kernels by, and the systems' names of it: flags of /proc/cpuinfo for x86 and
 # Arm, sysctl's names on macOS.

@@ -10,6 +10,7 @@ import errno
 import mmap
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 
 from runtime.errors import OutOfMemory, Sam2Error
 
@@ -45,7 +46,7 @@ PRODUCT = 128  # rows: enough for OpenBLAS to take a buffer, which it keeps
 TIGHT_BYTES = 64 << 20
 """Where memory is limited and less than this is left, whatever a library complains of is taken for a lack of it."""
 
-FEW_THREADS = 1024  # processes and threads of a user
+FEW_THREADS = 1024  # processes and threads of a user, or of a container
 
 SPEAK_OF_DATA = (Sam2Error, ValueError, TypeError, LookupError)
 """Errors whose words may be the user's own; libraries do not report a lack of memory by them."""
@@ -90,7 +91,8 @@ def check_room(size_bytes: int, what: str) -> None:
 
 
 def settle_openblas() -> None:
-    """Give numpy's OpenBLAS what it needs, where memory or threads are limited (`ulimit -v`, `ulimit -u`).
+    """Give numpy's OpenBLAS what it needs, where memory or threads are limited (`ulimit -v`, `ulimit -u`,
+    a container).
 
     It asks for memory when it is loaded, for each of its threads, and at the first large product. Where it gets none
     it calls `exit`, and where it gets no thread it sends the process an interrupt.
@@ -130,12 +132,15 @@ def is_tight() -> bool:
 
 
 def _has_few_threads() -> bool:
-    try:
+    from runtime.process.container import thread_limit
+
+    limits = [thread_limit()]
+    with suppress(ImportError):  # Windows
         import resource
-    except ImportError:  # Windows
-        return False
-    limit = resource.getrlimit(resource.RLIMIT_NPROC)[0]
-    return limit != resource.RLIM_INFINITY and limit < FEW_THREADS
+
+        of_user = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+        limits += [] if of_user == resource.RLIM_INFINITY else [of_user]
+    return any(limit is not None and limit < FEW_THREADS for limit in limits)
 
 
 def _says_so(error: BaseException) -> bool:

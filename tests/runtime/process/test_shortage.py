@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import OutOfMemory
-from runtime.process import shortage
+from runtime.process import container, shortage
 from runtime.process.shortage import check_room, is_out_of_memory, settle_openblas
 
 resource = pytest.importorskip("resource", reason="no limits on memory")
@@ -94,6 +94,7 @@ def test_openblas_has_one_thread_where_memory_or_threads_are_few(
 ) -> None:
     """Without a thread it would send the process an interrupt, which nobody could tell from a user's."""
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    monkeypatch.setattr(container, "thread_limit", lambda: None)
     limits = {resource.RLIMIT_NPROC: 1024}
     monkeypatch.setattr(
         resource, "getrlimit", lambda limit: (limits.get(limit, resource.RLIM_INFINITY),) * 2
@@ -105,3 +106,7 @@ def test_openblas_has_one_thread_where_memory_or_threads_are_few(
         settle_openblas()
         assert os.environ.pop("OPENBLAS_NUM_THREADS") == "1"
         del limits[limit]
+    for in_container, threads in ((1023, "1"), (1024, None)):
+        monkeypatch.setattr(container, "thread_limit", lambda most=in_container: most)
+        settle_openblas()
+        assert os.environ.pop("OPENBLAS_NUM_THREADS", None) == threads

@@ -12,8 +12,9 @@ from runtime import backends
 from runtime.backends import open_backend
 from runtime.bundle.bundle import open_bundle
 from runtime.commands.cohort import _num_cores, parser
-from runtime.devices import container, machine
-from runtime.devices.container import memory_limit_bytes, processor_limit
+from runtime.devices import machine
+from runtime.process import container
+from runtime.process.container import memory_limit_bytes, processor_limit, thread_limit
 
 UNLIMITED_V1 = "9223372036854771712"  # what it says where nobody has limited anything
 V1 = "12:memory:{0}\n5:cpu,cpuacct:{0}\n1:name=systemd:{0}\n0::/\n"
@@ -119,9 +120,27 @@ def test_limits_are_read(
     assert memory_limit_bytes() == memory
 
 
+@pytest.mark.parametrize(
+    ("memberships", "files", "limit"),
+    [
+        ("0::/\n", {"pids.max": "100\n"}, 100),
+        ("0::/a/b\n", {"a/b/pids.max": "max\n", "a/pids.max": "64\n"}, 64),
+        ("3:pids:/docker/1f\n", {"pids/docker/1f/pids.max": "20\n"}, 20),
+        ("0::/\n", {"pids.max": "max\n"}, None),
+        ("0::/\n", {}, None),
+    ],
+    ids=["docker", "above it", "version 1", "unlimited", "no files"],
+)
+def test_so_many_threads_are_left(
+    memberships: str, files: dict[str, str], limit: int | None, tells: Tells
+) -> None:
+    tells(memberships, files)
+    assert thread_limit() == limit
+
+
 def test_other_systems_have_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(container, "MEMBERSHIPS", tmp_path / "absent")
-    assert processor_limit() is None and memory_limit_bytes() is None
+    assert processor_limit() is None and memory_limit_bytes() is None and thread_limit() is None
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a container leaves of its machine: time of its processors and memory, as Linux' control groups limit them.
+"""What a container leaves of its machine: processors' time, memory and threads, as Linux' control groups limit them.
 
 Both versions are read (docs.kernel.org/admin-guide/cgroup-v1, cgroup-v2.rst), of the process's own group and of all
 above it. Elsewhere, and where nothing can be read, nothing is limited.
@@ -38,6 +38,12 @@ def memory_limit_bytes() -> int | None:
             if limit and limit > 0:
                 limits.append(limit)
     return min(limits, default=None)
+
+
+def thread_limit() -> int | None:
+    """How many processes and threads there may be, as 100 of `docker run --pids-limit=100`; None for any number."""
+    limits = [limit for group in _groups("pids") for limit in _words(group / "pids.max", 1)]
+    return min((limit for limit in limits if limit and limit > 0), default=None)
 
 
 def _groups(controller: str) -> Iterator[Path]:
