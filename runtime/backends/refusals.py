@@ -11,7 +11,7 @@ from runtime.bundle.external_data import has_external_data
 from runtime.bundle.manifest import weights_file
 from runtime.bundle.split_graph import SplitGraph, outer_weights
 from runtime.errors import BackendUnavailable, BundleError, OutOfMemory, Sam2Error
-from runtime.process.shortage import is_out_of_memory
+from runtime.process.shortage import MORE_THREADS, is_out_of_memory, lacks_thread
 
 
 def refusal(bundle: Bundle, engine: str, graph: str, error: Exception, verb: str) -> Sam2Error:
@@ -24,6 +24,11 @@ def refusal(bundle: Bundle, engine: str, graph: str, error: Exception, verb: str
         verb: what it did: "refuses", "fails to run".
     """
     said = str(error) or type(error).__name__
+    if is_out_of_memory(error) and lacks_thread(error):
+        return OutOfMemory(
+            f"{engine} can start no thread for {graph} of {bundle.path}; take fewer (--threads 1), or {MORE_THREADS} "
+            f"({said})"
+        )
     if is_out_of_memory(error):
         return OutOfMemory(
             f"{engine} has not enough memory for {graph} of {bundle.path}; free some, or export a bundle of a "

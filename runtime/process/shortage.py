@@ -36,6 +36,9 @@ SIGNS = (
 )
 """Parts of messages, in small letters."""
 
+MORE_THREADS = "allow more (ulimit -u, docker run --pids-limit)"
+"""How to have more threads, for messages."""
+
 NOWHERE_TO_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """The system's numbers for a disk that is full, for this user or for all, or may only be read."""
 
@@ -68,12 +71,17 @@ def shortage_behind(error: BaseException) -> BaseException | None:
 def shortage_words(shortage: BaseException) -> str:
     """What a lack of memory, or of room for a thread, is told of as."""
     said = str(shortage) or type(shortage).__name__
-    if not any(sign in said.lower() for sign in NO_THREAD):
+    if not lacks_thread(shortage):
         return f"out of memory: {said}"
     return (
         f"no further thread could be started ({said}): this user or container may have no more of them, or there is no "
-        "memory for one; allow more (ulimit -u, docker run --pids-limit), or end other programs"
+        f"memory for one; {MORE_THREADS}, or end other programs"
     )
+
+
+def lacks_thread(shortage: BaseException) -> bool:
+    """Whether it is a thread that was not to be had."""
+    return any(sign in str(shortage).lower() for sign in NO_THREAD)
 
 
 def check_room(size_bytes: int, what: str) -> None:

@@ -180,5 +180,9 @@ def test_an_engine_without_memory_is_no_bad_bundle() -> None:
         found = refusal(bundle, "Abacus 1.0", GRAPH, error, "refuses")
         assert isinstance(found, OutOfMemory) and found.exit_code == 6
         assert f"Abacus 1.0 has not enough memory for {GRAPH}" in str(found)
+    threadless = RuntimeError("env.cc: pthread_create failed, error code: 11")
+    found = refusal(bundle, "Abacus 1.0", GRAPH, threadless, "refuses")
+    assert isinstance(found, OutOfMemory) and found.exit_code == 6
+    assert f"can start no thread for {GRAPH}" in str(found) and "--threads 1" in str(found)
     other = refusal(bundle, "Abacus 1.0", GRAPH, RuntimeError("beads"), "refuses")
     assert isinstance(other, BundleError) and "Abacus 1.0 refuses" in str(other)
