@@ -156,7 +156,7 @@ def _meet(args: argparse.Namespace, ledger: Ledger, settings: Settings) -> Feed 
     root = None if args.dicomweb else args.input.resolve()
     source = str(sayable(str(root or args.dicomweb.rstrip("/"))))
     before = ledger.about("input")
-    if before not in (None, source, f"{source}/"):
+    if before not in (None, source, f"{source}/") and ledger.counts().total:
         raise InputError(
             f"{args.output} is the cohort of {before}; name another output for {source}"
         )

@@ -216,9 +216,13 @@ def test_an_address_is_the_same_with_a_stroke_at_its_end(tmp_path: Path) -> None
     pytest.importorskip("pyarrow")
     (tmp_path / "t.csv").write_text("study,box\n")
     words = ["--table", str(tmp_path / "t.csv"), "-o", str(tmp_path / "out"), "--dicomweb"]
-    for url in ("http://x/dicom-web/", "http://x/dicom-web"):
+    # As long as there is no study, an address that was wrong can be put right.
+    for url in ("http://y/", "http://x/dicom-web/", "http://x/dicom-web"):
         with pytest.raises(InputError, match="has no row"):
             main([*words, url])
+    ledger = Ledger(tmp_path / "out")
+    ledger.meet([study_on_server("1/2", BOX)], "settings", retries=False)
+    ledger.close()
     with pytest.raises(InputError, match="is the cohort of http://x/dicom-web;"):
         main([*words, "http://x/other"])
 
