@@ -11,7 +11,7 @@ from kernels.device import device_name
 from kernels.device_array import Buffer
 from runtime.backends.base import Backend
 from runtime.devices.engine import Engine
-from runtime.devices.machine import cores_in_container, machine_name
+from runtime.devices.machine import cores_given, machine_name
 from runtime.errors import BackendUnavailable, InputError, MissingPackage
 from runtime.process.packages import ONNXRUNTIMES, check_one_onnxruntime, imported
 
@@ -110,7 +110,7 @@ def open_backend(
     Args:
         name: of the back end.
         bundle: where its graphs come from.
-        threads: threads within an operator; None takes every core, and in a container as many as it gives time for.
+        threads: threads within an operator; None takes every core that this process is given.
         hint: a key of `HINTS`.
         stream: handle of the caller's own CUDA stream, on which steps are enqueued; None makes one.
 
@@ -135,5 +135,5 @@ def open_backend(
     if stream is not None and not row.is_cuda:
         raise InputError(f"back end '{name}' computes on the host; wanted no stream")
     own = {} if stream is None else {"stream": stream}
-    opened: Backend = kind(bundle, threads or cores_in_container(), hint, **row.options, **own)
+    opened: Backend = kind(bundle, threads or cores_given(), hint, **row.options, **own)
     return opened

@@ -83,17 +83,17 @@ def second_level_cache_bytes() -> int | None:
 
 def logical_cores() -> int:
     """Those that this process may use, and no more than a container gives it the time of."""
-    return min(_own_cores(), cores_in_container() or 2**31)
-
-
-def cores_in_container() -> int | None:
-    """Whole processors whose time a container gives this process, at least one; None where it has all its own.
-
-    More threads than that wait for each other whenever their time is used up.
-    """
     limit = processor_limit()
-    cores = None if limit is None else max(1, int(limit))
-    return cores if cores is not None and cores < _own_cores() else None
+    return _own_cores() if limit is None else min(_own_cores(), max(1, int(limit)))
+
+
+def cores_given() -> int | None:
+    """Of a machine's cores those that this process has, by its affinity (`taskset`, batch systems) or a container's
+    time; None where it has the machine to itself.
+
+    More threads than that wait for each other. ONNX Runtime makes one for each core of the machine all the same.
+    """
+    return physical_cores() if logical_cores() < (os.cpu_count() or 1) else None
 
 
 def _own_cores() -> int:

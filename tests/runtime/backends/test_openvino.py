@@ -193,7 +193,8 @@ def test_a_propagation_finds_the_same_masks(embedded: Bundle, ort: Model) -> Non
     assert 2 * both / int(masks[0].sum() + masks[1].sum()) > 0.999
 
 
-def test_it_says_what_it_is(embedded: Bundle) -> None:
+def test_it_says_what_it_is(embedded: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.backends.cores_given", lambda: None)
     assert "all threads, fp32" in open_backend("openvino", embedded).description
     assert "3 threads" in open_backend("openvino", embedded, 3).description
 

@@ -151,18 +151,30 @@ def test_no_more_cores_are_used_than_there_is_time_for(
 ) -> None:
     tells("0::/\n", {"cpu.max": f"{limit} 100000"})
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
     assert machine.logical_cores() == cores
     assert machine.physical_cores() <= cores
-    assert machine.cores_in_container() == (None if cores == 8 else cores)
+    assert machine.cores_given() == (None if cores == 8 else machine.physical_cores())
     assert f", {cores} cores, " in machine.machine_name()
     assert _num_cores(parser().parse_args(["-i", "a", "-o", "b"])) == cores
 
 
+@pytest.mark.parametrize(("own", "given"), [(1, 1), (3, 3), (4, None)])
+def test_no_more_cores_are_used_than_a_process_may_run_on(
+    own: int, given: int | None, tells: Tells, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tells("0::/\n", {"cpu.max": "max 100000"})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(own)), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(machine, "physical_cores", lambda: own)
+    assert machine.cores_given() == given
+
+
 @pytest.mark.parametrize(("name", "asked", "given"), [("ort", None, 2), ("ort", 3, 3)])
-def test_engines_have_as_many_threads_as_there_is_time_for(
+def test_engines_have_as_many_threads_as_this_process_has_cores(
     name: str, asked: int | None, given: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backends, "cores_in_container", lambda: 2)
+    monkeypatch.setattr(backends, "cores_given", lambda: 2)
     assert f"{given} threads" in open_backend(name, open_bundle(), asked).description
 
 
