@@ -76,6 +76,28 @@ def imports_are_frozen() -> None:
     gc.set_threshold(10_000)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def sessions_have_one_thread() -> Iterator[None]:
+    """So have those of ONNX Runtime, unless a test says how many: theirs spin while they wait, for each other and for
+    cores that the other tests run on, which takes twice the time.
+    """
+    if not find_spec("onnxruntime"):
+        yield
+        return
+    import onnxruntime
+
+    class OneThread(onnxruntime.SessionOptions):
+        def __init__(self) -> None:
+            super().__init__()
+            self.intra_op_num_threads = 1
+
+    unsaid = onnxruntime.capi._pybind_state.get_default_session_options()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnxruntime, "SessionOptions", OneThread)
+        patch.setattr(unsaid, "intra_op_num_threads", 1)
+        yield
+
+
 @pytest.fixture(scope="session")
 def toy():
     """The toy model in torch, seeded random weights loaded."""
