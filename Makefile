@@ -19,13 +19,11 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # Tests in four processes, two at a time for two cores: what reads exported graphs and builds engines, which takes most
 # time; beside it what starts servers, browsers and clusters, then whatever is not named, then what tracks. What a process
-# has taken it keeps to its end, so that fewer would take more than 3 GB together. What certificates must not pass needs no
-# graphs, and lies where it evens the two sides.
-TESTS_OF_CERTIFICATES := $(addprefix tests/runtime/backends/test_certificate_,hostile.py mutations.py)
+# has taken it keeps to its end, so that fewer would take more than 3 GB together.
 TESTS_OF_GRAPHS := $(addprefix tests/,runtime/backends runtime/measure runtime/commands/test_build.py \
 	runtime/commands/test_segment_single.py export benchmarks)
 TESTS_OF_SERVERS := $(addprefix tests/,runtime/serve runtime/cohort)
-TESTS_OF_TRACKING := $(addprefix tests/,runtime/predictors runtime/steps runtime/memory) $(TESTS_OF_CERTIFICATES)
+TESTS_OF_TRACKING := $(addprefix tests/,runtime/predictors runtime/steps runtime/memory)
 
 # Two at a time; whatever fails, the others are run.
 IN_PAIRS := --jobs=2 --keep-going --no-print-directory
@@ -43,7 +41,7 @@ check: $(VENV)/.test  ## tests and lint, as .ci/run has them: lint where a core 
 	$(MAKE) $(IN_PAIRS) $(TESTS) lint
 
 test-of-graphs: $(VENV)/.test
-	$(RUN) -m pytest -q $(TESTS_OF_GRAPHS) $(addprefix --ignore=,$(TESTS_OF_CERTIFICATES))
+	$(RUN) -m pytest -q $(TESTS_OF_GRAPHS)
 
 test-of-servers: $(VENV)/.test
 	$(RUN) -m pytest -q $(TESTS_OF_SERVERS)
