@@ -17,9 +17,11 @@ SCREEN ?=
 # Else tests that start Python would have all our modules compiled again each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-# Tests in four processes, two at a time for two cores: what reads exported graphs and builds engines, which takes most
-# time; beside it what starts servers, browsers and clusters, then whatever is not named, then what tracks. What a process
-# has taken it keeps to its end, so that fewer would take more than 3 GB together.
+# Tests in five processes, two at a time for two cores: what reads exported graphs and builds engines, which takes most
+# time; beside it what starts servers, browsers and clusters, then whatever is not named, then what tracks; last what is
+# short, the certificates, so that both cores have something to do to the end. What a process has taken it keeps to its
+# end, so that fewer would take more than 3 GB together.
+TESTS_OF_CERTIFICATES := $(addprefix tests/runtime/backends/test_certificate_,hostile.py mutations.py)
 TESTS_OF_GRAPHS := $(addprefix tests/,runtime/backends runtime/measure runtime/commands/test_build.py \
 	runtime/commands/test_segment_single.py export benchmarks)
 TESTS_OF_SERVERS := $(addprefix tests/,runtime/serve runtime/cohort)
@@ -27,9 +29,9 @@ TESTS_OF_TRACKING := $(addprefix tests/,runtime/predictors runtime/steps runtime
 
 # Two at a time; whatever fails, the others are run.
 IN_PAIRS := --jobs=2 --keep-going --no-print-directory
-TESTS := test-of-graphs test-of-servers test-of-the-rest test-of-tracking
+TESTS := test-of-graphs test-of-servers test-of-the-rest test-of-tracking test-of-certificates
 
-.PHONY: bench check test test-of-graphs test-of-servers test-of-tracking test-of-the-rest test-viewers lint gpu-check clean
+.PHONY: bench check test $(TESTS) test-viewers lint gpu-check clean
 
 bench: $(VENV)/.runtime  ## set up the runtime, then measure it on the embedded model
 	$(RUN) -m runtime.bench
@@ -41,13 +43,16 @@ check: $(VENV)/.test  ## tests and lint, as .ci/run has them: lint where a core 
 	$(MAKE) $(IN_PAIRS) $(TESTS) lint
 
 test-of-graphs: $(VENV)/.test
-	$(RUN) -m pytest -q $(TESTS_OF_GRAPHS)
+	$(RUN) -m pytest -q $(TESTS_OF_GRAPHS) $(addprefix --ignore=,$(TESTS_OF_CERTIFICATES))
 
 test-of-servers: $(VENV)/.test
 	$(RUN) -m pytest -q $(TESTS_OF_SERVERS)
 
 test-of-tracking: $(VENV)/.test
 	$(RUN) -m pytest -q $(TESTS_OF_TRACKING)
+
+test-of-certificates: $(VENV)/.test
+	$(RUN) -m pytest -q $(TESTS_OF_CERTIFICATES)
 
 test-of-the-rest: $(VENV)/.test
 	$(RUN) -m pytest -q tests $(addprefix --ignore=,$(TESTS_OF_GRAPHS) $(TESTS_OF_SERVERS) $(TESTS_OF_TRACKING))
