@@ -20,7 +20,7 @@ from runtime.backends.refusals import (
     read_whole_graph,
     refusal,
 )
-from runtime.backends.row_threads import RowThreads
+from runtime.backends.row_threads import RowByRow, RowThreads
 from runtime.bundle.bundle import Bundle
 from runtime.bundle.contract import GraphSpec, TensorSpec
 from runtime.bundle.memory_reads import GRAPH as READS_MEMORY
@@ -185,7 +185,8 @@ class OrtBackend:
         """Raises BundleError for a graph ONNX Runtime refuses or that is not as agreed, BackendUnavailable without
         its provider, OutOfMemory, Closed.
         """
-        whole = self._open(graph, self._threads)
+        opened = self._open(graph, self._threads)
+        whole = RowByRow(opened) if graph in self._small else opened
         return RowThreads(
             whole, partial(self._open, graph, 1), self._num_threads, self._bundle.size_bytes(graph)
         )

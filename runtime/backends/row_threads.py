@@ -37,6 +37,31 @@ class Closing(Engine, Trimmed, Protocol):
         """Give back what it holds."""
 
 
+class RowByRow:
+    """A graph that is given one row at a time, whatever comes in a batch.
+
+    Of a graph in eight bits the ranges are those of all that a run is given, so that the rows of a batch would change
+    each other's numbers, and masks would depend on what else is segmented and on how many cores are free.
+    """
+
+    def __init__(self, engine: Closing) -> None:
+        self._engine = engine
+
+    def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
+        """Compute into buffers whose first axis is the rows; raises what the engine raises."""
+        for row in range(len(next(iter(inputs.values()), ()))):
+            part = slice(row, row + 1)
+            self._engine.run(_rows(inputs, part), _rows(outputs, part))
+
+    def trim(self) -> None:
+        """Give back what no run needs now."""
+        self._engine.trim()
+
+    def close(self) -> None:
+        """Let the engine go."""
+        self._engine.close()
+
+
 class RowThreads:
     """A graph that is open for all threads, and once more for one thread and several runs at a time if that pays.
 

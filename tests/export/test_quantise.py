@@ -301,6 +301,23 @@ def test_a_bundle_says_what_has_eight_bits_and_what_that_costs(
     assert [file.name for file in tmp_path.iterdir()] == ["small"]
 
 
+def test_rows_of_a_batch_in_eight_bits_are_as_they_would_be_alone(
+    toy: Sam2, tmp_path: Path
+) -> None:
+    model = load(write(toy, tmp_path / "small", max_dice_drop=1.0), "ort-int8")
+    for graph in INT8_GRAPHS:
+        inputs = graph_inputs(model.numbers, graph, {"n": 2, "b": 2, "k": 2, "p": 3})
+        for values in inputs.values():
+            values[1] *= 9 if values.dtype == np.float32 else 1  # of a wider range
+        together = model.compute(graph, inputs)
+        for row in range(2):
+            part = slice(row, row + 1)
+            alone = model.compute(graph, {name: x[part] for name, x in inputs.items()})
+            for name, values in alone.items():
+                np.testing.assert_array_equal(together[name][part], values)
+    model.close()
+
+
 def test_a_bundle_without_them_says_how_to_make_them(toy_bundle: Bundle) -> None:
     with pytest.raises(BackendUnavailable, match=r"no graphs in int8; .*--precision int8"):
         load(toy_bundle, "ort-int8")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from runtime.backends import row_threads
-from runtime.backends.row_threads import MAX_ROWS, PATIENCE, TRIALS, RowThreads
+from runtime.backends.row_threads import MAX_ROWS, PATIENCE, TRIALS, RowByRow, RowThreads
 from runtime.devices.engine import Batched, Trimmed
 from runtime.errors import BundleError, Closed, OutOfMemory
 from runtime.model import load
@@ -219,6 +219,19 @@ def test_what_a_row_raises_is_raised_when_all_have_ended(opened: Opens) -> None:
     assert len(graph.single.rows) == 2
     graph.single.fails = None
     graph.run()
+
+
+def test_a_graph_is_given_one_row_at_a_time_where_rows_would_change_each_other() -> None:
+    inner = Doubling()
+    engine = RowByRow(inner)
+    x = np.arange(1, 4, dtype=np.float32).repeat(2).reshape(3, 2)
+    outputs = {"y": np.zeros_like(x)}
+    engine.run({"x": x}, outputs)
+    assert inner.rows == [[1.0], [2.0], [3.0]]
+    np.testing.assert_array_equal(outputs["y"], 2 * x)
+    engine.trim()
+    engine.close()
+    assert inner.done == ["trim", "close"]
 
 
 def test_both_are_trimmed_and_closed(opened: Opens) -> None:
