@@ -15,10 +15,10 @@ from weakref import WeakSet
 
 import numpy as np
 import openvino as ov
-import openvino.opset13 as ops
 from openvino.frontend.onnx import ConversionExtension
 
 from kernels.device_array import Buffer
+from runtime.backends.openvino_attention import attention, source_digest
 from runtime.backends.ort import OrtBackend
 from runtime.backends.refusals import check_graph, read_split_graph, read_whole_graph, refusal
 from runtime.backends.row_threads import RowThreads
@@ -76,19 +76,10 @@ def in_a_thread_of_its_own(do: Callable[[], T]) -> T:
         return pool.submit(do).result()
 
 
-def fused_attention(node: Any) -> Any:
-    """The bundle's attention node, ONNX Runtime's MultiHeadAttention, as OpenVINO's own fused operator."""
-    query, key, value = (node.get_input(i) for i in range(3))
-    split = ops.constant([0, 0, node.get_attribute("num_heads"), -1], dtype=np.int64)
-    swap = ops.constant([0, 2, 1, 3], dtype=np.int64)
-    heads = (ops.transpose(ops.reshape(x, split, True), swap) for x in (query, key, value))
-    joined = ops.transpose(ops.scaled_dot_product_attention(*heads), swap)
-    return ops.reshape(joined, ops.constant([0, 0, -1], dtype=np.int64), True).outputs()
-
-
 def cache_name(graph: bytes, options: Mapping[str, Any]) -> str:
-    """What a graph is known by that was compiled by this OpenVINO, on this kind of processor, with these options."""
-    about = ov.__version__, machine_name(), instruction_sets(), sorted(options.items())
+    """What a graph is known by that was compiled by this OpenVINO, for this kind of processor, with these options."""
+    where = machine_name(), instruction_sets()
+    about = ov.__version__, source_digest(), where, sorted(options.items())
     return hashlib.sha256(repr(about).encode() + graph).hexdigest()[:32]
 
 
@@ -187,7 +178,7 @@ class OpenVinoBackend:
         self._bundle, self._threads, self._precision = bundle, threads, precision
         self._core: Any = in_a_thread_of_its_own(lambda: _core_for(precision))
         self._core.add_extension(
-            ConversionExtension("MultiHeadAttention", "com.microsoft", fused_attention)
+            ConversionExtension("MultiHeadAttention", "com.microsoft", attention)
         )
         self._options: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],

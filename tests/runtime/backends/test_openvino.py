@@ -141,7 +141,7 @@ def test_what_is_kept_is_known_by_all_that_would_make_it_wrong(
         cache_name(b"graph", {**options, "INFERENCE_NUM_THREADS": 1}),
     ]
     assert cache_name(b"graph", dict(reversed(options.items()))) == names[0]
-    for changed in ("instruction_sets", "machine_name"):
+    for changed in ("instruction_sets", "machine_name", "source_digest"):
         monkeypatch.setattr(f"runtime.backends.openvino.{changed}", lambda: ("another",))
         names.append(cache_name(b"graph", options))
     monkeypatch.setattr("runtime.backends.openvino.ov.__version__", "1.0")
