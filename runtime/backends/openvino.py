@@ -203,7 +203,7 @@ class OpenVinoBackend:
             return self._ort.load(graph)
         threads = self._threads or physical_cores()
         return RowThreads(
-            self._open(graph, 1),
+            partial(self._open, graph, 1),
             partial(self._open, graph, threads),
             threads,
             self._bundle.size_bytes(graph),

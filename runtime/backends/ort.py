@@ -185,10 +185,16 @@ class OrtBackend:
         """Raises BundleError for a graph ONNX Runtime refuses or that is not as agreed, BackendUnavailable without
         its provider, OutOfMemory, Closed.
         """
-        opened = self._open(graph, self._threads)
-        whole = RowByRow(opened) if graph in self._small else opened
+
+        def open_whole() -> OrtEngine | RowByRow:
+            opened = self._open(graph, self._threads)
+            return RowByRow(opened) if graph in self._small else opened
+
         return RowThreads(
-            whole, partial(self._open, graph, 1), self._num_threads, self._bundle.size_bytes(graph)
+            open_whole,
+            partial(self._open, graph, 1),
+            self._num_threads,
+            self._bundle.size_bytes(graph),
         )
 
     @property

@@ -24,7 +24,9 @@ from runtime.errors import Sam2Error
 from runtime.process.shortage import is_out_of_memory
 
 MAX_ROWS = 4  # at a time; each takes as much memory between operators as a run of all threads does
-PATIENCE = 8  # batches before the graph is opened once more, which takes as long as some of them
+# A graph is opened once more when its batches have taken so many times as long as opening it did: a tenth of their time
+# is what there is to gain, so that a short volume never loses more than it could have gained.
+PATIENCE = 10
 TRIALS = 5  # batches of either kind before the faster one is kept
 # Of the machine's memory: a graph whose weights take more is not opened twice.
 MEMORY_SHARE = 1 / 64
@@ -66,7 +68,7 @@ class RowThreads:
     """A graph that is open for all threads, and once more for one thread and several runs at a time if that pays.
 
     Args:
-        whole: runs on all threads.
+        open_whole: makes the engine that runs on all threads.
         open_single: makes an engine whose runs take one thread each, of which as many as there are threads may be
             under way.
         threads: of a run of `whole`.
@@ -74,14 +76,21 @@ class RowThreads:
     """
 
     def __init__(
-        self, whole: Closing, open_single: Callable[[], Closing], threads: int, size_bytes: int
+        self,
+        open_whole: Callable[[], Closing],
+        open_single: Callable[[], Closing],
+        threads: int,
+        size_bytes: int,
     ) -> None:
-        self._whole, self._open_single, self._threads = whole, open_single, threads
+        started = perf_counter()
+        self._whole, self._open_single, self._threads = open_whole(), open_single, threads
+        self._opening_s = perf_counter() - started
         self._single: Closing | None = None
         can_be = 2 <= threads <= MAX_ROWS and size_bytes <= MEMORY_SHARE * memory_bytes()
         self._is_apart: bool | None = None if can_be else False
-        self._num_batches = 0
-        self._taken_s: dict[bool, list[float]] = {False: [], True: []}
+        self._spent_s = 0.0  # on batches before the graph is opened once more
+        self._num_trials = 0
+        self._taken: dict[bool, list[float]] = {False: [], True: []}  # seconds a byte of input
         self._lock = Lock()
 
     @property
@@ -95,14 +104,19 @@ class RowThreads:
         if self._is_apart is False or rows < self._threads:
             self._whole.run(inputs, outputs)
             return
-        single = self._chosen()
+        single, is_trial = self._chosen()
         started = perf_counter()
         if single is None:
             self._whole.run(inputs, outputs)
         else:
             self._run_apart(single, rows, inputs, outputs)
         if self._is_apart is None:
-            self._note(single is not None, (perf_counter() - started) / rows)
+            taken_s = perf_counter() - started
+            if is_trial:
+                # By the byte, since a slice reads more memories than the one before it.
+                self._note(single is not None, taken_s / sum(x.nbytes for x in inputs.values()))
+            elif single is None:
+                self._spent_s += taken_s
 
     def trim(self) -> None:
         """Give back what no run needs now."""
@@ -115,22 +129,26 @@ class RowThreads:
         self._stay_together()
         self._whole.close()
 
-    def _chosen(self) -> Closing | None:
-        """The engine of single rows if this batch goes apart: when that is known to pay, or to find out."""
+    def _chosen(self) -> tuple[Closing | None, bool]:
+        """The engine of single rows if this batch goes apart, and whether its time tells what that is worth.
+
+        The first batch of an engine does not: it makes room, too.
+        """
         with self._lock:
-            self._num_batches += 1
-            if self._is_apart is None and self._num_batches > PATIENCE:
-                self._open()
-            if self._is_apart is None and len(self._taken_s[True]) > len(self._taken_s[False]):
-                return None
-            return self._single
+            if self._is_apart is not None:
+                return self._single, False
+            if self._single is None:
+                if self._spent_s >= PATIENCE * self._opening_s:
+                    self._open()
+                return self._single, False
+            self._num_trials += 1
+            return (None if self._num_trials % 2 else self._single), True
 
     def _open(self) -> None:
-        if self._single is None:
-            try:
-                self._single = self._open_single()
-            except (Sam2Error, MemoryError):
-                self._is_apart = False  # no room, or the bundle was replaced: it runs on as it did
+        try:
+            self._single = self._open_single()
+        except (Sam2Error, MemoryError):
+            self._is_apart = False  # no room, or the bundle was replaced: it runs on as it did
 
     def _run_apart(
         self,
@@ -160,14 +178,14 @@ class RowThreads:
             rest = slice(rows - left, rows)
             self._whole.run(_rows(inputs, rest), _rows(outputs, rest))
 
-    def _note(self, is_apart: bool, taken_s: float) -> None:
-        """Remember how long a row has taken, and decide once enough have been seen."""
+    def _note(self, is_apart: bool, seconds_a_byte: float) -> None:
+        """Remember how long a batch has taken, and decide once enough have been seen."""
         with self._lock:
             if self._single is None or self._is_apart is not None:
                 return
-            self._taken_s[is_apart].append(taken_s)
-            if all(len(taken) >= TRIALS for taken in self._taken_s.values()):
-                self._is_apart = median(self._taken_s[True]) < median(self._taken_s[False])
+            self._taken[is_apart].append(seconds_a_byte)
+            if all(len(taken) >= TRIALS for taken in self._taken.values()):
+                self._is_apart = median(self._taken[True]) < median(self._taken[False])
                 if not self._is_apart:
                     self._drop_single()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from threading import Barrier, Lock
 from typing import Any
 
@@ -18,6 +19,9 @@ from tests.graph_inputs import graph_inputs, relative_error
 from tests.no_threads import no_more_threads
 
 GIB = 2**30
+BATCHES = (
+    PATIENCE + 1 + 2 * TRIALS
+)  # of a second and more each, beside an opening of one, until it is decided
 AXES = {
     "image_encoder": {"n": 3},
     "memory_attention": {"b": 3, "k": 3, "p": 4},
@@ -30,7 +34,7 @@ class Clock:
     """Seconds that pass only while an engine runs."""
 
     def __init__(self) -> None:
-        self.now = 0.0
+        self.now, self.pace = 0.0, 1.0
 
     def __call__(self) -> float:
         return self.now
@@ -44,6 +48,7 @@ class Doubling:
         self.done: list[str] = []
         self.meet: Barrier | None = None
         self.fails: Exception | None = None
+        self.first_s = 0.0
         self._clock, self._takes_s, self._lock = clock, takes_s, Lock()
 
     def run(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
@@ -54,7 +59,8 @@ class Doubling:
         with self._lock:
             self.rows.append(inputs["x"][:, 0].tolist())
             if self._clock is not None:
-                self._clock.now += self._takes_s
+                self._clock.now += self._takes_s * self._clock.pace + self.first_s
+                self.first_s = 0.0
         if self.fails and 2.0 in self.rows[-1]:
             raise self.fails
         outputs["y"][...] = 2 * inputs["x"]
@@ -74,13 +80,22 @@ class Opened:
         threads: int = 2,
         whole_s: float = 3.0,
         single_s: float = 1.0,
+        opening_s: float = 1.0,
         size_bytes: int = 1,
         error: Exception | None = None,
     ) -> None:
         self.clock = Clock()
         self.whole, self.single = Doubling(self.clock, whole_s), Doubling(self.clock, single_s)
-        self.times, self._error = 0, error
-        self.engine = RowThreads(self.whole, self._open, threads, size_bytes)
+        self.times, self._error, self._opening_s = 0, error, opening_s
+        self._threads, self._size_bytes = threads, size_bytes
+
+    @cached_property
+    def engine(self) -> RowThreads:
+        return RowThreads(self._open_whole, self._open, self._threads, self._size_bytes)
+
+    def _open_whole(self) -> Doubling:
+        self.clock.now += self._opening_s
+        return self.whole
 
     def _open(self) -> Doubling:
         self.times += 1
@@ -88,16 +103,16 @@ class Opened:
             raise self._error
         return self.single
 
-    def run(self, rows: int = 2) -> np.ndarray:
-        x = np.arange(1, rows + 1, dtype=np.float32).repeat(3).reshape(rows, 3)
+    def run(self, rows: int = 2, columns: int = 3) -> np.ndarray:
+        x = np.arange(1, rows + 1, dtype=np.float32).repeat(columns).reshape(rows, columns)
         outputs = {"y": np.zeros_like(x)}
         self.engine.run({"x": x}, outputs)
         np.testing.assert_array_equal(outputs["y"], 2 * x)
         return outputs["y"]
 
-    def decide(self) -> None:
-        for _ in range(PATIENCE + 2 * TRIALS):
-            self.run()
+    def decide(self, rows: int = 2) -> None:
+        for _ in range(BATCHES):
+            self.run(rows)
         self.whole.rows.clear()
         self.single.rows.clear()
 
@@ -118,13 +133,38 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Opens:
     return open_one
 
 
-def test_few_batches_are_not_worth_opening_a_graph_once_more(opened: Opens) -> None:
-    graph = opened()
-    for _ in range(PATIENCE):
+@pytest.mark.parametrize("opening_s", [0.5, 1.0, 20.0])
+def test_a_graph_is_opened_once_more_when_its_batches_have_outweighed_that(
+    opening_s: float, opened: Opens
+) -> None:
+    graph = opened(whole_s=5.0, opening_s=opening_s)
+    batches = int(PATIENCE * opening_s / 5.0)
+    for _ in range(batches):
         graph.run()
-    assert (graph.times, len(graph.whole.rows)) == (0, PATIENCE)
+    assert (graph.times, len(graph.whole.rows)) == (0, batches)
     graph.run()
     assert (graph.times, graph.single.rows) == (1, [[1.0], [2.0]])
+
+
+def test_batches_of_fewer_rows_than_threads_outweigh_nothing(opened: Opens) -> None:
+    graph = opened(threads=3)
+    for _ in range(10 * PATIENCE):
+        graph.run(2)
+    graph.run(3)
+    assert graph.times == 0
+
+
+@pytest.mark.parametrize(("single_s", "is_apart"), [(1.4, True), (1.6, False)])
+def test_batches_that_have_more_to_do_than_others_are_compared_fairly(
+    single_s: float, is_apart: bool, opened: Opens
+) -> None:
+    """Memories become more from slice to slice, and the first batch of an engine makes room for it as well."""
+    graph = opened(whole_s=3.0, single_s=single_s, opening_s=0.0)
+    graph.single.first_s = 50.0
+    for batch in range(2 * TRIALS + 1):
+        graph.clock.pace = columns = 1 + batch
+        graph.run(columns=columns)
+    assert graph.engine.rows_at_once == (2 if is_apart else 1)
 
 
 def test_either_way_is_tried_in_turn_and_the_faster_one_kept(opened: Opens) -> None:
@@ -153,10 +193,7 @@ def test_rows_that_keep_all_threads_busy_go_apart_and_the_rest_together(
     rows: int, threads: int, opened: Opens
 ) -> None:
     graph = opened(threads=threads, whole_s=100.0)
-    for _ in range(PATIENCE + 2 * TRIALS):
-        graph.run(threads)
-    graph.whole.rows.clear()
-    graph.single.rows.clear()
+    graph.decide(threads)
     graph.run(rows)
     apart = rows - rows % threads
     numbers = [float(n) for n in range(1, rows + 1)]
@@ -166,8 +203,7 @@ def test_rows_that_keep_all_threads_busy_go_apart_and_the_rest_together(
 
 def test_several_rows_are_under_way_at_a_time(opened: Opens) -> None:
     graph = opened(threads=4)
-    for _ in range(PATIENCE + 2 * TRIALS):
-        graph.run(4)
+    graph.decide(4)
     graph.single.meet = Barrier(4)  # which breaks unless four runs come to it
     graph.run(8)
 
@@ -252,16 +288,16 @@ def test_both_are_trimmed_and_closed(opened: Opens) -> None:
 def test_real_engines_give_the_same_numbers_either_way(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(row_threads, "PATIENCE", 1)
+    monkeypatch.setattr(row_threads, "PATIENCE", 0)
     model = load(backend=name, threads=2)
     for graph, axes in AXES.items():
         inputs = graph_inputs(model.numbers, graph, axes)
         engine: Any = model.engine(graph)
         assert isinstance(engine, RowThreads)
-        together = model.compute(graph, inputs)
-        assert engine._single is None
         apart = model.compute(graph, inputs)
         assert engine._single is not None
+        together = model.compute(graph, inputs)
+        assert engine._num_trials == 1
         for output, wanted in together.items():
             assert relative_error(apart[output], wanted) <= 1e-4  # rounding, on any processor
     model.close()
