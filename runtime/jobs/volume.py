@@ -71,7 +71,8 @@ def segment_volume(job: Job, model: Model | None = None) -> dict[str, Any]:
             add_prompts(predictor, given, object_id, PRESETS.get(job.preset or ""))
     with clock("propagate"):
         found = _propagate(predictor, volume, job, spaced)
-        result = _finish(predictor, volume, job, spaced.filled(found) if spaced else found)
+        whole = spaced.filled(found) if spaced else found
+        result, num_across = _finish(predictor, volume, job, whole)
     with clock("write"):
         # Drawn before anything is written: what fails leaves nothing behind.
         title = SEPARATOR.join((job.input.name, model.numbers.name, f"window {used.describe}"))
@@ -104,7 +105,7 @@ def segment_volume(job: Job, model: Model | None = None) -> dict[str, Any]:
         ),
     ]
     review = result.review(REVIEW)
-    costs = clock, predictor.num_encodings
+    costs = clock, predictor.num_encodings + num_across
     return make_report(job, source, bundle, model, objects, review, notices, *costs, written)
 
 
@@ -208,8 +209,9 @@ def _propagate(
 
 def _finish(
     predictor: VolumePredictor | SlicewisePredictor, volume: Volume, job: Job, result: Result
-) -> Result:
-    """What was found, fused with other axes and cleaned where that was asked for."""
+) -> tuple[Result, int]:
+    """What was found, fused with other axes and cleaned where that was asked for, and what was encoded for that."""
+    across: list[int] = []
     if job.fuse and isinstance(predictor, VolumePredictor):
         with tqdm(desc="other axes", unit="slice", file=sys.stderr) as bar:
 
@@ -217,8 +219,10 @@ def _finish(
                 bar.total = total
                 bar.update()
 
-            result = fuse_orientations(predictor, result, volume.spacing_mm, job.fuse, tell)
-    return clean(finish(result, PRESETS.get(job.preset or "")), job.clean)
+            result = fuse_orientations(
+                predictor, result, volume.spacing_mm, job.fuse, tell, across.append
+            )
+    return clean(finish(result, PRESETS.get(job.preset or "")), job.clean), sum(across)
 
 
 def _ends(job: Job, result: Result) -> dict[int, list[End]]:

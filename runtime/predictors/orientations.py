@@ -46,6 +46,7 @@ def fuse_orientations(
     spacing_mm: tuple[float, float, float],
     fusion: str = "mean",
     on_slice: Callable[[int], object] = lambda total: None,
+    on_encoded: Callable[[int], object] = lambda count: None,
 ) -> Result:
     """Segment along the two other axes what a run has found along the first, and fuse all three.
 
@@ -55,6 +56,7 @@ def fuse_orientations(
         spacing_mm: (z, y, x).
         fusion: a key of `FUSIONS`.
         on_slice: called for every plane done, with how many there are in all.
+        on_encoded: called for every other axis, with how many planes and crops of planes were encoded there.
 
     Returns a result of the same slices at the volume's resolution. Raises InputError for an unknown fusion, and as
     `check_planes`.
@@ -71,7 +73,7 @@ def fuse_orientations(
     for axis in (1, 2):
         of_axis = {i: course for i, of in courses.items() for course in of if course.axis == axis}
         for object_id, probabilities in _follow(
-            predictor, of_axis, spacing_mm, axis, lambda: on_slice(total)
+            predictor, of_axis, spacing_mm, axis, lambda: on_slice(total), on_encoded
         ):
             along[object_id].append(probabilities)
     slices: dict[int, Mapping[int, SliceMask]] = {}
@@ -200,6 +202,7 @@ def _follow(
     spacing_mm: tuple[float, float, float],
     axis: int,
     on_slice: Callable[[], object],
+    on_encoded: Callable[[int], object],
 ) -> Iterator[tuple[int, Probabilities]]:
     """Object ids with probabilities (planes, rows, columns) from following each along one other axis.
 
@@ -225,6 +228,7 @@ def _follow(
             on_slice()
         view.reset()
         yield object_id, of_object
+    on_encoded(view.num_encodings)
 
 
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -41,14 +41,19 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     (tmp_path / "frames").mkdir()
     for i, plane in enumerate(PIXELS):
         Image.fromarray(plane).save(tmp_path / "frames" / f"{i:02d}.png")
-    monkeypatch.setattr(Job, "load", lambda job: fake_model(SEEING)[0])
+    model, backend = fake_model(SEEING)
+    monkeypatch.setattr(Job, "load", lambda job: model)
 
     def call(kind: str, *words: str, key: int = KEY) -> dict[str, Any]:
         source, mask = ("study.nrrd", "mask.nrrd") if kind == "volume" else ("frames", "masks")
         files = ["-i", str(tmp_path / source), "-o", str(tmp_path / mask), "--as", kind]
         prompt = f"{key},90,110,{70 + 9 * key},{90 + 9 * key}"
+        backend.calls.clear()
         main([*files, "--window", "none", "--box", prompt, *words])
-        return read_report(capsys.readouterr().out)
+        report = read_report(capsys.readouterr().out)
+        images = [each.inputs["image"] for each in backend.calls if "image" in each.inputs]
+        assert report["num_encodings"] == sum(map(len, images))
+        return report
 
     return call
 

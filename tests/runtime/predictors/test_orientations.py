@@ -208,6 +208,8 @@ def test_the_volume_and_the_run_stay_as_they_were(ran: tuple[VolumePredictor, Re
 class Oracle:
     """Stands for a predictor that finds whatever is bright; it remembers what it was shown and asked."""
 
+    num_encodings = 0
+
     def __init__(self, pixels: np.ndarray, views: list[Oracle] | None = None) -> None:
         self.pixels, self.boxes = pixels, []
         self.ranges: list[tuple[int, int]] = []
@@ -350,10 +352,13 @@ def test_each_plane_is_encoded_once_for_all_objects_and_none_between_them() -> N
     result = predictor.propagate(z_range=(3, 4))
     backend.calls.clear()
     planes: list[int] = []
-    fused = fuse_orientations(predictor, result, (1.0, 1.0, 1.0), on_slice=planes.append)
+    counts: list[int] = []
+    told = {"on_slice": planes.append, "on_encoded": counts.append}
+    fused = fuse_orientations(predictor, result, (1.0, 1.0, 1.0), **told)
     encoded = [call.inputs["image"].tobytes() for call in backend.calls if "image" in call.inputs]
     extent = len({*range(2, 20), *range(48, 62)})  # margins of two
     assert len(encoded) == len(set(encoded)) == 2 * extent
+    assert counts == [extent, extent]
     assert planes == [2 * 3 * 14] * (2 * 3 * 14), "each object along its own extent"
     assert fused.object_ids == (1, 2, 3)
 
