@@ -433,7 +433,7 @@ def test_a_full_disk_is_exit_code_1_and_the_older_mask_is_kept(place: Path) -> N
     # A limit on file size stands for the full disk.
     limit = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); "
     code = limit + "os.execv(sys.argv[1], sys.argv[1:])"
-    words = command(*arguments(place, *OK))
+    words = command(*arguments(place, *OK, "--threads", "1"))
     done = subprocess.run(
         [sys.executable, "-c", code, *words], capture_output=True, env=ENVIRONMENT
     )

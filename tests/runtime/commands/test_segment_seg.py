@@ -223,7 +223,7 @@ def test_options_of_dicom_are_for_dicom(
 def test_libraries_do_not_talk_on_stderr(tmp_path: Path) -> None:
     save_phantom(tmp_path / "series")
     command = [sys.executable, "-m", "runtime", "segment", "-i", str(tmp_path / "series")]
-    words = ["-o", str(tmp_path / "mask.dcm"), "--window", "128/256", *BOXES[:2]]
+    words = ["-o", str(tmp_path / "mask.dcm"), "--window", "128/256", "--threads", "1", *BOXES[:2]]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run([*command, *words], capture_output=True, text=True, env=environment)
     assert done.returncode == 0

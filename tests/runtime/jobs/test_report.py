@@ -182,6 +182,7 @@ def test_a_path_that_is_not_utf_8_gives_valid_json(tmp_path: Path) -> None:
     study = os.fsdecode(folder + b"/study.nrrd")
     write_mask(study, PHANTOM.pixels[:2], Volume.from_array(PHANTOM.pixels[:2]))
     words = ["-i", study, "-o", os.fsdecode(folder + b"/mask.nrrd"), "--point", "1,9,9"]
+    words += ["--threads", "1"]
     done = subprocess.run(
         [sys.executable, "-m", "runtime.segment", *words], cwd=ROOT, capture_output=True
     )

@@ -187,6 +187,9 @@ def test_what_runs_is_answered_when_the_server_ends() -> None:
     assert answers == [200] and server.sessions[0].is_closed
 
 
+SERVE = ("-m", "runtime.serve", "--threads", "1")  # others would spin beside the other tests
+
+
 def started(code: list[str], **environment: str) -> subprocess.Popen[str]:
     variables = os.environ | {"PYTHONPATH": str(ROOT)} | environment
     return subprocess.Popen(
@@ -223,7 +226,7 @@ def test_what_cannot_be_cancelled_does_not_keep_the_server() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
 def test_a_file_under_way_goes_with_the_server_without_a_word(tmp_path: Path) -> None:
-    with started(["-m", "runtime.serve", "--port", "0"], TMPDIR=str(tmp_path)) as process:
+    with started([*SERVE, "--port", "0"], TMPDIR=str(tmp_path)) as process:
         assert process.stdout is not None
         client = Client(json.loads(process.stdout.readline())["port"])
         client.claim()
@@ -289,7 +292,7 @@ def test_the_command_serves_until_it_is_told_to_end(tmp_path: Path) -> None:
     path = tmp_path / "key.txt"
     path.write_text(KEY)
     path.chmod(0o600)
-    words = ["-m", "runtime.serve", "--port", "0", "--key-file", str(path), "--max-sessions", "1"]
+    words = [*SERVE, "--port", "0", "--key-file", str(path), "--max-sessions", "1"]
     seen = tmp_path / "seen"
     script = tmp_path / "browser.py"
     script.write_text(f"import sys; open({str(seen)!r}, 'w').write(sys.argv[1])")
