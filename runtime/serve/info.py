@@ -32,6 +32,8 @@ class ObjectInfo:
         id, name: as they were given.
         axis: across whose planes it is followed.
         interactions: its prompts, in their order.
+        prompted: planes across that axis that the network was given prompts on, lowest first: a box of several planes
+            is one on its middle plane, and a mask stands on a few of its own.
         num_voxels: that are inside, whether they are shown yet or not.
         spans: the tight box about them; None where there are none.
         can_undo, can_redo: whether there is a step to go back or forth.
@@ -44,6 +46,7 @@ class ObjectInfo:
     name: str
     axis: int
     interactions: tuple[Interaction, ...]
+    prompted: tuple[int, ...]
     num_voxels: int
     spans: Spans | None
     can_undo: bool

@@ -81,6 +81,7 @@ def _info(obj: SessionObject) -> ObjectInfo:
         obj.name,
         axis,
         now.interactions,
+        tuple(sorted(now.prompted)),
         sum(drawn.num_pixels for drawn in now.drawn.values()),
         extent(now.drawn, axis),
         bool(obj.past),

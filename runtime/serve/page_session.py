@@ -176,6 +176,7 @@ class PageSession:
                 }
                 for interaction in info.interactions
             ],
+            "prompted": info.prompted,
             "can_undo": info.can_undo,
             "can_redo": info.can_redo,
             "is_complete": info.is_complete,

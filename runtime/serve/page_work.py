@@ -56,7 +56,7 @@ class PageWork:
         self._followed: dict[int, PageVerb] = {}
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
-        self._seq = self._kept_bytes = 0
+        self._seq = self._begun = self._kept_bytes = 0
         self._is_cancelled = False
         self._is_encoding_ahead = False
         session.on_slices = lambda object_id, box: self._wake.set()
@@ -149,12 +149,14 @@ class PageWork:
             if not isinstance(error, Sam2Error):
                 log.exception("the work of a page stopped")
             with self._lock:
-                left = [*self._verbs]
+                waiting, followed = [*self._verbs], [*self._followed.values()]
                 self._verbs.clear()
                 self._followed.clear()
                 self._is_encoding_ahead, self._thread = False, None
-            self._let_go(left)
-            self._events.send("failed", seq=self._seq, object=None, **error_words(error))
+            self._let_go(waiting)
+            # One that is over already is told of again: the page waits for none that is not there any more.
+            for seq in {verb.seq for verb in (*waiting, *followed)} | {self._begun}:
+                self._events.send("failed", seq=seq, object=None, **error_words(error))
 
     def _step(self) -> bool:
         """Run one verb, or wait for news and hand it over. Returns whether there is more to do."""
@@ -179,6 +181,7 @@ class PageWork:
         return True
 
     def _run(self, verb: PageVerb) -> None:
+        self._begun = verb.seq
         self._events.send("begun", seq=verb.seq, object=verb.object_id)
         earlier = self._followed.pop(verb.object_id, None)
         try:
@@ -196,6 +199,8 @@ class PageWork:
         self._tell_mask(verb, box)
         if self._info(verb.object_id).is_running:
             self._followed[verb.object_id] = verb
+            described = verb.describe(verb.object_id)
+            self._events.send("taken", seq=verb.seq, object=verb.object_id, described=described)
         else:
             self._tell_done(verb, is_changed=box is not None)
 

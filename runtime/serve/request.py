@@ -157,9 +157,9 @@ class Scene:
         axis = self.default_axis
         planes = planes_of(mask, axis)
         areas = np.array([np.count_nonzero(plane) for plane in planes])
-        k, j, i = ((0, size) for size in self.shape)
-        interaction = Interaction("seed", True, (k, j, i), axis)
         drawn = {int(index): Drawn.of(planes[index]) for index in np.flatnonzero(areas)}
+        k, j, i = ((0, size) for size in self.shape)
+        interaction = Interaction("seed", True, extent(drawn, axis) or (k, j, i), axis)
         adds = [(_mask(index, planes[index]),) for index in key_slices(areas)]
         return Request(interaction, axis, tuple(adds), drawn, None, True)
 

@@ -1,6 +1,7 @@
 // The server's API: requests with the key and the session's token in headers, and events through a streamed answer.
 
 const SILENT_MS = 35000;
+const LOST = "The connection was lost.";
 
 export class ApiError extends Error {
   // status is 0 where no answer came at all.
@@ -14,6 +15,13 @@ export class ApiError extends Error {
 export class Api {
   key = null;
   token = null;
+  waiting = new AbortController(); // for answers
+
+  // Wait no longer for what has been asked: as far as anybody knows there is no server any more.
+  giveUp() {
+    this.waiting.abort();
+    this.waiting = new AbortController();
+  }
 
   // JSON in, JSON out.
   async call(method, path, json, options = {}) {
@@ -22,15 +30,16 @@ export class Api {
       body: json === undefined ? options.body : JSON.stringify(json),
       type: json === undefined ? options.type : "application/json",
     });
-    return answer.status === 204 ? null : answer.json();
+    return answer.status === 204 ? null : this.read(answer, "json");
   }
 
   // An answer that is no error; ApiError otherwise.
-  async send(method, path, { body, type, headers = {}, signal, keepalive } = {}) {
+  async send(method, path, { body, type, headers = {}, signal, keepalive, withinMs } = {}) {
     let answer;
+    const ends = [signal ?? this.waiting.signal, ...(withinMs ? [AbortSignal.timeout(withinMs)] : [])];
     try {
       answer = await fetch(path, {
-        method, body, signal, keepalive, cache: "no-store", credentials: "omit", redirect: "error",
+        method, body, signal: AbortSignal.any(ends), keepalive, cache: "no-store", credentials: "omit", redirect: "error",
         headers: { ...this.headers(), ...(type ? { "Content-Type": type } : {}), ...headers },
       });
     } catch (error) {
@@ -39,6 +48,16 @@ export class Api {
     }
     if (!answer.ok) throw await failure(answer.status, () => answer.text());
     return answer;
+  }
+
+  // What an answer holds: "json", "blob" or "arrayBuffer". Connections break there too.
+  async read(answer, kind) {
+    try {
+      return await answer[kind]();
+    } catch (error) {
+      if (error instanceof SyntaxError) throw new ApiError(0, "Unreadable", "What answers here is not this page's server.");
+      throw new ApiError(0, "Unreachable", LOST);
+    }
   }
 
   // What an answer holds, as a Blob, with word of how far it has come (0 to 1) where that is known: proxies may pack it.
@@ -56,7 +75,7 @@ export class Api {
         if (total) onProgress(Math.min(count / total, 1));
       }
     } catch {
-      throw new ApiError(0, "Unreachable", "The connection was lost.");
+      throw new ApiError(0, "Unreachable", LOST);
     }
   }
 
@@ -96,7 +115,7 @@ export class Api {
       } catch (error) {
         reader.cancel().catch(() => {});
         if (signal?.aborted) throw error;
-        throw new ApiError(0, "Unreachable", "The connection was lost.");
+        throw new ApiError(0, "Unreachable", LOST);
       }
       if (step.done) return;
       if (!step.value.includes("\n")) {

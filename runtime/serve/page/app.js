@@ -30,6 +30,7 @@ export class App {
   slots = new Map(); // object id -> its label in the viewer's texture
   files = null; // that the volume was read from, to send them again
   voxels = null; // the volume as it came, to send that again
+  isUnsure = false; // whether what was done last has reached the server
   isOwed = false; // the server has not got all of it again yet
   given = null; // id of the volume that the server has opened last
   taken = null; // id of the one that is shown here, or cannot be
@@ -120,14 +121,19 @@ export class App {
   linked(word, error) {
     this.screen.link(word);
     if (word === "gone") {
+      this.api.giveUp();
       this.work.clear();
+      this.el("ahead").textContent = "";
       const kept = this.volume ? " Your masks are safe here." : "";
-      const why = error.status > 0 ? `The server refuses what it is sent again: ${error.message}` : "The server does not answer.";
+      const refuses = `The server refuses what it is sent again: ${error.message}`;
+      const why = error.status > 0 ? refuses : error.name === "Unreadable" ? error.message : "The server does not answer.";
       this.screen.banner(`${why} Trying again until it does.${kept}`, { key: "gone" });
       this.screen.status("Waiting for the server");
     } else if (word === "up") {
       this.screen.quiet("gone");
       this.screen.quiet("full");
+      if (this.isUnsure && !this.screen.isSaying) this.screen.banner("The server is there again. What you did last may not have reached it: if you do not see it, do it again.", { kind: "note", key: "verb" });
+      this.isUnsure = false;
       this.showWork();
     }
   }
@@ -276,6 +282,7 @@ export class App {
 
   showNothing() {
     this.volume = null;
+    document.title = "MedSAM2 viewer";
     this.screen.screen("start");
     this.el("file").hidden = true;
     this.showExports();
@@ -332,7 +339,7 @@ export class App {
         continue;
       }
       const answer = await this.api.send("GET", `/api/objects/${id}/mask`);
-      this.masks.replace(id, new Uint8Array(await answer.arrayBuffer()));
+      this.masks.replace(id, new Uint8Array(await this.api.read(answer, "arrayBuffer")));
     }
     for (const { id } of this.objects) if (!objects.some((object) => object.id === id)) this.forget(id);
     this.objects = objects;
@@ -344,6 +351,7 @@ export class App {
   event(name, data) {
     if (name === "mask") this.patch(data);
     else if (name === "begun") this.work.of(data.seq);
+    else if (name === "taken") this.took(data.described);
     else if (name === "progress") this.work.progressed(data.seq, data.done, data.planned);
     else if (name === "ahead") this.showAhead(data);
     else if (name === "volume") this.catchUp(data.id);
@@ -367,6 +375,15 @@ export class App {
     const verb = this.work.of(seq);
     this.viewer.whenShown(() => this.work.drawn(verb));
     this.showObjects();
+  }
+
+  // A prompt counts, and can be undone, from its first slice on; masks say for themselves what else there is.
+  took({ id, prompts, prompted, can_undo, can_redo, is_complete }) {
+    const object = this.objects.find((each) => each.id === id);
+    if (!object) return;
+    Object.assign(object, { prompts, prompted, can_undo, can_redo, is_complete });
+    this.showObjects();
+    this.viewer.draw();
   }
 
   replaceObject(described) {
@@ -533,11 +550,13 @@ export class App {
       this.screen.status("Writing the masks");
       const answer = await this.api.send("GET", `/api/export?format=${format}`);
       const link = document.createElement("a");
-      link.href = URL.createObjectURL(await answer.blob());
+      link.href = URL.createObjectURL(await this.api.read(answer, "blob"));
       const stem = this.volume.name.replace(/\.(nii(\.gz)?|nrrd|nhdr|mha|mhd|npz|dcm)$/i, "");
       link.download = `${stem}-masks.${format}`;
       link.click();
       setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+      const unfinished = this.objects.filter((object) => object.voxels && !isWhole(object)).map(({ name }) => name);
+      if (unfinished.length) this.screen.banner(`The file has what was found by now: ${unfinished.join(", ")} not followed to the end.`, { kind: "note", key: "verb" });
       this.showWork();
     });
   }
@@ -555,6 +574,11 @@ export class App {
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
       if (error.status === 410) return; // the stream of events says so too
+      if (error.status === 0) {
+        this.isUnsure = true;
+        this.link.doubt(error);
+        return;
+      }
       this.screen.banner(error.message, { key: "verb" });
     }
   }
@@ -668,7 +692,7 @@ export class App {
     this.strip.fill({
       values: object.confidence,
       present: this.masks.presence(object.id, object.axis),
-      prompted: new Set(object.prompts.filter(({ box }) => box).flatMap(({ box }) => range(box[object.axis]))),
+      prompted: object.prompted,
       colour: object.colour,
     });
   }
@@ -685,8 +709,8 @@ export class App {
         this.wasBusy = true;
         screen.status(slices ? `Following the object, ${slices[0]} of ${slices[1]} slices` : "Segmenting");
       } else if (this.object && screen.root.dataset.link !== "gone") {
-        const { name, ml, prompts, is_complete } = this.object;
-        const isComplete = is_complete || prompts.every(({ kind }) => kind === "seed"); // a mask as it was given is followed nowhere
+        const { name, ml } = this.object;
+        const isComplete = isWhole(this.object);
         const stopped = `Stopped: ${name} is not followed to its end`;
         screen.status(isComplete ? "Ready" : stopped);
         if (this.wasBusy) screen.say(isComplete ? `Done. ${name}: ${millilitres(ml)} millilitres.` : stopped);
@@ -806,6 +830,7 @@ export class App {
       voxel: volume ? this.viewer.voxel : null,
       maskedVoxels: object ? this.masks.add(object.id).voxels : 0,
       selected: this.selected,
+      prompted: this.strip.prompted,
       objects: this.objects.map(({ id, name, colour, voxels, ml }) => ({ id, name, colour, voxels, ml })),
       window: volume ? this.viewer.window : null,
       layout: this.viewer.layout,
@@ -839,8 +864,9 @@ function keyOfAddress() {
   return key;
 }
 
-function range([start, stop]) {
-  return Array.from({ length: stop - start }, (_, n) => start + n);
+// Nothing is left to be found; a mask as it was given is followed nowhere.
+function isWhole({ is_complete, prompts }) {
+  return is_complete || prompts.every(({ kind }) => kind === "seed");
 }
 
 function check(button, isChecked) {

@@ -5,6 +5,7 @@ import { ApiError } from "./api.js";
 const TOKEN = "medsam2-session";
 const RETRY_MS = [300, 600, 1200, 2500, 5000];
 const FULL_MS = 5000;
+const LATE_MS = 20000; // for an answer that a server which is there gives at once
 
 export class Link {
   // on: {link(word, error), hello(state, isNew), event(name, data), needKey(wasWrong), ended(reason), full(error)}
@@ -19,6 +20,8 @@ export class Link {
     this.clock = new Worker("/page/beat.js");
     this.clock.onmessage = () => this.beat();
     addEventListener("pagehide", () => this.leave());
+    addEventListener("online", () => this.retry());
+    document.addEventListener("visibilitychange", () => !document.hidden && this.retry());
   }
 
   async run() {
@@ -44,7 +47,7 @@ export class Link {
   async claim() {
     if (this.api.token) {
       try {
-        await this.api.call("GET", "/api/session");
+        await this.api.call("GET", "/api/session", undefined, { withinMs: LATE_MS });
         return false;
       } catch (error) {
         if (error.status !== 410) throw error;
@@ -62,10 +65,10 @@ export class Link {
     this.reason = null;
     let isCaughtUp = false;
     let waiting = [];
-    const stop = new AbortController();
+    const stop = (this.reading = new AbortController());
     let failed = null;
     const catchUp = async () => {
-      const state = await this.api.call("GET", "/api/session");
+      const state = await this.api.call("GET", "/api/session", undefined, { withinMs: LATE_MS });
       await this.on.hello(state, isNew);
       isCaughtUp = true;
       for (const [name, data] of waiting) this.on.event(name, data);
@@ -90,6 +93,24 @@ export class Link {
     if (!this.reason) throw new ApiError(0, "Unreachable", "The connection was lost.");
   }
 
+  // A request has found no server: the connection is begun anew, which tells whether it is gone and what reached it.
+  doubt(error) {
+    if (this.wake) this.on.link("gone", error);
+    else this.reading?.abort();
+  }
+
+  // Wait no longer before the next attempt.
+  retry() {
+    this.wake?.();
+  }
+
+  pause(ms) {
+    return new Promise((resolve) => {
+      this.wake = resolve;
+      setTimeout(resolve, ms);
+    }).finally(() => (this.wake = null));
+  }
+
   async recover(error, failures) {
     if (error.status === 401) {
       const wasWrong = Boolean(this.api.key);
@@ -99,10 +120,10 @@ export class Link {
       this.forget();
     } else if (error.status === 503) {
       this.on.full(error);
-      await wait(FULL_MS);
+      await this.pause(FULL_MS);
     } else {
       this.on.link("gone", error);
-      await wait(RETRY_MS[Math.min(failures, RETRY_MS.length - 1)]);
+      await this.pause(RETRY_MS[Math.min(failures, RETRY_MS.length - 1)]);
     }
   }
 
@@ -121,13 +142,9 @@ export class Link {
     const active = this.isActive;
     this.isActive = false;
     try {
-      await this.api.call("POST", "/api/heartbeat", { active });
+      await this.api.call("POST", "/api/heartbeat", { active }, { withinMs: LATE_MS });
     } catch {
       // The stream of events notices.
     }
   }
-}
-
-function wait(ms) {
-  return new Promise((resolve) => setTimeout(resolve, ms));
 }

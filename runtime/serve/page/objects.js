@@ -83,10 +83,11 @@ export class ObjectPanel {
     const prompts = object?.prompts ?? [];
     this.promptList.replaceChildren(...prompts.map((prompt) => this.prompt(prompt)));
     // Where something was taken away, little is left to be sure of.
-    const unsure = prompts.find(({ box, positive }) => box && positive && isDoubtful(object.confidence[box[object.axis][0]]));
-    this.hint.hidden = prompts.length > 0 && !unsure;
-    this.hint.textContent = unsure
-      ? `The network is unsure of slice ${unsure.box[object.axis][0] + 1}. Click what is missing, Shift-click what is too much, or undo and drag a box.`
+    const unsure = object?.prompted.find((slice) => isDoubtful(object.confidence[slice]) && prompts.some(({ box, positive }) =>
+      positive && slice >= box[object.axis][0] && slice < box[object.axis][1]));
+    this.hint.hidden = prompts.length > 0 && unsure === undefined;
+    this.hint.textContent = unsure !== undefined
+      ? `The network is unsure of slice ${unsure + 1}. Click what is missing, Shift-click what is too much, or undo and drag a box.`
       : "Click the object in any plane, or drag a box around it.";
   }
 
@@ -97,11 +98,12 @@ export class ObjectPanel {
     sign.toggleAttribute("data-negative", !prompt.positive);
     sign.setAttribute("aria-label", prompt.positive ? "includes" : "excludes");
     const where = document.createElement("span");
-    if (prompt.box) where.textContent = `slice ${Math.floor((prompt.box[prompt.axis][0] + prompt.box[prompt.axis][1] - 1) / 2) + 1}`;
+    const [start, stop] = prompt.box[prompt.axis];
+    where.textContent = stop - start > 1 ? `slices ${start + 1}–${stop}` : `slice ${stop}`;
     const isErased = prompt.kind === "lasso" && !prompt.positive;
     button.append(sign, isErased ? "Erased" : KINDS[prompt.kind] ?? prompt.kind, where);
     button.title = "Go there";
-    button.addEventListener("click", () => prompt.box && this.on.go(prompt.box));
+    button.addEventListener("click", () => this.on.go(prompt.box));
     item.append(button);
     return item;
   }

@@ -58,6 +58,10 @@ export class Screen {
     [this.bannerKey, this.action] = [key, onAction];
   }
 
+  get isSaying() {
+    return !this.el("banner").hidden;
+  }
+
   quiet(key = null) {
     if (key === null || this.bannerKey === key) this.el("banner").hidden = true;
   }

@@ -9,7 +9,7 @@ export class Strip {
     Object.assign(this, { slider, canvas, axisName, number, confidenceText: confidence });
     this.values = [];
     this.present = new Uint8Array(0);
-    this.prompted = new Set();
+    this.prompted = []; // slices
     this.axis = 0;
     this.at = 0;
     this.count = 0;

@@ -17,6 +17,7 @@ from runtime.io.volumes.volume import Volume
 from runtime.io.write import write_mask
 from runtime.measure.phantom import Phantom, make_phantom
 from runtime.model import Model, load
+from runtime.serve.bits import pack
 from runtime.serve.leases import AWAY_S
 from runtime.serve.limits import Limits
 from tests.runtime.serve.browser import Served, Viewer
@@ -203,9 +204,9 @@ def test_an_unsure_slice_that_was_prompted_is_pointed_out(viewer: Viewer) -> Non
         "import('/page/objects.js').then(({ObjectPanel}) =>"
         " [[0.4, true], [0.9, true], [null, true], [0.1, false]].map(([value, positive]) => {"
         " const [list, prompts, hint] = ['ul', 'ol', 'p'].map(tag => document.createElement(tag));"
-        " const prompt = {kind: 'point', positive, axis: 0, box: [[1, 2], [3, 4], [5, 6]]};"
+        " const prompt = {kind: 'point', positive, axis: 0, box: [[0, 3], [3, 4], [5, 6]]};"
         " const object = {id: 1, name: 'A', colour: '#ffffff', voxels: 1, ml: 1, axis: 0,"
-        " confidence: [null, value, 0.1], prompts: [prompt]};"
+        " confidence: [0.1, value, 0.1], prompts: [prompt], prompted: [1]};"
         " new ObjectPanel({list, prompts, hint}, {}).show([object], 1, new Set());"
         " return hint.hidden ? '' : hint.textContent;}))"
     )
@@ -299,6 +300,12 @@ def test_stop_ends_a_propagation(
     viewer.page.mouse.click(x, y)
     viewer.until("window.viewerState().maskedVoxels > 0")
     assert viewer.page.evaluate("document.documentElement.dataset.state") == "busy"
+    viewer.until("document.querySelectorAll('#prompts li').length === 1")
+    assert viewer.page.is_enabled("#undo")
+    with viewer.page.expect_download():
+        viewer.page.click("#export-nifti")
+    viewer.until("!document.getElementById('banner').hidden")
+    assert "Object 1 not followed to the end" in viewer.words("#banner")
     viewer.page.click("#cancel")
     goes_on.set()
     viewer.until_ready()
@@ -370,6 +377,59 @@ def test_the_server_goes_and_comes_back(
     finally:
         viewer.close()
         served.stop()
+
+
+def test_a_step_that_finds_no_server_says_so_until_there_is_one(
+    viewer: Viewer, phantom: Phantom
+) -> None:
+    answers = threading.Event()
+
+    def breaks(route: Route) -> None:
+        route.continue_() if answers.is_set() else route.abort()
+
+    banner = "document.getElementById('banner-text').textContent"
+    viewer.page.route("**/api/**", breaks)
+    viewer.click(middle_of(phantom, 1))
+    viewer.until(f"{banner}.includes('does not answer')")
+    assert viewer.page.evaluate("document.documentElement.dataset.link") == "gone"
+    answers.set()
+    viewer.until("document.documentElement.dataset.link === 'up'")
+    viewer.until(f"!{banner}.includes('does not answer')")  # though nobody has done anything
+    assert "may not have reached it" in viewer.words("#banner")
+    assert viewer.prompts() == [] and viewer.words("#status") == "Ready"
+    viewer.click(middle_of(phantom, 1))
+    assert not viewer.page.is_visible("#banner") and viewer.state["maskedVoxels"] > 0
+
+
+def test_a_mask_whose_connection_breaks_is_fetched_again(viewer: Viewer, phantom: Phantom) -> None:
+    viewer.click(middle_of(phantom, 1))
+    masked = viewer.state["maskedVoxels"]
+    viewer.page.add_init_script(
+        "let broken = false; const whole = Response.prototype.arrayBuffer;"
+        "Response.prototype.arrayBuffer = function () {"
+        " if (broken || !this.url.endsWith('/mask')) return whole.call(this);"
+        " broken = true; return Promise.reject(new TypeError('network error')); };"
+    )
+    viewer.page.reload()
+    viewer.until(f"window.viewerState().maskedVoxels === {masked}")
+    viewer.until_ready()
+    assert not viewer.page.is_visible("#banner")
+
+
+def test_a_seed_is_marked_as_prompted_where_the_network_was_given_it(viewer: Viewer) -> None:
+    seed = np.zeros(SHAPE, bool)
+    seed[1:13, 20:50, 30:60] = True
+    status = viewer.page.evaluate(
+        "bits => fetch('/api/objects/1/mask', {method: 'PUT', body: new Uint8Array(bits), headers:"
+        " {'X-Lease-Token': sessionStorage.getItem('medsam2-session')}}).then(answer => answer.status)",
+        [*pack(seed)],
+    )
+    assert status == 202
+    viewer.until("document.querySelectorAll('#prompts li').length === 1")
+    viewer.until_ready()
+    assert viewer.words("#prompts span") == "slices 2\u201313"
+    marked = viewer.page.evaluate("window.viewerState().prompted")
+    assert len(marked) == 8 and min(marked) == 1 and max(marked) == 12
 
 
 def test_a_connection_that_breaks_while_masks_are_sent_again_loses_none(

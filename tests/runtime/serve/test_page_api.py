@@ -97,8 +97,12 @@ def test_a_seed_is_kept_to_the_voxel_and_undone(client: Client) -> None:
     stream = client.listen()
     seed = np.zeros(SHAPE, np.uint8)
     seed[1:4, 5:17, 7:30] = 1
+    seed[3, 5:16] = 0  # too small an end to stand for the object
     assert client.ask("PUT", "/api/objects/1/mask", pack(seed)).status == 202
-    stream.until("done")
+    (done,) = [data for name, data in stream.until("done") if name == "done"]
+    assert done["described"]["prompted"] == [1, 2]
+    (prompt,) = done["described"]["prompts"]
+    assert prompt["box"] == [[1, 4], [5, 17], [7, 30]]
     np.testing.assert_array_equal(
         unpack(client.ask("GET", "/api/objects/1/mask").body, SHAPE), seed
     )
@@ -110,6 +114,34 @@ def test_a_seed_is_kept_to_the_voxel_and_undone(client: Client) -> None:
     client.ask("POST", "/api/objects/1/reset", {})
     (done,) = [data for name, data in stream.until("done") if name == "done"]
     assert done["changed"] and done["described"]["voxels"] == 0
+    stream.close()
+
+
+def test_a_box_of_several_slices_is_a_prompt_on_its_middle_one(client: Client) -> None:
+    stream = client.listen()
+    client.ask("POST", "/api/objects/1/box", {"box": [[1, 4], [10, 20], [8, 22]], "positive": True})
+    events = stream.until("done")
+    assert [data["described"]["prompted"] for name, data in events if name == "done"] == [[2]]
+    stream.close()
+
+
+def test_a_prompt_counts_and_can_be_undone_while_its_object_is_followed(
+    client: Client, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream, goes_on, compute = client.listen(), Event(), model.compute
+
+    def slowly(graph: str, inputs: object) -> object:
+        if graph == "memory_attention":
+            assert goes_on.wait(60)
+        return compute(graph, inputs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(model, "compute", slowly)
+    client.ask("POST", "/api/objects/1/point", {"kji": [2, 18, 14], "positive": True})
+    taken = stream.until("taken")[-1][1]["described"]
+    assert taken["can_undo"] and not taken["is_complete"]
+    assert taken["prompted"] == [2] and len(taken["prompts"]) == 1
+    goes_on.set()
+    stream.until("done")
     stream.close()
 
 

@@ -119,6 +119,20 @@ class Heard:
         self.events.append((name, data))
 
 
+def test_all_verbs_are_told_of_when_the_work_stops() -> None:
+    heard = Heard()
+    work = PageWork(Idle(), heard)  # type: ignore[arg-type]
+    with (
+        work.turn
+    ):  # neither has run yet when the first is found to have a mask that cannot be told
+        for _ in range(3):
+            work.submit(1, lambda session: [[0, 1], [0, 1], [0, 1]], lambda object_id: {})
+    while len(heard.events) < 4:
+        time.sleep(0.01)
+    failed = [data["seq"] for name, data in heard.events if name == "failed"]
+    assert sorted(failed) == [1, 2, 3] and not work.is_busy
+
+
 def test_verbs_of_an_object_that_is_removed_are_over() -> None:
     heard = Heard()
     work = PageWork(Following(), heard)  # type: ignore[arg-type]
