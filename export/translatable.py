@@ -78,7 +78,9 @@ def translatable(program: ExportedProgram, is_translated: Callable[[Any], bool])
 
 
 def _is_known(target: Any, is_translated: Callable[[Any], bool]) -> bool:
-    if target in RULES or target in CHECKS or target is operator.getitem:
+    if target in CHECKS or target is operator.getitem:
+        return True
+    if target in RULES and RULES[target] not in MAY_LEAVE:
         return True
     schema = getattr(target, "_schema", None)  # what writes into its input would have to be undone
     return is_translated(target) and not (schema and schema.is_mutable)
@@ -191,5 +193,7 @@ RULES: dict[Any, Rule] = {
     aten.__or__.Tensor: _either,
     aten.item.default: _number,
 }
+MAY_LEAVE = (_reshaped, _sliced)
+"""Rules that leave some nodes as they are, which then need a translation themselves."""
 CHECKS = {aten._assert_tensor_metadata.default, aten._assert_scalar.default}
 """What the exporter leaves out."""

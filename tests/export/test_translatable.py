@@ -111,8 +111,13 @@ def written_into(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     ("function", "unknown"),
-    [(lambda x: x.erfc().flatten(0, 2), "erfc"), (written_into, None)],
-    ids=["no translation", "written into"],
+    [
+        (lambda x: x.erfc().flatten(0, 2), "erfc"),
+        (CASES["more axes than inputs have"][0], "flatten"),
+        (CASES["every other one of an axis"][0], "slice"),
+        (written_into, None),
+    ],
+    ids=["no translation", "flattened as it is", "sliced as it is", "written into"],
 )
 def test_a_program_that_needs_more_is_left_as_it_is(
     function: Callable[[Tensor], Any], unknown: str | None
