@@ -29,6 +29,10 @@ class Trunk(Protocol):
     def channels(self) -> int:
         """How wide it is at first."""
 
+    @property
+    def stem(self) -> str:
+        """Name of a weight in an image encoder that has `channels` on its first side."""
+
 
 @dataclass(frozen=True, slots=True)
 class HieraTrunk:
@@ -52,6 +56,7 @@ class HieraTrunk:
     stride: ClassVar[int] = 16  # of patches 4, then two poolings
     size_step: ClassVar[int] = 32  # of the last stage
     has_high_res: ClassVar[bool] = True
+    stem: ClassVar[str] = "trunk.patch_embed.proj.weight"
 
     @property
     def stage_dims(self) -> tuple[int, ...]:
@@ -90,6 +95,7 @@ class VitTrunk:
     stride: ClassVar[int] = 16
     size_step: ClassVar[int] = 16
     has_high_res: ClassVar[bool] = False
+    stem: ClassVar[str] = "trunk.patch_embed.proj.weight"
 
     @property
     def num_blocks(self) -> int:
@@ -121,6 +127,7 @@ class Sam1Trunk:
     stride: ClassVar[int] = 16  # of patches
     size_step: ClassVar[int] = 16
     has_high_res: ClassVar[bool] = False
+    stem: ClassVar[str] = "patch_embed.proj.weight"
 
     @property
     def num_blocks(self) -> int:
@@ -150,6 +157,7 @@ class TinyVitTrunk:
     stride: ClassVar[int] = 4  # of two mergings
     size_step: ClassVar[int] = 4
     has_high_res: ClassVar[bool] = False
+    stem: ClassVar[str] = "patch_embed.seq.2.c.weight"
 
     @property
     def num_blocks(self) -> int:
@@ -176,6 +184,7 @@ class RepVitTrunk:
     stride: ClassVar[int] = 16
     size_step: ClassVar[int] = 32  # of the last stage
     has_high_res: ClassVar[bool] = True
+    stem: ClassVar[str] = "trunk.body.stem.conv2.c.weight"
 
     @property
     def num_blocks(self) -> int:

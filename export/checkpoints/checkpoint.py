@@ -6,7 +6,6 @@ import hashlib
 import logging
 import re
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from export.checkpoints.checkpoint_file import read_file
 from export.checkpoints.families import family_of, why
 from export.checkpoints.published import PUBLISHED
+from export.checkpoints.shapes import Shapes, may_fit, shapes_of
 from export.checkpoints.weight_sets import WeightSet, all_names, choose_set
 from export.model.network import Network, network
 from export.variants import VARIANTS, Variant
@@ -26,7 +26,6 @@ COUNTER = "num_batches_tracked"  # of a batch norm, which only training reads
 FEW = 3  # names of a kind that a message lists
 
 log = logging.getLogger("export")
-Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +106,9 @@ def _from_hub(address: str) -> Path:
 def _fitting(weights: WeightSet, names: list[str], file: Path, model: str | None) -> Variant:
     """The row of the table that some weights fit, in shapes. Raises CheckpointError if it is none, or another."""
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.tensors.items()}
-    fitting = [name for name in VARIANTS if shapes_of(VARIANTS[name]) == shapes]
+    fitting = [
+        name for name, row in VARIANTS.items() if may_fit(row, shapes) and shapes_of(row) == shapes
+    ]
     if not fitting and (family := family_of(names)) is not None:
         raise CheckpointError(f"{file} is of {family}, by the names of its tensors: {why(family)}")
     if model is None:
@@ -167,14 +168,6 @@ def _named(fitting: list[str], file: Path) -> str:
             f"{file} fits several models, and its name does not say which: pass {sizes}"
         )
     return named[0]
-
-
-@cache
-def shapes_of(variant: Variant) -> Shapes:
-    """Shapes of a model's tensors by name."""
-    with torch.device("meta"):
-        model = network(variant)
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def _nearest(shapes: Shapes, file: Path) -> str:
