@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import re
 import sqlite3
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby, zip_longest
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,12 @@ from runtime.prompts.prompt_file import NAMES
 STUDY, OBJECT, SLICES = "study", "object", ("z", "slice")
 KINDS = ("box", "point", "recist")
 NUMBERS = {"box": ("y0", "y1", "x0", "x1"), "point": ("y", "x")}
-OURS = {STUDY, OBJECT, *SLICES, *KINDS, *NUMBERS["box"], *NUMBERS["point"], *NAMES}
+ALONE = (*SLICES, *NUMBERS["box"], *NUMBERS["point"])
+OURS = {STUDY, OBJECT, *KINDS, *ALONE, *NAMES}
 SEVERAL = ";"  # between the points of one cell
+PARTED_BY = re.compile(r"sep=(.?)\r?\n?", re.IGNORECASE)
+"""A first line by which Excel knows what stands between the columns; it is taken there alone."""
+PARTS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 ROWS_AT_ONCE = 10_000
 
 
@@ -33,7 +38,8 @@ def read_table(path: Path, root: Path | None) -> Iterator[Study]:
     `object`, a number, without which each row is an object of its own; `z`, the slice; and one of `box` (y0,y1,x0,x1),
     `point` (y,x or y,x,- and several with ; between), `recist` (y0,x0,y1,x1), as the command line of `medsam2 segment`
     has them, whose slice comes first where there is no `z`. Numbers may have columns of their own: y0, y1, x0, x1, or
-    y, x. What an object is may stand in `code` and `category`. Capitals do not matter.
+    y, x. What an object is may stand in `code` and `category`. Capitals do not matter. In CSV a first line `sep=;` says
+    what stands between the columns, as in Excel, and empty lines before the names of the columns are passed over.
 
     A study may be called in several ways: all its rows are one study's. A row that holds no prompt, or two, fails its
     study; one that holds nothing at all is left alone. Raises MissingInput or InputError for what is no table, or has
@@ -77,14 +83,23 @@ def _csv_rows(path: Path) -> Iterator[Mapping[str, Any]]:
             if is_utf16(head.read(4)):
                 raise InputError(f"{path}: {NOT_UTF16}, in Excel as CSV UTF-8")
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            lines = csv.DictReader(stream, strict=True)
-            names = [name.strip().lower() for name in lines.fieldnames or ()]
+            first = stream.readline()
+            parted_by = _parted_by(first, path)
+            lines = csv.reader(
+                stream if parted_by else chain([first], stream),
+                delimiter=parted_by or ",",
+                strict=True,
+            )
+            names = [name.strip().lower() for name in next(filter(any, lines), ())]
             _check_columns(names, path)
-            lines.fieldnames = names
-            for row in lines:
-                if any(row.pop(None, ())):  # empty ones are no more than Excel's
-                    raise InputError(f"{path}, line {lines.line_num}: more cells than columns")
-                yield {name: (cell or "").strip() for name, cell in row.items()}
+            for cells in lines:
+                if any(cells[len(names) :]):  # empty ones are no more than Excel's
+                    number = lines.line_num + bool(parted_by)
+                    raise InputError(f"{path}, line {number}: more cells than columns")
+                yield {
+                    name: cell.strip()
+                    for name, cell in zip_longest(names, cells[: len(names)], fillvalue="")
+                }
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path} cannot be read as CSV in UTF-8: {error}; save it as that, in Excel as CSV UTF-8"
@@ -93,6 +108,16 @@ def _csv_rows(path: Path) -> Iterator[Mapping[str, Any]]:
         raise InputError(f"{path} cannot be read as CSV: {error}") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error}") from error
+
+
+def _parted_by(first: str, path: Path) -> str | None:
+    """What a table's first line says stands between its columns; None where it says nothing of the kind."""
+    said = PARTED_BY.fullmatch(first)
+    if said and said[1] not in PARTS:
+        raise InputError(
+            f"{path} begins with {first.strip()!r}; wanted {', '.join(PARTS.values())} behind sep=, or no such line"
+        )
+    return said and said[1]
 
 
 def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -123,7 +148,7 @@ def _check_columns(names: Collection[str], path: Path) -> None:
     )
     if STUDY not in there or not is_asked:
         is_other = len(names) == 1 and bool({";", "\t"} & {*"".join(names)})
-        parted = ", with commas between the columns" * is_other
+        parted = ", with commas between the columns, or a first line such as sep=;" * is_other
         raise InputError(
             f"{path} has the columns {', '.join(sorted(there)) or 'none'}; wanted study, and box, point or recist "
             f"(and object, z){parted}"
@@ -138,6 +163,14 @@ def _prompts(cells: Mapping[str, Any]) -> Iterator[Row]:
     """What a row asks."""
     object_id = str(cells.get(OBJECT) or "")
     z = next((str(cells[name]) for name in SLICES if cells.get(name)), "")
+    for name in ALONE:  # with a decimal comma it would be two, and what follows another number
+        if "," in str(cells.get(name) or ""):
+            yield (
+                object_id,
+                WRONG,
+                f"a row of the table has {name} {cells[name]}; wanted one number, such as 2.5",
+            )
+            return
     found = [(kind, str(cells[kind])) for kind in KINDS if cells.get(kind)]
     for kind, columns in NUMBERS.items():
         values = [str(cells[name]) for name in columns if cells.get(name)]

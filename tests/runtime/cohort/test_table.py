@@ -83,6 +83,56 @@ def test_other_tables_are_refused_with_how_to_mend_them(
         [*read_table(path, tmp_path)]
 
 
+@pytest.mark.parametrize(
+    ("first", "between"),
+    [("sep=;", ";"), ("SEP=;", ";"), ("sep=,", ","), ("sep=\t", "\t"), ("sep=|", "|"), ("", ",")],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_first_line_says_what_stands_between_columns_as_in_excel(
+    tmp_path: Path, first: str, between: str, end: str, encoding: str
+) -> None:
+    """And empty lines before the columns' names, with separators as Excel writes them or without, are none."""
+    rows = [["Study", "z", "y0", "y1", "x0", "x1"], ["Müller", "3", "0", "5.5", "1", "4"]]
+    lines = ["", between * 5, *map(between.join, rows)]
+    path = tmp_path / "t.csv"
+    with path.open("w", encoding=encoding, newline="") as stream:
+        stream.write(end.join([first, *lines] if first else lines) + end)
+    (study,) = read_table(path, tmp_path)
+    assert study.name == "Müller"
+    assert calls_of_rows(study.asked.text)[0] == [(1, [Box(slice=3, y=(0, 5.5), x=(1, 4))])]
+
+
+@pytest.mark.parametrize("first", ["sep=:", "sep=", "sep=0"])
+def test_other_first_lines_are_refused(tmp_path: Path, first: str) -> None:
+    with pytest.raises(
+        InputError, match=r"begins with .sep=.*a semicolon, a tab, a bar behind sep="
+    ):
+        table(tmp_path, f'{first}\nstudy,box\nA,"7,2,5,1,4"\n')
+
+
+@pytest.mark.parametrize("before", ["\n", "study;box\n", "sep=;\n"])
+def test_what_stands_between_columns_is_said_in_the_first_line_alone(
+    tmp_path: Path, before: str
+) -> None:
+    with pytest.raises(InputError, match="has the columns"):
+        table(tmp_path, f"{before}sep=;\nstudy;box\nA;7,2,5,1,4\n")
+
+
+def test_lines_are_counted_from_the_first(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="line 5: more cells than columns"):
+        table(tmp_path, "sep=;\n\nstudy;box\nA;7,2,5,1,4\nA;7,2,5,1,4;5\n")
+
+
+@pytest.mark.parametrize("name", ["z", "y0"])
+def test_decimal_commas_do_not_become_other_numbers(tmp_path: Path, name: str) -> None:
+    """Of a cell `10,5` in the column y0 of a table without z, 10 would be the slice."""
+    cells = {"study": "A", "z": "", "y0": "2", "y1": "20", "x0": "5", "x1": "9", name: "10,5"}
+    found = table(tmp_path, f"sep=;\n{';'.join(cells)}\n{';'.join(cells.values())}\n")
+    with pytest.raises(PromptError, match=f"{name} 10,5; wanted one number"):
+        calls_of_rows(found["A"])
+
+
 def test_a_study_may_be_called_in_several_ways(tmp_path: Path) -> None:
     for name in ("ct.nii.gz", "mr.nii.gz", "mr.nrrd"):
         (tmp_path / name).touch()
