@@ -17,9 +17,8 @@ if __name__ == "__main__":  # before what takes time to import, which an interru
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
-from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from export.choose import MIN_OBJECTS, choose, summary, try_all
-from export.labelled import Case, draw_prompt, folder_cases
+from export.choose import MIN_OBJECTS, choose, num_runs, summary, try_all
+from export.labelled import Case, LabelledVolume, draw_prompt, labelled_volumes, some_cases
 from runtime import Model, VolumePredictor, load
 from runtime.bundle.bundle import Bundle, open_bundle
 from runtime.bundle.confidence import EDGE, MEASURES, Calibration
@@ -36,6 +35,7 @@ from runtime.bundle.manifest import MANIFEST, read_manifest
 from runtime.errors import BundleChanged, InputError
 from runtime.files.atomic import check_destination, write_whole
 from runtime.files.atomic_folder import locked
+from runtime.process.counted import counted
 from runtime.process.streams import print_result
 from runtime.process.subcommands import command_parser
 
@@ -55,7 +55,13 @@ Pairs = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Values of a measure and true overlaps (IoU), as many of each."""
 
 
-def collect(model: Model, cases: Iterable[Case], measure: str, window: str) -> Pairs:
+def collect(
+    model: Model,
+    cases: Iterable[Case],
+    measure: str,
+    window: str,
+    on_slice: Callable[[], object] = lambda: None,
+) -> Pairs:
     """What a measure says of every tracked mask, and what each was worth."""
     said, worth = [], []
     for case in cases:
@@ -67,13 +73,8 @@ def collect(model: Model, cases: Iterable[Case], measure: str, window: str) -> P
             if slice_mask.memory_frames and segmented.object_score > 0:
                 said.append(MEASURES[measure](segmented.logits, segmented.iou))
                 worth.append(iou(slice_mask.mask(), case.truth[slice_mask.slice]))
+            on_slice()
     return np.array(said), np.array(worth)
-
-
-def some_of_each(cases: Iterable[Case], count: int | None) -> Iterator[Case]:
-    """The first objects of each volume, `count` of them; None is all."""
-    for _, of_volume in groupby(cases, key=lambda case: case.name.rpartition(" object ")[0]):
-        yield from islice(of_volume, count)
 
 
 def iou(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
@@ -218,14 +219,14 @@ def main(arguments: list[str] | None = None) -> None:
         p.error("wanted --folder with labelled volumes")
     import_module("scipy.optimize")  # what is missing is told before the work, not after it
     bundle = _opened(args.bundle)
+    volumes = labelled_volumes(args.folder)
+    depths = read_once(volumes, args.objects)
+    _check_masks(args, sum(depth - 1 for depth in depths))  # all but the prompted ones
     model = load(bundle, args.backend)
-    labelled = some_of_each(folder_cases(args.folder), args.objects)
-    cases = tqdm(labelled, desc="calibrate", unit="object", file=sys.stderr)
-    said, worth = collect(model, cases, args.measure, args.window)
-    if len(said) < MIN_MASKS:
-        raise InputError(
-            f"{args.folder} gave {len(said)} masks to learn from; wanted at least {MIN_MASKS}: add volumes"
-        )
+    with tqdm(total=sum(depths), desc="calibrate", unit="slice", file=sys.stderr) as bar:
+        cases = some_cases(volumes, args.objects)
+        said, worth = collect(model, cases, args.measure, args.window, bar.update)
+    _check_masks(args, len(said))
     calibration = FITS[args.method](said, worth)
     write_calibration(args.bundle, args.measure, calibration, bundle)
     print_result(_report(args, calibration, said, worth))
@@ -239,26 +240,37 @@ def choose_defaults(p: argparse.ArgumentParser, args: argparse.Namespace) -> dic
     if args.folder is None:
         p.error("wanted --folder with labelled volumes")
     bundle = _opened(args.bundle)
-    _check_objects(args)
+    volumes = labelled_volumes(args.folder)
+    num_objects = len(read_once(volumes, args.objects))
+    if num_objects < MIN_OBJECTS:
+        raise InputError(
+            f"{args.folder} holds {counted(num_objects, 'object')} to choose by; wanted at least {MIN_OBJECTS}: add "
+            "volumes"
+        )
     model = load(bundle, args.backend)
-    with tqdm(desc="calibrate", unit="run", file=sys.stderr) as bar:
-        cases = some_of_each(folder_cases(args.folder), args.objects)
+    with tqdm(total=num_runs(num_objects), desc="calibrate", unit="run", file=sys.stderr) as bar:
+        cases = some_cases(volumes, args.objects)
         trials = try_all(model.plain(), cases, args.window, bar.update)
     defaults = choose(trials)
     write_entry(args.bundle, "defaults", lambda before: defaults.entry(), bundle)
     return {"bundle": str(args.bundle), "defaults": defaults.entry(), "tried": summary(trials)}
 
 
-def _check_objects(args: argparse.Namespace) -> None:
-    """Raise InputError for too few objects to choose by, before hours are spent on them."""
-    names = set()
-    for case in some_of_each(folder_cases(args.folder), args.objects):
-        names.add(case.name)
-        if len(names) == MIN_OBJECTS:
-            return
-    raise InputError(
-        f"{args.folder} holds {len(names)} objects to choose by; wanted at least {MIN_OBJECTS}: add volumes"
-    )
+def read_once(volumes: Sequence[LabelledVolume], count: int | None) -> list[int]:
+    """The slices of the volume of each object, of `count` in each volume at the most.
+
+    So it is known how much there is to do, and a volume that cannot be read is told before hours of work, not after.
+    """
+    with tqdm(volumes, desc="read", unit="volume", file=sys.stderr) as bar:
+        return [len(case.truth) for volume in bar for case in some_cases([volume], count)]
+
+
+def _check_masks(args: argparse.Namespace, count: int) -> None:
+    """Raise InputError for too few masks to learn from."""
+    if count < MIN_MASKS:
+        raise InputError(
+            f"{args.folder} gave {counted(count, 'mask')} to learn from; wanted at least {MIN_MASKS}: add volumes"
+        )
 
 
 def _opened(path: Path) -> Bundle:

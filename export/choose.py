@@ -75,6 +75,11 @@ def candidates() -> list[Candidate]:
     return [*(Candidate(*memory) for memory in MEMORIES), *zoomed]
 
 
+def num_runs(num_objects: int) -> int:
+    """How often `try_all` follows an object."""
+    return num_objects * len(SEEN_AS) * len(candidates())
+
+
 def try_all(
     model: Model, cases: Iterable[Case], window: str, on_run: Callable[[], object] = lambda: None
 ) -> Trials:

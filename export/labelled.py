@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +44,36 @@ class Case:
     is_flow: bool = False
 
 
-def folder_cases(folder: Path) -> Iterator[Case]:
-    """Every labelled object of every volume in a folder, one volume at a time.
+@dataclass(frozen=True, slots=True)
+class LabelledVolume:
+    """A volume and its labels as they lie in a folder, not read yet.
+
+    Attributes:
+        name: what its objects are called after.
+        path: of the volume.
+        labels_path: of its labels; None for an .npz, which holds both.
+    """
+
+    name: str
+    path: Path
+    labels_path: Path | None = None
+
+    def cases(self) -> Iterator[Case]:
+        """Its objects. Raises VolumeError for what cannot be read, or for labels that are none or lie elsewhere."""
+        volume = read_volume(self.path)
+        if self.labels_path is None:
+            yield from _labelled(self.name, volume, read_npz_labels(self.path))
+            return
+        labels = read_volume(self.labels_path)
+        _check_place(volume, labels)
+        yield from _labelled(self.name, volume, labels.array)
+
+
+def labelled_volumes(folder: Path) -> list[LabelledVolume]:
+    """The volumes of a folder that have labels.
 
     These are .npz, NAME.nii.gz with NAME_label.nii.gz, and images/NAME.nii.gz with labels/NAME.nii.gz; the first and
-    last at any depth, as `medsam2 cohort export` writes them.
-
-    Raises MissingInput if there is none, VolumeError for one that cannot be read or whose labels are none or lie
-    elsewhere.
+    last at any depth, as `medsam2 cohort export` writes them. Raises MissingInput if there is none.
     """
     if not folder.is_dir():
         raise MissingInput(f"{folder} is not a folder; wanted one with labelled volumes")
@@ -60,13 +83,25 @@ def folder_cases(folder: Path) -> Iterator[Case]:
             f"{folder} holds no .npz, no NAME.nii.gz with NAME{LABEL_SUFFIX}.nii.gz, and no {EXPORTED[0]}/NAME.nii.gz "
             f"with {EXPORTED[1]}/NAME.nii.gz, as medsam2 cohort export writes them"
         )
-    for path in archives:
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        yield from _labelled(name, read_volume(path), read_npz_labels(path))
-    for path, labels_path in pairs.items():
-        volume, labels = read_volume(path), read_volume(labels_path)
-        _check_place(volume, labels)
-        yield from _labelled(path.relative_to(folder).as_posix(), volume, labels.array)
+    return [
+        *(LabelledVolume(_called(p.with_suffix(""), folder), p) for p in archives),
+        *(LabelledVolume(_called(p, folder), p, labels) for p, labels in pairs.items()),
+    ]
+
+
+def folder_cases(folder: Path) -> Iterator[Case]:
+    """Every labelled object of every volume in a folder, one volume at a time; raises what these raise."""
+    return some_cases(labelled_volumes(folder), None)
+
+
+def some_cases(volumes: Iterable[LabelledVolume], count: int | None) -> Iterator[Case]:
+    """The first objects of each volume, `count` of them; None is all."""
+    for volume in volumes:
+        yield from islice(volume.cases(), count)
+
+
+def _called(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
 
 
 def _pairs(folder: Path) -> Iterator[tuple[Path, Path]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from runtime.measure.latency import COLUMNS
+from runtime.process.counted import counted
 
 
 def table(report: dict[str, Any]) -> str:
@@ -20,8 +21,8 @@ def table(report: dict[str, Any]) -> str:
         "lowest Dice",
     ]
     lines = [
-        f"{report['model']} at {report['model_image_size']} pixels, {report['objects']} object(s), medians in ms per "
-        f"slice; {report['machine']}; PyTorch on {report['device']}",
+        f"{report['model']} at {report['model_image_size']} pixels, {counted(report['objects'], 'object')}, "
+        f"medians in ms per slice; {report['machine']}; PyTorch on {report['device']}",
         "",
         "| | " + " | ".join(headers) + " |",
         "|---" * (len(headers) + 1) + "|",

@@ -21,6 +21,7 @@ import numpy as np
 from runtime.bundle.bundle import Bundle, open_bundle
 from runtime.errors import InputError
 from runtime.measure.latency import STAGES
+from runtime.process.counted import counted
 from runtime.process.streams import print_result
 from runtime.process.subcommands import command_parser
 
@@ -227,7 +228,7 @@ def _ceilings(args: argparse.Namespace) -> Ceilings:
 def table(report: Mapping[str, Any]) -> str:
     """The report for people, in Markdown."""
     lines = [
-        f"{report['model']} at {report['model_image_size']} pixels, {report['rows']} row(s), ceilings "
+        f"{report['model']} at {report['model_image_size']} pixels, {counted(report['rows'], 'row')}, ceilings "
         f"{report['tflops']:.3g} TFLOP/s and {report['gb_s']:.4g} GB/s",
         "",
         "| stage | operators | GFLOP | MB | floor, ms |",

@@ -30,6 +30,7 @@ from runtime.devices.machine import instruction_sets, machine_name, physical_cor
 from runtime.devices.memory import HOST_MEMORY, DeviceMemory
 from runtime.errors import BackendUnavailable, Closed
 from runtime.files.cache import cache_folder, read_cached, write_cached
+from runtime.process.counted import counted
 from runtime.process.shortage import is_out_of_memory
 from runtime.steps.steps import HOST_STEPS, Steps
 
@@ -189,9 +190,9 @@ class OpenVinoBackend:
         self._cache = cache_folder("openvino")
         self._ort = OrtBackend(bundle, threads, hint)
         self._engines: WeakSet[OpenVinoEngine] = WeakSet()
-        count = "all" if threads is None else str(threads)
+        count = "all threads" if threads is None else counted(threads, "thread")
         self.description = (
-            f"{OPENVINO_VERSION}, {DEVICE}, {count} threads, {precision}; "
+            f"{OPENVINO_VERSION}, {DEVICE}, {count}, {precision}; "
             f"{' and '.join(ORT_GRAPHS)} on ONNX Runtime"
         )
 

@@ -32,6 +32,7 @@ from runtime.devices.machine import (
 )
 from runtime.devices.memory import HOST_MEMORY, DeviceMemory
 from runtime.errors import BackendUnavailable, Closed
+from runtime.process.counted import counted
 from runtime.steps.steps import HOST_STEPS, Steps
 
 PROVIDER = "CPUExecutionProvider"
@@ -176,10 +177,10 @@ class OrtBackend:
         self._threads, self._hint, self._is_bf16 = threads, hint, precision == "bf16"
         self._engines: WeakSet[OrtEngine] = WeakSet()
         self._is_closed = False
-        count = "all" if threads is None else str(threads)
+        count = "all threads" if threads is None else counted(threads, "thread")
         reduced = BF16_GRAPHS if precision == "bf16" else self._small
         but = f"; {' and '.join(reduced)} in {precision}" if reduced else ""
-        self.description = f"{ONNX_RUNTIME_VERSION}, {PROVIDER}, {count} threads, fp32{but}"
+        self.description = f"{ONNX_RUNTIME_VERSION}, {PROVIDER}, {count}, fp32{but}"
 
     def load(self, graph: str) -> RowThreads:
         """Raises BundleError for a graph ONNX Runtime refuses or that is not as agreed, BackendUnavailable without

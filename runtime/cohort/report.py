@@ -13,6 +13,7 @@ from runtime.cohort.html import histogram, page, picture, table
 from runtime.cohort.ledger import DONE, FAILED, WAITING, Counts
 from runtime.cohort.settings import PREVIEW_SUFFIX, PREVIEWS
 from runtime.files.atomic import write_text
+from runtime.process.counted import counted
 
 FILE_NAME = "report.html"
 QUEUE = 100  # objects of the review queue that are listed
@@ -127,17 +128,20 @@ def _body(
     reviewed: Sequence[tuple[str, int, float, float]],
 ) -> list[str]:
     states = f"{counts.done} done, {counts.failed} failed, {counts.waiting} waiting"
+    many, objects = (
+        counted(counts.total, "study", "studies"),
+        counted(overview.num_objects, "object"),
+    )
     body = [
         "<h1>Cohort</h1>",
-        f"<p>{escape(f'{counts.total} studies: {states}; {overview.num_objects} objects.')}</p>",
+        f"<p>{escape(f'{many}: {states}; {objects}.')}</p>",
         *(f"<p>{escape(line)}</p>" for line in about),
     ]
     if caution:
         body.append(f'<p class="caution">{escape(caution)}</p>')
     if counts.waiting:
-        body.append(
-            f'<p class="caution">{counts.waiting} studies wait ({WAITING}): repeat the command.</p>'
-        )
+        wait = counted(counts.waiting, "study waits", "studies wait")
+        body.append(f'<p class="caution">{wait} ({WAITING}): repeat the command.</p>')
     body += [
         "<h2>Distributions</h2>",
         '<div class="figures">',
@@ -164,8 +168,8 @@ def _body(
     return [
         *body,
         "<h2>Review queue</h2>",
-        f"<p>The {min(QUEUE, overview.num_objects)} most doubtful objects; all of them are in results.parquet "
-        "(review_score).</p>",
+        f"<p>{counted(min(QUEUE, overview.num_objects), 'object')}, the most doubtful first; all are in "
+        "results.parquet (review_score).</p>",
         table(
             ("Study", "Object", "Review score", "Confidence", "Volume, ml", "Slice", "Warnings"),
             overview.most_doubtful(),

@@ -153,15 +153,21 @@ class Review:
             query = "SELECT * FROM studies WHERE state = 'done' ORDER BY doubt DESC, number"
             yield from (_study(row, self.folder) for row in db.execute(query))
 
+    @property
+    def num_studies(self) -> int:
+        """How many studies are done."""
+        with self._connected() as db:
+            (count,) = db.execute("SELECT COUNT(*) FROM studies WHERE state = 'done'").fetchone()
+        return int(count)
+
     def queue(self, start: int, count: int) -> dict[str, Any]:
         """A part of the queue, as JSON-able data: objects of studies that are done, those of the most doubtful first.
 
         Args:
             start, count: which studies, from the head of the queue on; at most `MOST_AT_ONCE`.
         """
-        decisions = self.latest()
+        total, decisions = self.num_studies, self.latest()
         with self._connected() as db:
-            (total,) = db.execute("SELECT COUNT(*) FROM studies WHERE state = 'done'").fetchone()
             query = "SELECT * FROM studies WHERE state = 'done' ORDER BY doubt DESC, number LIMIT ? OFFSET ?"
             found = [
                 _study(row, self.folder)

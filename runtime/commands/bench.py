@@ -6,12 +6,12 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import trange
+from tqdm import tqdm
 
 from kernels.device import device_name
 from runtime.bundle.contract import feature_bytes
@@ -33,9 +33,12 @@ from runtime.measure.latency import (
 )
 from runtime.measure.phantom import Phantom
 from runtime.model import Model, load
+from runtime.process.counted import counted
 from runtime.process.streams import print_result
 from runtime.process.subcommands import command_parser
 from runtime.steps.cuda.steps import CudaSteps
+
+DRAWN_EVERY_S = 1.0
 
 EXAMPLES = """examples:
   medsam2 bench                                  # the embedded model
@@ -107,9 +110,13 @@ def main(arguments: list[str] | None = None) -> None:
     elif args.lengths != "full":
         raise InputError("found --lengths exact; on the host there is nothing else")
     phantom = bench_phantom(args.slices, args.image_size)
-    passes = trange(args.repeat + 1, desc="bench", unit="pass", file=sys.stderr)
     measure = _on_device if isinstance(model.steps, CudaSteps) and not is_single else _on_host
-    runs, figures = measure(model, phantom, args, passes)
+    # Steps of one direction and a whole volume, in whose time the bar is drawn: once a second costs nothing.
+    total = (args.repeat + 1) * (args.slices + len(phantom.pixels))
+    with tqdm(
+        total=total, desc="bench", unit="slice", file=sys.stderr, mininterval=DRAWN_EVERY_S
+    ) as bar:
+        runs, figures = measure(model, phantom, args, bar.update)
     cold, *warm = runs
     report: dict[str, Any] = {
         "model": model.numbers.name,
@@ -158,12 +165,13 @@ def _floors(path: str | None) -> dict[str, Any] | None:
 
 
 def _on_host(
-    model: Model, phantom: Phantom, args: argparse.Namespace, passes: Iterable[int]
+    model: Model, phantom: Phantom, args: argparse.Namespace, on_slice: Callable[[], object]
 ) -> tuple[list[TimedRun], dict[str, Any]]:
     runs, volumes_ms = [], []
-    for _ in passes:
-        runs.append(time_propagation(model, phantom, args.objects, args.max_memory, args.prompted))
-        volumes_ms.append(time_volume(model, phantom, args.objects, args.max_memory))
+    asked = (model, phantom, args.objects, args.max_memory)
+    for _ in range(args.repeat + 1):
+        runs.append(time_propagation(*asked, args.prompted, on_slice))
+        volumes_ms.append(time_volume(*asked, on_slice))
     figures = {
         "latency_ms": summarise(runs[1:], model.numbers.num_maskmem),
         **_volume_figures(phantom, volumes_ms[1:]),
@@ -180,11 +188,10 @@ def _volume_figures(phantom: Phantom, volumes_ms: list[float]) -> dict[str, Any]
 
 
 def _on_device(
-    model: Model, phantom: Phantom, args: argparse.Namespace, passes: Iterable[int]
+    model: Model, phantom: Phantom, args: argparse.Namespace, on_slice: Callable[[], object]
 ) -> tuple[list[TimedRun], dict[str, Any]]:
-    measured = [
-        time_on_device(model, phantom, args.objects, args.max_memory, args.prompted) for _ in passes
-    ]
+    asked = (model, phantom, args.objects, args.max_memory, args.prompted, on_slice)
+    measured = [time_on_device(*asked) for _ in range(args.repeat + 1)]
     warm = measured[1:]
     figures = {
         "latency_ms": summarise_device(warm, model.numbers.num_maskmem),
@@ -199,7 +206,7 @@ def table(report: dict[str, Any]) -> str:
     """The report for people."""
     lines = [
         f"{report['model']} at {report['model_image_size']} pixels, {report['backend']}",
-        f"{report['machine']}; {report['objects']} object(s), slices of {report['image_size']} pixels",
+        f"{report['machine']}; {counted(report['objects'], 'object')}, slices of {report['image_size']} pixels",
         "",
         f"{'ms per slice':>14} {'median':>9} {'p' + str(PERCENTILE):>9}",
     ]

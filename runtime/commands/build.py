@@ -22,6 +22,7 @@ from runtime.bundle.contract import ModelNumbers
 from runtime.commands.certify import add_slices_option, certify, check_slices, in_words
 from runtime.errors import BundleError, Mismatch
 from runtime.model import load
+from runtime.process.counted import counted
 from runtime.process.streams import print_result
 from runtime.process.subcommands import command_parser
 
@@ -149,5 +150,8 @@ def check(bundle: Bundle, name: str) -> dict[str, Any]:
         seconds = round(time.perf_counter() - started, 2)
         count = len(part.profiles)
         engines[part.name] = {"bytes": len(plan), "profiles": count, "build_s": seconds}
-        print(f"{part.name}: {count} profiles, {len(plan)} bytes, {seconds} s", file=sys.stderr)
+        print(
+            f"{part.name}: {counted(count, 'profile')}, {len(plan)} bytes, {seconds} s",
+            file=sys.stderr,
+        )
     return engines

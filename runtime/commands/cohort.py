@@ -38,6 +38,7 @@ from runtime.files.scratch import remove_abandoned
 from runtime.io.dicom.query import parse_choice, parse_query
 from runtime.io.dicom.web import DicomWeb
 from runtime.jobs.job import Job
+from runtime.process.counted import counted
 from runtime.process.packages import DISTRIBUTION
 from runtime.process.streams import print_result, sayable
 from runtime.version import __version__
@@ -176,7 +177,7 @@ def _meet(args: argparse.Namespace, ledger: Ledger, settings: Settings) -> Feed 
         )
         ledger.meet(studies, settings.key, args.retry)
     if gone := ledger.check_masks():
-        log.warning("%d masks are gone or were changed; they are made again", gone)
+        log.warning("%s gone or changed; made again", counted(gone, "mask"))
     while feed and not feed.is_over and not ledger.counts().waiting:
         feed.take_in(PATIENCE_S)
     if feed and not ledger.counts().waiting:
@@ -226,7 +227,12 @@ def _work_on(
     num_workers = args.workers or max(1, cores // args.threads)
     num_workers = num_workers if is_searching else min(num_workers, counts.waiting)
     share = Share(args.threads, args.gpus_per_worker)
-    log.info("%d of %d studies wait, for %d workers", counts.waiting, counts.total, num_workers)
+    log.info(
+        "%d of %s to do, by %s",
+        counts.waiting,
+        counted(counts.total, "study", "studies"),
+        counted(num_workers, "worker"),
+    )
     executor = RayExecutor(ray, settings, args.output.resolve(), num_workers, share)
     try:
         with (

@@ -17,6 +17,7 @@ from runtime.cohort.review import Review
 from runtime.commands.segment_options import add_dicom_options, is_dicom_told, segmentation_of
 from runtime.errors import InputError, MissingInput, Sam2Error
 from runtime.io.dicom.seg import SegmentationOptions
+from runtime.process.counted import counted
 from runtime.process.streams import print_result
 from runtime.process.subcommands import command_parser
 
@@ -73,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
     found = labelled(review, args.all)
     with (
         logging_redirect_tqdm(),
-        tqdm(found, desc="export", unit="study", file=sys.stderr) as bar,
+        tqdm(found, total=review.num_studies, desc="export", unit="study", file=sys.stderr) as bar,
     ):
         for study in bar:
             if isinstance(study, LabelledStudy):
@@ -94,7 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
     print_result({"output": str(args.output), "format": args.format, **told})
     if told["failed"]:
         raise Sam2Error(
-            f"{told['failed']} studies could not be exported; the others are in {args.output}"
+            f"{counted(told['failed'], 'study', 'studies')} could not be exported; the others are in {args.output}"
         )
 
 
@@ -113,9 +114,9 @@ def _export(
     keeps_overlaps = args.format in DICOM and options.type == "binary"
     if not keeps_overlaps and (count := study.num_overlapping):
         log.warning(
-            "%s: objects overlap in %d voxels, which the highest of them have here; --format dicom-seg keeps all",
+            "%s: objects overlap in %s, which the highest of them have here; --format dicom-seg keeps all",
             study.name,
-            count,
+            counted(count, "voxel"),
         )
     told.update(studies=1, objects=study.num_objects, files=len(files))
 

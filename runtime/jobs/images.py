@@ -29,6 +29,7 @@ from runtime.predictors.flow import FlowPredictor
 from runtime.predictors.result import Result, SliceMask
 from runtime.predictors.stills import StillsPredictor
 from runtime.preview.preview import SEPARATOR, draw_gallery, write_preview
+from runtime.process.counted import counted
 
 log = logging.getLogger("runtime")
 
@@ -113,7 +114,8 @@ def _propagate(
         missing = {index: predictor.on_image(index) for index in missing}
         if without := sum(count == 0 for count in missing.values()):
             log.info(
-                "%d images have no prompts, and get no masks from a network without memory", without
+                "%s no prompts, and no masks from a network without memory",
+                counted(without, "image has", "images have"),
             )
         masks = predictor.stream()
     else:

@@ -6,6 +6,7 @@ A watched step runs graph by graph and is waited for, so that stages and whole s
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,14 +49,22 @@ class DeviceRun:
 
 
 def time_on_device(
-    model: Model, phantom: Phantom, num_objects: int, max_feature_bytes: int | None, prompted: int
+    model: Model,
+    phantom: Phantom,
+    num_objects: int,
+    max_feature_bytes: int | None,
+    prompted: int,
+    on_slice: Callable[[], object] = lambda: None,
 ) -> DeviceRun:
-    """Box each object on the middle slice and follow it both ways, taking the time; arguments as `time_propagation`."""
+    """Box each object on the middle slice and follow it both ways, taking the time.
+
+    Arguments are as for `time_propagation`; `on_slice` is called for the slices of a step's time and of a volume's.
+    """
     memory, cuda = model.device_memory, model.steps
     assert isinstance(memory, CudaMemory) and isinstance(cuda, CudaSteps)
-    run = _replayed(model, phantom, num_objects, max_feature_bytes, prompted)
+    run = _replayed(model, phantom, num_objects, max_feature_bytes, prompted, on_slice)
     stages_ms = _stages_ms(model, phantom, num_objects, max_feature_bytes, prompted)
-    volume_ms = time_volume(model, phantom, num_objects, max_feature_bytes)
+    volume_ms = time_volume(model, phantom, num_objects, max_feature_bytes, on_slice)
     free, total = memory.device.memory_bytes
     return DeviceRun(run, stages_ms, volume_ms, cuda.launches_per_step, (total - free) / 2**20)
 
@@ -89,6 +98,7 @@ def _replayed(
     num_objects: int,
     max_feature_bytes: int | None,
     prompted: int,
+    on_slice: Callable[[], object],
 ) -> TimedRun:
     """Steps of one direction; every object's mask of a step has come to the host when the step counts as done."""
     predictor = _predictor(model, phantom, max_feature_bytes)
@@ -110,6 +120,7 @@ def _replayed(
             if tracked % num_objects == 0:
                 now = time.perf_counter()
                 steps.append(_step(cuda, device, 1e3 * (now - started)))
+                on_slice()
                 started = time.perf_counter()
     finally:
         cuda.step_marks = None

@@ -71,6 +71,7 @@ def time_propagation(
     num_objects: int,
     max_feature_bytes: int | None = None,
     num_prompted: int = 1,
+    on_slice: Callable[[], object] = lambda: None,
 ) -> TimedRun:
     """Box each object on the middle slice and follow it to the last, taking the time.
 
@@ -82,9 +83,10 @@ def time_propagation(
         num_objects: objects to follow; beyond the phantom's own, its objects are followed several times over.
         max_feature_bytes: as for `VolumePredictor`.
         num_prompted: slices to prompt: the middle one and those before it.
+        on_slice: called after each slice that is timed, while no time is taken.
     """
     if model.numbers.kind == "image":
-        return time_stills(model, phantom, num_objects)
+        return time_stills(model, phantom, num_objects, on_slice)
     watch = Stopwatch()
     predictor = VolumePredictor(model.plain().observed(watch), max_feature_bytes=max_feature_bytes)
     predictor.set_volume(phantom.pixels, "none")
@@ -106,11 +108,14 @@ def time_propagation(
         if tracked % num_objects == 0:
             now = time.perf_counter()
             steps.append(_account(watch.lap(), 1e3 * (now - started)))
-            started = now
+            on_slice()
+            started = time.perf_counter()
     return TimedRun(steps, first_mask_ms, logits, second_prompt_ms)
 
 
-def time_stills(model: Model, phantom: Phantom, num_objects: int) -> TimedRun:
+def time_stills(
+    model: Model, phantom: Phantom, num_objects: int, on_slice: Callable[[], object] = lambda: None
+) -> TimedRun:
     """Box each object on each slice from the middle to the last, with a network of single images, taking the time."""
     watch = Stopwatch()
     predictor = ImagePredictor(model.plain().observed(watch))
@@ -132,6 +137,7 @@ def time_stills(model: Model, phantom: Phantom, num_objects: int) -> TimedRun:
     for index in range(middle + 1, len(phantom.pixels)):
         total_ms = _timed(partial(segment, index))
         steps.append(_account(watch.lap(), total_ms))
+        on_slice()
     return TimedRun(steps, first_mask_ms, logits, second_prompt_ms)
 
 
@@ -162,12 +168,16 @@ def prompt_all(
 
 
 def time_volume(
-    model: Model, phantom: Phantom, num_objects: int, max_feature_bytes: int | None = None
+    model: Model,
+    phantom: Phantom,
+    num_objects: int,
+    max_feature_bytes: int | None = None,
+    on_slice: Callable[[], object] = lambda: None,
 ) -> float:
     """Milliseconds from a volume in memory to the masks of all its slices, at the slices' size.
 
     Every object is boxed on the middle slice and followed in both directions, which advance as one batch; encoding of
-    every slice is part of it.
+    every slice is part of it. `on_slice` is called as often as there are slices; what it takes is counted.
     """
     predictor: VolumePredictor | SlicewisePredictor
     if model.numbers.kind == "image":
@@ -179,8 +189,10 @@ def time_volume(
     def segment() -> None:
         predictor.set_volume(phantom.pixels, "none")
         prompt_all(predictor, phantom, num_objects, 1)
-        for slice_mask in predictor.stream(z_range):
+        for count, slice_mask in enumerate(predictor.stream(z_range), 1):
             slice_mask.mask()
+            if count % num_objects == 0:
+                on_slice()
 
     return _timed(segment)
 

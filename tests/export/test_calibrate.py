@@ -182,7 +182,10 @@ def test_from_then_on_every_confidence_is_the_mapped_one(
 ) -> None:
     words = [str(bundle), "--folder", str(labelled), "--measure", measure, "--method", method]
     main(words)
-    report = json.loads(capsys.readouterr().out)
+    told = capsys.readouterr()
+    report = json.loads(told.out)
+    total = sum(len(case.truth) for case in folder_cases(labelled))
+    assert " 1/1 [" in told.err and f" {total}/{total} [" in told.err and "slice/s]" in told.err
     assert (report["measure"], report["method"]) == (measure, method)
     assert report["masks"] >= MIN_MASKS
     if method == "isotonic":
@@ -342,3 +345,18 @@ def test_a_manifest_that_may_not_be_written_is_told_of_before_the_work(
     for words in ([], ["--defaults"]):
         with pytest.raises(Sam2Error, match="is write-protected"):
             main([str(bundle), "--folder", str(labelled), *words])
+
+
+@pytest.mark.parametrize("words", [[], ["--defaults"]])
+def test_a_volume_that_cannot_be_read_is_told_of_before_the_work(
+    words: list[str],
+    bundle: Path,
+    labelled: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(export.calibrate, "load", lambda *_: pytest.fail("work began"))
+    folder = shutil.copytree(labelled, tmp_path / "folder")
+    (folder / "z.npz").write_bytes(b"no archive")
+    with pytest.raises(InputError, match=r"z\.npz"):
+        main([str(bundle), "--folder", str(folder), *words])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import export.calibrate
-from export.calibrate import main, some_of_each
+from export.calibrate import main
 from export.choose import (
     MIN_GAIN,
     MIN_OBJECTS,
@@ -25,7 +25,7 @@ from export.choose import (
     try_one,
     up_to_end,
 )
-from export.labelled import Case, folder_cases
+from export.labelled import Case, labelled_volumes, some_cases
 from runtime import MemoryRules, Volume, VolumePredictor
 from runtime.bundle.bundle import EMBEDDED, open_bundle
 from runtime.bundle.defaults import Defaults
@@ -172,7 +172,9 @@ def test_the_command_writes_what_it_has_chosen_and_takes_it_out_again(
     monkeypatch.setattr(export.calibrate, "load", lambda *_: fake_model(AS_SURE_AS_GREY)[0])
     before = open_bundle(bundle)
     main([str(bundle), "--folder", str(labelled), "--defaults"])
-    report = json.loads(capsys.readouterr().out)
+    told = capsys.readouterr()
+    report, total = json.loads(told.out), 9 * 2 * len(candidates())
+    assert " 3/3 [" in told.err and f" {total}/{total} [" in told.err
     after = open_bundle(bundle)
     assert after.defaults.entry() == report["defaults"]
     assert after.defaults.measured["objects"] == 9
@@ -205,7 +207,7 @@ def test_too_few_objects_say_nothing(
 def test_of_each_volume_so_many_objects_are_taken(
     count: int | None, each: int, labelled: Path
 ) -> None:
-    taken = [case.name for case in some_of_each(folder_cases(labelled), count)]
+    taken = [case.name for case in some_cases(labelled_volumes(labelled), count)]
     assert taken == [f"{seed} object {label}" for seed in range(3) for label in range(1, each + 1)]
 
 

@@ -147,7 +147,9 @@ def test_nifti_pairs(
 ) -> None:
     decided(review)
     main(["export", str(review.folder), "-o", str(tmp_path / "new"), *words])
-    said = json.loads(capsys.readouterr().out)
+    told = capsys.readouterr()
+    said = json.loads(told.out)
+    assert " 2/2 [" in told.err
     assert (said["studies"], said["objects"], said["files"]) == (2, 2 + bool(words), 4)
     for name, suffix, wanted in (("a", ".nii.gz", A), ("b", ".nrrd", b)):
         image = read_volume(tmp_path / "new" / "images" / f"{name}.nii.gz")
@@ -189,7 +191,7 @@ def test_what_cannot_be_exported_is_named_and_the_others_are(
 ) -> None:
     decided(review)
     (tmp_path / "studies" / "b.nrrd").write_bytes(b"gone")
-    with pytest.raises(Sam2Error, match="1 studies could not"):
+    with pytest.raises(Sam2Error, match="1 study could not"):
         main(["export", str(review.folder), "-o", str(tmp_path / "new")])
     assert (tmp_path / "new" / "labels" / "a.nii.gz").is_file()
     for format_ in ("nifti", "npz"):
@@ -207,7 +209,7 @@ def test_what_is_told_of_a_study_is_a_line_beside_the_progress(
     console = logging.StreamHandler(sys.stderr)
     logging.getLogger().addHandler(console)
     try:
-        with pytest.raises(Sam2Error, match="1 studies could not"):
+        with pytest.raises(Sam2Error, match="1 study could not"):
             main(["export", str(review.folder), "-o", str(tmp_path / "new")])
     finally:
         logging.getLogger().removeHandler(console)
@@ -225,7 +227,7 @@ def test_a_study_that_was_changed_since_does_not_get_its_old_labels(
     decided(review)
     changed = Volume(np.zeros(shape, np.int16), (2.0, 0.5, 0.75), origin_mm)
     sitk.WriteImage(changed.to_image(), str(tmp_path / "studies" / "b.nrrd"))
-    with pytest.raises(Sam2Error, match="1 studies could not"):
+    with pytest.raises(Sam2Error, match="1 study could not"):
         main(["export", str(review.folder), "-o", str(tmp_path / "new")])
     assert "was changed since" in caplog.text
     assert [path.name for path in (tmp_path / "new" / "labels").iterdir()] == ["a.nii.gz"]

@@ -161,7 +161,7 @@ def test_prompted_slices_and_room_reach_every_pass(
     model, backend = fake_model()
     monkeypatch.setattr(bench, "load", lambda *asked: opened.append(asked) or model)
     volumes = []
-    monkeypatch.setattr(bench, "time_volume", lambda *asked: volumes.append(asked[-1]) or 1.0)
+    monkeypatch.setattr(bench, "time_volume", lambda *asked: volumes.append(asked[3]) or 1.0)
     encoded, opened = [], []
     for room in ("1", "1G"):
         backend.calls.clear()
@@ -190,6 +190,20 @@ def test_the_first_pass_warms_up_and_each_prompt_has_its_own_time(
     assert (report["first_mask_ms"], report["second_prompt_ms"]) == (9.0, 2.0)
     assert "after 9.0 ms, of another prompt on that slice after 2.0 ms" in table
     assert "a volume of 7 slices in both directions 35.0 ms, 5.0 a slice\n" in table
+
+
+@pytest.mark.parametrize("words", [[], ["--objects", "3", "--prompted", "2", "--repeat", "2"]])
+def test_the_bar_knows_how_many_slices_there_are_and_goes_slice_by_slice(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, _ = fake_model()
+    monkeypatch.setattr(bench, "load", lambda *asked: model)
+    monkeypatch.setattr(bench, "DRAWN_EVERY_S", 0.0)
+    bench.main([*SMALL, *words])
+    total = (3 if words else 2) * (3 + 7)  # passes of three steps and a volume of seven slices
+    shown = capsys.readouterr().err
+    assert all(f" {count}/{total} " in shown for count in range(total + 1))
+    assert "slice/s]" in shown
 
 
 @pytest.mark.parametrize("prompted", ["0", "5"])
