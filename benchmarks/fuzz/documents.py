@@ -147,7 +147,7 @@ DOCUMENTS = {
     "prompts": _json_target(
         "prompts.json",
         _write_prompts,
-        lambda folder: read_prompts(folder / "prompts.json"),
+        lambda folder: read_prompts(folder / "prompts.json").calls,
         _judge_prompts,
     ),
     "manifest": _json_target(MANIFEST, _copy_bundle, _used, _judge_logits, share=2),

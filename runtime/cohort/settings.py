@@ -21,7 +21,7 @@ from runtime.cohort.study import (
     fitting,
 )
 from runtime.jobs.job import Job
-from runtime.prompts.prompt_file import named_in, read_codes, read_prompts
+from runtime.prompts.prompt_file import named_in, read_prompts
 
 FORMATS = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha", "dicom-seg": ".dcm"}
 MASKS, PREVIEWS = "masks", "previews"
@@ -72,8 +72,9 @@ class Settings:
         if self.draws:
             job = replace(job, preview=output / PREVIEWS / f"{name}{PREVIEW_SUFFIX}")
         if asked.source == FILE:
-            named = job.segmentation.naming(*read_codes(asked.text))
-            return replace(job, calls=read_prompts(asked.text), segmentation=named)
+            found = read_prompts(Path(asked.text))
+            named = job.segmentation.naming(found.codes, found.categories)
+            return replace(job, calls=found.calls, segmentation=named)
         if asked.source == ROWS:
             calls, lines = calls_of_rows(asked.text)
             named = job.segmentation.naming(*codes_of_rows(asked.text))

@@ -30,12 +30,10 @@ from runtime.process.streams import print_result
 from runtime.process.subcommands import command_parser
 from runtime.prompts.label_map import LABELS_AS
 from runtime.prompts.prompt_file import (
-    Calls,
+    PromptFile,
     group,
-    named_in,
     parse_box,
     parse_point,
-    read_codes,
     read_prompts,
 )
 from runtime.prompts.recist import parse_recist
@@ -97,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
         required=True,
         type=parse_path,
         metavar="INPUT",
-        help="NIfTI, NRRD, MetaImage, npz, DICOM folder; a folder of images; a video",
+        help="NIfTI, NRRD, MetaImage, npz, DICOM folder; an image or a folder of them; a video",
     )
     add(
         "-o",
@@ -128,7 +126,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="Z,Y0,X0,Y1,X1",
         help="of volumes: the ends of a lesion's longest diameter; each line is an object",
     )
-    add("--prompts", metavar="P.json", help="several objects, slices and kinds of prompts")
+    add(
+        "--prompts",
+        metavar="P.json",
+        help="several objects, slices and kinds of prompts; - for stdin",
+    )
     add(
         "--labels",
         metavar="L",
@@ -184,13 +186,14 @@ def main(arguments: list[str] | None = None) -> None:
     if is_stop_chosen and kind == "images":
         p.error("--stop-below and --stop-after are for volumes and videos: images have no order")
     check_stop(p, args)
+    asked = _asked(args)
     job = Job(
         input=source,
         output=Path(args.output),
-        calls=_calls(args),
+        calls=asked.calls,
         lines=tuple(enumerate(map(parse_recist, args.recist or ()), 1)),
         labels=args.labels,
-        prompt_files=_prompt_files(args.prompts),
+        prompt_files=asked.files,
         preview=args.preview,
         bundle=args.bundle,
         series=parse_choice(args.series),
@@ -201,10 +204,10 @@ def main(arguments: list[str] | None = None) -> None:
         reports_memory=args.report_memory,
         **job_options(args),
     )
-    print_result(SEGMENT[kind](_named(job, args.prompts)))
+    print_result(SEGMENT[kind](_named(job, asked)))
 
 
-def _named(job: Job, prompts: str | None) -> Job:
+def _named(job: Job, asked: PromptFile) -> Job:
     """The job with the codes of its file of prompts. Raises InputError for a code of an object that there is not."""
     if job.labels is None:
         told = {*job.segmentation.codes, *job.segmentation.categories}
@@ -213,12 +216,10 @@ def _named(job: Job, prompts: str | None) -> Job:
             raise InputError(
                 f"found a code of object {min(unknown)}; there are {', '.join(map(str, sorted(there)))}"
             )
-    if prompts is None:
-        return job
-    return replace(job, segmentation=job.segmentation.naming(*read_codes(prompts)))
+    return replace(job, segmentation=job.segmentation.naming(asked.codes, asked.categories))
 
 
-def _calls(args: argparse.Namespace) -> Calls:
+def _asked(args: argparse.Namespace) -> PromptFile:
     boxes = [parse_box(text) for text in args.box]
     points = [parse_point(text) for text in args.point]
     if args.recist and (args.prompts or boxes or points):
@@ -226,7 +227,7 @@ def _calls(args: argparse.Namespace) -> Calls:
     if args.labels and (args.prompts or boxes or points or args.recist):
         raise PromptError("--labels holds every object; do not mix it with other prompts")
     if args.recist or args.labels:
-        return []
+        return PromptFile([])
     if args.prompts:
         if boxes or points:
             raise PromptError("--prompts holds everything; do not mix it with --box and --point")
@@ -236,12 +237,8 @@ def _calls(args: argparse.Namespace) -> Calls:
             "points with several boxes: say which object each belongs to in a --prompts file"
         )
     if len(boxes) > 1:
-        return [(object_id, [box]) for object_id, box in enumerate(boxes, 1)]
-    return group([*boxes, *points], object_id=1)
-
-
-def _prompt_files(prompts: str | None) -> tuple[Path, ...]:
-    return () if prompts is None else (Path(prompts), *named_in(Path(prompts)))
+        return PromptFile([(object_id, [box]) for object_id, box in enumerate(boxes, 1)])
+    return PromptFile(group([*boxes, *points], object_id=1))
 
 
 def _z_range(text: str | None) -> tuple[int, int] | None:

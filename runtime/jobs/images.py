@@ -16,7 +16,13 @@ from tqdm import tqdm
 from runtime.bundle.bundle import open_bundle
 from runtime.errors import PromptError
 from runtime.io import Volume
-from runtime.io.pictures.images import Images, make_output_folder, read_images, write_label_image
+from runtime.io.pictures.images import (
+    Images,
+    check_output_folder,
+    make_output_folder,
+    read_images,
+    write_label_image,
+)
 from runtime.io.window import Window, apply_window, parse_window
 from runtime.jobs.clock import Clock
 from runtime.jobs.job import REVIEW, Job, check_preview, check_without_memory
@@ -37,6 +43,7 @@ log = logging.getLogger("runtime")
 def segment_images(job: Job) -> dict[str, Any]:
     """Run a job; each mask is written when it has been made. Returns its report."""
     check_preview(job)
+    check_output_folder(job.output)
     clock, window = Clock(), parse_window(job.window)
     with clock("read"):
         pictures, images = _read(job, window)

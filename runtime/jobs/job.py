@@ -12,7 +12,7 @@ from runtime.errors import InputError
 from runtime.files.atomic import check_destination
 from runtime.io.dicom.query import Choice
 from runtime.io.dicom.seg import SegmentationOptions
-from runtime.io.pictures.images import holds_dicom, holds_pictures
+from runtime.io.pictures.images import holds_dicom, holds_pictures, is_picture
 from runtime.io.pictures.video import VIDEO_SUFFIXES
 from runtime.io.volumes.volume import Volume
 from runtime.memory import MemoryRules
@@ -143,7 +143,7 @@ class Job:
 
 
 def kind_of(path: Path) -> str:
-    """Which kind of input a path is: a video by its suffix, a folder with pictures, else a volume.
+    """Which kind of input a path is: a video by its suffix, a picture or a folder with pictures, else a volume.
 
     Raises InputError for a folder that holds both pictures and DICOM, as series do that were exported with a
     thumbnail, and for what cannot be looked at.
@@ -151,8 +151,9 @@ def kind_of(path: Path) -> str:
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return "video"
     try:
-        is_images = path.is_dir() and holds_pictures(path)
-        is_mixed = is_images and holds_dicom(path)
+        is_folder = path.is_dir()
+        is_images = holds_pictures(path) if is_folder else is_picture(path)
+        is_mixed = is_folder and is_images and holds_dicom(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     if is_mixed:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from runtime.io import Volume
 from runtime.io.window import CT_PRESETS, Window, apply_window, looks_like_ct, looks_unlike_ct
 from runtime.jobs.object_report import ObjectReport
+from runtime.process.counted import counted
 from runtime.prompts.prompts import Box, Prompt
 
 log = logging.getLogger("runtime")
@@ -188,8 +189,8 @@ def about_objects(objects: Sequence[ObjectReport], unit: str = "slice") -> list[
             notices.append(
                 Notice(
                     "not_followed",
-                    f"object {report.object_id} was found where it was prompted and on none of the {len(tracked)} "
-                    f"other {unit}s; prompt it on further ones",
+                    f"object {report.object_id} was found where it was prompted and on no other {unit} "
+                    f"(of {len(tracked)}); prompt it on further ones",
                     report.object_id,
                 )
             )
@@ -198,7 +199,7 @@ def about_objects(objects: Sequence[ObjectReport], unit: str = "slice") -> list[
             notices.append(
                 Notice(
                     "low_confidence",
-                    f"object {report.object_id}: on {len(doubtful)} of {written} {unit}s it was followed to, "
+                    f"object {report.object_id}: on {len(doubtful)} of {counted(written, unit)} it was followed to, "
                     f"confidence is below {DOUBT:g} ({in_ranges(doubtful)}); look at these, and add prompts there",
                     report.object_id,
                     doubtful,
@@ -222,8 +223,8 @@ def about_range(
             notices.append(
                 Notice(
                     "cut_by_range",
-                    f"object {report.object_id} is there on slice {in_ranges(held)}, where --z-range ends and the "
-                    "volume does not; widen the range if it goes on",
+                    f"object {report.object_id} is there on {'slices' if len(held) > 1 else 'slice'} "
+                    f"{in_ranges(held)}, where --z-range ends and the volume does not; widen the range if it goes on",
                     report.object_id,
                     held,
                 )

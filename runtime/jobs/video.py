@@ -15,7 +15,12 @@ from tqdm import tqdm
 
 from runtime.bundle.bundle import open_bundle
 from runtime.errors import InputError, PromptError
-from runtime.io.pictures.images import make_output_folder, read_images, write_label_image
+from runtime.io.pictures.images import (
+    check_output_folder,
+    make_output_folder,
+    read_images,
+    write_label_image,
+)
 from runtime.io.pictures.video import num_frames, read_video
 from runtime.io.window import parse_window
 from runtime.jobs.clock import Clock
@@ -39,6 +44,7 @@ KEPT = 16  # frames kept for the preview, whatever the video's length
 def segment_video(job: Job) -> dict[str, Any]:
     """Run a job; each mask is written when it has been made, and no frame is kept. Returns its report."""
     check_preview(job)
+    check_output_folder(job.output)
     clock, window = Clock(), parse_window(job.window)
     with clock("read"):
         frames, total = _frames(job)

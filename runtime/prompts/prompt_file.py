@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ _PHOTOMETRIC = 262  # TIFF 6.0: 0 is WhiteIsZero
 MOST_BYTES = 2**24  # of a prompt file: a hundred thousand prompts
 KEYS = ({"slice", "box"}, {"slice", "point"}, {"slice", "point", "positive"}, {"slice", "mask"})
 
-NAMES = ("code", "category")
+NAMES, STDIN = ("code", "category"), "-"
 
 Calls = list[tuple[int, list[Prompt]]]
 """(object id, prompts of one slice), in the order in which to add them."""
@@ -60,44 +61,61 @@ def parse_point(text: str) -> Point:
     return Point(slice=parse_slice(z), y=y, x=x, positive=not negative)
 
 
-def read_prompts(path: str | Path) -> Calls:
-    """The prompts in a JSON file. Raises MissingInput or PromptError, which says where in the file."""
-    file = Path(path)
+@dataclass(frozen=True, slots=True)
+class PromptFile:
+    """What a JSON file of prompts, or a command line, holds.
+
+    Attributes:
+        calls: its prompts.
+        codes, categories: by object, of those that have them.
+        files: itself, unless it is stdin, and the masks that it names.
+    """
+
+    calls: Calls
+    codes: dict[int, Code] = field(default_factory=dict)
+    categories: dict[int, Code] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+
+
+def read_prompts(path: str | Path) -> PromptFile:
+    """Read a JSON file once, so that it may be a pipe; "-" is stdin, whose masks are named from the current folder.
+
+    Raises MissingInput or PromptError, which says where in the file.
+    """
+    name = "stdin" if path == STDIN else str(path)
+    content, file = _read_json(path, name), Path(path)
+    found: dict[str, dict[int, Code]] = {kind: {} for kind in NAMES}
     calls: Calls = []
-    for object_id, (where, entry) in _objects(file).items():
-        _named(entry, where)
+    for object_id, (where, entry) in _objects(content, name).items():
+        for kind, code in _named(entry, where).items():
+            found[kind][object_id] = code
         prompts = [
             _prompt(item, f"{where}.prompts[{j}]", file.parent)
             for j, item in enumerate(entry["prompts"])
         ]
         calls += group(prompts, object_id)
-    return calls
-
-
-def read_codes(path: str | Path) -> tuple[dict[int, Code], dict[int, Code]]:
-    """Codes and categories of the objects in such a file that have them. Raises as `read_prompts`."""
-    found: dict[str, dict[int, Code]] = {name: {} for name in NAMES}
-    for object_id, (where, entry) in _objects(Path(path)).items():
-        for name, code in _named(entry, where).items():
-            found[name][object_id] = code
-    return found["code"], found["category"]
+    own = [] if path == STDIN else [file]
+    files = tuple(own + _masks_of(content, file))
+    return PromptFile(calls, found["code"], found["category"], files)
 
 
 def named_in(file: Path) -> list[Path]:
     """Files that a file of prompts names as masks, as far as it can be read."""
     try:
         text = _decoded(file.read_bytes())
-        content = json.loads(text) if '"mask"' in text else {}
-        objects = content.get("objects", ())
-        names = [p["mask"] for o in objects for p in o.get("prompts", ()) if "mask" in p]
-        return [file.parent / name for name in names if isinstance(name, str)]
+        return _masks_of(json.loads(text) if '"mask"' in text else {}, file)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return []  # whoever reads it in earnest says what is wrong
 
 
-def _objects(file: Path) -> dict[int, tuple[str, dict[str, Any]]]:
+def _masks_of(content: Any, file: Path) -> list[Path]:
+    objects = content.get("objects", ())
+    names = [p["mask"] for o in objects for p in o.get("prompts", ()) if "mask" in p]
+    return [file.parent / name for name in names if isinstance(name, str)]
+
+
+def _objects(content: Any, file: str) -> dict[int, tuple[str, dict[str, Any]]]:
     """By id, where in the file an object is, and what is there."""
-    content = _read_json(file)
     objects = content.get("objects") if isinstance(content, dict) else None
     if not isinstance(objects, list) or not objects or set(content) != {"objects"}:
         raise PromptError(f'{file}: wanted {{"objects": [...]}} with at least one object')
@@ -136,9 +154,9 @@ def _named(entry: dict[str, Any], where: str) -> dict[str, Code]:
         raise PromptError(f"{where}: {error}") from error
 
 
-def _read_json(file: Path) -> Any:
+def _read_json(path: str | Path, file: str) -> Any:
     try:
-        with file.open("rb") as stream:
+        with open(0 if path == STDIN else path, "rb", closefd=path != STDIN) as stream:
             data = stream.read(MOST_BYTES + 1)
     except OSError as error:
         raise MissingInput(f"no prompts at {file} ({error.strerror})") from error

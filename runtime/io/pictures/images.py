@@ -17,8 +17,10 @@ from runtime.files.atomic import write_whole
 from runtime.io.dicom import holds_image, is_dicom, read_dicom_image
 from runtime.io.dicom.folder import name_shape
 from runtime.io.pictures.picture import IMAGE_SUFFIXES, read_picture
+from runtime.io.write import MASK_SUFFIXES
 
 DICOM_SUFFIX = ".dcm"
+FILE_SUFFIXES = (*MASK_SUFFIXES, *IMAGE_SUFFIXES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +36,18 @@ class Images:
     arrays: tuple[NDArray[Any], ...]
 
 
-def read_images(folder: str | PathLike[str]) -> Images:
-    """Every image in a folder, not below it; other files are left alone.
+def read_images(path: str | PathLike[str]) -> Images:
+    """Every image in a folder, not below it, where other files are left alone; or one picture.
 
     Images stand upright, as their EXIF orientation says and every viewer shows them; nothing is resized. Palettes
     and other colour spaces become RGB of 8 bits, transparency is dropped, grey keeps its 16 bits or floats.
 
     Raises MissingInput if there is no folder or no image in it, InputError for an image that cannot be read.
     """
-    place = Path(folder)
+    place = Path(path)
     try:
+        if is_picture(place):
+            return Images((_stem(place),), (_read(place),))
         if not place.is_dir():
             raise MissingInput(f"{place} is not a folder; wanted one with images")
         files = _files(place)
@@ -58,6 +62,11 @@ def read_images(folder: str | PathLike[str]) -> Images:
         raise InputError(f"{place} cannot be read: {error}") from error
     is_clear = len({_stem(p) for p in paths}) == len(paths)
     return Images(tuple(_stem(p) if is_clear else p.name for p in paths), arrays)
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a path is a file with the suffix of a picture."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
 
 
 def holds_pictures(folder: Path) -> bool:
@@ -86,13 +95,24 @@ def write_label_image(folder: Path, name: str, labels: NDArray[Any]) -> None:
     )
 
 
-def make_output_folder(path: str | PathLike[str]) -> Path:
-    """A folder for masks: a new one, or one that is empty. Raises InputError or MissingInput."""
-    folder = Path(path)
+def check_output_folder(folder: Path) -> None:
+    """Raise InputError or MissingInput unless masks can go into a folder: a new one, or one that is empty."""
+    suffix = next((s for s in FILE_SUFFIXES if folder.name.lower().endswith(s)), None)
+    if suffix and not folder.is_dir():
+        raise InputError(
+            f"{folder} is named as a file; of images and videos each mask is a label image of its own, in a folder: "
+            f"name one, such as {folder.name[: -len(suffix)] or 'masks'}"
+        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is not empty; name a new folder for the masks")
     if not folder.parent.is_dir():
         raise MissingInput(f"{folder.parent} is not a folder; make it first")
+
+
+def make_output_folder(path: str | PathLike[str]) -> Path:
+    """A folder for masks, made if it is not there. Raises what `check_output_folder` does."""
+    folder = Path(path)
+    check_output_folder(folder)
     folder.mkdir(exist_ok=True)
     return folder
 

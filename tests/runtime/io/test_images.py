@@ -157,9 +157,20 @@ def test_other_files_hidden_files_and_subfolders_are_left_alone(tmp_path: Path) 
     assert read_images(tmp_path).names == ("a",)
 
 
-@pytest.mark.parametrize("name", ["absent", "file.png"])
+def test_a_picture_is_read_by_itself(tmp_path: Path) -> None:
+    number(tmp_path, "b.PNG", 7)
+    number(tmp_path, "a.png", 1)
+    alone, both = read_images(str(tmp_path / "b.PNG")), read_images(tmp_path)
+    assert alone.names == ("b",) and both.names == ("a", "b")
+    np.testing.assert_array_equal(alone.arrays[0], both.arrays[1])
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(MissingInput, match=r"folder\.png holds no"):
+        read_images(tmp_path / "folder.png")
+
+
+@pytest.mark.parametrize("name", ["absent", "absent.png", "file.txt"])
 def test_what_is_no_folder_is_refused(name: str, tmp_path: Path) -> None:
-    number(tmp_path, "file.png", 1)
+    (tmp_path / "file.txt").touch()
     with pytest.raises(MissingInput, match="is not a folder"):
         read_images(tmp_path / name)
 
@@ -300,6 +311,15 @@ def test_masks_do_not_go_among_other_files(tmp_path: Path) -> None:
     with pytest.raises(MissingInput, match="absent is not a folder; make it first"):
         make_output_folder(tmp_path / "absent" / "masks")
     assert not (tmp_path / "absent").exists()
+
+
+@pytest.mark.parametrize("name", ["masks.nii.gz", "masks.PNG", "masks.mha", "masks.dcm"])
+def test_a_folder_of_masks_is_not_called_as_a_file(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"{name} is named as a file.*such as masks$"):
+        make_output_folder(tmp_path / name)
+    assert not any(tmp_path.iterdir())
+    (tmp_path / name).mkdir()
+    assert make_output_folder(tmp_path / name).is_dir()
 
 
 def saved(pixels: np.ndarray, form: str, **options: object) -> bytes:

@@ -129,6 +129,8 @@ def test_an_object_that_is_found_nowhere_or_only_where_it_was_prompted_is_said()
     assert objects_codes(of([0, 0, 0], [0, 0, 0], 1)) == ["empty_object"]
     assert objects_codes(of([0, 9, 0], [0, 0.9, 0], 1)) == ["not_followed"]
     assert objects_codes(of([9], [0.9], 0)) == [], "nothing else was asked for"
+    (notice,) = about_objects([of([0, 9], [0, 0.9], 1)])
+    assert "on no other slice (of 1);" in notice.message
     assert objects_codes(of([0, 9, 9], [0, 0.9, 0.8], 1)) == []
 
 
@@ -144,8 +146,9 @@ def test_an_object_cut_by_the_range_is_said_unless_the_volume_ends_there() -> No
     each = of([3, 9, 2], [0.9, 0.9, 0.9], 5, start=4)
     (notice,) = about_range([each], (4, 7), 20)
     assert (notice.code, notice.slices) == ("cut_by_range", (4, 6))
+    assert "on slices 4, 6, where" in notice.message
     (notice,) = about_range([each], (4, 7), 7)
-    assert notice.slices == (4,)
+    assert notice.slices == (4,) and "on slice 4, where" in notice.message
     assert about_range([each], None, 20) == []
     assert about_range([of([0, 9, 0], [0, 0.9, 0], 5, start=4)], (4, 7), 20) == []
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,6 @@ from runtime.prompts.prompt_file import (
     named_in,
     parse_box,
     parse_point,
-    read_codes,
     read_prompts,
 )
 from runtime.prompts.prompts import Box, Mask, Point
@@ -81,7 +82,7 @@ def test_a_file_with_every_kind_of_prompt(tmp_path: Path) -> None:
             {"prompts": [{**POINT, "positive": True}, {"slice": 8, "mask": "lesion.png"}, BOX]},
         ]
     }
-    first, second, third = read_prompts(written(tmp_path, content))
+    first, second, third = read_prompts(written(tmp_path, content)).calls
     box, point = Box(slice=5, y=(2, 6.5), x=(1, 3)), Point(slice=5, y=4, x=2.5)
     assert first == (7, [box, Point(slice=5, y=4, x=2.5, positive=False)])
     assert second == (2, [point, box]), "an object without an id has its place in the file as one"
@@ -94,7 +95,8 @@ def test_a_file_with_every_kind_of_prompt(tmp_path: Path) -> None:
 
 def read_mask(folder: Path, image: Image.Image, name: str = "mask.png", **how: Any) -> np.ndarray:
     image.save(folder / name, **how)
-    ((_, (mask,)),) = read_prompts(written(folder, with_prompts({"slice": 0, "mask": name})))
+    read = read_prompts(written(folder, with_prompts({"slice": 0, "mask": name})))
+    ((_, (mask,)),) = read.calls
     assert isinstance(mask, Mask)
     return np.asarray(mask.mask) != 0
 
@@ -182,7 +184,7 @@ def test_a_volume_is_no_mask(tmp_path: Path) -> None:
 def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
     path = tmp_path / "prompts.json"
     path.write_bytes(codecs.BOM_UTF8 + json.dumps(with_prompts(BOX)).encode())
-    assert len(read_prompts(path)) == 1
+    assert len(read_prompts(path).calls) == 1
 
 
 @pytest.mark.parametrize("name", ["absent.json", "."])
@@ -232,7 +234,7 @@ def test_a_huge_file_is_refused_after_its_first_bytes(tmp_path: Path) -> None:
 def test_every_encoding_of_json_is_read(encoding: str, tmp_path: Path) -> None:
     path = tmp_path / "prompts.json"
     path.write_bytes(json.dumps(with_prompts(BOX)).encode(encoding))
-    assert len(read_prompts(path)) == 1
+    assert len(read_prompts(path).calls) == 1
     path.write_bytes(json.dumps(with_prompts({"slice": 0, "mask": "a.png"})).encode(encoding))
     assert named_in(path) == [tmp_path / "a.png"]
 
@@ -379,15 +381,57 @@ def test_objects_may_say_what_they_are(tmp_path: Path) -> None:
         ]
     }
     path = written(tmp_path, content)
-    assert [object_id for object_id, _ in read_prompts(path)] == [7, 2]
-    codes, categories = read_codes(path)
-    assert codes == {7: Code("SCT", "10200004", "Liver")}
-    assert categories == {2: Code("SCT", "91723000", "Anatomical Structure")}
+    read = read_prompts(path)
+    assert [object_id for object_id, _ in read.calls] == [7, 2]
+    assert read.codes == {7: Code("SCT", "10200004", "Liver")}
+    assert read.categories == {2: Code("SCT", "91723000", "Anatomical Structure")}
 
 
 @pytest.mark.parametrize("code", ["liver", "", 5, ["SCT:1:x"], "SCT:1:a\\b"])
 def test_what_is_no_code_fails_its_file(code: object, tmp_path: Path) -> None:
     path = written(tmp_path, {"objects": [{"prompts": [BOX], "code": code}]})
-    for read in (read_prompts, read_codes):
-        with pytest.raises(PromptError, match=r"objects\[0\]: .*wanted .*SCT:52988006:Lesion"):
-            read(path)
+    with pytest.raises(PromptError, match=r"objects\[0\]: .*wanted .*SCT:52988006:Lesion"):
+        read_prompts(path)
+
+
+@pytest.fixture
+def stdin() -> Iterator[Callable[[bytes], None]]:
+    """What makes stdin a pipe that holds some bytes and then ends."""
+    before, ends = os.dup(0), []
+
+    def feed(data: bytes) -> None:
+        read, write = os.pipe()
+        ends.append(read)
+        os.write(write, data)
+        os.close(write)
+        os.dup2(read, 0)
+
+    yield feed
+    os.dup2(before, 0)
+    for end in (before, *ends):
+        os.close(end)
+
+
+@pytest.mark.parametrize("name", ["-", *(["/dev/stdin"] if Path("/dev/stdin").exists() else [])])
+def test_prompts_come_through_pipes(
+    name: str, stdin: Callable[[bytes], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Which can be read once."""
+    stdin(json.dumps({"objects": [{"prompts": [BOX], "code": "SCT:10200004:Liver"}]}).encode())
+    read = read_prompts(name)
+    assert len(read.calls) == len(read.codes) == 1
+    assert read.files == (() if name == "-" else (Path(name),))
+    stdin(b"{}")
+    with pytest.raises(PromptError, match="stdin: wanted"):
+        read_prompts(name)
+
+
+def test_masks_of_prompts_on_stdin_lie_in_the_current_folder(
+    stdin: Callable[[bytes], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.eye(8, dtype=np.uint8)).save("m.png")
+    stdin(json.dumps(with_prompts({"slice": 5, "mask": "m.png"})).encode())
+    read = read_prompts("-")
+    ((_, (mask,)),) = read.calls
+    assert mask.mask.sum() == 8 and read.files == (Path("m.png"),)
