@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from export.exact.image_encoder import ImageEncoderGraph
 from export.exact.memory_attention import MemoryAttentionGraph
 from export.exact.sam1_encoder import Sam1EncoderTokens
-from export.exact.tiny_vit import without_norms
+from export.exact.tiny_vit import restated
 from export.model.network import Network
 from export.model.parts import only
 from export.model.sam1 import Sam1
@@ -102,7 +102,7 @@ class SingleEncoderGraph(nn.Module):
         super().__init__()
         encoder = model.image_encoder
         is_sam1 = isinstance(encoder, Sam1Encoder)
-        self.encoder = Sam1EncoderTokens(encoder) if is_sam1 else without_norms(encoder)
+        self.encoder = Sam1EncoderTokens(encoder) if is_sam1 else restated(encoder)
 
     def forward(self, image: Tensor) -> Tensor:
         (features,) = self.encoder(image)

@@ -15,12 +15,14 @@ from export.exact.hiera import TokenBlock, composed, rows
 from export.exact.image_encoder import ImageEncoderGraph
 from export.exact.memory_attention import MemoryAttentionGraph, SelfAttention
 from export.exact.memory_keys import Rotated
+from export.exact.tiny_vit import SplitAttention
 from export.exact.tokens import on_tokens, to_map
 from export.exact.windows import kinds, pool, token_order
 from export.model.hiera import Block
 from export.model.hiera import pool as pool_map
 from export.model.position import RotaryAngles, rotate_pairs
 from export.model.sam2 import Sam2
+from export.model.tiny_vit import BiasedAttention
 from export.random_weights import random_state
 from export.variants import Variant
 from tests.graph_inputs import graph_inputs, relative_error, torch_inputs
@@ -191,3 +193,14 @@ def test_memory_attention_is_the_plain_one(toy: Sam2) -> None:
 def test_nothing_is_split_in_the_exported_graph(graph: str, graphs: Any) -> None:
     kinds = {node.op_type for node in graphs.proto(graph).graph.node}
     assert not kinds & {"SplitToSequence", "SequenceAt", "Split"}
+
+
+@pytest.mark.parametrize(("heads", "width", "window"), [(1, 8, 3), (3, 5, 2), (4, 32, 7)])
+def test_queries_keys_and_values_are_the_same_as_products_of_their_own(
+    heads: int, width: int, window: int
+) -> None:
+    plain = BiasedAttention(heads * width, heads, window)
+    randomise(plain)
+    windows = torch.randn(5, window**2, heads * width, generator=torch.Generator().manual_seed(1))
+    exact = SplitAttention(plain)
+    assert relative_error(exact(windows), plain(windows)) < ROUNDING
