@@ -238,7 +238,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser().parse_args(arguments)
     import torch
 
-    if args.minutes <= 0:
+    if not args.minutes > 0:
         raise InputError(f"found --minutes {args.minutes:g}; wanted more than 0")
     check_device("cuda")
     state = clocks()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -103,8 +104,10 @@ def _check(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise InputError(f"found --{name} {value}; wanted 1 or more")
-    if args.gpus_per_worker < 0:
-        raise InputError(f"found --gpus-per-worker {args.gpus_per_worker:g}; wanted 0 or more")
+    if not 0 <= args.gpus_per_worker < math.inf:
+        raise InputError(
+            f"found --gpus-per-worker {args.gpus_per_worker:g}; wanted 0 or more, such as 0.5"
+        )
     if args.time_limit is not None and not args.time_limit > 0:
         raise InputError(f"found --time-limit {args.time_limit:g}; wanted seconds, above 0")
     output = os.path.realpath(args.output)

@@ -372,7 +372,7 @@ def test_failures_are_named_and_decide_the_exit_status(
     assert failed.value.exit_code == 1
 
 
-@pytest.mark.parametrize("wrong", [["--minutes", "0"], ["--only", "nothing"]])
+@pytest.mark.parametrize("wrong", [["--minutes", "0"], ["--minutes", "nan"], ["--only", "nothing"]])
 def test_nothing_to_do_is_an_error(machine: Machine, tmp_path: Path, wrong: list[str]) -> None:
     with pytest.raises(InputError, match=r"wanted more than 0|no step 'nothing'; there"):
         gpu_check.main(["-o", str(tmp_path / "none"), *wrong])
