@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from benchmarks.annotation.attempt import (
     Attempt,
-    Clock,
     Habits,
     from_scratch,
     reviewed,
@@ -94,18 +93,14 @@ def quiet() -> Iterator[None]:
 
 
 def attempts_at(
-    session: InteractiveSession,
-    subject: Subject,
-    made: np.ndarray,
-    habits: Habits,
-    clock: Clock = time.perf_counter,
+    session: InteractiveSession, subject: Subject, made: np.ndarray, habits: Habits
 ) -> dict[str, Attempt]:
     """One object in each way; the session has its image, `made` is the cohort's mask of it."""
     tool = SessionTool(session)
-    with_model = with_network(tool, subject.truth, subject.key, habits, clock)
+    with_model = with_network(tool, subject.truth, subject.key, habits, time.perf_counter)
     tool.close()
     tool = SessionTool(session, made)
-    by_queue = reviewed(tool, subject.truth, habits, clock)
+    by_queue = reviewed(tool, subject.truth, habits, time.perf_counter)
     tool.close()
     return {SCRATCH: from_scratch(subject.truth, habits), MODEL: with_model, QUEUE: by_queue}
 

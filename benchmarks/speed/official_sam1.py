@@ -23,10 +23,9 @@ from export.trunks import Sam1Trunk, TinyVitTrunk
 from export.variants import Variant
 
 
-def official_sam1(variant: Variant, image_size: int | None = None) -> nn.Module:
+def official_sam1(variant: Variant) -> nn.Module:
     """`Sam` as upstream's builder makes it for a row of the variants table, weights not loaded."""
-    modeling = _modeling()
-    size = variant.image_size if image_size is None else image_size
+    modeling, size = _modeling(), variant.image_size
     grid = size // variant.trunk.stride
     dim = variant.d_model
     prompt_encoder = modeling.PromptEncoder(

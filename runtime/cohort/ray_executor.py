@@ -66,19 +66,12 @@ class RayExecutor:
         settings, output: of the cohort.
         num_workers: how many actors.
         share: what each takes.
-        clock: seconds.
     """
 
     def __init__(
-        self,
-        ray: Any,
-        settings: Settings,
-        output: Path,
-        num_workers: int,
-        share: Share,
-        clock: Callable[[], float] = time.monotonic,
+        self, ray: Any, settings: Settings, output: Path, num_workers: int, share: Share
     ) -> None:
-        self._ray, self._clock, self._heard_s = ray, clock, clock()
+        self._ray, self._heard_s = ray, time.monotonic()
         remote = ray.remote(num_cpus=share.threads, num_gpus=share.gpus, max_restarts=0)(Actor)
         self._make: Callable[[], Any] = partial(remote.remote, settings, str(output))
         self.num_workers = num_workers
@@ -108,8 +101,8 @@ class RayExecutor:
         if ready:
             more, _ = self._ray.wait(awaited, num_returns=len(awaited), timeout=0)
             ready = list(dict.fromkeys([*ready, *more]))
-            self._heard_s = self._clock()
-        elif not self._busy and not self._idle and self._clock() - self._heard_s > PATIENCE_S:
+            self._heard_s = time.monotonic()
+        elif not self._busy and not self._idle and time.monotonic() - self._heard_s > PATIENCE_S:
             raise WorkerLost(
                 f"no worker has come for {PATIENCE_S:g} s; has the cluster room for one (ray status)?"
             )

@@ -50,7 +50,7 @@ class SessionImage:
         model: Model,
         encodings: Encodings,
         window: str,
-        is_zoomed: bool = True,
+        is_zoomed: bool,
     ) -> None:
         pixels, _ = apply_window(volume, window)
         is_same = np.may_share_memory(pixels, volume.array)

@@ -52,7 +52,6 @@ class Service:
         door: who is let in.
         licence: of the model's weights, which viewers show.
         max_encoding_bytes: of encoded slices; None is a third of the machine's memory.
-        deadline_s: after which a prompt is answered with what there is.
         shown: what the page says of the model, and begins with.
     """
 
@@ -63,7 +62,6 @@ class Service:
         door: Door,
         licence: str,
         max_encoding_bytes: int | None = None,
-        deadline_s: float = 20.0,
         shown: Shown | None = None,
     ) -> None:
         self._limits = limits
@@ -71,7 +69,7 @@ class Service:
         encodings = Encodings(model, max_encoding_bytes)
 
         def make_session() -> InteractiveSession:
-            return InteractiveSession(model, encodings, self._worker, deadline_s, licence=licence)
+            return InteractiveSession(model, encodings, self._worker, licence=licence)
 
         def give_back() -> None:
             model.trim()  # what the largest prompt took would be held for good

@@ -19,6 +19,8 @@ from runtime.errors import (
     SessionClosed,
     VolumeError,
 )
+from runtime.io.volumes.volume import Volume
+from runtime.io.window import apply_window
 from runtime.prompts.prompts import Box, Mask, Point, Prompt
 from runtime.serve import image as image_module
 from runtime.serve import objects
@@ -714,3 +716,21 @@ def test_what_fails_in_the_background_is_logged_and_tried_again(
                 session.predict()
         session.predict()
         assert session.is_complete
+
+
+@pytest.mark.parametrize("window", [None, "lung", "-600/1500", "percentile"])
+def test_an_image_is_seen_through_the_window_that_was_asked_for(window: str | None) -> None:
+    asked = {} if window is None else {"window": window}
+    with InteractiveSession(fake_model(TELLING)[0], **asked) as session:
+        session.set_image(IMAGE, {"modality": "CT"})
+        seen = session._state.need_image().pixels
+    volume = Volume.from_array(IMAGE, modality="CT")
+    np.testing.assert_array_equal(seen, apply_window(volume, window or "auto")[0])
+
+
+def test_what_is_no_window_is_refused_with_the_image() -> None:
+    with InteractiveSession(fake_model(TELLING)[0], window="liver window") as session:
+        with pytest.raises(InputError, match=r"found the window 'liver window'; wanted one of"):
+            session.set_image(IMAGE)
+        with pytest.raises(NoImage):
+            session.undo()
