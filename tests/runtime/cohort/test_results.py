@@ -50,6 +50,13 @@ def test_every_study_has_a_row(ledger: Ledger) -> None:
     assert all(row.keys() == COLUMNS.keys() for row in rows)
 
 
+def test_every_column_is_told_of_in_the_document() -> None:
+    document = (Path(__file__).parents[3] / "docs" / "cohort.md").read_text("utf-8")
+    table = document.partition("| columns of results.parquet |")[2].partition("\n\n")[0]
+    told = [re.findall(r"`(\w+)`", row.split("|")[1]) for row in table.splitlines()[2:]]
+    assert sorted(name for names in told for name in names) == sorted(COLUMNS)
+
+
 def test_the_table_is_what_the_rows_are(ledger: Ledger, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     assert write_results(tmp_path / "results.parquet", ledger.rows(), {}) == 4
