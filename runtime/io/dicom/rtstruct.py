@@ -7,7 +7,6 @@ plastimatch is a program of 66 MB); docs/dicom.md has the figures.
 
 from __future__ import annotations
 
-import os
 import warnings
 from datetime import datetime
 from io import BytesIO
@@ -18,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import InputError, Sam2Error
+from runtime.errors import Sam2Error
 from runtime.files.atomic import check_destination, write_whole
+from runtime.io.dicom.codes import Code
 from runtime.io.dicom.contours import filled, outlines
-from runtime.io.dicom.seg import COLOURS, SERIES_NUMBERS, SegmentationOptions, refusals
+from runtime.io.dicom.seg import COLOURS, SERIES_NUMBERS, Algorithm, SegmentationOptions, refusals
 from runtime.io.dicom.segments import HasMasks, Segments, as_segments
-from runtime.io.dicom.sources import Sources, read_sources
+from runtime.io.dicom.sources import Sources, check_spares_images, read_sources
 from runtime.io.dicom.uids import Uids
 from runtime.io.volumes.volume import Volume
 
@@ -74,8 +74,7 @@ def write_structures(
     """
     path, options = Path(path), options or SegmentationOptions()
     check_destination(path)
-    if os.path.realpath(path) in {os.path.realpath(frame.path) for frame in like.frames}:
-        raise InputError(f"{path} is one of the images themselves; name another file for the mask")
+    check_spares_images(path, like)
     sources = read_sources(like)
     segments = as_segments(masks, True, like.shape, like.source)
     uids = Uids(identity and f"structures {identity} {options.algorithm.version}")
@@ -100,10 +99,36 @@ def _make(
     options: SegmentationOptions,
     uids: Uids,
 ) -> Dataset:
+    dataset = _without_structures(sources, options.algorithm, uids)
+    for number, object_id in enumerate(segments.object_ids, 1):
+        code = options.code_of(object_id)
+        contours = _contours(segments, number, sources, like)
+        dataset.StructureSetROISequence.append(
+            _item(
+                ROINumber=number,
+                ReferencedFrameOfReferenceUID=dataset.FrameOfReferenceUID,
+                ROIName=f"{code.meaning[: _LONG_STRING - 8]} {object_id}",
+                ROIGenerationAlgorithm="SEMIAUTOMATIC",
+                ROIGenerationDescription=_made_by(options.algorithm),
+            )
+        )
+        dataset.ROIContourSequence.append(
+            _item(
+                ROIDisplayColor=list(COLOURS[(number - 1) % len(COLOURS)]),
+                ReferencedROINumber=number,
+                **({"ContourSequence": contours} if contours else {}),
+            )
+        )
+        dataset.RTROIObservationsSequence.append(_observation(number, code))
+    return dataset
+
+
+def _without_structures(sources: Sources, algorithm: Algorithm, uids: Uids) -> Dataset:
+    """A structure set of the images, before anything is in it."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import UID, ExplicitVRLittleEndian, RTStructureSetStorage
 
-    first, algorithm, now = sources.datasets[0], options.algorithm, datetime.now()
+    first, now = sources.datasets[0], datetime.now()
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -123,7 +148,7 @@ def _make(
     dataset.InstanceNumber = 1
     dataset.Manufacturer = algorithm.name[:_LONG_STRING]
     dataset.ManufacturerModelName = algorithm.model[:_LONG_STRING]
-    dataset.SoftwareVersions = f"{algorithm.name} {algorithm.version}"[:_LONG_STRING]
+    dataset.SoftwareVersions = _made_by(algorithm)
     dataset.DeviceSerialNumber = algorithm.serial[:_LONG_STRING]
     dataset.StructureSetLabel = "SEGMENTATION"
     dataset.StructureSetDate, dataset.StructureSetTime = f"{now:%Y%m%d}", f"{now:%H%M%S}"
@@ -132,42 +157,25 @@ def _make(
     dataset.StructureSetROISequence = []
     dataset.ROIContourSequence = []
     dataset.RTROIObservationsSequence = []
-    for number, object_id in enumerate(segments.object_ids, 1):
-        code = options.code_of(object_id)
-        name = f"{code.meaning[: _LONG_STRING - 8]} {object_id}"
-        dataset.StructureSetROISequence.append(
-            _item(
-                ROINumber=number,
-                ReferencedFrameOfReferenceUID=dataset.FrameOfReferenceUID,
-                ROIName=name,
-                ROIGenerationAlgorithm="SEMIAUTOMATIC",
-                ROIGenerationDescription=f"{algorithm.name} {algorithm.version}"[:_LONG_STRING],
-            )
-        )
-        contours = _contours(segments, number, sources, like)
-        dataset.ROIContourSequence.append(
-            _item(
-                ROIDisplayColor=list(COLOURS[(number - 1) % len(COLOURS)]),
-                ReferencedROINumber=number,
-                **({"ContourSequence": contours} if contours else {}),
-            )
-        )
-        dataset.RTROIObservationsSequence.append(
-            _item(
-                ObservationNumber=number,
-                ReferencedROINumber=number,
-                RTROIInterpretedType="",
-                ROIInterpreter="",
-                RTROIIdentificationCodeSequence=[
-                    _item(
-                        CodeValue=code.value,
-                        CodingSchemeDesignator=code.scheme,
-                        CodeMeaning=code.meaning,
-                    )
-                ],
-            )
-        )
     return dataset
+
+
+def _made_by(algorithm: Algorithm) -> str:
+    return f"{algorithm.name} {algorithm.version}"[:_LONG_STRING]
+
+
+def _observation(number: int, code: Code) -> Dataset:
+    """What a structure is."""
+    identification = _item(
+        CodeValue=code.value, CodingSchemeDesignator=code.scheme, CodeMeaning=code.meaning
+    )
+    return _item(
+        ObservationNumber=number,
+        ReferencedROINumber=number,
+        RTROIInterpretedType="",
+        ROIInterpreter="",
+        RTROIIdentificationCodeSequence=[identification],
+    )
 
 
 def _copied(value: Any) -> str | list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from runtime.errors import InputError, Sam2Error, SeriesError
 from runtime.files.atomic import check_destination, write_whole
 from runtime.io.dicom.codes import ABNORMAL, LESION, Code
 from runtime.io.dicom.segments import HasMasks, Segments, as_segments
-from runtime.io.dicom.sources import Sources, read_sources
+from runtime.io.dicom.sources import Sources, check_spares_images, read_sources
 from runtime.io.dicom.uids import Uids
 from runtime.io.dicom.written import difference
 from runtime.io.volumes.volume import Volume
@@ -178,8 +177,7 @@ def write_segmentation(
     """
     path, options = Path(path), options or SegmentationOptions()
     check_destination(path)
-    if os.path.realpath(path) in {os.path.realpath(frame.path) for frame in like.frames}:
-        raise InputError(f"{path} is one of the images themselves; name another file for the mask")
+    check_spares_images(path, like)
     sources = read_sources(like) if sources is None else sources
     segments = as_segments(masks, options.type == "binary", like.shape, like.source)
     uids = Uids(identity and f"{identity} {options.algorithm.version}")

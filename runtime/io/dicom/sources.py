@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from copy import copy
@@ -76,6 +77,12 @@ class Sources:
     positions_mm: tuple[tuple[float, ...], ...]
     stored: tuple[int, ...]
     num_bytes: int
+
+
+def check_spares_images(path: Path, volume: Volume) -> None:
+    """Raise InputError where a file would replace one of the images that `volume` was read from."""
+    if os.path.realpath(path) in {os.path.realpath(frame.path) for frame in volume.frames}:
+        raise InputError(f"{path} is one of the images themselves; name another file for the mask")
 
 
 def read_sources(volume: Volume) -> Sources:
