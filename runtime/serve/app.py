@@ -75,9 +75,9 @@ class _Faces:
             status = message.get("status", status)
             await send(message)
 
-        matched, route = self._match(scope)
-        if matched is Match.PARTIAL:
-            methods = ", ".join(sorted(getattr(route, "methods", None) or ()))
+        route, others = self._match(scope)
+        if route is None and others:
+            methods = ", ".join(sorted(others))
             raise Refused(
                 405, f"found {scope['method'][:20]}; wanted {methods}", {"Allow": methods}
             )
@@ -90,14 +90,16 @@ class _Faces:
                 level = logging.INFO if scope["method"] == "POST" else logging.DEBUG
                 log.log(level, "%s: %s in %.0f ms", name, status or "error", took_ms)
 
-    def _match(self, scope: Scope) -> tuple[Match, BaseRoute | None]:
-        partial = None
+    def _match(self, scope: Scope) -> tuple[BaseRoute | None, set[str]]:
+        """The route of a request, or the methods that its path has instead."""
+        methods: set[str] = set()
         for route in self._routes:
             match, _ = route.matches(scope)
             if match is Match.FULL:
-                return match, route
-            partial = partial or (route if match is Match.PARTIAL else None)
-        return (Match.PARTIAL, partial) if partial else (Match.NONE, None)
+                return route, set()
+            if match is Match.PARTIAL:
+                methods |= getattr(route, "methods", None) or set()
+        return None, methods
 
 
 async def _unknown(scope: Scope, receive: Receive, send: Send) -> None:

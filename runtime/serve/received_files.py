@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -182,7 +183,7 @@ def _read(
 ) -> ShownVolume:
     try:
         with no_larger_than(max_bytes, take):
-            chosen = _choose(folder, paths)
+            chosen = _choose(folder, paths, names)
             volume = read_volume(chosen.path, chosen.series)
             name = chosen.title
             if chosen.path in paths:
@@ -193,11 +194,15 @@ def _read(
         raise
 
 
-def _choose(folder: Path, paths: Sequence[Path]) -> VolumeChoice:
+def _choose(folder: Path, paths: Sequence[Path], names: Sequence[str]) -> VolumeChoice:
     """What there is to read. Raises SeveralVolumes where somebody has to choose."""
     if len(paths) == 1:
         return VolumeChoice(paths[0], (), "")
-    choices = choices_of(folder, paths)
+    theirs = dict(zip(paths, names, strict=True))
+    choices = [
+        replace(choice, title=theirs[choice.path]) if choice.title == choice.path.name else choice
+        for choice in choices_of(folder, paths)
+    ]
     possible = [choice for choice in choices if not choice.why_not]
     if len(possible) > 1:
         described = [choice.describe(paths) for choice in choices[:MOST_CHOICES]]

@@ -41,12 +41,12 @@ def test_series_and_volumes_are_told_apart(tmp_path: Path, monkeypatch: pytest.M
     ]
     assert [len(c.files) for c in choices] == [5, 2, 2, 1]  # a header with its data
     with pytest.raises(SeveralVolumes, match="4 volumes") as told:
-        _choose(tmp_path / "all", paths)
+        _choose(tmp_path / "all", paths, [path.name for path in paths])
     sent = told.value.choices[1]["files"]
     assert [paths[number].name for number in sent] == ["b-000.dcm", "b-001.dcm"]
     monkeypatch.setattr(received_files, "MOST_CHOICES", 3)
     with pytest.raises(SeveralVolumes, match="4 volumes") as told:
-        _choose(tmp_path / "all", paths)
+        _choose(tmp_path / "all", paths, [path.name for path in paths])
     assert len(told.value.choices) == 3
 
 
@@ -61,7 +61,7 @@ def test_what_is_no_scan_is_not_asked_about(tmp_path: Path) -> None:
     shot.save_as(tmp_path / "b" / "000.dcm")
     paths = gathered(tmp_path / "all", tmp_path / "a", tmp_path / "b")
     assert [c.why_not for c in choices_of(tmp_path / "all", paths)] == ["", NO_SCAN]
-    chosen = _choose(tmp_path / "all", paths)
+    chosen = _choose(tmp_path / "all", paths, [path.name for path in paths])
     assert (chosen.path, chosen.series) == (tmp_path / "all", SERIES)
 
 
