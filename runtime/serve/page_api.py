@@ -157,6 +157,13 @@ class Page:
         # The session's own copy in eight bits, and the mask of its first object.
         self._leases.hold(self._leases.of(token), "image", own + 2 * array.size)
         await to_thread.run_sync(page.show, shown)
+        self._hold_objects(token, page)
+
+    def _hold_objects(self, token: str, page: PageSession, more: int = 0) -> None:
+        """Count the masks of objects but the first's, and of so many more. Raises OutOfMemory."""
+        number = len(page.objects()) - 1 + more
+        size = page.need_volume().volume.array.size
+        self._leases.hold(self._leases.of(token), "objects", number * size)
 
     async def _state(self, request: Request) -> Response:
         return json_answer(self.described(self.session_of(request, is_active=False)))
@@ -223,9 +230,7 @@ class Page:
         self, request: Request, page: PageSession, name: str | None, colour: str | None = None
     ) -> dict[str, Any]:
         """Another object, if there is memory for it. Raises OutOfMemory, InputError, NoImage."""
-        number = len(page.objects()) + 1
-        size = page.need_volume().volume.array.size
-        self._leases.hold(self._leases.of(_token(request)), f"object {number}", size)
+        self._hold_objects(_token(request), page, more=1)
         return page.add_object(name, colour)
 
     async def _change_object(self, request: Request) -> Response:
@@ -235,9 +240,8 @@ class Page:
 
     async def _remove_object(self, request: Request) -> Response:
         page, object_id = self.session_of(request), object_of(request)
-        number = len(page.objects())
         await to_thread.run_sync(page.remove_object, object_id)
-        self._leases.let_go(self._leases.of(_token(request)), f"object {number}")
+        self._hold_objects(_token(request), page)
         return json_answer({"objects": page.objects()})
 
     async def _mask(self, request: Request) -> Response:

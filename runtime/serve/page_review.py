@@ -164,6 +164,10 @@ class PageReview:
 
         Nowhere, and 1, if it is the cohort's own.
         """
+        if page.is_busy_with(body["shown"]):
+            raise InputError(
+                f"object {body['object']} of {study['name']} is still followed; wait for its end or stop it first"
+            )
         mask = page.mask(body["shown"]) != 0
         with opened(self._review, study) as (_, volume):
             return self._kept(study, body["object"], volume, mask)

@@ -58,6 +58,10 @@ class PageSession:
         """Whether a verb, or what follows from one, is under way."""
         return self._work.is_busy
 
+    def is_busy_with(self, object_id: int) -> bool:
+        """Whether something is under way for one object, whose mask is not what it will be."""
+        return self._work.is_busy_with(object_id)
+
     def show(self, shown: ShownVolume) -> None:
         """Take a volume in place of the one before, whose objects are forgotten. Raises InputError."""
         volume = shown.volume

@@ -66,6 +66,12 @@ class PageWork:
         """Whether a verb, or what follows from one, is under way."""
         return bool(self._verbs or self._running or self._followed)
 
+    def is_busy_with(self, object_id: int) -> bool:
+        """Whether a verb on one object waits or runs, or it is followed."""
+        with self._lock:
+            verbs = [*self._verbs, *self._followed.values(), self._running]
+        return any(verb is not None and verb.object_id == object_id for verb in verbs)
+
     def submit(self, object_id: int, call: Call, describe: Describe, num_bytes: int = 0) -> int:
         """Queue a verb on an object that is there, which keeps so many bytes until it has run. Returns its number.
 
@@ -190,6 +196,7 @@ class PageWork:
         except SessionClosed:
             raise
         except Exception as error:  # whatever it is, the page hears of it and the next verb runs
+            self._running = None  # before anybody hears that it is over
             self._tell_failed(verb, error)
             if earlier is not None:
                 self._followed[verb.object_id] = earlier
@@ -202,6 +209,7 @@ class PageWork:
             described = verb.describe(verb.object_id)
             self._events.send("taken", seq=verb.seq, object=verb.object_id, described=described)
         else:
+            self._running = None
             self._tell_done(verb, is_changed=box is not None)
 
     def _collect(self, verb: PageVerb) -> None:

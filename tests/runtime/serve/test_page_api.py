@@ -145,6 +145,39 @@ def test_a_prompt_counts_and_can_be_undone_while_its_object_is_followed(
     stream.close()
 
 
+def test_volumes_to_choose_from_are_called_as_the_user_calls_them(
+    client: Client, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.nrrd"
+    write_mask(path, np.ones(SHAPE, np.uint8), Volume.from_array(np.ones(SHAPE, np.uint8)))
+    names = ["m\u00fcller.nrrd", "b.nrrd", "b.nrrd"]
+    answer = client.send(path, path, path, names=names)
+    assert answer.status == 409
+    assert [choice["title"] for choice in answer.json["choices"]] == names
+    assert "'m\u00fcller.nrrd'; 'b.nrrd'; 'b.nrrd'" in answer.json["detail"]
+
+
+def test_objects_are_counted_while_they_are_there(
+    client: Client, served: Served, tmp_path: Path
+) -> None:
+    lease, size = served.service.leases.of(client.token), int(np.prod(SHAPE))
+    added = [client.ask("POST", "/api/objects", {}).json["id"] for _ in range(4)]
+    assert lease.held_bytes["objects"] == 4 * size
+    for object_id in added[:2]:
+        client.ask("DELETE", f"/api/objects/{object_id}")
+    assert lease.held_bytes["objects"] == 2 * size
+    small = np.ones((2, 3, 4), np.uint8)
+    write_mask(tmp_path / "a.nrrd", small, Volume.from_array(small))
+    assert client.send(tmp_path / "a.nrrd").status == 200
+    # Voxels as they came and in eight bits, and the first object's mask.
+    assert sum(lease.held_bytes.values()) == 3 * small.size
+
+
+def test_a_path_tells_all_its_methods(client: Client) -> None:
+    answer = client.ask("DELETE", "/api/volume")
+    assert answer.status == 405 and answer.headers["allow"] == "GET, HEAD, POST"
+
+
 def test_objects_are_named_coloured_and_removed(client: Client) -> None:
     made = client.ask("POST", "/api/objects", {"name": "Spleen", "colour": "#102030"})
     assert (made.status, made.json["name"], made.json["colour"]) == (201, "Spleen", "#102030")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -97,6 +98,33 @@ def test_what_was_changed_is_kept_beside(client: Client, review: Review) -> None
     assert decide(client, again, 2, "accepted").json["verdict"] == "corrected"  # the same one
     assert review.latest()["b", 2].dice == pytest.approx(dice)
     assert len(list(kept.parent.iterdir())) == 1
+
+
+def test_what_is_still_followed_is_not_accepted(
+    client: Client, served: Served, review: Review, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on, model = Event(), served._model
+    compute = model.compute
+
+    def slowly(graph: str, inputs: object) -> object:
+        if graph == "memory_attention":
+            assert goes_on.wait(60)
+        return compute(graph, inputs)  # type: ignore[arg-type]
+
+    reviewing = client.ask("POST", "/api/review/open", {"study": "b"}).json["reviewing"]
+    shown, stream = dict(reviewing["objects"])[2], client.listen()
+    monkeypatch.setattr(model, "compute", slowly)
+    box = [[1, 2], [4, 6], [3, 5]]
+    client.ask("POST", f"/api/objects/{shown}/box", {"box": box, "positive": True})
+    stream.until("taken")
+    answer = decide(client, reviewing, 2, "accepted")
+    assert answer.status == 400 and "still followed" in answer.json["detail"]
+    assert review.latest() == {}
+    assert decide(client, reviewing, 1, "accepted").status == 200  # another object
+    goes_on.set()
+    stream.until("done")
+    stream.close()
+    assert decide(client, reviewing, 2, "accepted").status == 200
 
 
 def test_what_does_not_fit_is_refused(client: Client, review: Review) -> None:
