@@ -2,6 +2,7 @@
 
 const SILENT_MS = 35000;
 const LOST = "The connection was lost.";
+const ELSE = "What answers is not this page's server, but something else in its place";
 
 export class ApiError extends Error {
   // status is 0 where no answer came at all.
@@ -55,7 +56,7 @@ export class Api {
     try {
       return await answer[kind]();
     } catch (error) {
-      if (error instanceof SyntaxError) throw new ApiError(0, "Unreadable", "What answers here is not this page's server.");
+      if (error instanceof SyntaxError) throw new ApiError(0, "Unreadable", `${ELSE}.`);
       throw new ApiError(0, "Unreachable", LOST);
     }
   }
@@ -157,11 +158,11 @@ function deliver(block, onEvent) {
 }
 
 async function failure(status, text) {
-  let found = {};
+  let found;
   try {
-    found = JSON.parse(await text());
+    found = JSON.parse(await text()) ?? {};
   } catch {
-    // Not ours: a proxy's, or none at all.
+    return new ApiError(status, "Unreadable", `${ELSE} (status ${status}).`); // a proxy
   }
   const detail = found.detail ?? found.error ?? `The server answered ${status}.`;
   return Object.assign(new ApiError(status, found.error ?? "ServerError", String(detail)), { choices: found.choices, verdict: found.verdict });

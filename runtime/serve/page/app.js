@@ -126,12 +126,14 @@ export class App {
       this.el("ahead").textContent = "";
       const kept = this.volume ? " Your masks are safe here." : "";
       const refuses = `The server refuses what it is sent again: ${error.message}`;
-      const why = error.status > 0 ? refuses : error.name === "Unreadable" ? error.message : "The server does not answer.";
+      const why = error.name === "Unreadable" ? error.message : error.status > 0 ? refuses : "The server does not answer.";
       this.screen.banner(`${why} Trying again until it does.${kept}`, { key: "gone" });
       this.screen.status("Waiting for the server");
-    } else if (word === "up") {
-      this.screen.quiet("gone");
-      this.screen.quiet("full");
+      return;
+    }
+    this.screen.quiet("gone"); // it answers, be it that it asks for a key
+    this.screen.quiet("full");
+    if (word === "up") {
       if (this.isUnsure && !this.screen.isSaying) this.screen.banner("The server is there again. What you did last may not have reached it: if you do not see it, do it again.", { kind: "note", key: "verb" });
       this.isUnsure = false;
       this.showWork();
@@ -145,6 +147,7 @@ export class App {
 
   async askKey(wasWrong) {
     sessionStorage.removeItem(KEY);
+    this.screen.status("Waiting for the key");
     const key = await this.screen.askKey(wasWrong);
     sessionStorage.setItem(KEY, key);
     return key;
@@ -167,6 +170,7 @@ export class App {
     const known = this.volume;
     if (known && (isNew || this.isOwed)) {
       this.isOwed = true; // also where the connection breaks meanwhile, and the session is no new one then
+      this.screen.state("loading");
       if (this.files || state.volume?.id !== known.id) await this.sendAgain();
       else await this.sendMasksAgain(state.objects);
       this.isOwed = false;
@@ -569,6 +573,7 @@ export class App {
 
   // Does something that the server may refuse.
   async act(something) {
+    if (this.isOwed) return this.tell("Wait until the server has your file and masks again");
     try {
       await something();
     } catch (error) {

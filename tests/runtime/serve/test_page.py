@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -444,12 +445,15 @@ def test_a_connection_that_breaks_while_masks_are_sent_again_loses_none(
         viewer.click(middle_of(phantom, 2))
         before = [each["voxels"] for each in viewer.state["objects"]]
         broken: list[str] = []
+        said: list[str] = []
 
         def breaks(route: Route) -> None:
             # The second mask of the first attempt finds no server.
             if route.request.method == "PUT":
                 broken.append(route.request.url)
                 if len(broken) == 2:
+                    viewer.page.keyboard.press("a")  # objects are not what they will be
+                    said.append(viewer.words("#status"))
                     return route.abort()
             return route.continue_()
 
@@ -459,6 +463,7 @@ def test_a_connection_that_breaks_while_masks_are_sent_again_loses_none(
         viewer.until("document.getElementById('banner-text').textContent.includes('begun anew')")
         viewer.until_ready()
         assert len(broken) == 4 and min(before) > 0
+        assert said == ["Wait until the server has your file and masks again"]
         assert [each["voxels"] for each in viewer.state["objects"]] == before
         (page,) = served.service._page._pages.values()
         deadline = time.monotonic() + 30
@@ -523,6 +528,38 @@ def test_the_place_of_a_page_that_was_closed_is_the_next_ones(
         assert lease not in leases._leases.values() and other.complaints == []
         other.close()
     finally:
+        served.stop()
+
+
+def test_what_comes_in_the_servers_place_is_called_what_it_is(
+    browser: BrowserContext, model: Model, phantom: Phantom
+) -> None:
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(502)
+
+        do_POST = do_GET
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    served = Served(model, Volume.from_array(phantom.pixels))
+    viewer = Viewer(browser, served.url).until_ready()
+    try:
+        served.stop()
+        viewer.until("document.documentElement.dataset.link === 'gone'")
+        with ThreadingHTTPServer(("127.0.0.1", served.port), Proxy) as proxy:
+            threading.Thread(target=proxy.serve_forever).start()
+            viewer.until("document.getElementById('banner-text').textContent.includes('502')")
+            assert "not this page's server" in viewer.words("#banner")
+            proxy.shutdown()
+        served._key = "correct-horse-battery-staple"
+        served.start()
+        viewer.until("document.getElementById('key').open")
+        assert not viewer.page.is_visible("#banner")
+        assert viewer.words("#status") == "Waiting for the key"
+    finally:
+        viewer.close()
         served.stop()
 
 
