@@ -59,6 +59,7 @@ class Guard:
     def __init__(self, app: ASGIApp, hosts: Hosts, key: str | None, limits: Limits) -> None:
         self._app, self._hosts, self._limits = app, hosts, limits
         self._digest = _digest(key) if key is not None else None
+        self._num_wrong = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -79,7 +80,7 @@ class Guard:
             check_head(scope)
             self._check_host(headers)
             check_origin(headers, scope["method"], path)
-            self._check_key(headers, path)
+            self._check_key(headers, path, scope.get("client"))
             most = self._check_length(headers, path)
             await self._app(scope, _Counted(receive, most, self._limits).receive, answer)
         except Exception as error:
@@ -96,17 +97,26 @@ class Guard:
                 "--allow-host NAME",
             )
 
-    def _check_key(self, headers: Headers, path: str) -> None:
+    def _check_key(self, headers: Headers, path: str, client: tuple[str, int] | None) -> None:
         if self._digest is None or is_open(path):
             return
         shown = shown_key(headers.get("authorization", ""))
         if not hmac.compare_digest(_digest(shown), self._digest):
+            if shown:  # the page asks without one first
+                self._note_wrong(client)
             raise Refused(
                 401,
                 "wanted this server's key as the API key (Authorization: Bearer KEY), or in the address as "
                 "http://snap:KEY@host:port",
                 {"WWW-Authenticate": "Bearer"},
             )
+
+    def _note_wrong(self, client: tuple[str, int] | None) -> None:
+        """Have whoever runs the server know of keys that are guessed: of the 1st, the 10th, the 100th and so on."""
+        self._num_wrong += 1
+        if str(self._num_wrong).strip("0") == "1":
+            host = client[0] if client else "somewhere"
+            log.warning("wrong keys shown so far: %d, the latest from %s", self._num_wrong, host)
 
     def _check_length(self, headers: Headers, path: str) -> int:
         """Bytes that the body may have. Raises Refused for one that says that it has more."""

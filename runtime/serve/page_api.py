@@ -39,6 +39,7 @@ from runtime.serve.serving import read_json
 from runtime.serve.shown_volume import ShownVolume
 
 LEASE = "x-lease-token"
+STREAMED = {**FRESH, "X-Accel-Buffering": "no"}  # nginx would keep events until it has many
 _FILE = "application/octet-stream"
 
 
@@ -280,7 +281,7 @@ class Page:
 
     async def _events(self, request: Request) -> Response:
         stream = self._stream(self.session_of(request, is_active=False), _token(request))
-        return StreamingResponse(stream, 200, FRESH, "text/event-stream")
+        return StreamingResponse(stream, 200, STREAMED, "text/event-stream")
 
     async def _stream(self, page: PageSession, token: str) -> AsyncIterator[bytes]:
         async for event in page.events.read({"server": self._server}):

@@ -1,7 +1,7 @@
 // What the page knows and does: a volume, its objects, and what the user and the server say about them.
 
 import { ApiError } from "./api.js";
-import { listenForFiles } from "./files.js";
+import { listenForFiles, MOST_FILES } from "./files.js";
 import { fillHelp, listenForKeys } from "./keys.js";
 import { Link } from "./link.js";
 import { Marks } from "./marks.js";
@@ -467,7 +467,7 @@ export class App {
   }
 
   async open(files) {
-    if (this.sending) return;
+    if (this.sending) return this.tell("Another file is being opened: wait, or stop it (Esc)");
     this.sending = {};
     this.screen.state("loading");
     this.screen.startError(null);
@@ -475,6 +475,7 @@ export class App {
     const what = files.length === 1 ? files[0].name : `${files.length} files`;
     let choices = null;
     try {
+      if (files.length > MOST_FILES) throw new ApiError(413, "TooMany", `They are more than ${MOST_FILES}: choose one series of them.`);
       const total = files.reduce((sum, { size }) => sum + size, 0);
       if (this.limits && total > this.limits.max_upload_bytes) {
         const mib = this.limits.max_upload_bytes / 2 ** 20;
@@ -749,6 +750,7 @@ export class App {
     listenForFiles(
       { pick: el("files"), folder: el("folder"), chooseFiles: el("choose-files"), chooseFolder: el("choose-folder"), cover: el("drop-cover") },
       (files) => this.open(files),
+      (error) => this.refused(new ApiError(-1, "Unreadable", error.message), "What was dropped"),
     );
     on("open", () => el("files").click());
     on("undo", () => this.plain("undo"));
@@ -854,9 +856,8 @@ export class App {
     return { x, y };
   }
 
-  fail(error) {
-    this.screen.banner(`Something in this page failed: ${error.message}. Reload it.`);
-    throw error;
+  failed(error) {
+    this.screen.banner(`Something in this page failed: ${error?.message ?? error}. Load it again.`, { key: "failed" });
   }
 }
 

@@ -1,8 +1,8 @@
 // Files that are chosen or dropped, folders too.
 
-const MOST_FILES = 5000;
+export const MOST_FILES = 5000; // that a server takes together
 
-export function listenForFiles({ pick, folder, chooseFiles, chooseFolder, cover }, onFiles) {
+export function listenForFiles({ pick, folder, chooseFiles, chooseFolder, cover }, onFiles, onUnreadable) {
   chooseFiles.addEventListener("click", () => pick.click());
   chooseFolder.addEventListener("click", () => folder.click());
   for (const input of [pick, folder]) {
@@ -31,8 +31,14 @@ export function listenForFiles({ pick, folder, chooseFiles, chooseFolder, cover 
     event.preventDefault();
     depth = 0;
     show(false);
-    const files = usable(await dropped(event.dataTransfer));
-    if (files.length) onFiles(files);
+    let files;
+    try {
+      files = usable(await dropped(event.dataTransfer));
+    } catch (error) {
+      return onUnreadable(error); // a folder that may not be looked into, or what has gone meanwhile
+    }
+    if (!files.length) return onUnreadable(new Error("There is no file in it."));
+    onFiles(files);
   });
 }
 

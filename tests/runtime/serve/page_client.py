@@ -60,6 +60,7 @@ class Stream:
         self._connection.request("GET", "/api/events", headers={"X-Lease-Token": token})
         self._answer = self._connection.getresponse()
         assert self._answer.getheader("content-type") == "text/event-stream; charset=utf-8"
+        assert self._answer.getheader("x-accel-buffering") == "no"  # a proxy passes each on
         assert self.next()[0] == "hello"
 
     def next(self) -> tuple[str, dict[str, Any]]:

@@ -150,6 +150,20 @@ def test_a_lease_without_the_key_is_worth_nothing(locked: Running) -> None:
     assert locked.ask("POST", "/heartbeat", X_Lease_Token=token, **right)[0] == 410
 
 
+def test_keys_that_are_guessed_are_told_of_and_not_each(caplog: pytest.LogCaptureFixture) -> None:
+    with running(key=KEY) as server:
+        server.ask("GET", "/status")  # without a key
+        for number in range(12):
+            wrong = {"Authorization": f"Bearer guess-{number}"}
+            assert server.ask("GET", "/status", **wrong)[0] == 401
+    said = [record.getMessage() for record in caplog.records if "wrong keys" in record.message]
+    assert [text.split(",")[0] for text in said] == [
+        "wrong keys shown so far: 1",
+        "wrong keys shown so far: 10",
+    ]
+    assert all("127.0.0.1" in text and "guess" not in text for text in said)
+
+
 @pytest.mark.parametrize("name", ["Authorization", "X-Lease-Token", "Origin", "X-Meta"])
 def test_headers_that_decide_are_there_once(locked: Running, name: str) -> None:
     right = f"{name}: Bearer {KEY}\r\n" if name == "Authorization" else f"{name}: x\r\n"

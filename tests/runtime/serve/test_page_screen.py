@@ -259,6 +259,36 @@ def test_a_test_with_a_browser_has_a_time_limit(browser: BrowserContext) -> None
     assert 0 < left_s <= LIMIT_S and again_s > 0
 
 
+DROP = """(count) => {
+  const dataTransfer = new DataTransfer();
+  for (let n = 0; n < count; n++) dataTransfer.items.add(new File(["x"], `${n}.dcm`));
+  dispatchEvent(new DragEvent("drop", {dataTransfer, cancelable: true}));
+}"""
+
+
+def test_what_cannot_be_opened_at_all_is_said_before_it_is_sent(viewer: Viewer) -> None:
+    for count, why in ((0, "no file in it"), (5001, "more than 5000")):
+        viewer.page.evaluate(DROP, count)
+        viewer.until(f"document.getElementById('banner-text').textContent.includes('{why}')")
+        viewer.until_ready()
+
+
+def test_a_fault_of_the_page_is_told(browser: BrowserContext, served: Served) -> None:
+    viewer = Viewer(browser, served.url).until_ready()
+    for script in (
+        "void Promise.reject(Error('wrong'))",
+        "void setTimeout(() => { throw Error('bad'); })",
+    ):
+        viewer.page.evaluate(script)
+        word = script.split("'")[1]
+        viewer.until(
+            f"document.getElementById('banner-text').textContent.includes('failed: {word}')"
+        )
+    assert len(viewer.complaints) == 2
+    viewer.release()
+    viewer.close()
+
+
 def test_small_values_are_seen(viewer: Viewer) -> None:
     assert min(viewer.grey((3, 15, 50))) > 150
     assert max(viewer.grey((3, 30, 20))) < 60
