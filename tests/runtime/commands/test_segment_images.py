@@ -17,7 +17,7 @@ from runtime.errors import InputError, MissingInput, OutOfMemory, PromptError, S
 from runtime.io.pictures.images import read_images
 from runtime.io.pictures.video import read_video
 from runtime.io.window import parse_window
-from runtime.jobs import Job, kind_of
+from runtime.jobs import kind_of
 from runtime.jobs.images import eight_bits
 from runtime.measure.phantom import Phantom, make_phantom
 from runtime.memory import MemoryRules
@@ -28,7 +28,6 @@ from runtime.predictors import FlowPredictor
 from runtime.preview.preview import COLOURS
 from runtime.prompts.prompts import Box
 from tests.dicoms import save_series
-from tests.fakes import TELLING, fake_model
 from tests.reports import confidences, memories, read_report
 
 NAMES = ("scan1", "scan2", "scan10", "scan11")
@@ -95,12 +94,6 @@ def run(tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> Run
         return read_report(line)
 
     return call
-
-
-@pytest.fixture
-def telling(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command runs the fake model, in whose answers everything that was read leaves its mark."""
-    monkeypatch.setattr(Job, "load", lambda job: fake_model(TELLING)[0])
 
 
 def test_each_image_gets_a_mask_of_its_own_size(run: Run, tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from kernels.largest_component import largest_component
 from runtime.commands.segment import main
 from runtime.errors import InputError
 from runtime.io import Volume
-from runtime.jobs import Job
 from runtime.measure.phantom import Phantom, make_phantom
 from runtime.memory import MemoryRules
 from runtime.model import load
@@ -25,7 +24,6 @@ from runtime.predictors import VolumePredictor
 from runtime.predictors.chosen import Auto
 from runtime.predictors.orientations import FUSIONS
 from runtime.prompts.prompts import Mask
-from tests.fakes import TELLING, fake_model
 from tests.reports import confidences, memories, read_report
 
 SHAPE = (5, 64, 64)
@@ -76,12 +74,6 @@ def run(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
         return read_report(line)
 
     return call
-
-
-@pytest.fixture
-def telling(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command runs the fake model, in whose answers everything that was read leaves its mark."""
-    monkeypatch.setattr(Job, "load", lambda job: fake_model(TELLING)[0])
 
 
 def labels_in(folder: Path) -> np.ndarray:

@@ -15,7 +15,6 @@ import runtime.jobs.video
 from runtime.commands.segment import main
 from runtime.errors import InputError, MissingInput, OutOfMemory, PromptError, Sam2Error
 from runtime.io.pictures.video import read_video
-from runtime.jobs import Job
 from runtime.jobs.video import KEPT, Sample
 from runtime.measure.phantom import Phantom, make_phantom
 from runtime.memory.pick_up import PICK_UPS
@@ -24,7 +23,6 @@ from runtime.model import load
 from runtime.predictors.video import VideoPredictor
 from runtime.preview.preview import COLOURS, MARGIN, TILE
 from tests.clips import write_clip
-from tests.fakes import TELLING, fake_model
 from tests.reports import confidences, read_report
 
 SHAPE = (6, 64, 80)
@@ -92,12 +90,6 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
         return read_report(line)
 
     return call
-
-
-@pytest.fixture
-def telling(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command runs the fake model, in whose answers everything that was read leaves its mark."""
-    monkeypatch.setattr(Job, "load", lambda job: fake_model(TELLING)[0])
 
 
 @pytest.mark.parametrize("kind", ["clip", "frames"])

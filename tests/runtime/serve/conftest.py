@@ -1,4 +1,4 @@
-"""One browser for all tests of this folder, none of which may hang for ever."""
+"""One browser for all tests of this folder, none of which may hang for ever; a model, and who asks a server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.runtime.serve.browser import LIMIT_S, chromium
+from runtime.model import Model, load
+from tests.runtime.serve.browser import LIMIT_S, Served, Viewer, chromium
+from tests.runtime.serve.page_client import Client
 from tests.time_limit import time_limit
 
 if TYPE_CHECKING:
@@ -60,3 +62,29 @@ def limited(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     with time_limit(LIMIT_S):
         yield
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[Model]:
+    """The embedded one."""
+    model = load(threads=1)
+    yield model
+    model.close()
+
+
+@pytest.fixture
+def viewer(browser: BrowserContext, served: Served) -> Iterator[Viewer]:
+    """The page of a module's own server, on which nothing may have failed in the end."""
+    viewer = Viewer(browser, served.url).until_ready()
+    yield viewer
+    assert viewer.complaints == []
+    viewer.close()
+
+
+@pytest.fixture
+def client(served: Served) -> Iterator[Client]:
+    """A page's requests of a module's own server, with a session."""
+    client = Client(served.port)
+    client.claim()
+    yield client
+    client.ask("DELETE", "/api/session")

@@ -17,7 +17,7 @@ from runtime.io.read import read_volume
 from runtime.io.volumes.volume import Volume
 from runtime.io.write import write_mask
 from runtime.measure.phantom import Phantom, make_phantom
-from runtime.model import Model, load
+from runtime.model import Model
 from runtime.serve.bits import pack
 from runtime.serve.leases import AWAY_S
 from runtime.serve.limits import Limits
@@ -39,13 +39,6 @@ def phantom() -> Phantom:
 
 
 @pytest.fixture(scope="module")
-def model() -> Iterator[Model]:
-    model = load(threads=1)
-    yield model
-    model.close()
-
-
-@pytest.fixture(scope="module")
 def served(model: Model, phantom: Phantom) -> Iterator[Served]:
     volume = Volume(
         phantom.pixels, (3.0, 1.0, 1.0), (5.0, 6.0, 7.0), LPS, source="a/phantom.nii.gz"
@@ -53,14 +46,6 @@ def served(model: Model, phantom: Phantom) -> Iterator[Served]:
     served = Served(model, volume)
     yield served
     served.stop()
-
-
-@pytest.fixture
-def viewer(browser: BrowserContext, served: Served) -> Iterator[Viewer]:
-    viewer = Viewer(browser, served.url).until_ready()
-    yield viewer
-    assert viewer.complaints == []
-    viewer.close()
 
 
 def middle_of(phantom: Phantom, object_id: int) -> tuple[int, int, int]:

@@ -23,7 +23,7 @@ from runtime.io.read import read_volume
 from runtime.io.volumes.volume import Volume
 from runtime.io.write import write_mask
 from runtime.measure.phantom import make_phantom
-from runtime.model import Model, load
+from runtime.model import Model
 from runtime.serve.bits import pack, unpack
 from runtime.serve.limits import Limits
 from runtime.serve.page_events import PageEvents
@@ -39,13 +39,6 @@ MIB = 2**20
 
 
 @pytest.fixture(scope="module")
-def model() -> Iterator[Model]:
-    model = load(threads=1)
-    yield model
-    model.close()
-
-
-@pytest.fixture(scope="module")
 def phantom() -> NDArray[np.uint8]:
     return make_phantom(SHAPE, seed=2).pixels
 
@@ -56,14 +49,6 @@ def served(model: Model, phantom: NDArray[np.uint8]) -> Iterator[Served]:
     served = Served(model, Volume.from_array(phantom, SPACING_MM), limits=limits)
     yield served
     served.stop()
-
-
-@pytest.fixture
-def client(served: Served) -> Iterator[Client]:
-    client = Client(served.port)
-    client.claim()
-    yield client
-    client.ask("DELETE", "/api/session")
 
 
 def test_a_point_is_answered_by_events_that_add_up_to_the_mask(

@@ -17,7 +17,7 @@ from tests.dicoms import OTHER_SERIES, SHAPE, save_frames, save_series
 from tests.runtime.serve.browser import Served, Viewer
 
 if TYPE_CHECKING:
-    from playwright.sync_api import BrowserContext
+    pass
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +26,6 @@ def served() -> Iterator[Served]:
         served = Served(model)
         yield served
         served.stop()
-
-
-@pytest.fixture
-def viewer(browser: BrowserContext, served: Served) -> Iterator[Viewer]:
-    viewer = Viewer(browser, served.url).until_ready()
-    yield viewer
-    assert viewer.complaints == []
-    viewer.close()
 
 
 def referable(dataset: Dataset, index: int) -> None:

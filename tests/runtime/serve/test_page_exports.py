@@ -16,7 +16,7 @@ from runtime.errors import InputError
 from runtime.io.dicom.seg import Algorithm, SegmentationOptions
 from runtime.io.read import read_volume
 from runtime.io.volumes.volume import Volume
-from runtime.model import Model, load
+from runtime.model import Model
 from runtime.serve import shown_volume
 from runtime.serve.bits import pack
 from runtime.serve.limits import Limits
@@ -28,13 +28,6 @@ from tests.runtime.serve.browser import Served
 from tests.runtime.serve.page_client import Client
 
 MIB = 2**20
-
-
-@pytest.fixture(scope="module")
-def model() -> Iterator[Model]:
-    model = load(threads=1)
-    yield model
-    model.close()
 
 
 def referable(dataset: Dataset, *_: object) -> None:
@@ -56,14 +49,6 @@ def served(model: Model, series: Path) -> Iterator[Served]:
     served = Served(model, opened, limits=Limits(max_sessions=3), segmentation=made_by)
     yield served
     served.stop()
-
-
-@pytest.fixture
-def client(served: Served) -> Iterator[Client]:
-    client = Client(served.port)
-    client.claim()
-    yield client
-    client.ask("DELETE", "/api/session")
 
 
 def some_masks() -> list[np.ndarray]:

@@ -14,7 +14,7 @@ import pytest
 
 from runtime.io.volumes.volume import Volume
 from runtime.io.write import write_mask
-from runtime.model import Model, load
+from runtime.model import Model
 from runtime.serve.bits import pack
 from runtime.serve.limits import Limits
 from runtime.serve.page_static import FOLDER
@@ -36,13 +36,6 @@ RECTANGLES = """['.tools', '.views', '.side'].map(name => {
 IS_DRAWN = """(({width, height, clientWidth, clientHeight}) =>
   width === clientWidth && height === clientHeight)(document.getElementById('image'))"""
 """Whether the images are drawn for the size that they are shown in."""
-
-
-@pytest.fixture(scope="module")
-def model() -> Iterator[Model]:
-    model = load(threads=1)
-    yield model
-    model.close()
 
 
 @pytest.fixture(scope="module")
