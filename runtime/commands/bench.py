@@ -86,14 +86,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     args = parser().parse_args(arguments)
-    if wanted := check_sizes(args.slices, args.objects, args.image_size):
-        raise InputError(f"nothing to measure; wanted {wanted}")
-    if args.repeat < 1:
-        raise InputError("nothing to measure; wanted --repeat 1 or more")
-    if not 1 <= args.prompted <= args.slices + 1:
-        raise InputError(
-            f"found --prompted {args.prompted}; wanted 1 to {args.slices + 1}, one more than --slices"
-        )
+    _check(args)
     floors = _floors(args.roofline)
     started = time.perf_counter()
     model = load(args.bundle, args.backend, args.threads, args.hint)
@@ -112,13 +105,42 @@ def main(arguments: list[str] | None = None) -> None:
     phantom = bench_phantom(args.slices, args.image_size)
     measure = _on_device if isinstance(model.steps, CudaSteps) and not is_single else _on_host
     # Steps of one direction and a whole volume, in whose time the bar is drawn: once a second costs nothing.
-    total = (args.repeat + 1) * (args.slices + len(phantom.pixels))
+    to_do = (args.repeat + 1) * (args.slices + len(phantom.pixels))
     with tqdm(
-        total=total, desc="bench", unit="slice", file=sys.stderr, mininterval=DRAWN_EVERY_S
+        total=to_do, desc="bench", unit="slice", file=sys.stderr, mininterval=DRAWN_EVERY_S
     ) as bar:
         runs, figures = measure(model, phantom, args, bar.update)
+    report = _report(model, args, runs, figures, load_s)
+    if floors is not None:
+        report["percent_of_roofline"] = percent_of_roofline(report["latency_ms"], floors)
+    print(table(report))
+    print_result(report)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raise InputError for numbers of which nothing can be measured."""
+    if wanted := check_sizes(args.slices, args.objects, args.image_size):
+        raise InputError(f"nothing to measure; wanted {wanted}")
+    if args.repeat < 1:
+        raise InputError("nothing to measure; wanted --repeat 1 or more")
+    if not 1 <= args.prompted <= args.slices + 1:
+        raise InputError(
+            f"found --prompted {args.prompted}; wanted 1 to {args.slices + 1}, one more than --slices"
+        )
+
+
+def _report(
+    model: Model,
+    args: argparse.Namespace,
+    runs: list[TimedRun],
+    figures: dict[str, Any],
+    load_s: float,
+) -> dict[str, Any]:
+    """What was measured of what, where; the first of the runs warms up, and `figures` are of the others."""
     cold, *warm = runs
-    report: dict[str, Any] = {
+    peak_mib = peak_memory_mib()
+    step_ms = figures["latency_ms"]["total"]
+    return {
         "model": model.numbers.name,
         "model_image_size": model.numbers.image_size,
         "backend": model.backend.description,
@@ -137,14 +159,9 @@ def main(arguments: list[str] | None = None) -> None:
         "first_mask_ms": round(float(np.median([run.first_mask_ms for run in warm])), 3),
         "second_prompt_ms": round(float(np.median([run.second_prompt_ms for run in warm])), 3),
         "feature_mib_per_slice": round(feature_bytes(model.numbers) / 2**20, 3),
-        "peak_memory_mib": peak_memory_mib() and round(peak_memory_mib() or 0.0),
+        "peak_memory_mib": peak_mib and round(peak_mib),
+        "slices_per_second": round(1e3 / step_ms.get("mean", step_ms["median"]), 2),
     }
-    if floors is not None:
-        report["percent_of_roofline"] = percent_of_roofline(report["latency_ms"], floors)
-    total = report["latency_ms"]["total"]
-    report["slices_per_second"] = round(1e3 / total.get("mean", total["median"]), 2)
-    print(table(report))
-    print_result(report)
 
 
 def _floors(path: str | None) -> dict[str, Any] | None:
