@@ -78,6 +78,10 @@ class Counts:
         """All of them."""
         return self.waiting + self.done + self.failed
 
+    def __str__(self) -> str:
+        """In words."""
+        return f"{self.done} done, {self.failed} failed, {self.waiting} waiting"
+
 
 class Ledger:
     """The rows of a cohort in its folder.

@@ -127,14 +127,13 @@ def _body(
     caution: str | None,
     reviewed: Sequence[tuple[str, int, float, float]],
 ) -> list[str]:
-    states = f"{counts.done} done, {counts.failed} failed, {counts.waiting} waiting"
     many, objects = (
         counted(counts.total, "study", "studies"),
         counted(overview.num_objects, "object"),
     )
     body = [
         "<h1>Cohort</h1>",
-        f"<p>{escape(f'{many}: {states}; {objects}.')}</p>",
+        f"<p>{escape(f'{many}: {counts}; {objects}.')}</p>",
         *(f"<p>{escape(line)}</p>" for line in about),
     ]
     if caution:

@@ -47,6 +47,7 @@ from runtime.version import __version__
 log = logging.getLogger("runtime")
 
 EXPORT = "export"
+AGAIN = "; --retry does those that have failed again"
 PREVIEW_TILES = 4  # of a study's preview: one row
 
 
@@ -116,6 +117,8 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(
             f"{args.output} lies within {args.input}: its masks would be studies; choose another folder"
         )
+    if args.output.exists() and not args.output.is_dir():
+        raise InputError(f"{args.output} is a file; name a folder, a new one or this cohort's")
     if (
         args.output.is_dir()
         and any(not path.name.startswith(".") for path in args.output.iterdir())
@@ -198,7 +201,9 @@ def _meet(args: argparse.Namespace, ledger: Ledger, settings: Settings) -> Feed 
 
 def _work(args: argparse.Namespace, ledger: Ledger, settings: Settings, feed: Feed | None) -> None:
     """Do what waits, and what is found meanwhile."""
-    if ledger.counts().waiting:
+    counts = ledger.counts()
+    if counts.waiting:
+        log.info("%d of %s to do", counts.waiting, counted(counts.total, "study", "studies"))
         # Ray prints what befalls its workers, of which the driver tells in its own words.
         with (
             redirect_stdout(Silence()),
@@ -206,6 +211,8 @@ def _work(args: argparse.Namespace, ledger: Ledger, settings: Settings, feed: Fe
             ray_cluster(args.address, _num_cores(args), _num_gpus(args)) as ray,
         ):
             _work_on(ray, args, ledger, settings, feed)
+    else:
+        log.info("nothing to do: %s%s", counts, AGAIN * bool(counts.failed))
 
 
 @contextmanager
@@ -230,12 +237,7 @@ def _work_on(
     num_workers = args.workers or max(1, cores // args.threads)
     num_workers = num_workers if is_searching else min(num_workers, counts.waiting)
     share = Share(args.threads, args.gpus_per_worker)
-    log.info(
-        "%d of %s to do, by %s",
-        counts.waiting,
-        counted(counts.total, "study", "studies"),
-        counted(num_workers, "worker"),
-    )
+    log.info("%s at work", counted(num_workers, "worker"))
     executor = RayExecutor(ray, settings, args.output.resolve(), num_workers, share)
     try:
         with (
@@ -252,11 +254,11 @@ def _tell_so_far(
 ) -> None:
     """The same of a run that ends early, whose own error is the one to raise."""
     try:
-        told = _tell(args, ledger, settings, bundle)
+        _tell(args, ledger, settings, bundle)
     except Sam2Error as error:
         log.warning("%s", error)
     else:
-        log.info("ended early: %s; the same command goes on", told["studies"])
+        log.info("ended early: %s; the same command goes on", ledger.counts())
 
 
 def _tell(

@@ -71,10 +71,10 @@ def main(arguments: list[str] | None = None) -> None:
     _check(args)
     args.output.mkdir(exist_ok=True)
     told: Counter[str] = Counter(studies=0, objects=0, files=0, left_out=0, failed=0)
-    found = labelled(review, args.all)
+    found, num_studies = labelled(review, args.all), review.num_studies
     with (
         logging_redirect_tqdm(),
-        tqdm(found, total=review.num_studies, desc="export", unit="study", file=sys.stderr) as bar,
+        tqdm(found, total=num_studies, desc="export", unit="study", file=sys.stderr) as bar,
     ):
         for study in bar:
             if isinstance(study, LabelledStudy):
@@ -83,7 +83,9 @@ def main(arguments: list[str] | None = None) -> None:
                 told["failed" if study.error else "left_out"] += 1
                 if study.error:
                     log.warning("%s: %s", study.name, study.error)
-    if told["left_out"] and not told["studies"] and not told["failed"]:
+    if not num_studies:
+        log.warning("nothing is written: no study of %s is done yet", args.cohort)
+    elif not told["studies"] and not told["failed"]:
         log.warning(
             "nothing is written: %s; review it with medsam2 serve --cohort %s, or take what nobody has decided too, "
             "with --all",
