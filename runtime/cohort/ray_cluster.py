@@ -100,8 +100,12 @@ def _connect(
             _temp_dir=short,
             **quiet,
         )
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        where = f"at {address}" if address else "on this machine"
+    except Exception as error:  # Ray raises Exception itself where its processes come too late
+        if address:
+            raise BackendUnavailable(
+                f"no Ray cluster at {address}: {error}; start one (ray start --head), or leave --address out"
+            ) from error
         raise BackendUnavailable(
-            f"no Ray cluster {where}: {error}; start one (ray start --head), or leave --address out"
+            f"Ray could not be started on this machine: {error} Give the same command again once the machine is less "
+            "busy, or see that it has memory and room for temporary files"
         ) from error

@@ -35,6 +35,7 @@ from runtime.commands.cohort_options import parser
 from runtime.commands.segment_options import check_stop, is_dicom_told, job_options
 from runtime.devices.machine import logical_cores
 from runtime.errors import InputError, MissingInput, Sam2Error
+from runtime.files.atomic import check_folder
 from runtime.files.scratch import remove_abandoned
 from runtime.io.dicom.query import parse_choice, parse_query
 from runtime.io.dicom.web import DicomWeb
@@ -117,8 +118,7 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(
             f"{args.output} lies within {args.input}: its masks would be studies; choose another folder"
         )
-    if args.output.exists() and not args.output.is_dir():
-        raise InputError(f"{args.output} is a file; name a folder, a new one or this cohort's")
+    check_folder(args.output)
     if (
         args.output.is_dir()
         and any(not path.name.startswith(".") for path in args.output.iterdir())
@@ -127,8 +127,6 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(
             f"{args.output} is not empty and no cohort's ({FILE_NAME}); name a new folder"
         )
-    if not args.output.parent.is_dir():
-        raise MissingInput(f"{args.output.parent} is not a folder; make it first")
     import pyarrow.parquet  # noqa: F401 (before hours of work, not after them)
 
     if args.format == "dicom-seg":

@@ -15,7 +15,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from runtime.cohort.export import EXPORTS, LabelledStudy, labelled
 from runtime.cohort.review import Review
 from runtime.commands.segment_options import add_dicom_options, is_dicom_told, segmentation_of
-from runtime.errors import InputError, MissingInput, Sam2Error
+from runtime.errors import InputError, Sam2Error
+from runtime.files.atomic import check_folder
 from runtime.io.dicom.seg import SegmentationOptions
 from runtime.process.counted import counted
 from runtime.process.streams import print_result
@@ -128,9 +129,8 @@ def _check(args: argparse.Namespace) -> None:
     output = os.path.realpath(args.output)
     if os.path.commonpath([output, os.path.realpath(args.cohort)]) == os.path.realpath(args.cohort):
         raise InputError(f"{args.output} lies within {args.cohort}; choose another folder")
-    if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
+    check_folder(args.output)
+    if args.output.exists() and any(args.output.iterdir()):
         raise InputError(f"{args.output} is not empty; name a new folder")
-    if not args.output.parent.is_dir():
-        raise MissingInput(f"{args.output.parent} is not a folder; make it first")
     if args.format == "dicom-seg":
         import highdicom  # noqa: F401

@@ -108,6 +108,24 @@ def check_destination(path: Path) -> None:
         if isinstance(error, Sam2Error):
             raise
         raise InputError(f"{path} cannot be written: {error}; name another file") from error
+    _check_writable(folder)
+
+
+def check_folder(folder: Path) -> None:
+    """See that a folder can be made, or be written into, before work goes into what it is to hold.
+
+    Raises InputError for a file of that name and for a folder that may not be written to, MissingInput where there is
+    no folder to make it in.
+    """
+    if not folder.is_dir():
+        if folder.exists():
+            raise InputError(f"{folder} is a file; name a folder")
+        if not folder.parent.is_dir():
+            raise MissingInput(f"{folder.parent} is not a folder; make it first")
+    _check_writable(folder if folder.is_dir() else folder.parent)
+
+
+def _check_writable(folder: Path) -> None:
     if not os.access(folder, os.W_OK):
         raise InputError(f"{folder} may not be written to; choose another folder")
 

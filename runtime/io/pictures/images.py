@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from runtime.errors import InputError, MissingInput, Sam2Error
-from runtime.files.atomic import write_whole
+from runtime.files.atomic import check_folder, write_whole
 from runtime.io.dicom import holds_image, is_dicom, read_dicom_image
 from runtime.io.dicom.folder import name_shape
 from runtime.io.pictures.picture import IMAGE_SUFFIXES, read_picture
@@ -103,10 +103,9 @@ def check_output_folder(folder: Path) -> None:
             f"{folder} is named as a file; of images and videos each mask is a label image of its own, in a folder: "
             f"name one, such as {folder.name[: -len(suffix)] or 'masks'}"
         )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    check_folder(folder)
+    if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty; name a new folder for the masks")
-    if not folder.parent.is_dir():
-        raise MissingInput(f"{folder.parent} is not a folder; make it first")
 
 
 def make_output_folder(path: str | PathLike[str]) -> Path:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-from runtime.errors import Sam2Error
-from runtime.files.atomic import MARK, write_text, write_whole
+from runtime.errors import InputError, MissingInput, Sam2Error
+from runtime.files.atomic import MARK, check_folder, write_text, write_whole
 from tests.dicoms import an_image
 
 
@@ -155,3 +155,20 @@ def test_permissions_are_those_of_what_was_there_or_the_users_usual_ones(
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(Sam2Error, match=r"none.*could not be written"):
         write_text(tmp_path / "none" / "a.txt", "x")
+
+
+def test_a_folder_that_cannot_be_made_or_written_into_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in (tmp_path, tmp_path / "new"):
+        check_folder(folder)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file is a file; name a folder"):
+        check_folder(tmp_path / "file")
+    with pytest.raises(MissingInput, match="none is not a folder; make it first"):
+        check_folder(tmp_path / "none" / "new")
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    for folder in (tmp_path, tmp_path / "new"):
+        with pytest.raises(InputError, match=f"{tmp_path} may not be written to"):
+            check_folder(folder)
+    assert names(tmp_path) == ["file"]

@@ -306,7 +306,7 @@ def test_masks_do_not_go_among_other_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="masks is not empty"):
         make_output_folder(tmp_path / "masks")
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="name a new folder"):
+    with pytest.raises(InputError, match="file is a file; name a folder"):
         make_output_folder(tmp_path / "file")
     with pytest.raises(MissingInput, match="absent is not a folder; make it first"):
         make_output_folder(tmp_path / "absent" / "masks")
