@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def segment_images(job: Job) -> dict[str, Any]:
         for object_id, prompts in job.calls:
             predictor.add(*prompts, object_id=object_id)
     folder = make_output_folder(job.output)
-    with clock("propagate"):
+    with clock("propagate"), telling_if_unfinished(folder):
         result = _propagate(predictor, job, pictures.names, [i.shape[:2] for i in images], folder)
     with clock("write"):
         if job.preview:
@@ -135,6 +136,22 @@ def _propagate(
                 write_label_image(folder, names[mask.slice], result.labels_of(mask.slice))
             bar.update()
     return result
+
+
+@contextmanager
+def telling_if_unfinished(folder: Path) -> Iterator[None]:
+    """Say of a folder that it holds some of the masks alone, whatever ends the work."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            if count := sum(1 for _ in folder.glob("*.png")):
+                log.warning(
+                    "ended early: %s holds %s and not all; empty it, or name another folder, to make them all",
+                    folder,
+                    counted(count, "mask"),
+                )
+        raise
 
 
 def eight_bits(name: str, array: NDArray[Any], window: Window) -> NDArray[np.uint8]:

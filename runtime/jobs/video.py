@@ -24,7 +24,7 @@ from runtime.io.pictures.images import (
 from runtime.io.pictures.video import num_frames, read_video
 from runtime.io.window import parse_window
 from runtime.jobs.clock import Clock
-from runtime.jobs.images import eight_bits
+from runtime.jobs.images import eight_bits, telling_if_unfinished
 from runtime.jobs.job import REVIEW, Job, check_preview
 from runtime.jobs.notices import Notice, about_objects, about_prompts
 from runtime.jobs.object_report import ObjectReport, SliceReport
@@ -56,7 +56,10 @@ def segment_video(job: Job) -> dict[str, Any]:
         zoom, smooth = (None if asked == AUTO else asked for asked in (job.zoom, job.smooth))
         predictor = VideoPredictor(model, job.memory, rule, zoom, smooth)
     run = VideoRun(job, predictor, clock, min(asked))
-    with tqdm(total=total, desc="segment", unit="frame", file=sys.stderr) as bar:
+    with (
+        telling_if_unfinished(job.output),
+        tqdm(total=total, desc="segment", unit="frame", file=sys.stderr) as bar,
+    ):
         while True:
             with clock("read"):
                 frame = next(frames, None)

@@ -105,7 +105,7 @@ def check_output_folder(folder: Path) -> None:
         )
     check_folder(folder)
     if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder} is not empty; name a new folder for the masks")
+        raise InputError(f"{folder} is not empty; empty it, or name a new folder for the masks")
 
 
 def make_output_folder(path: str | PathLike[str]) -> Path:

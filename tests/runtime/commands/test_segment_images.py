@@ -310,6 +310,27 @@ def test_masks_are_not_written_among_other_files(run: Run, tmp_path: Path, telli
     assert len(list((tmp_path / "masks").iterdir())) == 1
 
 
+def test_an_interrupt_says_that_masks_are_missing(
+    run: Run,
+    tmp_path: Path,
+    telling: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    write, written = runtime.jobs.images.write_label_image, []
+
+    def interrupted(*what: Any) -> None:
+        if written:
+            raise KeyboardInterrupt
+        written.append(write(*what))
+
+    monkeypatch.setattr(runtime.jobs.images, "write_label_image", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run("--box", BOX)
+    assert len(read_labels(tmp_path / "masks")) == 1
+    assert "masks holds 1 mask and not all; empty it" in caplog.messages[-1]
+
+
 def test_a_folder_that_is_not_there_is_missed(run: Run, tmp_path: Path) -> None:
     with pytest.raises(MissingInput, match="absent is not a folder"):
         run("--box", BOX, "--as", "images", source=tmp_path / "absent")

@@ -292,8 +292,13 @@ def test_a_frame_of_another_size_is_refused_and_the_masks_before_it_stay(
     assert list(read_labels(tmp_path / "masks")) == ["000001.png", "000002.png"]
 
 
-def test_what_fails_half_way_leaves_whole_masks_only(
-    run: Run, frames: Path, telling: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_fails_half_way_leaves_whole_masks_only_and_says_so(
+    run: Run,
+    frames: Path,
+    telling: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     write = runtime.jobs.video.write_label_image
 
@@ -306,6 +311,7 @@ def test_what_fails_half_way_leaves_whole_masks_only(
     with pytest.raises(OutOfMemory):
         run(frames, "--box", BOX)
     assert list(read_labels(tmp_path / "masks")) == ["000001.png", "000002.png"]
+    assert "masks holds 2 masks and not all; empty it" in caplog.messages[-1]
 
 
 def test_a_video_that_is_not_there_is_missed_before_anything_is_written(
