@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from runtime.process.container import memory_limit_bytes, processor_limit
+from runtime.process.counted import counted
 
 # What the libraries beneath us choose kernels by, and the systems' names of it: flags of /proc/cpuinfo for x86 and
 # Arm, sysctl's names on macOS.
@@ -42,7 +43,7 @@ M_ARENA_MAX = -8  # of glibc's malloc.h
 
 def machine_name() -> str:
     """Processor, usable cores and system, for people."""
-    return f"{_processor()}, {logical_cores()} cores, {platform.system()}"
+    return f"{_processor()}, {counted(logical_cores(), 'core')}, {platform.system()}"
 
 
 def instruction_sets() -> tuple[str, ...]:

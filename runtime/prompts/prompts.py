@@ -64,7 +64,9 @@ def check_prompt(prompt: Prompt, shape: tuple[int, int, int]) -> None:
     check_kind(prompt)
     depth, height, width = shape
     if not is_whole(prompt.slice) or not 0 <= prompt.slice < depth:
-        raise PromptError(f"there is no slice {shown(prompt.slice)}: slices are 0 to {depth - 1}")
+        raise PromptError(
+            f"there is no slice {shown(prompt.slice)}: slices are 0 to {depth - 1}, and z comes before y and x"
+        )
     if isinstance(prompt, Mask):
         check_mask(prompt.mask, (height, width))
     elif isinstance(prompt, Point):

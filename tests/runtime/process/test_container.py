@@ -155,7 +155,7 @@ def test_no_more_cores_are_used_than_there_is_time_for(
     assert machine.logical_cores() == cores
     assert machine.physical_cores() <= cores
     assert machine.cores_given() == (None if cores == 8 else machine.physical_cores())
-    assert f", {cores} cores, " in machine.machine_name()
+    assert f", {cores} core{'s' * (cores > 1)}, " in machine.machine_name()
     assert _num_cores(parser().parse_args(["-i", "a", "-o", "b"])) == cores
 
 
