@@ -168,24 +168,7 @@ def main(arguments: list[str] | None = None) -> None:
         p.error("--labels-as says how --labels are taken: give that too")
     source = Path(args.input)
     kind = kind_of(source) if args.kind == "auto" else args.kind
-    for name, owner in ONLY.items():
-        if getattr(args, name) is not None and kind != owner:
-            p.error(f"--{name.replace('_', '-')} is for a {owner}; the input is taken as {kind}")
-    if is_dicom_told(args) and not (kind == "volume" and args.output.lower().endswith(".dcm")):
-        p.error("--code, --category, --seg-type and --keep-empty-frames are for a mask named .dcm")
-    is_typed = args.category or args.seg_type or args.keep_empty_frames
-    if is_typed and args.output.lower().endswith(STRUCTURES_SUFFIX):
-        p.error(
-            "--category, --seg-type and --keep-empty-frames are for segmentations, not structures"
-        )
-    if args.track_every is not None and (args.preset or args.fuse):
-        p.error("--track-every leaves slices out, which no --preset does and --fuse needs")
-    if args.order != "given" and kind != "images":
-        p.error(f"--order is for images; the input is taken as {kind}")
-    is_stop_chosen = args.stop_below != AUTO or args.stop_after is not None
-    if is_stop_chosen and kind == "images":
-        p.error("--stop-below and --stop-after are for volumes and videos: images have no order")
-    check_stop(p, args)
+    _check(p, args, kind)
     asked = _asked(args)
     job = Job(
         input=source,
@@ -205,6 +188,28 @@ def main(arguments: list[str] | None = None) -> None:
         **job_options(args),
     )
     print_result(SEGMENT[kind](_named(job, asked)))
+
+
+def _check(p: argparse.ArgumentParser, args: argparse.Namespace, kind: str) -> None:
+    """Leave with a usage error where options do not go together, or not with such an input."""
+    for name, owner in ONLY.items():
+        if getattr(args, name) is not None and kind != owner:
+            p.error(f"--{name.replace('_', '-')} is for a {owner}; the input is taken as {kind}")
+    if is_dicom_told(args) and not (kind == "volume" and args.output.lower().endswith(".dcm")):
+        p.error("--code, --category, --seg-type and --keep-empty-frames are for a mask named .dcm")
+    is_typed = args.category or args.seg_type or args.keep_empty_frames
+    if is_typed and args.output.lower().endswith(STRUCTURES_SUFFIX):
+        p.error(
+            "--category, --seg-type and --keep-empty-frames are for segmentations, not structures"
+        )
+    if args.track_every is not None and (args.preset or args.fuse):
+        p.error("--track-every leaves slices out, which no --preset does and --fuse needs")
+    if args.order != "given" and kind != "images":
+        p.error(f"--order is for images; the input is taken as {kind}")
+    is_stop_chosen = args.stop_below != AUTO or args.stop_after is not None
+    if is_stop_chosen and kind == "images":
+        p.error("--stop-below and --stop-after are for volumes and videos: images have no order")
+    check_stop(p, args)
 
 
 def _named(job: Job, asked: PromptFile) -> Job:
