@@ -68,11 +68,11 @@ class _Faces:
         self._router = Router(self._routes, redirect_slashes=False, default=_unknown)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        began, status = time.monotonic(), 0
+        began, outcome = time.monotonic(), "nothing"
 
         async def answer(message: Message) -> None:
-            nonlocal status
-            status = message.get("status", status)
+            nonlocal outcome
+            outcome = str(message.get("status", outcome))
             await send(message)
 
         route, others = self._match(scope)
@@ -83,12 +83,15 @@ class _Faces:
             )
         try:
             await self._router(scope, receive, answer)
+        except Exception as error:  # which the guard answers; its words may be of images
+            outcome = type(error).__name__
+            raise
         finally:
             if scope["path"] not in QUIET:
                 took_ms = 1e3 * (time.monotonic() - began)
                 name = getattr(route, "path", "?")  # as a pattern: paths may hold a session
                 level = logging.INFO if scope["method"] == "POST" else logging.DEBUG
-                log.log(level, "%s: %s in %.0f ms", name, status or "error", took_ms)
+                log.log(level, "%s: %s in %.0f ms", name, outcome, took_ms)
 
     def _match(self, scope: Scope) -> tuple[BaseRoute | None, set[str]]:
         """The route of a request, or the methods that its path has instead."""
