@@ -14,6 +14,7 @@ from typing import Any
 
 from runtime.measure.lockstep import error_of
 from runtime.measure.parity import LOGIT_TOLERANCE
+from runtime.measure.parting import parted_by_little
 
 AIR = 8.0
 """Times PyTorch's own distance from float64 that a back end may have: its worst number of millions, where others add up
@@ -58,21 +59,10 @@ def parted(judged: Mapping[str, Any]) -> list[str]:
     Args:
         judged: what `weighed` gave.
 
-    They have failed by logits or pixels while Dice holds, every graph passes, and PyTorch's own fp32 parts from float64
-    by more than `LOGIT_TOLERANCE` in some propagation, whichever it is. A back end that had faults has failed anyhow.
+    They have `parted_by_little`, and PyTorch's own fp32 parts from float64 by more than `LOGIT_TOLERANCE` in some
+    propagation, whichever it is.
     """
-    rows = judged["propagation"]
-    failed = {name: row for name, row in rows.items() if not row["passed"]}
-    by_little = all(
-        "reason" not in row
-        and row["worst_relative_error"] is not None
-        and row["lowest_dice"] >= (row["lowest_dice_wanted"] or 0.0)
-        for row in failed.values()
-    )
-    graphs_pass = all(row["passed"] for of in judged["graphs"].values() for row in of.values())
-    magnifies = _largest_own(judged) > LOGIT_TOLERANCE
-    may_pass = magnifies and by_little and graphs_pass and "faults" not in judged
-    return list(failed) if may_pass else []
+    return parted_by_little(judged) if _largest_own(judged) > LOGIT_TOLERANCE else []
 
 
 def settled(judged: Mapping[str, Any], again: Mapping[str, Any]) -> dict[str, Any]:

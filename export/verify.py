@@ -21,14 +21,12 @@ from runtime.commands.certify import add_slices_option, check_slices, compare
 from runtime.errors import CheckpointError, Mismatch
 from runtime.files.atomic import check_destination
 from runtime.measure.parity import DEFAULT_SLICES
+from runtime.measure.parting import OTHER_PHANTOMS
 from runtime.process.streams import print_result
 from runtime.process.subcommands import command_parser
 
 if TYPE_CHECKING:
     from export.model.network import Network
-
-ANOTHER_PHANTOM = 1
-"""Seed of the phantom on which propagations that have parted are asked again."""
 
 EXAMPLES = """examples:
   medsam2 verify medsam2 --checkpoint MedSAM2_latest.pt
@@ -65,7 +63,7 @@ def verify(
         )
         compared = weighed(found, own)
         if parted(compared):
-            again = compare(bundle, backend, exact, candidate, num_slices, ANOTHER_PHANTOM)
+            again = compare(bundle, backend, exact, candidate, num_slices, OTHER_PHANTOMS[0])
             compared = settled(compared, again)
     return {**compared, "weights": bundle.weights, "precision": precision}
 

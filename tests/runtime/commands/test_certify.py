@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +21,7 @@ from runtime.commands import certify
 from runtime.errors import BackendUnavailable, InputError, Mismatch, Sam2Error
 from runtime.files.cache import VARIABLE
 from runtime.measure.parity import compare_models
+from runtime.measure.parting import OTHER_PHANTOMS
 from runtime.model import Model, load
 from tests.fakes import FAKE_NUMBERS, TELLING, fake_model
 
@@ -35,7 +38,8 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def agreeing(monkeypatch: pytest.MonkeyPatch) -> None:
     """For what does not depend on how models are compared, which takes seconds: any two agree."""
-    found = {"passed": True, "graphs": {}, "propagation": {"box": {"lowest_dice": 1.0}}}
+    box = {"lowest_dice": 1.0, "passed": True}
+    found = {"passed": True, "graphs": {}, "propagation": {"box": box}}
     monkeypatch.setattr(certify, "compare_models", lambda *_: found)
 
 
@@ -194,7 +198,7 @@ def test_what_computes_something_else_fails(
             certify.main(SHORT)
         captured = capsys.readouterr()
         found = json.loads(captured.out)
-        assert "openvino: FAILED, largest error" in captured.err
+        assert re.search(r"openvino: FAILED, .* on the other side of zero, .*largest", captured.err)
         assert found["auto"] == "ort" and "failed" in found["reason"]
         graphs = found["certificates"][0]["graphs"]
         assert not graphs["mask_decoder"]["low_res_masks"]["passed"]
@@ -225,6 +229,58 @@ def test_what_gives_nan_fails_with_a_reason_and_is_not_timed(
     whole = "the reference's " if whose == "ort" else ""
     assert f"openvino: FAILED, {whole}{graph} gave NaN or infinity in {output}, " in captured.err
     assert found["auto"] == "ort" and "openvino failed the certificate" in found["reason"]
+
+
+@pytest.mark.parametrize("passes_on", [1, 3, 4])
+def test_what_parts_by_a_pixel_is_asked_on_other_phantoms(
+    passes_on: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seeds: list[int] = []
+
+    def flipped(*asked: Any) -> dict[str, Any]:
+        """Models that agree, but for a pixel of one slice of the first phantoms."""
+        seeds.append(asked[5])
+        compared: dict[str, Any] = compare_models(*asked)
+        assert compared["passed"]
+        if asked[5] < passes_on:
+            what = {"object": 1, "slice": 2, "what": "7 pixels on the other side of zero"}
+            compared["propagation"]["click"] |= {"first_different_decision": what, "passed": False}
+            compared["passed"] = False
+        return compared
+
+    monkeypatch.setattr(certify, "load", lambda bundle, backend: fake_model(TELLING)[0])
+    monkeypatch.setattr(certify, "compare_models", flipped)
+    passes = passes_on in OTHER_PHANTOMS
+    with nullcontext() if passes else pytest.raises(Mismatch):
+        certify.main([*SHORT, "--backend", "openvino"])
+    captured = capsys.readouterr()
+    (certificate,) = json.loads(captured.out)["certificates"]
+    assert seeds == [0, *(seed for seed in OTHER_PHANTOMS if seed <= passes_on)]
+    assert certificate["passed"] is passes
+    click = certificate["propagation"]["click"]
+    assert click["first_different_decision"]["slice"] == 2  # what was found first is told, too
+    assert click["passed"] is click["another_phantom"]["passed"] is passes
+    told = "openvino: FAILED, click: 7 pixels on the other side of zero, object 1, slice 2, "
+    assert (told in captured.err) is not passes
+
+
+def test_what_does_worse_on_another_phantom_is_asked_no_more(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seeds: list[int] = []
+
+    def worse(*asked: Any) -> dict[str, Any]:
+        seeds.append(asked[5])
+        compared: dict[str, Any] = compare_models(*asked)
+        parted = {"passed": False, **({"lowest_dice": 0.9} if asked[5] == 1 else {})}
+        compared["propagation"]["click"] |= parted if asked[5] < 2 else {}
+        return compared | {"passed": asked[5] == 2}
+
+    monkeypatch.setattr(certify, "load", lambda bundle, backend: fake_model(TELLING)[0])
+    monkeypatch.setattr(certify, "compare_models", worse)
+    with pytest.raises(Mismatch):
+        certify.main([*SHORT, "--backend", "openvino"])
+    assert seeds == [0, 1]
 
 
 def test_a_propagation_needs_slices() -> None:
