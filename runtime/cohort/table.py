@@ -28,6 +28,7 @@ SEVERAL = ";"  # between the points of one cell
 PARTED_BY = re.compile(r"sep=(.?)\r?\n?", re.IGNORECASE)
 """A first line by which Excel knows what stands between the columns; it is taken there alone."""
 PARTS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
+SHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".tsv", ".txt")
 ROWS_AT_ONCE = 10_000
 
 
@@ -73,7 +74,8 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
         raise MissingInput(f"there is no table {path}; wanted a CSV or Parquet file")
     kind = path.suffix.lower()
     if kind not in (".csv", ".parquet"):
-        raise InputError(f"{path} has the suffix {kind!r}; wanted .csv or .parquet")
+        saved = "; save it as that, in Excel as CSV UTF-8" * (kind in SHEETS)
+        raise InputError(f"{path} has the suffix {kind!r}; wanted .csv or .parquet{saved}")
     yield from _parquet_rows(path) if kind == ".parquet" else _csv_rows(path)
 
 

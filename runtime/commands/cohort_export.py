@@ -71,19 +71,19 @@ def main(arguments: list[str] | None = None) -> None:
     review = Review(args.cohort)
     _check(args)
     args.output.mkdir(exist_ok=True)
-    told: Counter[str] = Counter(studies=0, objects=0, files=0, left_out=0, failed=0)
-    found, num_studies = labelled(review, args.all), review.num_studies
-    with (
-        logging_redirect_tqdm(),
-        tqdm(found, total=num_studies, desc="export", unit="study", file=sys.stderr) as bar,
-    ):
-        for study in bar:
-            if isinstance(study, LabelledStudy):
-                _export(study, args, options, told)
-            else:
-                told["failed" if study.error else "left_out"] += 1
-                if study.error:
-                    log.warning("%s: %s", study.name, study.error)
+    num_studies, told = (
+        review.num_studies,
+        Counter(studies=0, objects=0, files=0, left_out=0, failed=0),
+    )
+    try:
+        _export_all(review, num_studies, args, options, told)
+    except BaseException:
+        log.warning(
+            "ended early: %s in %s and not all; empty it, or name another folder, to export all",
+            counted(told["studies"], "study is", "studies are"),
+            args.output,
+        )
+        raise
     if not num_studies:
         log.warning("nothing is written: no study of %s is done yet", args.cohort)
     elif not told["studies"] and not told["failed"]:
@@ -100,6 +100,28 @@ def main(arguments: list[str] | None = None) -> None:
         raise Sam2Error(
             f"{counted(told['failed'], 'study', 'studies')} could not be exported; the others are in {args.output}"
         )
+
+
+def _export_all(
+    review: Review,
+    num_studies: int,
+    args: argparse.Namespace,
+    options: SegmentationOptions,
+    told: Counter[str],
+) -> None:
+    """Export study by study, counting into `told`."""
+    found = labelled(review, args.all)
+    with (
+        logging_redirect_tqdm(),
+        tqdm(found, total=num_studies, desc="export", unit="study", file=sys.stderr) as bar,
+    ):
+        for study in bar:
+            if isinstance(study, LabelledStudy):
+                _export(study, args, options, told)
+            else:
+                told["failed" if study.error else "left_out"] += 1
+                if study.error:
+                    log.warning("%s: %s", study.name, study.error)
 
 
 def _export(
@@ -131,6 +153,6 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"{args.output} lies within {args.cohort}; choose another folder")
     check_folder(args.output)
     if args.output.exists() and any(args.output.iterdir()):
-        raise InputError(f"{args.output} is not empty; name a new folder")
+        raise InputError(f"{args.output} is not empty; empty it, or name a new folder")
     if args.format == "dicom-seg":
         import highdicom  # noqa: F401

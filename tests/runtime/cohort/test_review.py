@@ -10,6 +10,7 @@ import sqlite3
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from runtime.cohort.export import LabelledStudy, export_segmentation, export_str
 from runtime.cohort.ledger import FILE_NAME, Ledger
 from runtime.cohort.outcome import StudyOutcome
 from runtime.cohort.review import Decision, Review, summary
+from runtime.commands import cohort_export
 from runtime.commands.cohort import main
 from runtime.errors import InputError, MissingInput, NoObject, Sam2Error
 from runtime.io.dicom import read_segmentation
@@ -184,6 +186,26 @@ def test_nothing_is_exported_before_somebody_decides(
     assert (said["studies"], said["left_out"]) == (0, 2)
     assert not any((tmp_path / "new").iterdir())
     assert "nobody has accepted anything" in caplog.text and "--all" in caplog.text
+
+
+def test_an_export_that_ends_early_says_that_studies_are_missing(
+    review: Review,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write, written = cohort_export.EXPORTS["nifti"], []
+
+    def interrupted(*what: Any) -> Any:
+        if written:
+            raise KeyboardInterrupt
+        written.append(write(*what))
+        return written[0]
+
+    monkeypatch.setitem(cohort_export.EXPORTS, "nifti", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        main(["export", str(review.folder), "-o", str(tmp_path / "new"), "--all"])
+    assert "ended early: 1 study is in" in caplog.messages[-1]
 
 
 def test_what_cannot_be_exported_is_named_and_the_others_are(

@@ -198,7 +198,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingInput):
         list(read_table(tmp_path / "t.csv", tmp_path))
     (tmp_path / "t.xlsx").touch()
-    with pytest.raises(InputError, match=r"\.csv or \.parquet"):
+    with pytest.raises(InputError, match=r"\.csv or \.parquet; .* in Excel as CSV UTF-8"):
         list(read_table(tmp_path / "t.xlsx", tmp_path))
 
 
