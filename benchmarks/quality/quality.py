@@ -25,7 +25,7 @@ from benchmarks.phantoms.phantoms import HELD_OUT_SEEDS, make_flow, make_volume
 from benchmarks.quality.judge import DISTANCES, Setting, judge, segment, summarise
 from benchmarks.quality.quality_picture import Example, draw_quality
 from export.damage import noise
-from export.labelled import PROMPTS, Case, folder_cases, objects
+from export.labelled import PROMPTS, Case, labelled_volumes, objects, some_cases
 from runtime import MemoryRules, Model, Volume, load
 from runtime.backends import BACKENDS
 from runtime.devices.machine import machine_name
@@ -85,17 +85,29 @@ def phantom_cases(count: int, thin: int = 1) -> Iterator[Case]:
 
     `thin` gives each volume so many times as many slices, as overlapping reconstructions of a scanner have them.
     """
-    for seed in range(HELD_OUT_SEEDS, HELD_OUT_SEEDS + count):
-        phantom = make_volume(seed)
-        pixels = thinned(phantom.pixels, thin)
-        volume = Volume.from_array(np.rint(pixels).astype(np.uint8))
-        for label, truth, key in objects(phantom.labels)[:MAX_OBJECTS]:
-            yield Case(
-                f"phantom {seed} object {label}", volume, thinned(truth, thin) > 0.5, key * thin
-            )
-    for seed in range(HELD_OUT_SEEDS, HELD_OUT_SEEDS + max(count // 3, 1)):
-        phantom = make_flow(seed)
-        yield Case(f"flow {seed}", Volume.from_array(phantom.pixels), phantom.labels == 1, 0, True)
+    volumes = range(HELD_OUT_SEEDS, HELD_OUT_SEEDS + count)
+    flows = range(HELD_OUT_SEEDS, HELD_OUT_SEEDS + max(count // 3, 1))
+    total = len(volumes) + len(flows)
+    with tqdm(total=total, desc="phantoms", unit="volume", file=sys.stderr) as bar:
+        for seed in volumes:
+            phantom = make_volume(seed)
+            pixels = thinned(phantom.pixels, thin)
+            volume = Volume.from_array(np.rint(pixels).astype(np.uint8))
+            for label, truth, key in objects(phantom.labels)[:MAX_OBJECTS]:
+                name = f"phantom {seed} object {label}"
+                yield Case(name, volume, thinned(truth, thin) > 0.5, key * thin)
+            bar.update()
+        for seed in flows:
+            phantom = make_flow(seed)
+            volume = Volume.from_array(phantom.pixels)
+            yield Case(f"flow {seed}", volume, phantom.labels == 1, 0, True)
+            bar.update()
+
+
+def read_cases(folder: Path) -> Iterator[Case]:
+    """Every labelled object in a folder, as `export.labelled.folder_cases` has them."""
+    with tqdm(labelled_volumes(folder), desc="read", unit="volume", file=sys.stderr) as bar:
+        yield from some_cases(bar, None)
 
 
 def thinned(volume: NDArray[np.generic], thin: int) -> NDArray[np.float32]:
@@ -247,7 +259,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.thin < 1:
         raise InputError(f"--thin {args.thin}: wanted a whole number from 1")
     phantoms = phantom_cases(args.phantoms, args.thin)
-    cases = list(phantoms if args.folder is None else folder_cases(args.folder))
+    cases = list(phantoms if args.folder is None else read_cases(args.folder))
     reports, pictures = [], []
     for name, model in models(args):
         rows, examples = measure(model, cases, settings, args.window)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -277,8 +278,11 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
         quality.main(["--folder", str(tmp_path)])
 
 
-def test_phantom_cases_share_their_volume_and_end_with_flows() -> None:
+def test_phantom_cases_share_their_volume_and_end_with_flows(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     cases = list(quality.phantom_cases(1))
+    assert " 2/2 [" in capsys.readouterr().err
     volumes = [c for c in cases if not c.is_flow]
     assert len({id(c.volume) for c in volumes}) == 1
     assert cases[-1].is_flow and cases[-1].key == 0
@@ -287,9 +291,10 @@ def test_phantom_cases_share_their_volume_and_end_with_flows() -> None:
 
 
 def test_a_picture_shows_curves_and_the_worst_cases(
-    tiny: Path, telling: list[Any], tmp_path: Path
+    tiny: Path, telling: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     quality.main(["--folder", str(tiny), "--picture", str(tmp_path / "q.png")])
+    assert re.search(r"read: 100%.* (\d+)/\1 \[", capsys.readouterr().err)
     with Image.open(tmp_path / "q.png") as picture:
         assert picture.format == "PNG"
         drawn = np.asarray(picture.convert("RGB"))
