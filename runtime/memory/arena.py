@@ -49,7 +49,7 @@ class Slots:
         total = before + missing + int((before + missing) * self._memory.spare_share)
         try:
             grown = self._memory.slots((total, *self._shape), self._name)
-        except MemoryError as error:
+        except (MemoryError, ValueError) as error:  # the second for more than numpy can count
             raise OutOfMemory(
                 f"{total} memories of {4 * int(np.prod(self._shape))} bytes do not fit; track fewer "
                 "objects at a time, remember fewer slices (capacity) or use a smaller image size"

@@ -161,6 +161,14 @@ def test_memories_that_do_not_fit_are_out_of_memory(monkeypatch: pytest.MonkeyPa
     assert slots.in_use == 0
 
 
+def test_more_memories_than_anybody_can_count_are_out_of_memory() -> None:
+    arena = make_arena()
+    for count in (10**15, 10**30):
+        with pytest.raises(OutOfMemory, match="do not fit; track fewer objects"):
+            arena.memories.reserve(count)
+    assert arena.memories.in_use == 0
+
+
 @dataclass(frozen=True)
 class Tensors:
     """What a frame brings along; each frame has its own."""
