@@ -14,6 +14,7 @@ from benchmarks.phantoms.phantoms import (
     TRAINING_SEEDS,
     make_volume,
 )
+from runtime.errors import InputError
 from runtime.files.atomic import write_whole
 from runtime.process.subcommands import command_parser
 
@@ -46,6 +47,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     p.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
     args = p.parse_args(arguments)
+    if args.count < 1:
+        raise InputError(f"found --count {args.count}; wanted 1 or more")
     first = SEEDS[args.of]
     for seed in tqdm(range(first, first + args.count), unit="volume", file=sys.stderr):
         phantom = make_volume(seed)

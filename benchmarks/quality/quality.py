@@ -153,8 +153,14 @@ def models(args: argparse.Namespace) -> Iterator[tuple[str, Model]]:
 
 
 def zooms(text: str) -> list[float | None]:
-    """What --zoom says. Raises InputError for what is no zoom, ValueError for what is neither a number nor none."""
-    return [None if word == "none" else check_zoom(float(word)) for word in text.split(",")]
+    """What --zoom says. Raises InputError for what is neither a zoom nor none."""
+    try:
+        factors = [None if word == "none" else float(word) for word in text.split(",")]
+    except ValueError as error:
+        raise InputError(
+            f"found --zoom {text}; wanted numbers or none, as in none,2,3.5"
+        ) from error
+    return [None if factor is None else check_zoom(factor) for factor in factors]
 
 
 def seen(setting: Setting, zoom: float | None) -> Setting:
@@ -226,8 +232,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--suite", default="prompts", help="what to compare (%(default)s)")
     p.add_argument(
         "--zoom",
-        type=zooms,
-        default=[None],
+        default="none",
         metavar="F,...",
         help="as for medsam2 segment (none); several are compared",
     )
@@ -255,9 +260,11 @@ def main(arguments: list[str] | None = None) -> None:
     if unknown := set(suites) - set(SUITES):
         raise InputError(f"no suite '{unknown.pop()}'; there are: {', '.join(SUITES)}")
     chosen = [setting for suite in suites for setting in SUITES[suite]]
-    settings = [seen(setting, zoom) for zoom in args.zoom for setting in chosen]
+    settings = [seen(setting, zoom) for zoom in zooms(args.zoom) for setting in chosen]
     if args.thin < 1:
-        raise InputError(f"--thin {args.thin}: wanted a whole number from 1")
+        raise InputError(f"found --thin {args.thin}; wanted 1 or more")
+    if args.phantoms < 1:
+        raise InputError(f"found --phantoms {args.phantoms}; wanted 1 or more")
     phantoms = phantom_cases(args.phantoms, args.thin)
     cases = list(phantoms if args.folder is None else read_cases(args.folder))
     reports, pictures = [], []

@@ -226,6 +226,9 @@ def main(arguments: list[str] | None = None) -> None:
     suites = args.suite.split(",")
     if unknown := [suite for suite in suites if suite not in DAMAGES]:
         raise InputError(f"no suite '{unknown[0]}'; there are: {', '.join(DAMAGES)}")
+    for name in ("phantoms", "objects"):
+        if getattr(args, name) < 1:
+            raise InputError(f"found --{name} {getattr(args, name)}; wanted 1 or more")
     model = load(args.bundle, args.backend, args.threads).plain()
     rows = measure(model, args.phantoms, args.objects, suites)
     memories = [name_of(memory, None, None) for memory in MEMORIES]

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from benchmarks.phantoms.phantoms import (
     make_flow,
     make_volume,
 )
-from benchmarks.quality import quality
+from benchmarks.quality import quality, study
 from benchmarks.quality.judge import DISTANCES, Setting, judge, segment
 from benchmarks.quality.quality import SUITES, WORST, measure, phantom_cases, table, thinned
 from benchmarks.quality.quality_picture import Example, draw_quality
@@ -400,13 +401,32 @@ def test_benchmarks_are_found_by_name() -> None:
 
 def test_zooms_are_compared(tmp_path: Path, tiny: Path) -> None:
     assert quality.zooms("none,2,3.5") == [None, 2.0, 3.5]
-    for text in ("nan", "0.5", "2,inf"):
+    for text in ("nan", "0.5", "2,inf", "0", "two", ""):
         with pytest.raises(InputError, match="zoom"):
             quality.zooms(text)
     out = tmp_path / "zoom.json"
     quality.main(["--suite", "box", "--zoom", "none,3", "--folder", str(tiny), "-o", str(out)])
     (report,) = json.loads(out.read_text("utf-8"))
     assert list(report["summary"]["volumes"]) == ["box", "box, zoom 3"]
+
+
+@pytest.mark.parametrize(
+    ("command", "wrong"),
+    [
+        (quality.main, ["--phantoms", "0"]),
+        (quality.main, ["--thin", "0"]),
+        (quality.main, ["--zoom", "wide"]),
+        (study.main, ["--phantoms", "0"]),
+        (study.main, ["--objects", "-1"]),
+        (write_phantoms.main, ["--count", "0", "-o", "none"]),
+    ],
+    ids=lambda given: " ".join(given) if isinstance(given, list) else given.__module__,
+)
+def test_numbers_of_nothing_are_refused(
+    command: Callable[[list[str]], None], wrong: list[str]
+) -> None:
+    with pytest.raises(InputError, match=rf"{wrong[0]} {wrong[1]}; wanted"):
+        command(wrong)
 
 
 def test_a_thinned_volume_goes_straight_from_slice_to_slice() -> None:
