@@ -42,7 +42,7 @@ class Card:
             **stamp(bundle, name),
             "passed": name in self.right,
             "graphs": {"memory_encoder": {"memory": errors}},
-            "propagation": {"click": {"lowest_dice": 0.9}},
+            "propagation": {"click": {"lowest_dice": 0.9, "passed": True}},
             "latency_ms": 1.0,
             "times_reference": 30.0,
         }
