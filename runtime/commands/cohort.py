@@ -48,6 +48,10 @@ from runtime.version import __version__
 log = logging.getLogger("runtime")
 
 EXPORT = "export"
+DONE_AGAIN = (
+    "decision of review is about a study that is done again",
+    "decisions of review are about studies that are done again",
+)
 AGAIN = "; --retry does those that have failed again"
 PREVIEW_TILES = 4  # of a study's preview: one row
 
@@ -169,7 +173,7 @@ def _meet(args: argparse.Namespace, ledger: Ledger, settings: Settings) -> Feed 
     ledger.note("window", args.window)
     ledger.note("affine", args.affine or "")
     ledger.note("series", "\n".join(args.series or ()))
-    feed = None
+    feed, decided = None, len(Review(args.output).latest())
     if args.search:
         found = DicomWeb(args.dicomweb).search(parse_query(args.search), args.limit)
         feed = Feed(searched_studies(found), ledger, settings.key, args.retry)
@@ -182,6 +186,11 @@ def _meet(args: argparse.Namespace, ledger: Ledger, settings: Settings) -> Feed 
         ledger.meet(studies, settings.key, args.retry)
     if gone := ledger.check_masks():
         log.warning("%s gone or changed; made again", counted(gone, "mask"))
+    if (undone := decided - len(Review(args.output).latest())) > 0:
+        log.warning(
+            "%s, since files, settings or bundle have changed; where masks come out otherwise, nobody has decided",
+            counted(undone, *DONE_AGAIN),
+        )
     while feed and not feed.is_over and not ledger.counts().waiting:
         feed.take_in(PATIENCE_S)
     if feed and not ledger.counts().waiting:

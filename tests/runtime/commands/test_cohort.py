@@ -6,11 +6,17 @@ import json
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from runtime import Volume
+from runtime.cohort.review import Decision, Review
 from runtime.commands import cohort
 from runtime.commands.cohort import main
 from runtime.errors import InputError
+from runtime.io.volumes.itk import sitk
+from runtime.jobs import Job
+from tests.fakes import SEEING, fake_model
 from tests.runtime.cohort.inline import work_inline
 
 
@@ -37,6 +43,32 @@ def test_how_much_there_is_to_do_is_told_and_where_nothing_is_how_to_try_again(
     main(words)
     (said,) = caplog.messages
     assert said.startswith("nothing to do: 0 done, 1 failed, 0 waiting; --retry")
+
+
+def test_decisions_that_new_settings_undo_are_told_of(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(Job, "load", lambda job: fake_model(SEEING)[0])
+    sitk.WriteImage(
+        Volume.from_array(np.full((3, 8, 8), 9, np.uint8)).to_image(),
+        str(tmp_path / "studies" / "a.nii.gz"),
+    )
+    main(words)
+    review = Review(tmp_path / "out")
+    (study,) = review.studies()
+    review.record(Decision("a", 1, "accepted", "me", study["key"]))
+    caplog.clear()
+    main(words)
+    assert not any("decision" in said for said in caplog.messages)
+    main([*words, "--clean", "both"])
+    (said,) = (said for said in caplog.messages if "decision" in said)
+    assert said.startswith("1 decision of review is about a study that is done again, since")
+    assert review.latest() == {}
+    main(words)  # the same masks as before
+    assert review.latest().keys() == {("a", 1)}
 
 
 def test_a_run_that_ends_early_says_how_far_it_came(
