@@ -18,7 +18,7 @@ from runtime.errors import VolumeError
 from runtime.files.scratch import scratch_folder
 from runtime.io.dicom.format import PixelFormat
 from runtime.io.dicom.transfer_syntax import TransferSyntax
-from runtime.io.dicom.whole_frame import check_whole_jpeg, check_whole_jpeg2000, with_end
+from runtime.io.dicom.whole_frame import check_whole_jpeg, whole_jpeg2000, with_end
 from runtime.io.volumes.itk import quiet, reason, sitk
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -55,13 +55,14 @@ def decode_codestream(frame: bytes, layout: PixelFormat, syntax: TransferSyntax)
             f"{layout.samples} of {layout.allocated}"
         )
     if is_jpeg2000:
-        check_whole_jpeg2000(frame, frame.find(_SIZES) + 2)
-        return _decode(frame, layout, syntax)
-    kind = size.process, size.bits
-    ended = with_end(frame, *kind)
+        return _decode(whole_jpeg2000(frame, frame.find(_SIZES) + 2), layout, syntax)
+    ended = with_end(frame, size.process)
     decoded = _decode(ended, layout, syntax)
     again = partial(_decode, layout=layout, syntax=syntax)
-    check_whole_jpeg(ended, *kind, decoded.view(layout.container), again, ended == frame)
+    check_whole_jpeg(
+        *(ended, size.process, size.bits),
+        *(decoded.view(layout.container), again, ended == frame),
+    )
     return decoded
 
 

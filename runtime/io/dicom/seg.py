@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from runtime.errors import InputError, Sam2Error, SeriesError
 from runtime.files.atomic import check_destination, write_whole
 from runtime.io.dicom.codes import ABNORMAL, LESION, Code
-from runtime.io.dicom.segments import HasMasks, Segments, as_segments
+from runtime.io.dicom.segments import HasMasks, Segments, as_segments, check_frames
 from runtime.io.dicom.sources import Sources, check_spares_images, read_sources
 from runtime.io.dicom.uids import Uids
 from runtime.io.dicom.written import difference
@@ -204,8 +204,9 @@ def _make(
     options: SegmentationOptions,
     uids: Uids,
 ) -> Any:
-    """The data set. Raises SeriesError for what highdicom refuses."""
+    """The data set. Raises SeriesError for what highdicom refuses, and for frames of bits that it would lose."""
     seg = imported("highdicom.seg")
+    check_frames(like, options.type == "binary")
     first, algorithm = sources.datasets[0], options.algorithm
     array = segments.array
     if sources.stored != tuple(range(len(array))):

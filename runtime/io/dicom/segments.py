@@ -9,9 +9,11 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import InputError
+from runtime.errors import InputError, SeriesError
+from runtime.io.volumes.volume import Volume
 
 MOST_SEGMENTS = 65535  # a segment's number is an unsigned short
+_LEAST_PIXELS = 8
 
 
 @runtime_checkable
@@ -138,4 +140,14 @@ def _check_shape(array: NDArray[Any], shape: tuple[int, int, int] | None, source
     if shape is not None and array.shape != shape:
         raise InputError(
             f"found labels of shape {array.shape}; wanted {shape} (z, y, x), the shape of {source}"
+        )
+
+
+def check_frames(like: Volume, is_binary: bool) -> None:
+    """Raise SeriesError where frames of a bit a pixel would be less than a byte, of which highdicom 0.28 loses some."""
+    _, rows, columns = like.shape
+    if is_binary and rows * columns < _LEAST_PIXELS:
+        raise SeriesError(
+            f"{like.source}: found images of {rows} x {columns} pixels; wanted at least {_LEAST_PIXELS} pixels in a "
+            "binary segmentation; write a labelmap (--seg-type labelmap), or the mask as .nii.gz, .nrrd or .mha"
         )

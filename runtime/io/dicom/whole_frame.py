@@ -1,11 +1,12 @@
 """Whether a compressed frame holds all of its picture: decoders draw something for what is missing.
 
-Of JPEG-LS, and within a tile of JPEG 2000, GDCM says so itself. JPEG of twelve lossy bits is not looked at.
+Of JPEG-LS, and within a tile of JPEG 2000, GDCM says so itself.
 """
 
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -39,15 +40,17 @@ def check_whole_jpeg(
         process: the marker of its start of frame.
         bits: of a sample.
         decoded: what came out, unsigned, (y, x) or (y, x, samples).
-        decode: by which it did; asked twice more where a lossless picture had no end, or ends as GDCM draws what is
-            missing.
+        decode: by which it did; asked twice more of lossy samples of more than 8 bits, and where a lossless picture had
+            no end, or ends as GDCM draws what is missing.
         had_end: before `with_end` gave it one.
     """
     try:
         if process in _LOSSY and bits == 8:
             check_whole(frame)
         # What a line is predicted from that has no line above (H.1.2.1) is all that GDCM draws.
-        elif process == _LOSSLESS and (not had_end or np.all(decoded[-1, -1] == 1 << (bits - 1))):
+        elif process in _LOSSY or (
+            process == _LOSSLESS and (not had_end or np.all(decoded[-1, -1] == 1 << (bits - 1)))
+        ):
             check_whole(frame, lambda data: _pixels(data, decode))
     except OSError:  # GDCM decodes it and Pillow does not
         return
@@ -55,13 +58,13 @@ def check_whole_jpeg(
         raise VolumeError(f"of its codestream, {error}") from error
 
 
-def with_end(frame: bytes, process: int, bits: int) -> bytes:
+def with_end(frame: bytes, process: int) -> bytes:
     """A JPEG, with an end where it has none, which GDCM does not decode, and which may be whole all the same.
 
     It takes the place of zeros, since these may stand for what was never written. What `check_whole_jpeg` does not look
     at stays as it is.
     """
-    is_looked_at = process == _LOSSLESS or (process in _LOSSY and bits == 8)
+    is_looked_at = process in (*_LOSSY, _LOSSLESS)
     if not is_looked_at or frame.rfind(_END_OF_IMAGE) > frame.rfind(_SCAN):
         return frame
     data = frame.rstrip(b"\0")
@@ -75,19 +78,44 @@ def _pixels(frame: bytes, decode: Decode) -> bytes:
         return b""
 
 
-def check_whole_jpeg2000(frame: bytes, at: int) -> None:
-    """Raise VolumeError for a JPEG 2000 codestream without all of its tiles; its sizes' marker is at that byte."""
+def whole_jpeg2000(frame: bytes, at: int) -> bytes:
+    """A JPEG 2000 codestream that has all of its tiles, with an end where only that is missing.
+
+    Parts of tiles say how long they are, and mostly of how many parts a tile is made. Where these are all there and
+    nothing but zeros follows, the end of the codestream is all that is missing. Where a last part goes up to an end
+    that is not there (a length of 0), or nobody says how many there are, it may be cut short.
+
+    Args:
+        frame: the codestream.
+        at: the byte of its sizes' marker.
+
+    Raises VolumeError for what is cut short, or may be.
+    """
     right, bottom, _, _, width, height, left, top = struct.unpack_from(">8I", frame, at + 6)
     wanted = -(-(right - left) // (width or 1)) * -(-(bottom - top) // (height or 1))
-    found: set[int] = set()
+    found: Counter[int] = Counter()
+    promised: dict[int, int] = {}
     while at + _HEAD_BYTES <= len(frame) and frame[at] == 0xFF and frame[at + 1] != _END:
         if frame[at + 1] == _TILE_PART:
-            tile, length = struct.unpack_from(">HI", frame, at + 4)
-            found.add(tile)
+            tile, length, _, parts = struct.unpack_from(">HIBB", frame, at + 4)
+            found[tile] += 1
+            promised[tile] = max(parts, promised.get(tile, 0))
             at += length if length >= _HEAD_BYTES else len(frame)  # 0: up to the end
         else:
             at += 2 + max(2, struct.unpack_from(">H", frame, at + 2)[0])
     if len(found) < wanted:
-        raise VolumeError(
-            f"found {len(found)} of {wanted} tiles in its codestream; it is cut short: copy it again"
-        )
+        raise _cut(f"{len(found)} of {wanted} tiles in its codestream")
+    for tile, parts in promised.items():
+        if found[tile] < parts:
+            raise _cut(f"{found[tile]} of {parts} parts of tile {tile} in its codestream")
+    if at > len(frame) or frame[at:].strip(b"\0"):  # up to its end, cut within a part, or whole
+        return frame
+    if found != promised:
+        raise _cut("no end of its codestream, and nothing that says how many parts there should be")
+    if not frame[at - 1]:
+        raise _cut("no end of its codestream, and zeros before it that may never have been written")
+    return frame[:at] + bytes([0xFF, _END])
+
+
+def _cut(found: str) -> VolumeError:
+    return VolumeError(f"found {found}; it is cut short: copy it again")

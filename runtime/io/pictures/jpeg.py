@@ -9,11 +9,11 @@ from io import BytesIO
 from PIL import Image
 
 # Markers of ISO 10918-1, table B.1. Frames that are coded by arithmetic, whose decoders read ahead, are not looked at.
-_START_OF_SCAN, _END = 0xDA, 0xD9
+_START_OF_SCAN, _END, _RESTART_INTERVAL = 0xDA, 0xD9, b"\xff\xdd"
 _FRAMES_OF_HUFFMAN = (0xC0, 0xC1, 0xC2, 0xC3)
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
-# What ends the data of a scan: a marker that is none of a restart, no 0xff that is data, and no filling.
-_AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+# What ends the data of a scan: a marker that is none of a restart, no 0xff that is data, behind any filling (B.1.1.2).
+_AFTER_SCAN = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
 # Bits without a pattern and without a marker; the second is put behind a restart, where a decoder may wait for one.
 _FILLINGS = (b"\x5a\xc3\x96\x3c\xa5\x69" * 11, b"\xa1\x1f\x47\x72\x0e\xd8" * 11)
 _COARSE = 8  # libjpeg decodes a picture of so much smaller a side in half the time
@@ -38,6 +38,8 @@ def check_whole(data: bytes, decode: Callable[[bytes], bytes] = _coarse) -> None
         return
     start, end = place
     restart = b"\xff" + bytes([0xD0 + len(_RESTART.findall(data, start, end)) % 8])
+    if _RESTART_INTERVAL not in data[:start]:  # none is waited for, and GDCM refuses one
+        restart = b""
     first, second = _FILLINGS
     ending = b"\xff" + bytes([_END])  # behind which a camera may have put other pictures
     if decode(data[:end] + first + ending) != decode(data[:end] + restart + second + ending):
@@ -60,7 +62,7 @@ def _last_scan(data: bytes) -> tuple[int, int] | None:
             if found is None:  # zeros there may stand for what was never written
                 left = len(data.rstrip(b"\0"))
                 return (start, max(start, left + (data[left - 1] == 0xFF))) if is_huffman else None
-            scan, at = (start, found.start()), found.start()
+            scan, at = (start, found.start()), found.end() - 2
             if data[at + 1] == _END:
                 return scan if is_huffman else None
     return None

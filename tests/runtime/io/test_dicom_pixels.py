@@ -25,6 +25,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGExtended12Bit,
     JPEGLosslessSV1,
     RLELossless,
 )
@@ -434,6 +435,100 @@ def test_jpeg_2000_that_has_lost_a_tile_is_refused(tmp_path: Path, lost: int) ->
             assert np.array_equal(read_dicom_image(tmp_path / "a.dcm"), plane)
     with pytest.raises(InputError, match=r"a\.dcm: .*found 11 of 12 tiles"):
         read_dicom_image(tmp_path / "a.dcm")
+
+
+def write_codestream(path: Path, frame: bytes, plane: np.ndarray, syntax: str) -> None:
+    def compress(dataset: Dataset) -> None:
+        dataset.file_meta.TransferSyntaxUID = syntax
+        dataset.PixelData = encapsulate([frame])
+        dataset["PixelData"].VR = "OB"
+
+    write(path, plane[None], ExplicitVRLittleEndian, 8 * plane.itemsize, compress)
+
+
+def in_tiles(plane: np.ndarray) -> tuple[bytes, int]:
+    """A codestream of JPEG 2000 in 12 tiles of a part each, and where the last part begins."""
+    stream = io.BytesIO()
+    Image.fromarray(plane).save(stream, "JPEG2000", no_jp2=True, tile_size=(16, 16))
+    whole = stream.getvalue()
+    at = last = whole.index(b"\xff\x90")
+    while whole[at : at + 2] == b"\xff\x90":
+        last, at = at, at + int.from_bytes(whole[at + 6 : at + 10], "big")
+    assert whole[at:] == b"\xff\xd9"
+    return whole, last
+
+
+@pytest.mark.parametrize("zeros", [0, 6])
+def test_jpeg_2000_that_lacks_its_end_alone_is_whole(tmp_path: Path, zeros: int) -> None:
+    plane = (GREY // 16).astype(np.uint8)
+    whole, _ = in_tiles(plane)
+    write_codestream(tmp_path / "a.dcm", whole[:-2] + bytes(zeros), plane, JPEG2000Lossless)
+    assert np.array_equal(read_dicom_image(tmp_path / "a.dcm"), plane)
+
+
+@pytest.mark.parametrize("lost", [1, 2, 10, 100])
+@pytest.mark.parametrize("is_filled", [False, True])
+def test_jpeg_2000_that_lacks_more_than_its_end_is_refused(
+    tmp_path: Path, lost: int, is_filled: bool
+) -> None:
+    plane = (GREY // 16).astype(np.uint8)
+    whole, _ = in_tiles(plane)
+    left = whole[: -2 - lost]
+    frame = left.ljust(len(whole) * is_filled, b"\0")
+    write_codestream(tmp_path / "a.dcm", frame, plane, JPEG2000Lossless)
+    with pytest.raises(InputError, match=r"a\.dcm: .*cut short"):
+        read_dicom_image(tmp_path / "a.dcm")
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "is_ended", "message"),
+    [
+        (11, 2, True, "found 1 of 2 parts of tile 11"),
+        (11, 0, False, "no end of its codestream, and nothing that says how many parts"),
+        (11, 0, True, ""),
+    ],
+)
+def test_parts_of_tiles_are_as_many_as_they_say(
+    tmp_path: Path, at: int, value: int, is_ended: bool, message: str
+) -> None:
+    plane = (GREY // 16).astype(np.uint8)
+    whole, last = in_tiles(plane)
+    frame = whole[: last + at] + bytes([value]) + whole[last + at + 1 :]
+    frame = frame if is_ended else frame[:-2]
+    write_codestream(tmp_path / "a.dcm", frame, plane, JPEG2000Lossless)
+    if not message:
+        assert np.array_equal(read_dicom_image(tmp_path / "a.dcm"), plane)
+        return
+    with pytest.raises(InputError, match=rf"a\.dcm: .*{message}"):
+        read_dicom_image(tmp_path / "a.dcm")
+
+
+@pytest.mark.parametrize("padding", [b"\0", b"\0" * 6, b"\xff", b"\xff" * 3], ids=bytes.hex)
+@pytest.mark.parametrize("plane", [GREY, MIDDLE, np.full_like(GREY, 1 << 15)])
+def test_lossless_jpeg_may_be_padded_before_its_end(
+    tmp_path: Path, plane: np.ndarray, padding: bytes
+) -> None:
+    whole = losslessly(plane)
+    write_codestream(tmp_path / "a.dcm", whole[:-2] + padding + whole[-2:], plane, JPEGLosslessSV1)
+    assert np.array_equal(read_dicom_image(tmp_path / "a.dcm"), plane)
+
+
+@pytest.mark.parametrize("name", ["JPEG-lossy.dcm", "JPGExtended.dcm"])
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.9])
+@pytest.mark.parametrize("is_ended", [False, True])
+def test_lossy_jpeg_of_twelve_bits_that_was_cut_short_is_refused(
+    tmp_path: Path, name: str, share: float, is_ended: bool
+) -> None:
+    path = bundled(name)
+    dataset = dcmread(path)
+    assert dataset.file_meta.TransferSyntaxUID == JPEGExtended12Bit
+    (whole,) = generate_frames(dataset.PixelData, number_of_frames=1)
+    assert next(read_stored_of(path)).max() < 1 << 12
+    left = whole[: int(share * len(whole))]
+    dataset.PixelData = encapsulate([left + b"\xff\xd9" if is_ended else left + bytes(50)])
+    dataset.save_as(tmp_path / "a.dcm")
+    with pytest.raises(VolumeError, match=r"a\.dcm: .*(ends before its picture|cut short)"):
+        next(read_stored_of(tmp_path / "a.dcm"))
 
 
 def in_fragments(path: Path, cuts: int, table: bool, is_ended: bool = True) -> np.ndarray:

@@ -454,6 +454,35 @@ def test_frames_that_end_within_a_byte(tmp_path: Path, height: int, width: int) 
     assert np.array_equal(read_segmentation(tmp_path / "out.dcm", volume).labels(), labels)
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (7, 1), (2, 4)])
+@pytest.mark.parametrize("kind", SEGMENTATION_TYPES)
+def test_frames_of_less_than_a_byte_are_refused_before_any_work_or_kept(
+    kind: Any, height: int, width: int, tmp_path: Path
+) -> None:
+    def shrink(dataset: Dataset, index: int) -> None:
+        with_frame_of_reference(dataset)
+        dataset.Rows, dataset.Columns = height, width
+        dataset.PixelData = bytes(2 * height * width)
+
+    save_series(tmp_path / "in", shrink)
+    volume, options = read_volume(tmp_path / "in"), SegmentationOptions(type=kind)
+    labels = np.zeros(volume.shape, np.uint8)
+    labels[1:, -1, -1] = 1
+    out = tmp_path / "out.dcm"
+    if kind == "binary" and height * width < 8:
+        for write in (
+            lambda: check_segmentation(volume, options),
+            lambda: write_segmentation(out, labels, volume, options),
+        ):
+            with pytest.raises(SeriesError, match=f"{height} x {width} pixels.*labelmap"):
+                write()
+        assert not out.exists()
+        return
+    check_segmentation(volume, options)
+    write_segmentation(out, labels, volume, options)
+    assert np.array_equal(read_segmentation(out, volume).labels(), labels)
+
+
 def test_a_single_slice(tmp_path: Path) -> None:
     save_series(tmp_path / "in", with_frame_of_reference, depth=1)
     volume = read_volume(tmp_path / "in" / "000.dcm")
