@@ -88,22 +88,22 @@ def read_frames(header: Header, count: int, may_share_place: bool = False) -> Fr
     )
 
 
-def read_rescaling(header: Header, count: int) -> list[tuple[float, float]]:
-    """Slope and intercept of each frame, (1, 0) where there are none. Raises SeriesError for a slope of 0."""
+def read_rescaling(header: Header, count: int) -> list[tuple[float, float] | None]:
+    """Slope and intercept of each frame, None where there are none. Raises SeriesError for a slope of 0."""
     with refusing(SeriesError, f"{header.path}: its header cannot be followed"):
         groups = _Groups(header, count)
         values = [
             (groups.value(SLOPE, frame), groups.value(INTERCEPT, frame)) for frame in range(count)
         ]
-    pairs = []
+    pairs: list[tuple[float, float] | None] = []
     for slope, intercept in values:
         if len(slope) != len(intercept):
             raise SeriesError(
                 f"{header.path} has {'an intercept without a slope' if intercept else 'a slope without an intercept'} "
                 f"({shown(SLOPE)}, {shown(INTERCEPT)}); wanted both or neither; it is damaged"
             )
-        pairs.append((slope[0], intercept[0]) if slope else (1.0, 0.0))
-        if pairs[-1][0] == 0:
+        pairs.append((slope[0], intercept[0]) if slope else None)
+        if slope and slope[0] == 0:
             raise SeriesError(
                 f"{header.path} has a rescale slope of 0, which leaves nothing of its pixels"
             )

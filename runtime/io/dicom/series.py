@@ -17,7 +17,7 @@ from runtime.io.dicom.frames import Frames, read_frames
 from runtime.io.dicom.header import FRAME_OF_REFERENCE, Header, read_header
 from runtime.io.dicom.pixels import read_stored
 from runtime.io.dicom.query import Choice
-from runtime.io.dicom.values import common_type, read_modality_transforms
+from runtime.io.dicom.values import ModalityTransform, common_type, read_modality_transforms
 from runtime.io.size_limit import new_array
 from runtime.io.volumes.stack import Stack, stack_planes
 from runtime.io.volumes.volume import SourceFrame, Volume
@@ -95,6 +95,7 @@ def _read_volume(scans: Sequence[Scan], source: str) -> Volume:
 def _read_array(scans: Sequence[Scan], stack: Stack) -> NDArray[Any]:
     """All frames in the order of the stack, (z, y, x), each rescaled as its own header says."""
     transforms = [read_modality_transforms(header, layout) for header, layout, _ in scans]
+    _check_all_rescaled(scans, transforms)
     dtype = common_type(
         [
             (layout, m)
@@ -112,6 +113,22 @@ def _read_array(scans: Sequence[Scan], stack: Stack) -> NDArray[Any]:
             array[slots[frame]] = transform.apply(stored, dtype)
             frame += 1
     return array
+
+
+def _check_all_rescaled(
+    scans: Sequence[Scan], transforms: Sequence[Sequence[ModalityTransform]]
+) -> None:
+    """Raise SeriesError where some frames are rescaled and others say nothing: their values are not on one scale."""
+    if all(transform.is_plain for of_file in transforms for transform in of_file):
+        return
+    for (header, layout, _), of_file in zip(scans, transforms, strict=True):
+        for number, transform in enumerate(of_file):
+            if not transform.is_said:
+                which = f"frame {number} of " * (layout.frames > 1)
+                raise SeriesError(
+                    f"{which}{header.path.name} has no rescale slope and intercept, and others beside it have; wanted "
+                    "all or none; export the series again"
+                )
 
 
 def _check_alike(scans: Sequence[Scan]) -> None:

@@ -29,6 +29,7 @@ class ModalityTransform:
 
     Attributes:
         bounds: the least and the greatest value that can come out.
+        is_said: whether the header says it; otherwise values stand for themselves.
     """
 
     slope: float
@@ -36,6 +37,12 @@ class ModalityTransform:
     bounds: tuple[float, float]
     first: int = 0
     table: NDArray[Any] | None = None
+    is_said: bool = True
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether values stand for themselves."""
+        return self.table is None and (self.slope, self.intercept) == (1, 0)
 
     @property
     def is_whole(self) -> bool:
@@ -51,7 +58,7 @@ class ModalityTransform:
         if self.table is not None:
             places = np.clip(stored.astype(np.int64) - self.first, 0, len(self.table) - 1)
             return self.table[places].astype(dtype, copy=False)
-        if (self.slope, self.intercept) == (1, 0):
+        if self.is_plain:
             return stored.astype(dtype, copy=False)
         if dtype.kind == "f":
             return stored.astype(np.float64) * self.slope + self.intercept
@@ -67,13 +74,16 @@ def read_modality_transforms(header: Header, layout: PixelFormat) -> list[Modali
                 read_table(tables[0], (LUT_DESCRIPTOR, LUT_DATA), header, layout.is_signed)
             ] * layout.frames
     transforms = []
-    for slope, intercept in read_rescaling(header, layout.frames):
+    for said in read_rescaling(header, layout.frames):
+        slope, intercept = said or (1.0, 0.0)
         ends = sorted(slope * bound + intercept for bound in layout.bounds)
         if not np.isfinite(ends).all():
             raise SeriesError(
                 f"{header.path}: found a rescale slope of {slope}, which is beyond all numbers"
             )
-        transforms.append(ModalityTransform(slope, intercept, (ends[0], ends[1])))
+        transforms.append(
+            ModalityTransform(slope, intercept, (ends[0], ends[1]), is_said=said is not None)
+        )
     return transforms
 
 
@@ -105,8 +115,7 @@ def read_table(
 def common_type(parts: Sequence[tuple[PixelFormat, ModalityTransform]]) -> np.dtype[Any]:
     """The one type that holds all values exactly: their own, the smallest integer, or float64."""
     types = {layout.dtype for layout, _ in parts}
-    plain = all(m.table is None and (m.slope, m.intercept) == (1, 0) for _, m in parts)
-    if plain and len(types) == 1:
+    if all(transform.is_plain for _, transform in parts) and len(types) == 1:
         return types.pop()
     if not all(transform.is_whole for _, transform in parts):
         return np.dtype(np.float64)

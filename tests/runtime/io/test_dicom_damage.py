@@ -33,7 +33,17 @@ from runtime.io import read_volume
 from runtime.io.dicom.format import read_format
 from runtime.io.dicom.header import read_header
 from runtime.io.dicom.pixels import read_stored
-from tests.dicoms import SERIES, an_image, decimals, in_run_lengths, pixels, save_series
+from tests.dicoms import (
+    SERIES,
+    an_image,
+    decimals,
+    group,
+    in_run_lengths,
+    pixels,
+    rescaling,
+    save_frames,
+    save_series,
+)
 
 MOST_BYTES = 20_000_000
 ENCODINGS = (
@@ -327,6 +337,34 @@ def test_slices_of_which_one_lost_its_rescaling_are_refused(tmp_path: Path) -> N
     save_series(tmp_path, forget)
     with pytest.raises(SeriesError, match=r"002\.dcm has an intercept without a slope"):
         read_volume(tmp_path)
+
+
+@pytest.mark.parametrize("intercept", ["-1024", "0"])
+def test_slices_of_which_one_says_no_rescaling_are_refused_where_it_matters(
+    tmp_path: Path, intercept: str
+) -> None:
+    def forget(dataset: Dataset, index: int) -> None:
+        dataset.RescaleIntercept = intercept
+        if index == 2:
+            del dataset.RescaleSlope, dataset.RescaleIntercept
+
+    array = save_series(tmp_path, forget)
+    if intercept == "0":  # which is what nothing means
+        assert np.array_equal(read_volume(tmp_path).array, array)
+        return
+    with pytest.raises(SeriesError, match=r"^002\.dcm has no rescale slope and intercept"):
+        read_volume(tmp_path)
+
+
+def test_frames_of_which_one_says_no_rescaling_are_refused(tmp_path: Path) -> None:
+    def rescale(dataset: Dataset) -> None:
+        for number, own in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+            if number != 1:
+                own.update(group(**rescaling(2, -1000)))
+
+    save_frames(tmp_path / "a.dcm", rescale)
+    with pytest.raises(SeriesError, match=r"^frame 1 of a\.dcm has no rescale slope"):
+        read_volume(tmp_path / "a.dcm")
 
 
 def test_more_elements_than_a_header_needs_are_refused(
