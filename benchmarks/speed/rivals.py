@@ -32,7 +32,7 @@ from export.verify import reference_for
 from runtime.bundle.bundle import open_bundle
 from runtime.devices.machine import machine_name
 from runtime.errors import BackendUnavailable, InputError
-from runtime.measure.latency import TimedRun, bench_phantom, check_sizes, summarise
+from runtime.measure.latency import MOST_SLICES, TimedRun, bench_phantom, check_sizes, summarise
 from runtime.measure.phantom import Phantom, make_phantom
 from runtime.process.streams import print_result
 from runtime.process.subcommands import command_parser
@@ -159,12 +159,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _checked(args: argparse.Namespace) -> list[str]:
     """Names of the contenders wanted. Raises InputError, BackendUnavailable for a device that is not here."""
-    if wanted := check_sizes(args.slices, args.objects, args.image_size):
-        raise InputError(f"nothing to measure; wanted {wanted}")
+    check_sizes(args.slices, args.objects, args.image_size)
     if args.repeat < 1:
         raise InputError("nothing to measure; wanted --repeat 1 or more")
-    if args.volume is not None and args.volume < MIN_VOLUME:
-        raise InputError(f"found --volume {args.volume}; wanted {MIN_VOLUME} slices or more")
+    if args.volume is not None and not MIN_VOLUME <= args.volume <= MOST_SLICES:
+        raise InputError(
+            f"found --volume {args.volume}; wanted {MIN_VOLUME} slices or more, {MOST_SLICES} at most"
+        )
     names = args.contenders.split(",")
     if unknown := [name for name in names if name not in CONTENDERS]:
         raise InputError(f"no contender '{unknown[0]}'; there are: {', '.join(CONTENDERS)}")

@@ -119,8 +119,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     """Raise InputError for numbers of which nothing can be measured."""
-    if wanted := check_sizes(args.slices, args.objects, args.image_size):
-        raise InputError(f"nothing to measure; wanted {wanted}")
+    check_sizes(args.slices, args.objects, args.image_size)
     if args.repeat < 1:
         raise InputError("nothing to measure; wanted --repeat 1 or more")
     if not 1 <= args.prompted <= args.slices + 1:

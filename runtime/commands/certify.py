@@ -20,7 +20,7 @@ from runtime.backends.certificate import Certificate, choose, keep, stamp
 from runtime.bundle.bundle import Bundle, open_bundle
 from runtime.errors import BackendUnavailable, InputError, Mismatch, NotFinite, Sam2Error
 from runtime.files.cache import VARIABLE, cache_folder
-from runtime.measure.latency import bench_phantom, summarise, time_propagation
+from runtime.measure.latency import MOST_SLICES, bench_phantom, summarise, time_propagation
 from runtime.measure.lockstep import error_of
 from runtime.measure.parity import DEFAULT_SLICES, compare_models, criteria_of, num_steps
 from runtime.measure.parting import OTHER_PHANTOMS, asked_again, parted_by_little
@@ -157,9 +157,11 @@ def add_slices_option(p: argparse.ArgumentParser, default: int = DEFAULT_SLICES)
 
 
 def check_slices(num_slices: int) -> None:
-    """Raise InputError for a propagation too short to have both directions."""
-    if num_slices < 3:
-        raise InputError(f"found --slices {num_slices}; wanted 3 or more")
+    """Raise InputError for a propagation too short to have both directions, or longer than any scan."""
+    if not 3 <= num_slices <= MOST_SLICES:
+        raise InputError(
+            f"found --slices {num_slices}; wanted 3 or more, and {MOST_SLICES} at most"
+        )
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 
 from runtime.backends import Buffer
+from runtime.errors import InputError
 from runtime.measure.phantom import NUM_OBJECTS, Phantom, make_phantom
 from runtime.model import Model
 from runtime.predictors import ImagePredictor, VolumePredictor
@@ -23,6 +24,8 @@ STAGES = {
 }
 COLUMNS = (*STAGES.values(), "host", "total")
 PERCENTILE = 95
+# What is measured at most: far beyond any scan, and far from what numpy cannot count.
+MOST_SLICES, MOST_OBJECTS, MOST_SIDE, LEAST_SIDE = 100_000, 10_000, 8192, 32
 
 
 @dataclass(slots=True)
@@ -250,8 +253,12 @@ def percent_of_roofline(
     }
 
 
-def check_sizes(num_slices: int, num_objects: int, image_size: int) -> str | None:
-    """Why these cannot be measured, or None."""
-    if num_slices < 1 or image_size < 32:
-        return "at least 1 slice of 32 pixels"
-    return None if num_objects >= 1 else "at least 1 object"
+def check_sizes(num_slices: int, num_objects: int, image_size: int) -> None:
+    """Raise InputError for a volume that cannot be measured."""
+    for found, least, most, what in (
+        (num_slices, 1, MOST_SLICES, "slices"),
+        (num_objects, 1, MOST_OBJECTS, "objects"),
+        (image_size, LEAST_SIDE, MOST_SIDE, "pixels a side"),
+    ):
+        if not least <= found <= most:
+            raise InputError(f"found {found} {what} to measure; wanted {least} to {most}")

@@ -160,5 +160,5 @@ def test_a_point_has_the_median_of_each_stage(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_process_that_fails_is_reported_with_what_it_said() -> None:
-    with pytest.raises(Sam2Error, match="nothing to measure"):
+    with pytest.raises(Sam2Error, match="found 0 slices to measure"):
         scaling._bench(["--slices", "0"])

@@ -51,10 +51,21 @@ def test_the_last_line_is_json_with_every_stage(
     assert any("slices/s" in line for line in lines[:-1])
 
 
-@pytest.mark.parametrize("wrong", [["--slices", "0"], ["--objects", "0"], ["--repeat", "0"]])
-def test_nothing_to_measure_is_an_error(wrong: list[str]) -> None:
-    with pytest.raises(InputError, match="nothing to measure"):
-        bench.main(wrong)
+@pytest.mark.parametrize(
+    ("option", "wrong", "wanted"),
+    [
+        ("--slices", "0", "1 to 100000"),
+        ("--slices", "1" + "0" * 20, "1 to 100000"),
+        ("--objects", "0", "1 to 10000"),
+        ("--objects", "10001", "1 to 10000"),
+        ("--image-size", "31", "32 to 8192"),
+        ("--image-size", "1" + "0" * 22, "32 to 8192"),
+        ("--repeat", "0", "--repeat 1 or more"),
+    ],
+)
+def test_what_cannot_be_measured_is_an_error(option: str, wrong: str, wanted: str) -> None:
+    with pytest.raises(InputError, match=f"wanted {wanted}"):
+        bench.main([option, wrong])
 
 
 def test_stages_and_host_add_up_to_the_whole_step() -> None:

@@ -283,6 +283,7 @@ def test_what_does_worse_on_another_phantom_is_asked_no_more(
     assert seeds == [0, 1]
 
 
-def test_a_propagation_needs_slices() -> None:
-    with pytest.raises(InputError, match="wanted 3 or more"):
-        certify.main(["--slices", "2"])
+@pytest.mark.parametrize("found", ["2", "-1", "100001", "1" + "0" * 20])
+def test_a_propagation_needs_slices_that_can_be_counted(found: str) -> None:
+    with pytest.raises(InputError, match=f"found --slices {found}; wanted 3 or more"):
+        certify.main(["--slices", found])
