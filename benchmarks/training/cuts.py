@@ -77,9 +77,9 @@ def cut_flow(rng: Rng, source: Source, num_slices: int) -> Cut | None:
 
 
 CUTS: dict[str, tuple[Callable[[Rng, Source, int], Cut | None], tuple[str, ...], float]] = {
-    "volume": (cut_volume, ("volume", "scan"), 0.58),
-    "scattered": (cut_scattered, ("volume", "scan"), 0.14),
-    "flow": (cut_flow, ("flow",), 0.28),
+    "volume": (cut_volume, ("volume", "scan"), 0.80),
+    "scattered": (cut_scattered, ("volume", "scan"), 0.12),
+    "flow": (cut_flow, ("flow",), 0.08),
 }
 """How a sequence is cut, of which phantoms, and how often."""
 

@@ -40,7 +40,7 @@ class TrainingBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Sequences(Dataset[TrainingBatch]):
-    """Batches by number: each is a function of the seed, its number and the pool, so that runs resume exactly.
+    """Batches by number: each is a function of seed, number, rank and pool, so that runs resume exactly.
 
     Attributes:
         pool: of phantoms.
@@ -48,6 +48,7 @@ class Sequences(Dataset[TrainingBatch]):
         size: S.
         num_objects: of a sequence, at most.
         seed: of the run.
+        rank: whose batches these are; a number has the same shape for all ranks, so that none waits long for others.
     """
 
     pool: Pool
@@ -55,10 +56,12 @@ class Sequences(Dataset[TrainingBatch]):
     size: int
     num_objects: int
     seed: int
+    rank: int = 0
 
     def __getitem__(self, number: int) -> TrainingBatch:
-        rng = np.random.default_rng([self.seed, number])
-        num_slices, num_sequences = self.shapes[int(rng.integers(len(self.shapes)))]
+        shape = np.random.default_rng([self.seed, number]).integers(len(self.shapes))
+        num_slices, num_sequences = self.shapes[int(shape)]
+        rng = np.random.default_rng([self.seed, number, self.rank])
         drawn = [self._sequence(rng, num_slices) for _ in range(num_sequences)]
         images, masks, flows = zip(*drawn, strict=True)
         counts = torch.tensor([len(mask) for mask in masks])

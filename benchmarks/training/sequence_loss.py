@@ -230,6 +230,7 @@ def slice_loss(masks: Tensor, ious: Tensor, score: Tensor, truth: Tensor) -> tup
 
     Returns the loss and each candidate's Dice (b, n).
     """
+    masks, ious, score = masks.float(), ious.float(), score.float()  # whatever computed them
     side = max(truth.shape[-1] // 2, masks.shape[-1])
     target = F.interpolate(truth[:, None], (side, side), mode="area")
     logits = F.interpolate(masks, (side, side), mode="bilinear", align_corners=False)

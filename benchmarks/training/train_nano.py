@@ -8,10 +8,15 @@ slices that are moved apart, pictures without order. `benchmarks/nano/README.md`
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runtime.process.streams import print_result
 from runtime.process.subcommands import command_parser
+
+if TYPE_CHECKING:
+    from benchmarks.training.ranks import Rank
 
 EXAMPLES = """examples:
   python -m benchmarks.train_nano --start nano_fp16.pt --minutes 600 -o out/nano
@@ -44,8 +49,13 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--volumes", type=int, default=400, help="how many of them (%(default)s)")
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--threads", type=int, metavar="N", help="default: one for each core")
     p.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
+    p.add_argument(
+        "--ranks",
+        type=_some,
+        metavar="N",
+        help="processes of one thread that share each step on a CPU; default: one for each core",
+    )
     p.add_argument(
         "--scale",
         type=int,
@@ -56,9 +66,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--workers",
         type=int,
-        default=1,
+        default=0,
         metavar="N",
-        help="processes that cut sequences; 0: none but this (%(default)s)",
+        help="further processes of each rank that cut sequences, for a GPU (%(default)s)",
     )
     p.add_argument(
         "--only",
@@ -72,32 +82,32 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def _some(text: str) -> int:
+    """A count, 1 at least."""
+    if (count := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{count} is less than 1")
+    return count
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     args = parser().parse_args(arguments)
-    import torch
+    from benchmarks.training.ranks import share
+    from runtime.devices.machine import logical_cores
 
+    args.output.mkdir(parents=True, exist_ok=True)
+    on_cpu = args.device == "cpu"
+    share(args.ranks or (logical_cores() if on_cpu else 1), partial(_train, args))
+    print_result({"weights": str(args.output / "nano.pt")})
+
+
+def _train(args: argparse.Namespace, rank: Rank) -> None:
+    """What each rank does."""
     from benchmarks.training.pool import Pool
     from benchmarks.training.trainer import Trainer, train
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    args.output.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer.begin(args.start, args.device, args.only)
+    trainer = Trainer.begin(args.start, args.device, args.only, rank)
     if args.resume:
         trainer.resume(args.output)
-    # A setting of the whole process: put back, or others would compute with it.
-    torch.set_flush_denormal(True)
-    try:
-        train(
-            trainer,
-            Pool(args.pool, args.volumes),
-            args.minutes,
-            args.output,
-            args.seed,
-            args.scale,
-            args.workers,
-        )
-    finally:
-        torch.set_flush_denormal(False)
-    print_result({"weights": str(args.output / "nano.pt"), "steps": trainer.step})
+    pool = Pool(args.pool, args.volumes)
+    train(trainer, pool, args.minutes, args.output, args.seed, args.scale, args.workers)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -21,7 +20,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from benchmarks.training.arithmetic import fast_arithmetic
+from benchmarks.training.optimiser import Optimiser
 from benchmarks.training.pool import Pool
+from benchmarks.training.ranks import ALONE, Rank
 from benchmarks.training.samples import Sequences, Shape, TrainingBatch
 from benchmarks.training.sequence_loss import sequence_loss
 from export.checkpoints.checkpoint import read_checkpoint
@@ -37,7 +39,6 @@ WARM_UP = 40  # steps
 SAVE_EVERY_S, COPY_EVERY_S = 300.0, 900.0
 FIGURES = ("loss", "first", "last", "flow", "corrected", "present", "absent")
 EMA_DECAY, EMA_RAMP = 0.999, 5  # the average reaches over the last fifth of the steps, at most 1000
-WEIGHT_DECAY = 0.03
 STATE, WEIGHTS, COPIES = "state.pt", "nano.pt", "copies"
 
 
@@ -65,23 +66,26 @@ class Stage:
 SHAPES = ((3, 5), (5, 3), (8, 1), (12, 1))
 # A run that nobody knows the end of stays in the first stage: give it more minutes than it will get.
 STAGES = (
-    Stage(0.8, SHAPES, 256, 3, (0.1, 0.1), (2e-4, 2e-4)),
-    Stage(0.2, SHAPES, 256, 3, (0.1, 0.0), (2e-4, 1e-5)),
+    Stage(0.65, SHAPES, 256, 3, (0.1, 0.1), (4e-4, 4e-4)),
+    Stage(0.35, SHAPES, 256, 3, (0.1, 0.0), (4e-4, 4e-6)),
 )
 
 
 @dataclass(slots=True)
 class Trainer:
-    """A run: parameters, their moving average, the optimiser, and how far it has come."""
+    """A run: parameters, their moving average, the optimiser, who shares its steps, and how far it has come."""
 
     model: Sam2
     average: dict[str, Tensor]
-    optimiser: torch.optim.Optimizer
+    optimiser: Optimiser
+    rank: Rank = ALONE
     step: int = 0
     seconds: float = 0.0
 
     @classmethod
-    def begin(cls, start: Path, device: str = "cpu", only: Sequence[str] = ()) -> Trainer:
+    def begin(
+        cls, start: Path, device: str = "cpu", only: Sequence[str] = (), rank: Rank = ALONE
+    ) -> Trainer:
         """From a checkpoint of a row in the table.
 
         `only` are beginnings of the names of parameters to be trained; none trains all of them. Raises InputError for
@@ -97,26 +101,17 @@ class Trainer:
             raise InputError(f"no parameter's name begins with '{unknown[0]}'")
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not only or name.startswith(tuple(only)))
-        trained = [p for p in model.parameters() if p.requires_grad]
-        decayed = [p for p in trained if p.ndim > 1]
-        others = [p for p in trained if p.ndim <= 1]
-        groups = [
-            {"params": decayed, "weight_decay": WEIGHT_DECAY},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        optimiser = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.98))
         average = {name: value.clone() for name, value in model.state_dict().items()}
-        return cls(model, average, optimiser)
+        return cls(model, average, Optimiser(model.named_parameters()), rank)
 
     def update(self, loss: Tensor, lr: float) -> None:
         """One optimiser step; a step whose gradient is not finite is left out."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = lr
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad()
         loss.backward()
+        self.rank.average_gradients(self.model.parameters())
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         if torch.isfinite(norm):
-            self.optimiser.step()
+            self.optimiser.step(lr)
         self.step += 1
         decay = min(EMA_DECAY, self.step / (self.step + EMA_RAMP))
         with torch.no_grad():
@@ -131,6 +126,7 @@ class Trainer:
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
+            "ranks": self.rank.count,
         }
         write_whole(folder / STATE, lambda part: torch.save(state, part))
         self._save_weights(folder / WEIGHTS)
@@ -141,12 +137,20 @@ class Trainer:
         self._save_weights(folder / COPIES / f"nano-{self.step:07d}.pt")
 
     def resume(self, folder: Path) -> None:
-        """Continue where `save` left off. Raises MissingInput where nothing was saved."""
+        """Continue where `save` left off.
+
+        Raises MissingInput where nothing was saved, InputError where other optimisers or other many processes did.
+        """
         if not (folder / STATE).is_file():
             raise MissingInput(
                 f"no run to resume: there is no {folder / STATE}; leave --resume out"
             )
         state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+        if state.get("ranks") != self.rank.count:
+            raise InputError(
+                f"{folder / STATE} is of {state.get('ranks', 'unknown')} ranks, this run has {self.rank.count};"
+                f" go on with as many, or begin anew with --start {folder / WEIGHTS}"
+            )
         self.model.load_state_dict(state["model"], strict=True)
         device = self.model.no_mem_embed.device
         self.average = {name: value.to(device) for name, value in state["average"].items()}
@@ -177,17 +181,17 @@ def stage_at(share: float) -> tuple[Stage, float]:
 
 
 def between(ends: tuple[float, float], along: float) -> float:
-    """Cosine interpolation."""
-    return ends[1] + (ends[0] - ends[1]) * 0.5 * (1 + math.cos(math.pi * along))
+    """Linear interpolation."""
+    return ends[0] + (ends[1] - ends[0]) * along
 
 
 def batches_of(
-    stage: Stage, pool: Pool, seed: int, scale: int, workers: int, first: int
+    stage: Stage, pool: Pool, seed: int, scale: int, workers: int, first: int, rank: int = 0
 ) -> DataLoader[TrainingBatch]:
-    """Batches from a number on, made by so many processes; none makes them in this one."""
+    """A rank's batches from a number on, made by so many processes; none makes them in this one."""
     shapes = tuple((slices, sequences * scale) for slices, sequences in stage.shapes)
     return DataLoader(
-        Sequences(pool, shapes, stage.size, stage.num_objects, seed),
+        Sequences(pool, shapes, stage.size, stage.num_objects, seed, rank),
         batch_size=None,
         sampler=itertools.count(first),  # type: ignore[arg-type]  # endless
         num_workers=workers,
@@ -205,37 +209,51 @@ def train(
     workers: int = 1,
 ) -> None:
     """Train for so many minutes in all, saving as it goes; `scale` multiplies the sequences of each batch."""
-    device = trainer.model.no_mem_embed.device
+    rank = trainer.rank
     saved = copied = time.monotonic()
     current, batches, model = None, iter(()), trainer.model
     sums: dict[str, float] = {}
-    while trainer.seconds < 60 * minutes:
+    while (seconds := rank.agree(trainer.seconds)) < 60 * minutes:
         started = time.monotonic()
-        stage, along = stage_at(trainer.seconds / (60 * minutes))
+        stage, along = stage_at(seconds / (60 * minutes))
         if stage is not current:
             current, model = stage, shared(trainer.model, stage.size)
-            batches = iter(batches_of(stage, pool, seed, scale, workers, trainer.step))
-        torch.manual_seed(seed + trainer.step)
-        kind = str(np.random.default_rng([seed, trainer.step, 1]).choice(KINDS, p=KIND_SHARES))
-        batch = TrainingBatch(*(part.to(device) for part in next(batches)))
-        with device:  # what the loss makes on its way lies there too
-            teacher = between(stage.teacher, along)
-            loss, figures = sequence_loss(model, batch, kind, teacher, CORRECTED_SHARE)
-        trainer.update(loss, between(stage.lr, along) * min(1.0, (trainer.step + 1) / WARM_UP))
-        for key, value in {**figures, "loss": float(loss.detach()), "loss_count": 1.0}.items():
+            batches = iter(batches_of(stage, pool, seed, scale, workers, trainer.step, rank.number))
+        figures = take_step(trainer, model, stage, along, next(batches), seed)
+        for key, value in figures.items():
             sums[key] = sums.get(key, 0.0) + value
         now = time.monotonic()
         trainer.seconds += now - started
         if trainer.step % 20 == 0:
-            _log(folder, trainer, stage, sums)
+            sums = rank.add(sums, [part + end for part in FIGURES for end in ("", "_count")])
+            if rank.is_first:
+                _log(folder, trainer, stage, sums)
             sums = {}
-        if now - saved > SAVE_EVERY_S:
+        if rank.is_first and now - saved > SAVE_EVERY_S:
             trainer.save(folder)
             saved = now
-        if now - copied > COPY_EVERY_S:
+        if rank.is_first and now - copied > COPY_EVERY_S:
             trainer.keep_copy(folder)
             copied = now
-    trainer.save(folder)
+    if rank.is_first:
+        trainer.save(folder)
+
+
+def take_step(
+    trainer: Trainer, model: Sam2, stage: Stage, along: float, batch: TrainingBatch, seed: int
+) -> dict[str, float]:
+    """One step so far into a stage, and its figures as sums and counts; `model` has the trainer's parameters."""
+    device = model.no_mem_embed.device
+    kind = str(np.random.default_rng([seed, trainer.step, 1]).choice(KINDS, p=KIND_SHARES))
+    chance = np.random.default_rng([seed, trainer.step, 2, trainer.rank.number])
+    torch.manual_seed(int(chance.integers(2**62)))
+    batch = TrainingBatch(*(part.to(device) for part in batch))
+    with device, fast_arithmetic(device):  # what the loss makes on its way lies there too
+        teacher = between(stage.teacher, along)
+        loss, figures = sequence_loss(model, batch, kind, teacher, CORRECTED_SHARE)
+        lr = between(stage.lr, along) * min(1.0, (trainer.step + 1) / WARM_UP)
+        trainer.update(loss, lr)
+    return {**figures, "loss": float(loss.detach()), "loss_count": 1.0}
 
 
 def _log(folder: Path, trainer: Trainer, stage: Stage, sums: dict[str, float]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks.phantoms.shapes import Rng
 from benchmarks.training.cuts import MIN_AREA, Cut
 
-WHOLE, ZOOMED, CROPPED = 0.3, 0.45, 0.25  # of the views
+WHOLE, ZOOMED, CROPPED = 0.25, 0.55, 0.2  # of the views
 ZOOMS = (1.8, 5.0)  # sides of a zoomed window in extents of the object's box
 MIN_WINDOW, MIN_CROP = 24, 112  # pixels of a slice
 OFF_CENTRE = 0.08  # of a zoomed window: how far its object may lie from the middle

@@ -13,6 +13,7 @@ from benchmarks.training import pool as pools
 from benchmarks.training import train_nano
 from benchmarks.training import trainer as training
 from benchmarks.training.pool import Pool
+from benchmarks.training.ranks import Rank
 from benchmarks.training.samples import Sequences, TrainingBatch
 from benchmarks.training.sequence_loss import sequence_loss
 from benchmarks.training.trainer import Stage, Trainer, between, shared, stage_at
@@ -196,6 +197,7 @@ def test_a_run_that_was_stopped_ends_where_an_unbroken_one_does(
 def test_the_command_trains_and_resumes(start: Path, pool: Pool, tmp_path: Path) -> None:
     run = tmp_path / "run"
     common = ["--start", str(start), "--pool", str(pool.folder), "--volumes", "8", "-o", str(run)]
+    common += ["--ranks", "1"]
     train_nano.main([*common, "--workers", "0", "--minutes", "0.001"])
     first = torch.load(run / "state.pt", weights_only=True)
     assert first["step"] >= 1
@@ -206,6 +208,31 @@ def test_the_command_trains_and_resumes(start: Path, pool: Pool, tmp_path: Path)
     weights = torch.load(run / "nano.pt", weights_only=True)["model"]
     assert weights.keys() == second["model"].keys()
     assert all(value.dtype == torch.float16 for value in weights.values())
+
+
+def test_a_run_goes_on_with_as_many_ranks(start: Path, tmp_path: Path) -> None:
+    Trainer.begin(start, rank=Rank(0, 2)).save(tmp_path)
+    with pytest.raises(InputError, match="is of 2 ranks, this run has 1; go on with as many"):
+        Trainer.begin(start).resume(tmp_path)
+    Trainer.begin(start, rank=Rank(1, 2)).resume(tmp_path)
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "two"])
+def test_there_is_one_rank_at_least(
+    count: str, start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        train_nano.main(["--start", str(start), "--ranks", count, "-o", str(tmp_path)])
+    assert "--ranks" in capsys.readouterr().err
+
+
+def test_ranks_have_batches_of_a_shape_and_their_own_pictures(pool: Pool) -> None:
+    for number in range(3):
+        one, other = (
+            Sequences(pool, ((2, 3), (4, 1)), 32, 1, seed=0, rank=rank)[number] for rank in (0, 1)
+        )
+        assert one.images.shape == other.images.shape
+        assert not torch.equal(one.images, other.images)
 
 
 def test_there_must_be_a_run_to_resume(start: Path, tmp_path: Path) -> None:

@@ -1,0 +1,81 @@
+"""Processes that share a step: each takes the gradient of its own batch, and all move by the mean.
+
+On a CPU two processes of one thread do more than one of two, whose threads wait for each other at every operation.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """One of the processes, numbered from 0; the first one alone writes."""
+
+    number: int = 0
+    count: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process logs and saves."""
+        return self.number == 0
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace gradients by their means over all processes; one that a process lacks counts as 0."""
+        if self.count == 1:
+            return
+        trained = [p for p in parameters if p.requires_grad]
+        parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+        flat = torch.cat([part.flatten() for part in parts])
+        dist.all_reduce(flat)
+        sizes = [p.numel() for p in trained]
+        for p, mean in zip(trained, (flat / self.count).split(sizes), strict=True):
+            p.grad = mean.view_as(p)
+
+    def agree(self, value: float) -> float:
+        """The first process's number."""
+        if self.count == 1:
+            return value
+        told = torch.tensor(value, dtype=torch.float64)
+        dist.broadcast(told, 0)
+        return float(told)
+
+    def add(self, sums: dict[str, float], keys: Iterable[str]) -> dict[str, float]:
+        """Sums over all processes; 0 where none has a key."""
+        keys = list(keys)
+        total = torch.tensor([sums.get(key, 0.0) for key in keys], dtype=torch.float64)
+        if self.count > 1:
+            dist.all_reduce(total)
+        return dict(zip(keys, total.tolist(), strict=True))
+
+
+ALONE = Rank()
+
+
+def share(count: int, work: Callable[[Rank], None]) -> None:
+    """Do the work in so many processes, of which one is this one if it is the only one.
+
+    Where one of them fails, the others are ended and its error is raised with its traceback.
+    """
+    if count == 1:
+        work(ALONE)
+        return
+    with tempfile.TemporaryDirectory(prefix="medsam2-ranks-") as folder:
+        mp.spawn(_begin, (count, str(Path(folder) / "meeting"), work), nprocs=count)
+
+
+def _begin(number: int, count: int, meeting: str, work: Callable[[Rank], None]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=number, world_size=count)
+    try:
+        work(Rank(number, count))
+    finally:
+        dist.destroy_process_group()
