@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from export.exact.image_encoder import ImageEncoderGraph
 from export.exact.memory_attention import MemoryAttentionGraph
+from export.exact.narrow_norms import with_narrow_norms
 from export.exact.sam1_encoder import Sam1EncoderTokens
 from export.exact.tiny_vit import restated
 from export.model.network import Network
@@ -84,6 +85,7 @@ class MemoryEncoderGraph(nn.Module):
     def __init__(self, model: Sam2) -> None:
         super().__init__()
         self.model = only(model, "memory_encoder", "spatial_perceiver")
+        self.model.memory_encoder = with_narrow_norms(model.memory_encoder)
 
     def forward(
         self,
