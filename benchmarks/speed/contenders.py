@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from benchmarks.speed.devices import products_by_onednn
 from runtime import Model, load
 from runtime.backends import BACKENDS
 from runtime.bundle.bundle import Bundle
@@ -47,6 +48,25 @@ class Runtime:
 
     def volume_ms(self, phantom: Phantom, num_objects: int) -> float:
         return time_volume(self.model, phantom, num_objects)
+
+
+@dataclass(frozen=True, slots=True)
+class ByOneDnn:
+    """A contender whose products oneDNN computes: what PyTorch can do on a processor that MKL neglects."""
+
+    contender: Contender
+
+    @property
+    def description(self) -> str:
+        return f"{self.contender.description}, products by oneDNN"
+
+    def run(self, phantom: Phantom, num_objects: int) -> TimedRun:
+        with products_by_onednn():
+            return self.contender.run(phantom, num_objects)
+
+    def volume_ms(self, phantom: Phantom, num_objects: int) -> float:
+        with products_by_onednn():
+            return self.contender.volume_ms(phantom, num_objects)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +113,16 @@ def _official(kind: str, autocast: str | None, race: Race) -> Contender:
     return OfficialContender(race.reference, kind, dtype, race.device)
 
 
+def _official_by_onednn(race: Race) -> Contender:
+    return ByOneDnn(_official("eager", None, race))
+
+
 CONTENDERS: dict[str, Callable[[Race], Contender]] = {
     **{name: partial(_ours, name) for name in BACKENDS},
     TRUTH: truth,
     "torch-bf16": partial(_definition, "bfloat16"),
     "official-fp32": partial(_official, "eager", None),
+    "official-onednn": _official_by_onednn,
     "official-bf16": partial(_official, "eager", "bfloat16"),
     "official-compile": partial(_official, "compile", "bfloat16"),
     "official-vos": partial(_official, "vos_optimized", "bfloat16"),

@@ -6,7 +6,8 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +81,25 @@ def precise_fp32() -> None:
 
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
+
+
+@contextmanager
+def products_by_onednn() -> Iterator[None]:
+    """Within it, PyTorch gives products of matrices in fp32 on a CPU to oneDNN instead of MKL.
+
+    MKL takes kernels for AVX2 on processors that are not Intel's, whatever else they have: two fifths of what an
+    EPYC with whole AVX-512 units can do. oneDNN may compute in bfloat16 where that is faster, and does with AMX. A
+    processor without bfloat16 stays with MKL.
+    """
+    import torch
+
+    matmul = torch.backends.mkldnn.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
 
 
 def clocks() -> dict[str, str] | None:

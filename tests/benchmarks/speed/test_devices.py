@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from benchmarks.speed import devices
-from benchmarks.speed.devices import Meter, check_device, memory_readers, resident_bytes, timed_ms
+from benchmarks.speed.devices import (
+    Meter,
+    check_device,
+    memory_readers,
+    products_by_onednn,
+    resident_bytes,
+    timed_ms,
+)
 from runtime.errors import BackendUnavailable
 
 
@@ -102,3 +109,19 @@ def test_clocks_are_told_where_nvidia_smi_knows_them(
     assert (found is not None) == known
     if found:
         assert found["clocks.sm"] == "1980 MHz" and found["temperature.gpu"] == "35"
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_products_go_to_onednn_for_a_while(fails: bool) -> None:
+    matmul = torch.backends.mkldnn.matmul
+    before = matmul.fp32_precision
+    a, b = torch.rand(64, 64), torch.rand(64, 64)
+    try:
+        with products_by_onednn():
+            assert matmul.fp32_precision == "bf16"
+            assert torch.allclose(a @ b, a.double().mm(b.double()).float(), rtol=2e-2)
+            if fails:
+                raise KeyError
+    except KeyError:
+        assert fails
+    assert matmul.fp32_precision == before

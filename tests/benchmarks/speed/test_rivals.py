@@ -44,7 +44,8 @@ def toy_is_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_contender_is_timed_and_matched(
     toy_bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = ["ort", "openvino", rivals.TRUTH, "torch-bf16", "official-fp32", "official-bf16"]
+    officials = ["official-fp32", "official-onednn", "official-bf16"]
+    names = ["ort", "openvino", rivals.TRUTH, "torch-bf16", *officials]
     table, report = race(toy_bundle, ",".join(names), capsys, "--objects", "2")
     assert list(report["contenders"]) == names and report["absent"] == {}
     for name, entry in report["contenders"].items():
@@ -57,6 +58,7 @@ def test_every_contender_is_timed_and_matched(
     assert errors[rivals.TRUTH] == 0.0
     assert 0 < errors["ort"] < 1e-3 and errors["official-fp32"] < 1e-3
     assert errors["official-bf16"] > 1e-3
+    assert "products by oneDNN" in report["contenders"]["official-onednn"]["description"]
     assert report["contenders"]["ort"]["times_first"] == 1.0
     assert sum(line.startswith("| ") for line in table) == 1 + len(names)
 
