@@ -22,7 +22,8 @@
     ├── WorkerLost               1   a study of a cohort at which workers were lost time and again
     ├── TimeLimit                1   a study of a cohort that took longer than it may
     ├── ExportError              1   a traced graph that does not fit the contract (`export.to_onnx`)
-    ├── LeaseExpired, AtCapacity, TooManyRequests, Refused, CannotListen: of the server alone (`runtime.serve`)
+    ├── LeaseExpired, AtCapacity, TooManyRequests, StorageFull, Refused, CannotListen: of the server alone
+    │                                (`runtime.serve`)
     └── OutOfMemory              6   the work does not fit
 
 Usage errors are argparse's own (2), and an interrupt is 130, by SIGTERM 143, by SIGHUP 129 (`runtime.process.run`). A

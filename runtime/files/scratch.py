@@ -42,8 +42,9 @@ def scratch_folder() -> Iterator[Path]:
             ) from error
         try:
             yield folder
-        except OSError as error:
-            if isinstance(error, Sam2Error) or not (why := _lack_of_room(error)):
+        except (OSError, Sam2Error) as error:
+            is_of_another = isinstance(error, Sam2Error) and str(folder) not in str(error)
+            if is_of_another or not (why := _lack_of_room(error)):
                 raise
             raise Sam2Error(
                 f"{temporary}, where files lie for a moment, has no room ({why}); make some, or name another folder in "
@@ -51,7 +52,7 @@ def scratch_folder() -> Iterator[Path]:
             ) from error
 
 
-def _lack_of_room(error: OSError) -> str:
+def _lack_of_room(error: Exception) -> str:
     """What the system says of a folder that takes no more; nothing where that is not why an error was raised."""
     of_system = (cause for cause in causes(error) if isinstance(cause, OSError))
     return next((str(c.strerror) for c in of_system if c.errno in NOWHERE_TO_WRITE), "")

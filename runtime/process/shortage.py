@@ -39,8 +39,11 @@ SIGNS = (
 MORE_THREADS = "allow more (ulimit -u, docker run --pids-limit)"
 """How to have more threads, for messages."""
 
-NOWHERE_TO_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""The system's numbers for a disk that is full, for this user or for all, or may only be read."""
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""The system's numbers for a disk that is full, for all or for this user."""
+
+NOWHERE_TO_WRITE = (*DISK_FULL, errno.EROFS)
+"""The same, and for one that may only be read."""
 
 OPENBLAS_BYTES = 192 << 20
 """What importing numpy takes with one thread, and a buffer of OpenBLAS's (64 MiB and 32 MiB), twice."""

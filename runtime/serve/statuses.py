@@ -8,13 +8,15 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
 from runtime.errors import InputError, OutOfMemory, Sam2Error, SessionBusy, SessionClosed
-from runtime.process.shortage import shortage_behind, shortage_words
+from runtime.process.shortage import DISK_FULL, causes, shortage_behind, shortage_words
 from runtime.serve.leases import AtCapacity, LeaseExpired, TooManyRequests
 from runtime.serve.nnia import TooLarge
 
 log = logging.getLogger("runtime.serve")
 
-RETRY_AFTER_S = 10
+
+class StorageFull(Sam2Error):
+    """A disk of the server's, or a user's share of it, that takes no more."""
 
 
 class Refused(Sam2Error):
@@ -40,9 +42,13 @@ STATUSES: dict[type[Exception], int] = {
     SessionBusy: 429,
     TooLarge: 413,
     OutOfMemory: 507,
+    StorageFull: 507,
     InputError: 400,
     ClientDisconnect: 400,  # which nobody is there to read
 }
+# Nobody knows when it will help to ask again: a network that had no time for 45 s, or a session that somebody holds, is
+# not free in a second. One of a session's own requests is, as a rule: a prompted slice takes less.
+RETRY_AFTER_S: dict[type[Exception], int] = {AtCapacity: 10, SessionBusy: 10, TooManyRequests: 1}
 
 
 def response_to(error: Exception) -> JSONResponse:
@@ -50,16 +56,32 @@ def response_to(error: Exception) -> JSONResponse:
     if isinstance(error, Refused):
         return _response(error.status, error, error.headers)
     if (shortage := shortage_behind(error)) and not isinstance(error, OutOfMemory):
-        return _response(STATUSES[OutOfMemory], OutOfMemory(shortage_words(shortage)), {})
+        error = OutOfMemory(shortage_words(shortage))
+    elif full := _full_disk_behind(error):
+        log.error("%s", full)
+        error = StorageFull(_full_disk_words(error, full))
     for kind, status in STATUSES.items():
         if isinstance(error, kind):
-            is_full = status == STATUSES[AtCapacity]
-            return _response(status, error, {"Retry-After": str(RETRY_AFTER_S)} if is_full else {})
+            retry_s = RETRY_AFTER_S.get(kind)
+            return _response(status, error, {"Retry-After": str(retry_s)} if retry_s else {})
     if isinstance(error, Sam2Error):
         log.error("%s: %s", type(error).__name__, error)
         return _response(500, error, {})
     log.error("a fault of the server's", exc_info=error)
     return _response(500, Sam2Error("a fault of the server's; its log has more"), {})
+
+
+def _full_disk_behind(error: Exception) -> OSError | None:
+    """The full disk that an error was raised from, or the error itself if it is one."""
+    of_system = (cause for cause in causes(error) if isinstance(cause, OSError))
+    return next((cause for cause in of_system if cause.errno in DISK_FULL), None)
+
+
+def _full_disk_words(error: Exception, full: OSError) -> str:
+    """What a full disk is told of as: the words of who has met it, if they are meant for people."""
+    if isinstance(error, Sam2Error):
+        return str(error)
+    return f"a disk of the server's has no room ({full.strerror}); make some, then send it again"
 
 
 def _response(status: int, error: Exception, headers: dict[str, str]) -> JSONResponse:

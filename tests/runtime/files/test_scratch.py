@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from runtime.errors import MissingInput, Sam2Error
+from runtime.files.atomic import write_text
 from runtime.files.scratch import START, remove_abandoned, scratch_folder
 from runtime.io import read_volume
 from tests.dicoms import bundled
@@ -18,6 +19,7 @@ from tests.dicoms import bundled
 needs_locks = pytest.mark.skipif(sys.platform == "win32", reason="folders have no locks there")
 HOLDER = """
 import sys
+from runtime.files.atomic import write_text
 from runtime.files.scratch import scratch_folder
 with scratch_folder() as folder:
     (folder / "scan.nii").write_bytes(b"a patient's")
@@ -133,6 +135,25 @@ def test_a_full_temporary_folder_is_told_of_and_not_what_was_to_be_read(temporar
         raise OSError("With tag (7FE0,0010)") from OSError(errno.ENOSPC, "No space left")
     assert caught.value.exit_code == 1
     assert list(temporary.iterdir()) == []
+
+
+def test_a_full_temporary_folder_is_told_of_whoever_was_writing(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who writes whole files says that what was there is kept, and nothing was there."""
+
+    def full(part: Path) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr("runtime.files.atomic.sync_file", full)
+    with (
+        pytest.raises(Sam2Error, match=rf"^{temporary}.* no room .Disk quota.*TMPDIR"),
+        scratch_folder() as folder,
+    ):
+        write_text(folder / "masks.txt", "x")
+    kept = r"kept\.txt could not be written: Disk quota exceeded; what was there is kept"
+    with pytest.raises(Sam2Error, match=kept), scratch_folder():
+        write_text(temporary / "kept.txt", "x")
 
 
 @pytest.mark.parametrize(

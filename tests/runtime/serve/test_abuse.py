@@ -514,8 +514,9 @@ class Busy(FakeSession):
 
 def test_who_found_the_network_busy_is_asked_to_wait() -> None:
     with running(make_session=Busy) as server:
-        status, _, body = server.ask("POST", "/undo", b"{}", X_Lease_Token=server.claim())
+        status, headers, body = server.ask("POST", "/undo", b"{}", X_Lease_Token=server.claim())
         assert status == 429 and b"try again later" in body  # no fault, and no full server
+        assert headers["retry-after"] == "10"
 
 
 def test_a_bomb_of_two_kilobytes_is_refused(server: Running) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import gzip
 import http.client
 import json
@@ -401,6 +402,27 @@ def test_files_under_way_are_counted(model: Model, phantom: NDArray[np.uint8]) -
         assert answer.status == 400  # and are not, once they are gone
     finally:
         served.stop()
+
+
+def test_a_full_temporary_folder_is_a_lack_of_room(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "scan.nii.gz"
+    zeros = np.zeros(SHAPE, np.uint8)
+    write_mask(path, zeros, Volume.from_array(zeros))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("runtime.serve.received_files._write", full)
+    monkeypatch.setattr("runtime.files.atomic.sync_file", full)
+    for answer in (client.send(path), client.ask("GET", "/api/export?format=nii.gz")):
+        assert (answer.status, answer.json["error"]) == (507, "StorageFull")
+        assert "has no room (No space left on device)" in answer.json["detail"]
+        assert "TMPDIR" in answer.json["detail"] and "scratch-" not in answer.json["detail"]
+    monkeypatch.undo()
+    assert client.ask("GET", "/api/export?format=nii.gz").status == 200
+    assert client.send(path).status == 200
 
 
 def test_voxels_are_counted_before_they_are_read(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -19,14 +20,14 @@ import pytest
 from nnInteractive.inference.remote.serialization import pack_array
 
 from runtime.commands.serve import main, parser
-from runtime.errors import InputError, MissingInput
+from runtime.errors import InputError, MissingInput, OutOfMemory, Sam2Error, SessionBusy
 from runtime.files.scratch import scratch_folder
 from runtime.serve.app import Door, application
 from runtime.serve.banner import Address, banner, page_of
 from runtime.serve.browser import show
 from runtime.serve.hosts import Hosts
 from runtime.serve.keys import VARIABLE, check_key, read_key
-from runtime.serve.leases import Leases
+from runtime.serve.leases import AtCapacity, Leases, TooManyRequests
 from runtime.serve.limits import Limits
 from runtime.serve.server import CannotListen, Server, listen
 from runtime.serve.serving import Serving
@@ -50,7 +51,7 @@ import signal, threading
 from concurrent.futures import ThreadPoolExecutor
 from runtime.serve.app import Door, application
 from runtime.serve.hosts import Hosts
-from runtime.serve.leases import Leases
+from runtime.serve.leases import AtCapacity, Leases, TooManyRequests
 from runtime.serve.limits import Limits
 from runtime.serve.server import Server, listen
 from runtime.serve.serving import Serving
@@ -270,6 +271,35 @@ def test_a_client_is_told_how_to_have_more_threads() -> None:
     assert answer.status_code == 507
     assert json.loads(bytes(answer.body))["error"] == "OutOfMemory"
     assert b"no further thread" in answer.body and b"--pids-limit" in answer.body
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_no_fault_of_the_servers(number: int) -> None:
+    full = OSError(number, "no more", "/secret/folder/scan")
+    plain, said = response_to(full), Sam2Error("scratch has no room; name another in TMPDIR")
+    said.__cause__ = full
+    answers = [(plain, b"no room (no more); make some"), (response_to(said), b"TMPDIR")]
+    for answer, words in answers:
+        assert answer.status_code == 507
+        assert json.loads(bytes(answer.body))["error"] == "StorageFull"
+        assert words in answer.body and b"secret" not in answer.body
+    assert response_to(OSError(errno.EIO, "broken")).status_code == 500
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "retry_s"),
+    [
+        (TooManyRequests("x"), 429, "1"),
+        (SessionBusy("x"), 429, "10"),
+        (AtCapacity("x"), 503, "10"),
+        (OutOfMemory("x"), 507, None),
+    ],
+)
+def test_who_is_to_ask_again_is_told_when(
+    error: Exception, status: int, retry_s: str | None
+) -> None:
+    answer = response_to(error)
+    assert (answer.status_code, answer.headers.get("retry-after")) == (status, retry_s)
 
 
 def test_who_leaves_at_once_leaves_nothing_that_was_received(
