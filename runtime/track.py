@@ -58,6 +58,11 @@ class Segmented:
         return self.low_res.unfilled if isinstance(self.low_res, LowResMask) else self.low_res
 
     @property
+    def nbytes(self) -> int:
+        """Of its logits and its object pointer."""
+        return self.low_res.nbytes + self.obj_ptr.nbytes
+
+    @property
     def confidence(self) -> float:
         """What the mask is worth; 0 where the object is absent, and where the scores are no numbers."""
         return self._worth if self.is_finite and self.object_score > 0 else 0.0

@@ -87,6 +87,13 @@ class LowResMask:
     def __setstate__(self, unfilled: NDArray[np.float32]) -> None:
         self._read, self._found, self._lock = None, unfilled, Lock()
 
+    @property
+    def nbytes(self) -> int:
+        """Of the logits, and of a copy without holes if there is one."""
+        unfilled = self.unfilled
+        filled: NDArray[np.float32] = vars(self).get("filled", unfilled)  # if somebody has asked
+        return unfilled.nbytes + (0 if filled is unfilled else filled.nbytes)
+
     @cached_property
     def filled(self) -> NDArray[np.float32]:
         """Without holes, as everybody else sees them."""

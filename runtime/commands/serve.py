@@ -60,7 +60,10 @@ is printed when it is up; docs/viewers.md has three steps for each viewer. The f
 address. Traffic is not encrypted: across a network that you do not trust, use a tunnel.
 
 Memory: half of --max-memory holds encoded slices, half the sessions' images, masks and uploads under way; where an
-image does not fit, the sessions whose users have been away longest end. The key may be in {VARIABLE} instead of a file.
+image does not fit, the sessions whose users have been away longest end. Steps of undo have what those leave: where they
+take more, the session that has most forgets its oldest, but never the latest.
+
+The key may be in {VARIABLE} instead of a file.
 """
 
 
@@ -70,7 +73,8 @@ def parser() -> argparse.ArgumentParser:
         "medsam2 serve", "Segment in a browser, or from 3D Slicer, napari or ITK-SNAP.", EXAMPLES
     )
     add_model_options(
-        p, max_memory="for encoded slices, images and masks; default: two thirds of the machine's"
+        p,
+        max_memory="for encoded slices, images, masks and undo; default: two thirds of the machine's",
     )
     add = p.add_argument_group("server").add_argument
     add("--open", metavar="FILE", help="volume file or DICOM folder that the page begins with")
@@ -215,7 +219,7 @@ def _limits_in_words(args: argparse.Namespace) -> str:
     half = args.max_memory / 2 if args.max_memory else memory_bytes() / SHARE
     return (
         f"up to {args.max_sessions} sessions, images of {args.max_image / 2**20:.0f} MiB, {half / 2**20:.0f} MiB of "
-        f"encoded slices and as much of images and masks; sessions end after {args.idle_timeout:g} s without use"
+        f"encoded slices and as much of images, masks and undo; sessions end after {args.idle_timeout:g} s without use"
     )
 
 

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from runtime.errors import PromptError
+from runtime.predictors.footprint import Footprint, footprint
 from runtime.predictors.runs import alone
 from runtime.predictors.tracked_object import State, TrackedObject
 
@@ -60,6 +61,18 @@ class History:
     def forget(self, count: int) -> None:
         """Give up going back to the oldest of the changes, and what is kept for that."""
         del self.past[:count]
+
+    @alone
+    def forget_redo(self, count: int | None) -> None:
+        """Give up coming forth again to the furthest of the changes that were taken back; None is all of them."""
+        del self.future[:count]
+
+    @alone
+    def footprints(self) -> tuple[Footprint, Footprint]:
+        """What the objects hold as they are, and what the changes do that can be taken back or brought back."""
+        now = footprint(obj.state() for obj in self.objects.values())
+        changes = (state for change in (*self.past, *self.future) for state in change.values())
+        return now, footprint(state for state in changes if state is not None)
 
     def _go_over(self, one: list[Change], other: list[Change]) -> None:
         """Go to the far side of the last of some changes, from where the other ones lead back."""

@@ -15,6 +15,7 @@ from runtime.model import Model
 from runtime.predictors.chosen import AUTO, Auto, memory_rules, smoothing, stop_rule, zoom_factor
 from runtime.predictors.eight_bits import eight_bits
 from runtime.predictors.encoded import Encoded
+from runtime.predictors.footprint import Footprint
 from runtime.predictors.prompted import check_prompts
 from runtime.predictors.result import Result, SliceMask
 from runtime.predictors.stop import StopRule
@@ -166,6 +167,14 @@ class VolumePredictor(TrackingPredictor):
     def forget_oldest(self, count: int = 1) -> None:
         """Give up undoing the oldest changes, and the results that are kept for it; what is drawn stays."""
         self._need_tracker().history.forget(count)
+
+    def forget_redo(self, count: int | None = None) -> None:
+        """Give up redoing the changes that are furthest from what there is now; None is all of them."""
+        self._need_tracker().history.forget_redo(count)
+
+    def footprints(self) -> tuple[Footprint, Footprint]:
+        """What the objects hold as they are, and what is kept for undo and redo, which may be partly the same."""
+        return self._need_tracker().history.footprints()
 
     def encode_ahead(self, order: Iterable[int] | None = None) -> Iterator[int]:
         """Encode slices before anybody asks for them, one each time that the iterator is asked for the next.

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.serve.planes import Span, Spans, in_volume, part_of, planes_of, union
+from runtime.track import Segmented
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +32,7 @@ class Drawn:
     x: Span
     bits: NDArray[np.uint8]
     num_pixels: int
-    source: object = None
+    source: Segmented | None = None
 
     @classmethod
     def of(cls, mask: NDArray[np.bool_]) -> Drawn:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Literal
 
+from runtime.predictors import VolumePredictor
+from runtime.predictors.footprint import Footprint
 from runtime.serve.drawing import Drawn
 from runtime.serve.planes import Position, Span, Spans
 
+Predictors = Mapping[int, VolumePredictor]
+"""Of one object, by the axis across whose planes each follows it."""
 Kind = Literal["point", "bbox", "scribble", "lasso", "seed"]
 
 
@@ -65,7 +70,20 @@ class Moment:
         """
         if is_positive:
             return None
-        return self.drawn if self.is_complete else self.limit
+        if not self.is_complete:
+            return self.limit
+        # Its masks alone: what they were drawn from is not to be kept for as long as the limit is.
+        return {index: replace(drawn, source=None) for index, drawn in self.drawn.items()}
+
+    @property
+    def footprint(self) -> Footprint:
+        """What its masks keep in memory, and what they were drawn from, by identity."""
+        sizes: Footprint = {}
+        for drawn in (*self.drawn.values(), *(self.limit or {}).values()):
+            sizes[id(drawn.bits)] = drawn.bits.nbytes
+            if drawn.source is not None and id(drawn.source) not in sizes:
+                sizes[id(drawn.source)] = drawn.source.nbytes
+        return sizes
 
 
 BLANK = Moment(None, None, (), frozenset(), {}, {}, True, False)
@@ -79,8 +97,82 @@ class Change:
         other: the object on the far side of the step.
         axis: of the predictor that the step used.
         num_changes: that it made there.
+        number: larger than those of all steps that were taken before.
     """
 
     other: Moment
     axis: int
     num_changes: int
+    number: int = field(default_factory=count(1).__next__)
+
+
+@dataclass(slots=True, eq=False)
+class ObjectHistory:
+    """An object's steps of undo and redo; in both lists the one to be taken next is the last.
+
+    Attributes:
+        past: to be undone.
+        future: to be redone; a new prompt empties it.
+        num_forgotten, num_forgotten_redo: steps beyond the first of each list, which nobody can take any more.
+        begun: where a prompt that is just being taken leads back to.
+    """
+
+    past: list[Change] = field(default_factory=list)
+    future: list[Change] = field(default_factory=list)
+    num_forgotten: int = 0
+    num_forgotten_redo: int = 0
+    begun: Moment | None = None
+
+    @property
+    def steps(self) -> list[Change]:
+        """All of them."""
+        return [*self.past, *self.future]
+
+    def leads_to(self, axis_of: Callable[[Moment], int]) -> set[int]:
+        """Axes across whose planes the object is followed on the far sides, as `axis_of` says, or by a step."""
+        moments = [step.other for step in self.steps]
+        moments += [] if self.begun is None else [self.begun]
+        return {step.axis for step in self.steps} | {axis_of(moment) for moment in moments}
+
+    def add(self, change: Change, predictors: Predictors, max_steps: int) -> None:
+        """A prompt was taken; of more than `max_steps` that can be taken back the oldest are forgotten."""
+        self.past.append(change)
+        self.begun = None
+        self.drop_future(predictors)
+        while len(self.past) > max_steps:
+            self.forget_oldest(predictors, is_past=True)
+
+    def drop_future(self, predictors: Predictors) -> None:
+        """Nothing can be redone any more, by any predictor."""
+        self.future, self.num_forgotten_redo = [], 0
+        for predictor in predictors.values():
+            predictor.forget_redo()
+
+    def forget_oldest(self, predictors: Predictors, is_past: bool | None = None) -> None:
+        """Forget the step that was taken first, of undo (`is_past`), of redo, or of both, and what predictors keep."""
+        past, future = self.past, self.future
+        if is_past is None:  # what was taken later lies later in both
+            is_past = bool(past) and (not future or past[0].number < future[0].number)
+        gone = (past if is_past else future).pop(0)
+        self.num_forgotten += is_past
+        self.num_forgotten_redo += not is_past
+        if (predictor := predictors.get(gone.axis)) and gone.num_changes:
+            forget = predictor.forget_oldest if is_past else predictor.forget_redo
+            forget(gone.num_changes)
+
+    def footprint(self, predictors: Predictors, now: Moment, axis: int) -> int:
+        """Bytes that these steps alone keep: the object itself, followed across an axis, holds none of them."""
+        present, kept = now.footprint, _union(step.other.footprint for step in self.steps)
+        for across, predictor in predictors.items():
+            its_present, its_kept = predictor.footprints()
+            kept |= its_kept
+            # Across another axis there is something only for a step to come back to.
+            (present if across == axis else kept).update(its_present)
+        return sum(size for held, size in kept.items() if held not in present)
+
+
+def _union(footprints: Iterable[Footprint]) -> Footprint:
+    union: Footprint = {}
+    for each in footprints:
+        union |= each
+    return union

@@ -81,11 +81,6 @@ class SessionImage:
         """Across which planes lie where a prompt does not say: the first, or that of an image of one slice."""
         return self.shape.index(1) if 1 in self.shape else 0
 
-    @property
-    def step_bytes(self) -> int:
-        """What a prediction of an object on all slices takes: the network's logits."""
-        return max(self.shape) * self._model.numbers.low_res**2 * np.dtype(np.float32).itemsize
-
     def predictor(self, axis: int) -> VolumePredictor:
         """A predictor for the planes across an axis, without objects; its slices are padded planes."""
         predictor = VolumePredictor(

@@ -37,6 +37,7 @@ class ObjectInfo:
         num_voxels: that are inside, whether they are shown yet or not.
         spans: the tight box about them; None where there are none.
         can_undo, can_redo: whether there is a step to go back or forth.
+        num_forgotten, num_forgotten_redo: steps of undo and redo beyond these that were given up for their memory.
         is_running: a prediction is under way.
         is_complete: nothing is left to be found for these prompts.
         done, planned: slices of the latest prediction.
@@ -51,6 +52,8 @@ class ObjectInfo:
     spans: Spans | None
     can_undo: bool
     can_redo: bool
+    num_forgotten: int
+    num_forgotten_redo: int
     is_running: bool
     is_complete: bool
     done: int

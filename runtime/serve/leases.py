@@ -51,6 +51,7 @@ class Leases:
         clock: in seconds.
         give_back: called in a thread of the leases' own when nobody has worked for `Limits.rest_s` and a session has
             ended since the last call.
+        on_held: called when memory has been counted, of which others may have less from then on; it has to be quick.
     """
 
     def __init__(
@@ -59,8 +60,10 @@ class Leases:
         limits: Limits,
         clock: Callable[[], float] = time.monotonic,
         give_back: Callable[[], None] = lambda: None,
+        on_held: Callable[[], None] = lambda: None,
     ) -> None:
         self._make_session, self._limits, self._clock = make_session, limits, clock
+        self._on_held = on_held
         self._give_back, self._has_ended, self._last_work = give_back, False, clock()
         self._leases: dict[bytes, Lease] = {}  # by the token's hash: its bytes are never compared
         self._lock = threading.RLock()
@@ -167,6 +170,7 @@ class Leases:
                     )
                 self._end(idle[0], "its memory was needed")
             lease.held_bytes[what] = num_bytes
+        self._on_held()
 
     @contextmanager
     def holding(self, lease: Lease, num_bytes: int) -> Iterator[None]:

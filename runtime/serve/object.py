@@ -15,7 +15,7 @@ from runtime.predictors import VolumePredictor
 from runtime.predictors.chosen import AUTO
 from runtime.predictors.result import SliceMask
 from runtime.serve.drawing import NOTHING, Canvas, Drawn, within
-from runtime.serve.history import BLANK, Change, Moment
+from runtime.serve.history import BLANK, Change, Moment, ObjectHistory
 from runtime.serve.image import SessionImage
 from runtime.serve.planes import Spans, plane_shape, union
 from runtime.serve.request import Request
@@ -49,8 +49,7 @@ class SessionObject:
         self._image, self._report = image, report
         self.news = Condition()
         self.max_steps = max_steps
-        self.past: list[Change] = []
-        self.future: list[Change] = []
+        self.history = ObjectHistory()
         self.canvas: Canvas | None = None
         self.task: Task | None = None
         self.is_awaited = self.is_prompted = False
@@ -149,7 +148,7 @@ class SessionObject:
     def forget(self) -> None:
         """Be as new, without history."""
         self.go_to(BLANK)
-        self.past, self.future, self._predictors = [], [], {}
+        self.history, self._predictors = ObjectHistory(), {}
         self.done = self.planned = 0
 
     def carry_out(self, request: Request, goes_on: bool) -> Steps:
@@ -161,6 +160,8 @@ class SessionObject:
         Until all of it is taken it can be ended as if it had never been begun.
         """
         before, predictor, num_changes = self.now, self.predictor(request.axis), 0
+        history, predictors = self.history, self._predictors
+        history.begun = before
         try:
             self._begin(request, goes_on)
             moves = request.is_fresh or before.axis not in (request.axis, None)
@@ -177,15 +178,13 @@ class SessionObject:
         except BaseException:
             for _ in range(num_changes):
                 predictor.undo()
+            if num_changes:  # the predictor has forgotten what there was to redo, and would bring this back instead
+                history.drop_future(predictors)
+            history.begun = None
             self.go_to(before)
             raise
+        history.add(Change(before, request.axis, num_changes), predictors, self.max_steps)
         with self.news:
-            self.past.append(Change(before, request.axis, num_changes))
-            self.future = []
-            while len(self.past) > self.max_steps:
-                oldest = self.past.pop(0)
-                if oldest.num_changes:
-                    self.predictor(oldest.axis).forget_oldest(oldest.num_changes)
             self.is_prompted = True
             self.news.notify_all()
         if goes_on and not self.is_complete:
@@ -208,14 +207,28 @@ class SessionObject:
                 yield Urgency.AWAITED if self.is_awaited else Urgency.BACKGROUND
         self._complete(seen)
 
-    def step_back(self, steps_from: list[Change], steps_to: list[Change]) -> bool:
+    def history_bytes(self) -> int:
+        """Memory that steps of undo and redo alone keep; only on the worker's thread."""
+        return self.history.footprint(dict(self._predictors), self.now, self.axis)
+
+    def forget_oldest_step(self) -> None:
+        """Forget the step of undo or redo that was taken first; only on the worker's thread."""
+        history, predictors = self.history, self._predictors
+        if history.steps:  # else it has been reset meanwhile
+            history.forget_oldest(predictors)
+        for axis in predictors.keys() - history.leads_to(self.axis_of) - {self.axis}:
+            del predictors[axis]
+
+    def step_back(self, is_undo: bool) -> bool:
         """Undo, from the past to the future, or redo; only on the worker's thread. Returns whether there was a step."""
+        past, future = self.history.past, self.history.future
+        steps_from, steps_to = (past, future) if is_undo else (future, past)
         if not steps_from:
             return False
         change = steps_from[-1]
         predictor = self.predictor(change.axis)
         for _ in range(change.num_changes):
-            if steps_from is self.past:
+            if is_undo:
                 predictor.undo()
             else:
                 predictor.redo()

@@ -12,8 +12,10 @@ from runtime.serve.info import ObjectInfo
 from runtime.serve.object import SessionObject
 from runtime.serve.planes import Spans
 
-HISTORY_BYTES = 2**30  # that an object's steps of undo may take, if each finds all of it anew
-MIN_STEPS = 16  # that can be taken back at the least
+MOST_FOUND = (
+    2**14
+)  # slices that the steps of an object may have found: whatever is kept is counted after each step
+MIN_STEPS = 16  # that may be kept where there is memory, of however many slices
 Report = Callable[[SessionObject, Spans], None]
 
 
@@ -27,7 +29,7 @@ class Objects:
 
     def __init__(self, image: SessionImage, report: Report) -> None:
         self._image, self._report = image, report
-        self._max_steps = max(MIN_STEPS, HISTORY_BYTES // image.step_bytes)
+        self._max_steps = max(MIN_STEPS, MOST_FOUND // max(image.shape))
         self._objects: dict[int, SessionObject] = {}
         self._latest = 0
         self.selected = self.add(None)
@@ -68,6 +70,21 @@ class Objects:
             self.selected = min(left) if left else self.add(None)
         del self._objects[gone]
 
+    def history_bytes(self) -> int:
+        """Memory that steps of undo and redo alone keep; only on the worker's thread."""
+        return sum(obj.history_bytes() for obj in self)
+
+    def forget_oldest_step(self) -> bool:
+        """Forget the step of undo or redo, of whatever object, that was taken first; the last one stays.
+
+        Returns whether there was one to forget; only on the worker's thread.
+        """
+        first = {step.number: obj for obj in self for step in obj.history.steps}
+        if len(first) < 2:
+            return False
+        first[min(first)].forget_oldest_step()
+        return True
+
     def infos(self) -> list[ObjectInfo]:
         """All, lowest number first."""
         return [_info(obj) for obj in self]
@@ -84,8 +101,10 @@ def _info(obj: SessionObject) -> ObjectInfo:
         tuple(sorted(now.prompted)),
         sum(drawn.num_pixels for drawn in now.drawn.values()),
         extent(now.drawn, axis),
-        bool(obj.past),
-        bool(obj.future),
+        bool(obj.history.past),
+        bool(obj.history.future),
+        obj.history.num_forgotten,
+        obj.history.num_forgotten_redo,
         obj.is_running,
         now.is_complete,
         obj.done,

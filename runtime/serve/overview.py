@@ -40,7 +40,7 @@ class Overview:
 
     @property
     def supports_undo(self) -> bool:
-        """Always: as deep as there are prompts."""
+        """Always: as deep as there is memory for the steps."""
         return True
 
     @property
@@ -57,13 +57,13 @@ class Overview:
     def can_undo(self) -> bool:
         """Whether the selected object has a prompt to be taken back."""
         objects = self._state.objects
-        return objects is not None and bool(objects.chosen.past)
+        return objects is not None and bool(objects.chosen.history.past)
 
     @property
     def can_redo(self) -> bool:
         """Whether one that was taken back can come again."""
         objects = self._state.objects
-        return objects is not None and bool(objects.chosen.future)
+        return objects is not None and bool(objects.chosen.history.future)
 
     @property
     def selected(self) -> int:

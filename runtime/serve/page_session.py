@@ -183,6 +183,8 @@ class PageSession:
             "prompted": info.prompted,
             "can_undo": info.can_undo,
             "can_redo": info.can_redo,
+            "num_forgotten": info.num_forgotten,
+            "num_forgotten_redo": info.num_forgotten_redo,
             "is_complete": info.is_complete,
         }
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 from runtime.cohort.review import Review
 from runtime.devices.machine import trim_memory
+from runtime.errors import SessionClosed
 from runtime.io.dicom.seg import SegmentationOptions
 from runtime.io.volumes.volume import Volume
 from runtime.model import Model
@@ -18,7 +20,8 @@ from runtime.serve.page_api import Page
 from runtime.serve.server import Server
 from runtime.serve.serving import Serving
 from runtime.serve.session import InteractiveSession
-from runtime.serve.worker import Worker
+from runtime.serve.undo_memory import UndoMemory
+from runtime.serve.worker import Urgency, Worker
 from runtime.steps.encodings import Encodings
 
 
@@ -68,14 +71,24 @@ class Service:
         self._worker = Worker()
         encodings = Encodings(model, max_encoding_bytes)
 
+        # What is counted of images and masks is wanted more than steps of undo, which have what those leave.
+        undo = UndoMemory(lambda: limits.max_volume_bytes - self.leases.held_bytes)
+
         def make_session() -> InteractiveSession:
-            return InteractiveSession(model, encodings, self._worker, licence=licence)
+            return InteractiveSession(
+                model, encodings, self._worker, licence=licence, undo_memory=undo
+            )
 
         def give_back() -> None:
             model.trim()  # what the largest prompt took would be held for good
             trim_memory()
 
-        self.leases = Leases(make_session, limits, give_back=give_back)
+        def forget_steps() -> None:
+            if undo.is_over:
+                with suppress(SessionClosed):  # with the worker all steps go
+                    self._worker.submit(undo, undo.settling(), Urgency.PROMPT)
+
+        self.leases = Leases(make_session, limits, give_back=give_back, on_held=forget_steps)
         num_threads = limits.max_sessions * limits.max_pending
         self._pool = ThreadPoolExecutor(num_threads, "session")
         serving = Serving(self.leases, limits, self._pool)

@@ -16,6 +16,7 @@ from runtime.serve.markings import check_buffer, marking, whole_mask
 from runtime.serve.overview import Overview
 from runtime.serve.planes import Box3, Position, as_lists, position_of, spans_of
 from runtime.serve.state import Ask, OnSlices, Read, SessionState
+from runtime.serve.undo_memory import UndoMemory
 from runtime.serve.worker import Worker
 from runtime.steps.encodings import Encodings
 
@@ -42,6 +43,7 @@ class InteractiveSession(Overview):
         licence: of the weights, for viewers to show.
         window: how intensities become eight bits, a name of `runtime.io.window`.
         clock: tells seconds.
+        undo_memory: of steps of undo, to be shared by sessions of one worker; None is 1 GiB for this one alone.
     """
 
     def __init__(
@@ -53,13 +55,15 @@ class InteractiveSession(Overview):
         licence: str | None = None,
         window: str = "auto",
         clock: Callable[[], float] = time.monotonic,
+        undo_memory: UndoMemory | None = None,
     ) -> None:
         check_model(model)
         model.check_memory()
         shared = encodings or Encodings(model)
         self._owns_worker = worker is None
         worker = worker or Worker()
-        super().__init__(SessionState(model, shared, worker, window, clock), licence)
+        undo_memory = undo_memory or UndoMemory()
+        super().__init__(SessionState(model, shared, worker, undo_memory, window, clock), licence)
         if self._owns_worker:  # its thread would outlive a session that is dropped unclosed
             finalize(self, worker.close, wait=False)
         self.deadline_s = deadline_s

@@ -16,6 +16,7 @@ from runtime.serve.object import SessionObject
 from runtime.serve.objects import Objects
 from runtime.serve.planes import Box3, Position, Spans, as_lists
 from runtime.serve.request import Request, Scene
+from runtime.serve.undo_memory import UndoMemory
 from runtime.serve.worker import Steps, Task, Urgency, Worker
 from runtime.steps.encodings import Encodings
 
@@ -34,7 +35,7 @@ class SessionState:
     """A session but for its verbs; every method but `urge` and what only looks belongs into a `turn`.
 
     Args:
-        model, encodings, worker, window, clock: as of the session.
+        model, encodings, worker, undo_memory, window, clock: as of the session.
     """
 
     def __init__(
@@ -42,11 +43,12 @@ class SessionState:
         model: Model,
         encodings: Encodings,
         worker: Worker,
+        undo_memory: UndoMemory,
         window: str,
         clock: Callable[[], float],
     ) -> None:
         self.model, self.encodings, self.worker = model, encodings, worker
-        self.window, self.clock = window, clock
+        self.undo_memory, self.window, self.clock = undo_memory, window, clock
         self.image: SessionImage | None = None
         self.objects: Objects | None = None
         self.on_slices: OnSlices | None = None
@@ -116,6 +118,7 @@ class SessionState:
                 self.worker.call(self, self.image.close)
             except SessionClosed:  # a worker that is closed encodes for nobody
                 self.image.close()
+        self.undo_memory.leave(self.objects)
         self.image = self.objects = self._ahead = None
 
     def close(self) -> None:
@@ -187,10 +190,15 @@ class SessionState:
     def step_back(self, is_undo: bool) -> Box3 | None:
         """Undo or redo for the selected object, and go on in the background with what was missing then."""
         with self.turn():
-            chosen = self.chosen()
+            chosen, objects = self.chosen(), self.need_objects()
             chosen.stop()
-            ways = (chosen.past, chosen.future) if is_undo else (chosen.future, chosen.past)
-            self.ran_prediction = self.worker.call(self, lambda: chosen.step_back(*ways))
+
+            def step() -> bool:
+                was_there = chosen.step_back(is_undo)
+                self.undo_memory.count(objects)
+                return was_there
+
+            self.ran_prediction = self.worker.call(self, step)
             if not self.ran_prediction:
                 return None
             changed = as_lists(chosen.show())
@@ -201,8 +209,16 @@ class SessionState:
 
     def _begin(self, chosen: SessionObject, steps: Steps, urgency: Urgency) -> Task:
         chosen.is_prompted, chosen.is_awaited = False, True
-        chosen.task = self.worker.submit(self, steps, urgency, chosen.tell)
+        chosen.task = self.worker.submit(self, self._counted(steps), urgency, chosen.tell)
         return chosen.task
+
+    def _counted(self, steps: Steps) -> Steps:
+        """A prediction, after which is counted what undo keeps: masks that it has found anew are there twice then."""
+        objects = self.need_objects()
+        try:
+            yield from steps
+        finally:
+            self.undo_memory.count(objects)
 
     def _wait(self, began: float, deadline_s: float, is_prompt: bool = True) -> Wait:
         return Wait(

@@ -382,10 +382,10 @@ export class App {
   }
 
   // A prompt counts, and can be undone, from its first slice on; masks say for themselves what else there is.
-  took({ id, prompts, prompted, can_undo, can_redo, is_complete }) {
+  took({ id, prompts, prompted, can_undo, can_redo, num_forgotten, num_forgotten_redo, is_complete }) {
     const object = this.objects.find((each) => each.id === id);
     if (!object) return;
-    Object.assign(object, { prompts, prompted, can_undo, can_redo, is_complete });
+    Object.assign(object, { prompts, prompted, can_undo, can_redo, num_forgotten, num_forgotten_redo, is_complete });
     this.showObjects();
     this.viewer.draw();
   }
@@ -683,6 +683,14 @@ export class App {
     this.viewer.patchLabels(whole, () => this.masks.labels(whole, this.order));
   }
 
+  // Steps beyond those that a button can take.
+  tellForgotten(name, count) {
+    const button = this.el(name);
+    button.dataset.title ??= button.title;
+    const steps = count === 1 ? "1 further step" : `${count} further steps`;
+    button.title = button.dataset.title + (count ? `\nThe server had no memory to keep ${steps} (--max-memory).` : "");
+  }
+
   showObjects() {
     this.panel.show(this.objects, this.selected, this.hidden);
     const colours = [];
@@ -693,6 +701,8 @@ export class App {
     const { object } = this;
     this.el("undo").disabled = !object?.can_undo;
     this.el("redo").disabled = !object?.can_redo;
+    this.tellForgotten("undo", object?.num_forgotten);
+    this.tellForgotten("redo", object?.num_forgotten_redo);
     this.el("object-reset").disabled = !object?.prompts.length;
     if (!object) return;
     this.strip.fill({

@@ -209,6 +209,17 @@ def test_who_works_keeps_its_memory(leases: Leases) -> None:
         leases.hold(new, "buffer", 1)
 
 
+def test_who_has_what_others_leave_is_told_when_that_is_less(clock: Clock) -> None:
+    told: list[int] = []
+    leases = Leases(FakeSession, LIMITS, clock, on_held=lambda: told.append(leases.held_bytes))  # type: ignore[arg-type]
+    lease = leases.grant("page")
+    leases.hold(lease, "image", 600)
+    with leases.holding(lease, 100), pytest.raises(OutOfMemory):
+        leases.hold(lease, "objects", 500)
+    assert told == [600, 700]
+    leases.close()
+
+
 def test_an_ended_session_holds_nothing(leases: Leases) -> None:
     lease = leases.grant("nninteractive")
     leases.hold(lease, "image", 600)

@@ -389,6 +389,25 @@ def test_a_session_that_works_is_in_use(client: Client, served: Served) -> None:
     stream.close()
 
 
+def test_undo_has_what_images_and_masks_leave(model: Model, phantom: NDArray[np.uint8]) -> None:
+    limits = Limits(max_volume_bytes=4 * phantom.size)
+    served = Served(model, Volume.from_array(phantom), limits=limits)
+    try:
+        client = Client(served.port)
+        client.claim()
+        stream = client.listen()
+        for kji in ([2, 18, 14], [1, 20, 20], [3, 18, 14]):
+            client.ask("POST", "/api/objects/1/point", {"kji": kji, "positive": True})
+            done = stream.until("done")[-1][1]["described"]
+        assert (done["can_undo"], done["num_forgotten"]) == (True, 2)
+        client.ask("POST", "/api/objects/1/undo", {})
+        done = stream.until("done")[-1][1]["described"]
+        assert (done["can_undo"], done["can_redo"], done["num_forgotten"]) == (False, True, 2)
+        stream.close()
+    finally:
+        served.stop()
+
+
 def test_files_under_way_are_counted(model: Model, phantom: NDArray[np.uint8]) -> None:
     limits = Limits(max_image_bytes=MIB, max_volume_bytes=4 * phantom.size)
     served = Served(model, Volume.from_array(phantom), limits=limits)

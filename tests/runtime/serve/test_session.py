@@ -400,7 +400,7 @@ def test_what_does_not_fit_is_refused_and_is_no_step(
         getattr(session, verb)(*args, **more)
     assert session.objects == known
     np.testing.assert_array_equal(session.target_buffer, before)
-    assert len(session._state.chosen().past) == 1
+    assert len(session._state.chosen().history.past) == 1
 
 
 def test_a_crop_that_reaches_beyond_the_image_is_cut(session: InteractiveSession) -> None:
@@ -597,7 +597,7 @@ def test_a_box_is_answered_after_one_encoding_where_crops_are_shown() -> None:
 def test_steps_beyond_what_may_be_kept_cannot_be_taken_back(
     session: InteractiveSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(objects, "HISTORY_BYTES", 0)
+    monkeypatch.setattr(objects, "MOST_FOUND", 0)
     monkeypatch.setattr(objects, "MIN_STEPS", 3)
     session.set_image(IMAGE)
     pictures = []
