@@ -115,6 +115,7 @@ class ObjectHistory:
         future: to be redone; a new prompt empties it.
         num_forgotten, num_forgotten_redo: steps beyond the first of each list, which nobody can take any more.
         begun: where a prompt that is just being taken leads back to.
+        num_bytes: that these steps alone keep, as they were counted last.
     """
 
     past: list[Change] = field(default_factory=list)
@@ -122,6 +123,7 @@ class ObjectHistory:
     num_forgotten: int = 0
     num_forgotten_redo: int = 0
     begun: Moment | None = None
+    num_bytes: int = 0
 
     @property
     def steps(self) -> list[Change]:
@@ -160,15 +162,15 @@ class ObjectHistory:
             forget = predictor.forget_oldest if is_past else predictor.forget_redo
             forget(gone.num_changes)
 
-    def footprint(self, predictors: Predictors, now: Moment, axis: int) -> int:
-        """Bytes that these steps alone keep: the object itself, followed across an axis, holds none of them."""
+    def count(self, predictors: Predictors, now: Moment, axis: int) -> None:
+        """Count bytes that these steps alone keep: the object itself, followed across an axis, holds none of them."""
         present, kept = now.footprint, _union(step.other.footprint for step in self.steps)
         for across, predictor in predictors.items():
             its_present, its_kept = predictor.footprints()
             kept |= its_kept
             # Across another axis there is something only for a step to come back to.
             (present if across == axis else kept).update(its_present)
-        return sum(size for held, size in kept.items() if held not in present)
+        self.num_bytes = sum(size for held, size in kept.items() if held not in present)
 
 
 def _union(footprints: Iterable[Footprint]) -> Footprint:

@@ -207,9 +207,9 @@ class SessionObject:
                 yield Urgency.AWAITED if self.is_awaited else Urgency.BACKGROUND
         self._complete(seen)
 
-    def history_bytes(self) -> int:
-        """Memory that steps of undo and redo alone keep; only on the worker's thread."""
-        return self.history.footprint(dict(self._predictors), self.now, self.axis)
+    def count_history(self) -> None:
+        """Count memory that steps of undo and redo alone keep; only on the worker's thread."""
+        self.history.count(dict(self._predictors), self.now, self.axis)
 
     def forget_oldest_step(self) -> None:
         """Forget the step of undo or redo that was taken first; only on the worker's thread."""

@@ -70,9 +70,10 @@ class Objects:
             self.selected = min(left) if left else self.add(None)
         del self._objects[gone]
 
+    @property
     def history_bytes(self) -> int:
-        """Memory that steps of undo and redo alone keep; only on the worker's thread."""
-        return sum(obj.history_bytes() for obj in self)
+        """Memory that steps of undo and redo alone keep, as it was counted last."""
+        return sum(obj.history.num_bytes for obj in self)
 
     def forget_oldest_step(self) -> bool:
         """Forget the step of undo or redo, of whatever object, that was taken first; the last one stays.
@@ -82,7 +83,9 @@ class Objects:
         first = {step.number: obj for obj in self for step in obj.history.steps}
         if len(first) < 2:
             return False
-        first[min(first)].forget_oldest_step()
+        obj = first[min(first)]
+        obj.forget_oldest_step()
+        obj.count_history()
         return True
 
     def infos(self) -> list[ObjectInfo]:

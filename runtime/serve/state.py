@@ -195,7 +195,7 @@ class SessionState:
 
             def step() -> bool:
                 was_there = chosen.step_back(is_undo)
-                self.undo_memory.count(objects)
+                self.undo_memory.count(objects, chosen)
                 return was_there
 
             self.ran_prediction = self.worker.call(self, step)
@@ -209,16 +209,16 @@ class SessionState:
 
     def _begin(self, chosen: SessionObject, steps: Steps, urgency: Urgency) -> Task:
         chosen.is_prompted, chosen.is_awaited = False, True
-        chosen.task = self.worker.submit(self, self._counted(steps), urgency, chosen.tell)
+        chosen.task = self.worker.submit(self, self._counted(chosen, steps), urgency, chosen.tell)
         return chosen.task
 
-    def _counted(self, steps: Steps) -> Steps:
+    def _counted(self, chosen: SessionObject, steps: Steps) -> Steps:
         """A prediction, after which is counted what undo keeps: masks that it has found anew are there twice then."""
         objects = self.need_objects()
         try:
             yield from steps
         finally:
-            self.undo_memory.count(objects)
+            self.undo_memory.count(objects, chosen)
 
     def _wait(self, began: float, deadline_s: float, is_prompt: bool = True) -> Wait:
         return Wait(

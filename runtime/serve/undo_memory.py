@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from threading import Lock
-from weakref import WeakKeyDictionary
+from weakref import WeakSet
 
+from runtime.serve.object import SessionObject
 from runtime.serve.objects import Objects
 from runtime.serve.worker import Steps, Urgency
 
@@ -26,29 +27,33 @@ class UndoMemory:
 
     def __init__(self, room: Callable[[], int] = lambda: SESSION_BYTES) -> None:
         self._room, self._lock = room, Lock()
-        self._held: WeakKeyDictionary[Objects, int] = WeakKeyDictionary()
+        self._sessions: WeakSet[Objects] = WeakSet()
 
     @property
     def held_bytes(self) -> int:
         """That all steps took when they were counted last."""
-        with self._lock:
-            return sum(self._held.values())
+        return sum(objects.history_bytes for objects in self._all())
 
     @property
     def is_over(self) -> bool:
         """Whether that is more than there is room for."""
         return self.held_bytes > max(0, self._room())
 
-    def count(self, objects: Objects) -> None:
-        """Count a session's steps again, and have the oldest forgotten that do not fit; only on the worker's thread."""
-        self._note(objects)
+    def count(self, objects: Objects, changed: SessionObject) -> None:
+        """Count the steps of a session's object again, and have the oldest of all forgotten that do not fit.
+
+        Only on the worker's thread.
+        """
+        with self._lock:
+            self._sessions.add(objects)
+        changed.count_history()
         self.settle()
 
     def leave(self, objects: Objects | None) -> None:
         """Count those of a session that has ended no more."""
         with self._lock:
             if objects is not None:
-                self._held.pop(objects, None)
+                self._sessions.discard(objects)
 
     def settling(self) -> Steps:
         """`settle` as work for the worker."""
@@ -58,20 +63,12 @@ class UndoMemory:
 
     def settle(self) -> None:
         """Have the oldest steps forgotten that do not fit; only on the worker's thread."""
-        with self._lock:
-            may_forget = dict(self._held)
+        may_forget = self._all()
         while self.is_over and may_forget:
-            most = max(may_forget, key=lambda objects: may_forget[objects])
-            before = may_forget[most]
-            if (held := self._note(most)) >= before:  # else it has been reset meanwhile
-                if not most.forget_oldest_step():
-                    del may_forget[most]
-                    continue
-                held = self._note(most)
-            may_forget[most] = held
+            most = max(may_forget, key=lambda objects: objects.history_bytes)
+            if not most.forget_oldest_step():
+                may_forget.remove(most)
 
-    def _note(self, objects: Objects) -> int:
-        held = objects.history_bytes()
+    def _all(self) -> list[Objects]:
         with self._lock:
-            self._held[objects] = held
-        return held
+            return [*self._sessions]
