@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 from runtime.errors import InputError, MissingInput
-from runtime.files.plain_text import BOM, NOT_UTF16, is_utf16
+from runtime.files.plain_text import BOM, NOT_UTF16, is_utf16, variable
 
 VARIABLE = "MEDSAM2_SERVE_KEY"
 SHORTEST, LONGEST = 16, 256
@@ -23,7 +23,7 @@ def read_key(path: str | None) -> str | None:
     if path is not None:
         return check_key(_read(Path(path)), path)
     if VARIABLE in os.environ:
-        return check_key(os.environ[VARIABLE], VARIABLE)
+        return check_key(variable(VARIABLE), VARIABLE)
     return None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from runtime.errors import InputError, MissingInput, Sam2Error
+from runtime.files.plain_text import variable
 from runtime.io.dicom.query import SERIES, STUDY, unasked, value_of
 from runtime.process.packages import DISTRIBUTION
 from runtime.process.shortage import is_out_of_memory
@@ -294,7 +294,7 @@ def _client(url: str) -> DICOMwebClient:
             return prepared
 
     session = Session()
-    if token := os.environ.get(TOKEN):
+    if token := variable(TOKEN):
         session.headers["Authorization"] = f"Bearer {token}"
         session.trust_env = False  # or ~/.netrc would take its place
     return DICOMwebClient(url, session=session, timeout=TIMEOUT_S)

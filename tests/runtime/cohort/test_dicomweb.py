@@ -136,8 +136,9 @@ def test_a_token_is_shown(
     server.token = "secret"
     with pytest.raises(Sam2Error, match=TOKEN):
         fetched(server, "/".join(held), tmp_path / "no")
-    monkeypatch.setenv(TOKEN, "secret")
-    assert fetched(server, "/".join(held), tmp_path / "yes").size
+    for name, text in (("yes", "secret"), ("by $(cat FILE)", "\ufeffsecret\r")):
+        monkeypatch.setenv(TOKEN, text)
+        assert fetched(server, "/".join(held), tmp_path / name).size
 
 
 @pytest.mark.parametrize("url", ["pacs/dicom-web", "ftp://pacs/x", "https://me:secret@pacs/x"])

@@ -97,8 +97,12 @@ def test_keys_come_from_a_file_or_the_environment(
 ) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     assert read_key(None) is None
-    monkeypatch.setenv(VARIABLE, f" {KEY}\n")
-    assert read_key(None) == KEY
+    for text in (
+        f" {KEY}\n",
+        f"\ufeff{KEY}\r",
+    ):  # the second by $(cat FILE) of one that Notepad saved
+        monkeypatch.setenv(VARIABLE, text)
+        assert read_key(None) == KEY
     path = tmp_path / "key.txt"
     with pytest.raises(MissingInput, match="token_urlsafe"):
         read_key(str(path))
