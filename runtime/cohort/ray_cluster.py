@@ -29,13 +29,13 @@ QUIET = {
 
 
 @contextmanager
-def ray_cluster(address: str | None, num_cpus: int, num_gpus: float) -> Iterator[Any]:
+def ray_cluster(address: str | None, num_cpus: int, num_gpus: int | None) -> Iterator[Any]:
     """The module `ray`, connected; it is left, and what was started for it ended, in any case.
 
     Args:
         address: of a cluster, or "auto" for that of this machine; None starts one here, which listens to who has a
             token of this run alone, writes into a temporary folder and is ended with this process.
-        num_cpus, num_gpus: of the one that is started.
+        num_cpus, num_gpus: of the one that is started; None for the GPUs that Ray finds.
 
     Raises BackendUnavailable where there is no cluster.
     """
@@ -83,7 +83,7 @@ def _lives(process: int) -> bool:
 
 
 def _connect(
-    ray: Any, address: str | None, num_cpus: int, num_gpus: float, folder: str | None
+    ray: Any, address: str | None, num_cpus: int, num_gpus: int | None, folder: str | None
 ) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,8 @@ from runtime.cohort.executor import Event, Finished, Lost
 from runtime.cohort.outcome import StudyOutcome, StudyTask, failure
 from runtime.cohort.settings import Settings
 from runtime.cohort.worker import StudyWorker
-from runtime.errors import OutOfMemory, Sam2Error, WorkerLost
+from runtime.errors import BackendUnavailable, OutOfMemory, Sam2Error, WorkerLost
+from runtime.process.counted import counted
 
 MOST_STILLBORN = 3
 """Workers in a row that may be lost before they have a model; then nobody believes in the next one."""
@@ -34,6 +36,35 @@ class Share:
 
     threads: int
     gpus: float = 0.0
+
+    @property
+    def _per_gpu(self) -> float:
+        """Workers on a GPU: Ray cuts no share from two of them. What is lost of 1 / 0.1 is rounding."""
+        return 1 / self.gpus if self.gpus > 1 else int(1 / self.gpus + 1e-9)
+
+    def num_gpus(self, num_workers: int) -> int:
+        """How many GPUs so many workers need."""
+        return math.ceil(num_workers / self._per_gpu) if self.gpus else 0
+
+    def num_workers(self, resources: Mapping[str, float]) -> int:
+        """How many workers there is room for: at least one, which may share cores, but no GPU that is not there.
+
+        Args:
+            resources: "CPU" and "GPU" of all machines together, as Ray counts them.
+
+        Raises BackendUnavailable where no worker's share of a GPU is there.
+        """
+        num_workers = max(1, int(resources.get("CPU", 1)) // self.threads)
+        if not self.gpus:
+            return num_workers
+        gpus = int(resources.get("GPU", 0))
+        room = int(gpus * self._per_gpu)
+        if not room:
+            raise BackendUnavailable(
+                f"found {counted(gpus, 'GPU')}; wanted {self.gpus:g} for each worker: leave --gpus-per-worker out, or "
+                "say --workers N where a cluster starts machines with GPUs once they are asked for"
+            )
+        return min(num_workers, room)
 
 
 class Actor:

@@ -110,9 +110,10 @@ def _check(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise InputError(f"found --{name} {value}; wanted 1 or more")
-    if not 0 <= args.gpus_per_worker < math.inf:
+    share = args.gpus_per_worker
+    if not 0 <= share < math.inf or (share > 1 and share % 1):
         raise InputError(
-            f"found --gpus-per-worker {args.gpus_per_worker:g}; wanted 0 or more, such as 0.5"
+            f"found --gpus-per-worker {share:g}; wanted 0 to 1, such as 0.5, or a whole number"
         )
     if args.time_limit is not None and not args.time_limit > 0:
         raise InputError(f"found --time-limit {args.time_limit:g}; wanted seconds, above 0")
@@ -156,8 +157,10 @@ def _num_cores(args: argparse.Namespace) -> int:
     return max(logical_cores(), int(args.threads) * int(args.workers or 1))
 
 
-def _num_gpus(args: argparse.Namespace) -> int:
-    return int(-(-(args.workers or 1) * args.gpus_per_worker // 1))
+def _num_gpus(args: argparse.Namespace) -> int | None:
+    """Those that the workers need that are asked for; else those that Ray finds, by which workers are counted."""
+    share = Share(args.threads, args.gpus_per_worker)
+    return share.num_gpus(args.workers or 0) if args.workers or not share.gpus else None
 
 
 def _meet(args: argparse.Namespace, ledger: Ledger, settings: Settings) -> Feed | None:
@@ -240,10 +243,9 @@ def _work_on(
     feed: Feed | None,
 ) -> None:
     counts, is_searching = ledger.counts(), feed is not None and not feed.is_over
-    cores = int(ray.cluster_resources().get("CPU", 1))
-    num_workers = args.workers or max(1, cores // args.threads)
-    num_workers = num_workers if is_searching else min(num_workers, counts.waiting)
     share = Share(args.threads, args.gpus_per_worker)
+    num_workers = args.workers or share.num_workers(ray.cluster_resources())
+    num_workers = num_workers if is_searching else min(num_workers, counts.waiting)
     log.info("%s at work", counted(num_workers, "worker"))
     executor = RayExecutor(ray, settings, args.output.resolve(), num_workers, share)
     try:

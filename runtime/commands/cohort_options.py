@@ -114,7 +114,12 @@ def parser() -> argparse.ArgumentParser:
         help="store masks on the DICOMweb server too, as DICOM Segmentations",
     )
     work = p.add_argument_group("workers").add_argument
-    work("--workers", type=int, metavar="N", help="default: as many as --threads leave room for")
+    work(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="default: as many as --threads, and GPUs, leave room for",
+    )
     work(
         "--gpus-per-worker",
         type=float,
