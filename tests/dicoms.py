@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
     CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
     EnhancedMRImageStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
 )
 
 from runtime.io import Volume
@@ -28,6 +32,12 @@ OBLIQUE = (2 / 3, 1 / 3, 2 / 3, 1 / 3, 2 / 3, -2 / 3)
 ORIGIN_MM = (-120.5, 33.25, 810.75)
 SPACING_ZYX_MM = (2.5, 0.7, 0.85)
 SHAPE = (5, 6, 8)
+NATIVE = (
+    ImplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    DeflatedExplicitVRLittleEndian,
+)
 Edit = Callable[[Dataset, int], None]
 
 
@@ -85,6 +95,34 @@ def in_run_lengths(frame: np.ndarray) -> bytes:
     return struct.pack(f"<{1 + len(starts)}I", len(starts), *starts).ljust(64, b"\0") + b"".join(
         segments
     )
+
+
+def write(path: Path, stored: np.ndarray, syntax: str, bits: int, edit: Any = None) -> None:
+    """One file of the containers `stored` (frames, y, x) or (frames, y, x, 3), of which `bits` are used."""
+    dataset = an_image(
+        stored[0, ..., 0] if stored.ndim == 4 else stored, CTImageStorage, SERIES, syntax
+    )
+    dataset.Rows, dataset.Columns = stored.shape[1:3]
+    if len(stored) > 1:
+        dataset.NumberOfFrames = len(stored)
+    dataset.SamplesPerPixel = 3 if stored.ndim == 4 else 1
+    dataset.BitsAllocated = 8 * stored.dtype.itemsize
+    dataset.BitsStored, dataset.HighBit = bits, bits - 1
+    dataset.PixelRepresentation = int(stored.dtype.kind == "i")
+    if stored.ndim == 4:
+        dataset.PhotometricInterpretation, dataset.PlanarConfiguration = "RGB", 0
+    order = ">" if syntax == ExplicitVRBigEndian else "<"
+    data = stored.astype(stored.dtype.newbyteorder(order)).tobytes()
+    dataset.PixelData = data + b"\0" * (len(data) % 2)
+    dataset["PixelData"].VR = (
+        "OB" if stored.dtype.itemsize == 1 and syntax != ImplicitVRLittleEndian else "OW"
+    )
+    if syntax == RLELossless:
+        dataset.PixelData = encapsulate([in_run_lengths(frame) for frame in stored])
+        dataset["PixelData"].VR = "OB"
+    if edit:
+        edit(dataset)
+    dataset.save_as(path, enforce_file_format=True)
 
 
 def save_series(

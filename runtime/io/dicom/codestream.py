@@ -59,10 +59,7 @@ def decode_codestream(frame: bytes, layout: PixelFormat, syntax: TransferSyntax)
     ended = with_end(frame, size.process)
     decoded = _decode(ended, layout, syntax)
     again = partial(_decode, layout=layout, syntax=syntax)
-    check_whole_jpeg(
-        *(ended, size.process, size.bits),
-        *(decoded.view(layout.container), again, ended == frame),
-    )
+    check_whole_jpeg(ended, size.process, size.bits, decoded, again)
     return decoded
 
 

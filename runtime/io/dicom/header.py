@@ -23,6 +23,7 @@ from runtime.io.dicom.transfer_syntax import (
     TransferSyntax,
     first_element,
     guess_syntax,
+    not_read,
 )
 
 if TYPE_CHECKING:
@@ -177,10 +178,7 @@ def _read_header(stream: BoundedFile, path: Path, tags: Collection[int] | None) 
 
     meta, syntax, start = _read_meta(stream, path)
     if syntax is None:
-        uid = text(meta, TRANSFER_SYNTAX)
-        raise SeriesError(
-            f"{path} is stored in the transfer syntax {uid}, which is not read; convert it first"
-        )
+        raise SeriesError(f"{path} is stored in {not_read(text(meta, TRANSFER_SYNTAX))}")
     stream.seek(start)
     if start == stream.size:
         raise _damaged(path, "it ends before its data set")

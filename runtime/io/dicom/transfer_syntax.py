@@ -60,6 +60,11 @@ _ALL = (
     *(TransferSyntax("JPEG 2000", codec="jpeg2000", uid=f"{_ROOT}.4.{n}") for n in (90, 91)),
 )
 SYNTAXES = {syntax.uid: syntax for syntax in _ALL}
+BY_PYDICOM = (
+    "decompress it first (pip install pylibjpeg pylibjpeg-openjpeg), in Python: "
+    "from pydicom import dcmread; d = dcmread('IN.dcm'); d.decompress(); d.save_as('OUT.dcm')"
+)
+"""How pydicom's own decoders mend a file that is not read here."""
 
 
 def is_dicom(path: Path) -> bool:
@@ -91,6 +96,22 @@ def guess_syntax(head: bytes) -> TransferSyntax:
     if _has_vr(head):
         return EXPLICIT if _begins(head, True) else BIG_ENDIAN
     return IMPLICIT
+
+
+def not_read(uid: str) -> str:
+    """Of a transfer syntax that is not read, what it is called and how a file in it can be read all the same."""
+    from pydicom.pixels.decoders.base import get_decoder
+    from pydicom.uid import UID
+
+    name = str(UID(uid).name)
+    called = uid if name == uid else f"{name} ({uid})"
+    try:
+        get_decoder(uid)
+    except NotImplementedError:
+        mend = "have it written as explicit VR little endian"
+    else:
+        mend = BY_PYDICOM
+    return f"the transfer syntax {called}, which is not read; {mend}"
 
 
 def _begins(head: bytes, is_little: bool) -> bool:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import VolumeError
-from runtime.io.pictures.jpeg import check_whole
+from runtime.io.pictures.jpeg import check_whole, exact_pixels
 
 Decode = Callable[[bytes], NDArray[Any]]
 
@@ -26,32 +26,23 @@ _TILE_PART, _END, _HEAD_BYTES = 0x90, 0xD9, 12
 
 
 def check_whole_jpeg(
-    frame: bytes,
-    process: int,
-    bits: int,
-    decoded: NDArray[Any],
-    decode: Decode,
-    had_end: bool = True,
+    frame: bytes, process: int, bits: int, drawn: NDArray[Any], decode: Decode
 ) -> None:
-    """Raise VolumeError for a JPEG whose data ends before its picture does.
+    """Raise VolumeError for a JPEG whose data ends before its picture does, be it by a byte.
 
     Args:
-        frame: the codestream.
+        frame: the codestream, with an end.
         process: the marker of its start of frame.
         bits: of a sample.
-        decoded: what came out, unsigned, (y, x) or (y, x, samples).
-        decode: by which it did; asked twice more of lossy samples of more than 8 bits, and where a lossless picture had
-            no end, or ends as GDCM draws what is missing.
-        had_end: before `with_end` gave it one.
+        drawn: what came out of it.
+        decode: by which it did; asked again of lossless samples, and of lossy ones of more than 8 bits.
     """
+    again = partial(_pixels, decode=decode)
     try:
-        if process in _LOSSY and bits == 8:
-            check_whole(frame)
-        # What a line is predicted from that has no line above (H.1.2.1) is all that GDCM draws.
-        elif process in _LOSSY or (
-            process == _LOSSLESS and (not had_end or np.all(decoded[-1, -1] == 1 << (bits - 1)))
-        ):
-            check_whole(frame, lambda data: _pixels(data, decode))
+        if process == _LOSSLESS:
+            check_whole(frame, again, drawn.tobytes())
+        elif process in _LOSSY:
+            check_whole(frame, exact_pixels if bits == 8 else again)
     except OSError:  # GDCM decodes it and Pillow does not
         return
     except ValueError as error:
@@ -64,8 +55,7 @@ def with_end(frame: bytes, process: int) -> bytes:
     It takes the place of zeros, since these may stand for what was never written. What `check_whole_jpeg` does not look
     at stays as it is.
     """
-    is_looked_at = process in (*_LOSSY, _LOSSLESS)
-    if not is_looked_at or frame.rfind(_END_OF_IMAGE) > frame.rfind(_SCAN):
+    if process not in (*_LOSSY, _LOSSLESS) or frame.rfind(_END_OF_IMAGE) > frame.rfind(_SCAN):
         return frame
     data = frame.rstrip(b"\0")
     return data + b"\0" * data.endswith(b"\xff") + _END_OF_IMAGE
@@ -74,7 +64,7 @@ def with_end(frame: bytes, process: int) -> bytes:
 def _pixels(frame: bytes, decode: Decode) -> bytes:
     try:
         return decode(frame).tobytes()
-    except VolumeError:  # GDCM refuses a restart in place of data, and takes one behind it
+    except VolumeError:  # as GDCM does of a restart in place of data, and of none behind it
         return b""
 
 
@@ -110,6 +100,8 @@ def whole_jpeg2000(frame: bytes, at: int) -> bytes:
             raise _cut(f"{found[tile]} of {parts} parts of tile {tile} in its codestream")
     if at > len(frame) or frame[at:].strip(b"\0"):  # up to its end, cut within a part, or whole
         return frame
+    if frame.endswith(_END_OF_IMAGE, 0, at):  # which no data holds
+        raise _cut("the end of its codestream within the last part of a tile")
     if found != promised:
         raise _cut("no end of its codestream, and nothing that says how many parts there should be")
     if not frame[at - 1]:

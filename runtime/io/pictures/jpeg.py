@@ -27,22 +27,33 @@ def _coarse(data: bytes) -> bytes:
         return image.tobytes()
 
 
-def check_whole(data: bytes, decode: Callable[[bytes], bytes] = _coarse) -> None:
+def exact_pixels(data: bytes) -> bytes:
+    """The pixels of a picture, to its last block's texture, in twice the time."""
+    with Image.open(BytesIO(data), formats=("JPEG",)) as image:
+        return image.tobytes()
+
+
+def check_whole(
+    data: bytes, decode: Callable[[bytes], bytes] = _coarse, drawn: bytes | None = None
+) -> None:
     """Raise ValueError for a JPEG whose data ends before its picture does, though it has an end marker, or zeros.
 
     A decoder takes no more data than a picture needs. What is put between data and end marker is therefore drawn where
-    some is missing, and nowhere else: a picture that two such fillings make different is not whole. What is missing of
-    the texture of the last block alone may pass. Raises what `decode` raises, Pillow if it is not given.
+    some is missing, and nowhere else: a picture that two such fillings make different is not whole. `drawn` is what
+    `decode` makes of the data itself, for which a decoder takes zeros, in place of the first filling. Unless `decode`
+    is given, what is missing of the texture of the last block alone may pass. Raises what `decode` raises, or Pillow.
     """
     if (place := _last_scan(data)) is None:
         return
     start, end = place
-    restart = b"\xff" + bytes([0xD0 + len(_RESTART.findall(data, start, end)) % 8])
-    if _RESTART_INTERVAL not in data[:start]:  # none is waited for, and GDCM refuses one
-        restart = b""
+    restart = b""  # where none is waited for GDCM refuses one
+    if _RESTART_INTERVAL in data[:start]:
+        restart = b"\xff" + bytes([0xD0 + len(_RESTART.findall(data, start, end)) % 8])
     first, second = _FILLINGS
     ending = b"\xff" + bytes([_END])  # behind which a camera may have put other pictures
-    if decode(data[:end] + first + ending) != decode(data[:end] + restart + second + ending):
+    if drawn is None:
+        drawn = decode(data[:end] + first + ending)
+    if drawn != decode(data[:end] + restart + second + ending):
         raise ValueError("its data ends before its picture does; copy it again")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import tracemalloc
 import zlib
@@ -18,10 +19,13 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
-    CTImageStorage,
+    HTJ2K,
+    MPEG2MPML,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
@@ -33,26 +37,10 @@ from runtime.io import read_volume
 from runtime.io.dicom.format import read_format
 from runtime.io.dicom.header import read_header
 from runtime.io.dicom.pixels import read_stored
-from tests.dicoms import (
-    SERIES,
-    an_image,
-    decimals,
-    group,
-    in_run_lengths,
-    pixels,
-    rescaling,
-    save_frames,
-    save_series,
-)
+from tests.dicoms import NATIVE, decimals, group, pixels, rescaling, save_frames, save_series, write
 
 MOST_BYTES = 20_000_000
-ENCODINGS = (
-    ImplicitVRLittleEndian,
-    ExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    DeflatedExplicitVRLittleEndian,
-    RLELossless,
-)
+ENCODINGS = (*NATIVE, RLELossless)
 
 
 @contextmanager
@@ -71,16 +59,15 @@ def save(
 ) -> np.ndarray:
     """One slice of 6 x 8 pixels."""
     plane = pixels(1)[0]
-    dataset = an_image(plane, CTImageStorage, SERIES, syntax)
-    dataset.ImagePositionPatient = ["0", "0", "0"]
-    dataset.ImageOrientationPatient = decimals((1, 0, 0, 0, 1, 0))
-    dataset.PixelSpacing = ["1", "1"]
-    if syntax == RLELossless:
-        dataset.PixelData = encapsulate([in_run_lengths(plane)])
-        dataset["PixelData"].VR = "OB"
-    if edit:
-        edit(dataset)
-    dataset.save_as(path, enforce_file_format=True)
+
+    def place(dataset: Dataset) -> None:
+        dataset.ImagePositionPatient = ["0", "0", "0"]
+        dataset.ImageOrientationPatient = decimals((1, 0, 0, 0, 1, 0))
+        dataset.PixelSpacing = ["1", "1"]
+        if edit:
+            edit(dataset)
+
+    write(path, plane[None], syntax, 16, place)
     return plane
 
 
@@ -274,17 +261,29 @@ def test_file_meta_information_of_no_vr_is_refused(tmp_path: Path, element: int)
         read_header(path)
 
 
-def test_a_transfer_syntax_that_is_not_read_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("uid", "message"),
+    [
+        (HTJ2KLossless, r"High-Throughput JPEG 2000 .*\(%s\), .*pylibjpeg-openjpeg.*decompress"),
+        (HTJ2KLosslessRPCL, r"High-Throughput JPEG 2000 with RPCL .*\(%s\), .*decompress"),
+        (HTJ2K, r"High-Throughput JPEG 2000 Image Compression \(%s\), .*decompress"),
+        (MPEG2MPML, r"MPEG2 Main Profile / Main Level \(%s\), .*as explicit VR little endian"),
+        ("1.2.840.10008.1.2.4.999", "the transfer syntax %s, which is not read; have it"),
+    ],
+)
+def test_a_transfer_syntax_that_is_not_read_is_named(
+    tmp_path: Path, uid: str, message: str
+) -> None:
     def change(dataset: Dataset) -> None:
         dataset.PixelData = encapsulate([b"\0" * 96])
         dataset["PixelData"].VR = "OB"
-        dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.100"
+        dataset.file_meta.TransferSyntaxUID = MPEG2MPML
 
-    save(tmp_path / "a.dcm", change)
-    with pytest.raises(
-        SeriesError, match=r"1\.2\.840\.10008\.1\.2\.4\.100, which is not read; convert"
-    ):
-        read_volume(tmp_path / "a.dcm")
+    path = tmp_path / "a.dcm"
+    save(path, change)
+    path.write_bytes(path.read_bytes().replace(MPEG2MPML.encode(), uid.encode()))
+    with pytest.raises(SeriesError, match=rf"a\.dcm is stored in .*{message % re.escape(uid)}"):
+        read_volume(path)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -18,11 +19,8 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
-    CTImageStorage,
-    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
@@ -38,52 +36,17 @@ from runtime.io.dicom.format import read_format
 from runtime.io.dicom.header import read_header
 from runtime.io.dicom.pixels import read_stored
 from tests.dicoms import (
-    SERIES,
-    an_image,
+    NATIVE,
     bundled,
     group,
-    in_run_lengths,
     pixels,
     rescaling,
     save_frames,
     save_series,
+    write,
 )
 
 RNG = np.random.default_rng(11)
-NATIVE = (
-    ImplicitVRLittleEndian,
-    ExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    DeflatedExplicitVRLittleEndian,
-)
-
-
-def write(path: Path, stored: np.ndarray, syntax: str, bits: int, edit: Any = None) -> None:
-    """One file of the containers `stored` (frames, y, x) or (frames, y, x, 3), of which `bits` are used."""
-    dataset = an_image(
-        stored[0, ..., 0] if stored.ndim == 4 else stored, CTImageStorage, SERIES, syntax
-    )
-    dataset.Rows, dataset.Columns = stored.shape[1:3]
-    if len(stored) > 1:
-        dataset.NumberOfFrames = len(stored)
-    dataset.SamplesPerPixel = 3 if stored.ndim == 4 else 1
-    dataset.BitsAllocated = 8 * stored.dtype.itemsize
-    dataset.BitsStored, dataset.HighBit = bits, bits - 1
-    dataset.PixelRepresentation = int(stored.dtype.kind == "i")
-    if stored.ndim == 4:
-        dataset.PhotometricInterpretation, dataset.PlanarConfiguration = "RGB", 0
-    order = ">" if syntax == ExplicitVRBigEndian else "<"
-    data = stored.astype(stored.dtype.newbyteorder(order)).tobytes()
-    dataset.PixelData = data + b"\0" * (len(data) % 2)
-    dataset["PixelData"].VR = (
-        "OB" if stored.dtype.itemsize == 1 and syntax != ImplicitVRLittleEndian else "OW"
-    )
-    if syntax == RLELossless:
-        dataset.PixelData = encapsulate([in_run_lengths(frame) for frame in stored])
-        dataset["PixelData"].VR = "OB"
-    if edit:
-        edit(dataset)
-    dataset.save_as(path, enforce_file_format=True)
 
 
 def some(dtype: str, bits: int, shape: tuple[int, ...] = (1, 5, 7)) -> np.ndarray:
@@ -354,6 +317,8 @@ GREY = RNG.integers(0, 4000, (64, 48)).astype(np.uint16)
 DARK = np.where(np.arange(64)[:, None] < 40, GREY, np.uint16(0))
 # What GDCM draws where data is missing.
 MIDDLE = np.where(np.arange(64)[:, None] < 40, GREY, np.uint16(1 << 15))
+SMOOTH = np.add.outer(60 * np.arange(64), 40 * np.arange(48)) + GREY % 9
+COLOURS = np.stack([GREY // 16, SMOOTH // 32, GREY[::-1] // 16], -1).astype(np.uint8)
 CUT: dict[str, tuple[str, np.ndarray, Callable[[np.ndarray], bytes]]] = {
     "lossy": (JPEGBaseline8Bit, (GREY // 16).astype(np.uint8), by_pillow),
     "progressive": (
@@ -409,6 +374,35 @@ def read_stored_of(path: Path) -> Iterator[np.ndarray]:
     header = read_header(path)
     assert header is not None
     return read_stored(header, read_format(header))
+
+
+@pytest.mark.parametrize(
+    ("syntax", "plane", "encode"),
+    [
+        *CUT.values(),
+        (JPEGBaseline8Bit, COLOURS, by_pillow),
+        (JPEGBaseline8Bit, COLOURS, partial(by_pillow, restart_marker_blocks=3)),
+        (JPEGBaseline8Bit, COLOURS[..., 0], partial(by_pillow, quality=100)),
+        (JPEGLosslessSV1, SMOOTH.astype(np.uint16), losslessly),
+        (JPEGLosslessSV1, COLOURS[..., 1], losslessly),
+    ],
+    ids=[*CUT, "colours", "restarts", "fine", "lossless, smooth", "lossless, bytes"],
+)
+def test_jpeg_that_lacks_its_last_bytes_is_refused_unless_all_its_pixels_are_there(
+    tmp_path: Path, syntax: str, plane: np.ndarray, encode: Callable[[np.ndarray], bytes]
+) -> None:
+    """The last pixels or the last block would be drawn from nothing."""
+    whole, path = encode(plane), tmp_path / "a.dcm"
+    write_codestream(path, whole, plane, syntax)
+    found = read_dicom_image(path)
+    for lost in range(1, 11):
+        left = whole[: -2 - lost].removesuffix(b"\xff")
+        for frame in (left + b"\xff\xd9", left.ljust(len(whole), b"\0"), left):
+            write_codestream(path, frame, plane, syntax)
+            with suppress(InputError):
+                assert np.array_equal(read_dicom_image(path), found), lost
+    with pytest.raises(InputError, match=r"a\.dcm: .* data ends before its picture does"):
+        read_dicom_image(path)
 
 
 @pytest.mark.parametrize("lost", [0, 5, -1])
@@ -467,14 +461,14 @@ def test_jpeg_2000_that_lacks_its_end_alone_is_whole(tmp_path: Path, zeros: int)
 
 
 @pytest.mark.parametrize("lost", [1, 2, 10, 100])
-@pytest.mark.parametrize("is_filled", [False, True])
+@pytest.mark.parametrize("tail", ["", "zeros", "end"])
 def test_jpeg_2000_that_lacks_more_than_its_end_is_refused(
-    tmp_path: Path, lost: int, is_filled: bool
+    tmp_path: Path, lost: int, tail: str
 ) -> None:
     plane = (GREY // 16).astype(np.uint8)
     whole, _ = in_tiles(plane)
     left = whole[: -2 - lost]
-    frame = left.ljust(len(whole) * is_filled, b"\0")
+    frame = {"": left, "zeros": left.ljust(len(whole), b"\0"), "end": left + b"\xff\xd9"}[tail]
     write_codestream(tmp_path / "a.dcm", frame, plane, JPEG2000Lossless)
     with pytest.raises(InputError, match=r"a\.dcm: .*cut short"):
         read_dicom_image(tmp_path / "a.dcm")
