@@ -74,10 +74,11 @@ def model() -> Iterator[Model]:
 
 @pytest.fixture
 def viewer(browser: BrowserContext, served: Served) -> Iterator[Viewer]:
-    """The page of a module's own server, on which nothing may have failed in the end."""
+    """The page of a module's own server, on which nothing may have failed in the end; its session ends with it."""
     viewer = Viewer(browser, served.url).until_ready()
     yield viewer
     assert viewer.complaints == []
+    viewer.release()
     viewer.close()
 
 

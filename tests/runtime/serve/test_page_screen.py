@@ -53,15 +53,6 @@ def served(model: Model, volume: Volume) -> Iterator[Served]:
     served.stop()
 
 
-@pytest.fixture
-def viewer(browser: BrowserContext, served: Served) -> Iterator[Viewer]:
-    viewer = Viewer(browser, served.url).until_ready()
-    yield viewer
-    assert viewer.complaints == []
-    viewer.release()
-    viewer.close()
-
-
 def luminance(colour: str) -> float:
     """Of a colour "#rrggbb", by WCAG 2.2."""
     shares = np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)]) / 255
