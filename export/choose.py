@@ -35,6 +35,7 @@ SMOOTHS = (0.5, 0.7, 1.0)
 SEEN_AS = ("clean", "noise")  # keys of DAMAGES
 MIN_OBJECTS = 8  # fewer say nothing
 MIN_GAIN = 0.005  # of mean Dice: what is chosen has to be worth it
+MIN_SMOOTHED_GAIN = 0.002  # which costs no time, and makes contours less ragged besides
 ENCODED_BYTES = 2**30  # held, so that candidates share encodings
 MAX_LOSS = 0.002  # of mean Dice: what slices that are saved may cost
 
@@ -162,7 +163,7 @@ def choose(trials: Trials) -> Defaults:
     stop = min(free, key=lambda r: (visited(tried, r), -mean(tried, r)), default=None)
     smoothed = {sigma: mean_smoothed(tried, sigma) for sigma in tried[0].smoothed}
     smooth = max(smoothed, key=lambda sigma: smoothed[sigma], default=0.0)
-    is_smoother = smoothed.get(smooth, 0.0) >= means[chosen] + MIN_GAIN
+    is_smoother = smoothed.get(smooth, 0.0) >= means[chosen] + MIN_SMOOTHED_GAIN
     return Defaults(
         memory={} if chosen == PLAIN else {"policy": chosen.policy, "pick_up": chosen.pick_up},
         stop=None if stop is None else {"below": stop.below, "after": stop.after},

@@ -18,6 +18,7 @@ from benchmarks.training.pool import Pool
 from benchmarks.training.views import view
 from runtime.bundle.contract import LABEL_BOX_START, LABEL_BOX_STOP
 
+NUM_SCRIBBLED = 16  # points of a scribble, as many as the server makes of one
 Shape = tuple[int, int]  # slices of a sequence, sequences of a batch
 
 
@@ -25,7 +26,8 @@ class TrainingBatch(NamedTuple):
     """B sequences of T slices with R objects in all.
 
     images uint8 (B, T, S, S); sequence int64 (R,), the sequence of each object; truth float (R, T, S, S); boxes
-    (R, 2, 2) and clicks (R, 3, 2) in model pixels (x, y); box_labels (R, 2), click_labels (R, 3); is_flow bool (R,).
+    (R, 2, 2), clicks (R, 3, 2) and scribbles (R, 16, 2) in model pixels (x, y); box_labels (R, 2), click_labels (R, 3);
+    is_flow bool (R,).
     """
 
     images: Tensor
@@ -35,6 +37,7 @@ class TrainingBatch(NamedTuple):
     box_labels: Tensor
     clicks: Tensor
     click_labels: Tensor
+    scribbles: Tensor
     is_flow: Tensor
 
 
@@ -66,12 +69,15 @@ class Sequences(Dataset[TrainingBatch]):
         images, masks, flows = zip(*drawn, strict=True)
         counts = torch.tensor([len(mask) for mask in masks])
         truth = torch.cat(masks)
-        prompts = [draw_prompts(rng, mask[0].numpy() > 0) for mask in truth]
+        first = [mask[0].numpy() > 0 for mask in truth]
+        prompts = [draw_prompts(rng, mask) for mask in first]
+        scribbles = torch.stack([draw_scribble(rng, mask) for mask in first])
         return TrainingBatch(
             torch.stack(images),
             torch.arange(len(counts)).repeat_interleave(counts),
             truth,
             *(torch.stack(part) for part in zip(*prompts, strict=True)),
+            scribbles,
             torch.tensor(flows).repeat_interleave(counts),
         )
 
@@ -115,3 +121,22 @@ def draw_prompts(rng: Rng, mask: NDArray[np.bool_]) -> tuple[Tensor, Tensor, Ten
         torch.tensor(np.array(clicks), dtype=torch.float32),
         torch.tensor(labels),
     )
+
+
+def draw_scribble(rng: Rng, mask: NDArray[np.bool_]) -> Tensor:
+    """Points (16, 2) as (x, y) of a stroke within a mask: a cross, or a bent line, of any length."""
+    inside = np.argwhere(mask)
+    start = inside[rng.integers(len(inside))] if rng.random() < 0.5 else np.median(inside, 0)
+    extent = np.sqrt(len(inside)) * rng.uniform(0.05, 0.5)
+    along = np.linspace(-1, 1, 65)[:, None]
+    if rng.random() < 0.5:
+        one, other = rng.normal(size=2), rng.normal(0, 0.5, 2)
+        stroke = along * one / np.hypot(*one) + along**2 * other
+    else:
+        stroke = np.concatenate([along * axis for axis in np.eye(2)])
+    near = (start + extent * stroke).round().astype(int).clip(0, np.array(mask.shape) - 1)
+    drawn = near[mask[near[:, 0], near[:, 1]]]
+    if not len(drawn):  # a thin object that the stroke leaves at once
+        drawn = inside[rng.integers(len(inside))][None]
+    chosen = drawn[np.linspace(0, len(drawn) - 1, NUM_SCRIBBLED).round().astype(int)]
+    return torch.tensor(chosen[:, ::-1].copy(), dtype=torch.float32)

@@ -15,6 +15,7 @@ from benchmarks.training.samples import TrainingBatch
 from export.model.sam2 import Sam2
 from runtime.bundle.contract import (
     LABEL_PAD,
+    LABEL_POSITIVE,
     NO_OBJ_SCORE,
     PIXEL_MEAN,
     PIXEL_STD,
@@ -70,7 +71,7 @@ def sequence_loss(
     Args:
         model: computes.
         batch: of sequences.
-        kind: of the prompt on the first slice: "box", "click", "clicks" or "mask".
+        kind: of the prompt on the first slice: "box", "click", "clicks", "scribble" or "mask".
         teacher: probability that memory holds the truth.
         corrected: share of the slices, the first among them, that get clicks where they are wrong.
     """
@@ -158,6 +159,8 @@ def _points(batch: TrainingBatch, kind: str) -> tuple[Tensor, Tensor]:
     """Coordinates and labels of the prompts of the first slice; none where it is a mask."""
     if kind == "box":
         return batch.boxes, batch.box_labels
+    if kind == "scribble":
+        return batch.scribbles, torch.full(batch.scribbles.shape[:2], LABEL_POSITIVE)
     count = {"click": 1, "clicks": batch.clicks.shape[1], "mask": 0}[kind]
     return batch.clicks[:, :count], batch.click_labels[:, :count]
 

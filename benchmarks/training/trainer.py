@@ -32,8 +32,8 @@ from export.variants import VARIANTS
 from runtime.errors import InputError, MissingInput
 from runtime.files.atomic import write_whole
 
-KINDS = ("box", "click", "clicks", "mask")
-KIND_SHARES = (0.32, 0.36, 0.16, 0.16)
+KINDS = ("box", "click", "clicks", "scribble", "mask")
+KIND_SHARES = (0.28, 0.32, 0.12, 0.14, 0.14)
 CORRECTED_SHARE = 0.3  # of the slices
 WARM_UP = 40  # steps
 SAVE_EVERY_S, COPY_EVERY_S = 300.0, 900.0

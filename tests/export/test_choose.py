@@ -14,6 +14,7 @@ from export.calibrate import main
 from export.choose import (
     MIN_GAIN,
     MIN_OBJECTS,
+    MIN_SMOOTHED_GAIN,
     PLAIN,
     SMOOTHS,
     STOPS,
@@ -92,7 +93,7 @@ def test_the_best_smoothing_is_chosen_where_it_is_worth_it() -> None:
     found = choose({PLAIN: tried(0.7, smoothed={0.5: 0.71, 1.0: 0.73, 2.0: 0.6})})
     assert found.smooth == 1.0
     assert found.measured["dice_gained_by_smoothing"] == 0.03
-    little = choose({PLAIN: tried(0.7, smoothed={0.5: 0.7 + MIN_GAIN / 2})})
+    little = choose({PLAIN: tried(0.7, smoothed={0.5: 0.7 + MIN_SMOOTHED_GAIN / 2})})
     assert little.smooth == 0.0 and "dice_gained_by_smoothing" not in little.measured
     of_best = {PLAIN: tried(0.7, smoothed={0.5: 0.9}), BEST: tried(0.8, smoothed={0.5: 0.7})}
     assert choose(of_best).smooth == 0.0

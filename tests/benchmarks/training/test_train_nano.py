@@ -14,7 +14,12 @@ from benchmarks.training import train_nano
 from benchmarks.training import trainer as training
 from benchmarks.training.pool import Pool
 from benchmarks.training.ranks import Rank
-from benchmarks.training.samples import Sequences, TrainingBatch
+from benchmarks.training.samples import (
+    NUM_SCRIBBLED,
+    Sequences,
+    TrainingBatch,
+    draw_scribble,
+)
 from benchmarks.training.sequence_loss import sequence_loss
 from benchmarks.training.trainer import Stage, Trainer, between, shared, stage_at
 from export.checkpoints import checkpoint as checkpoints
@@ -74,6 +79,9 @@ def test_a_batch_is_what_it_says(batch: TrainingBatch) -> None:
     assert batch.sequence.tolist() == sorted(batch.sequence.tolist())
     assert set(batch.sequence.tolist()) == {0, 1, 2}
     assert batch.boxes.shape == (rows, 2, 2) and batch.clicks.shape == (rows, 3, 2)
+    assert batch.scribbles.shape == (rows, NUM_SCRIBBLED, 2)
+    for truth, scribble in zip(batch.truth, batch.scribbles.long(), strict=True):
+        assert all(truth[0, y, x] for x, y in scribble)
     for truth, box, clicks, labels in zip(
         batch.truth, batch.boxes, batch.clicks, batch.click_labels, strict=True
     ):
@@ -224,6 +232,17 @@ def test_there_is_one_rank_at_least(
     with pytest.raises(SystemExit):
         train_nano.main(["--start", str(start), "--ranks", count, "-o", str(tmp_path)])
     assert "--ranks" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("thin", [True, False])
+def test_scribbles_are_strokes_within_an_object(thin: bool) -> None:
+    mask = np.zeros((40, 30), bool)
+    mask[5:35, 12 : 13 if thin else 26] = True
+    rng = np.random.default_rng(0)
+    drawn = [draw_scribble(rng, mask).long().numpy() for _ in range(40)]
+    assert all(mask[scribble[:, 1], scribble[:, 0]].all() for scribble in drawn)
+    lengths = {int(np.ptp(scribble, 0).max()) for scribble in drawn}
+    assert len(lengths) > (2 if thin else 6)
 
 
 def test_ranks_have_batches_of_a_shape_and_their_own_pictures(pool: Pool) -> None:
