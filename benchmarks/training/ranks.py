@@ -6,8 +6,10 @@ On a CPU two processes of one thread do more than one of two, whose threads wait
 from __future__ import annotations
 
 import tempfile
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 import torch
@@ -63,19 +65,36 @@ ALONE = Rank()
 def share(count: int, work: Callable[[Rank], None]) -> None:
     """Do the work in so many processes, of which one is this one if it is the only one.
 
-    Where one of them fails, the others are ended and its error is raised with its traceback.
+    Where one of them fails, the others are ended and its error is raised, with its traceback as a note.
     """
     if count == 1:
         work(ALONE)
         return
+    errors = mp.get_context("spawn").SimpleQueue()
     with tempfile.TemporaryDirectory(prefix="medsam2-ranks-") as folder:
-        mp.spawn(_begin, (count, str(Path(folder) / "meeting"), work), nprocs=count)
+        meeting = str(Path(folder) / "meeting")
+        try:
+            mp.spawn(_begin, (count, meeting, work, errors), nprocs=count)
+        except (mp.ProcessRaisedException, mp.ProcessExitedException):
+            if errors.empty():  # it was ended from outside
+                raise
+            raise errors.get() from None
 
 
-def _begin(number: int, count: int, meeting: str, work: Callable[[Rank], None]) -> None:
+def _begin(
+    number: int,
+    count: int,
+    meeting: str,
+    work: Callable[[Rank], None],
+    errors: SimpleQueue[Exception],
+) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=number, world_size=count)
     try:
         work(Rank(number, count))
+    except Exception as error:
+        error.add_note(traceback.format_exc())
+        errors.put(error)  # before others fail for want of this one
+        raise
     finally:
         dist.destroy_process_group()

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks.training.ranks import ALONE, Rank, share
+from runtime.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what starts processes
 
@@ -34,7 +35,7 @@ def meet(folder: Path, rank: Rank) -> None:
 
 def fail(rank: Rank) -> None:
     if rank.is_first:
-        raise ValueError("the first one fails")
+        raise InputError("the first one fails")
     rank.agree(0.0)
 
 
@@ -59,5 +60,6 @@ def test_one_alone_keeps_what_it_has(tmp_path: Path) -> None:
 
 
 def test_where_one_fails_all_end_with_its_error() -> None:
-    with pytest.raises(Exception, match="the first one fails"):
+    with pytest.raises(InputError, match="the first one fails") as caught:
         share(2, fail)
+    assert any("in fail" in note for note in caught.value.__notes__)
