@@ -474,8 +474,9 @@ def test_where_all_connections_work_another_is_told() -> None:
             assert server.sessions[0].begun.wait(10)
             deadline = time.monotonic() + 10
             while time.monotonic() < deadline:
-                with server.connect() as connection:
-                    connection.settimeout(5)
+                # One that comes before the third request is not told, and waits in vain.
+                with server.connect() as connection, contextlib.suppress(TimeoutError):
+                    connection.settimeout(1)
                     if b"503" in connection.recv(4096):
                         break
             else:
