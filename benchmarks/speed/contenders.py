@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from benchmarks.speed.devices import products_by_onednn
+from benchmarks.speed.devices import has_onednn, products_by_onednn
 from runtime import Model, load
 from runtime.backends import BACKENDS
 from runtime.bundle.bundle import Bundle
@@ -114,6 +114,8 @@ def _official(kind: str, autocast: str | None, race: Race) -> Contender:
 
 
 def _official_by_onednn(race: Race) -> Contender:
+    if race.device != "cpu" or not has_onednn():
+        raise BackendUnavailable("PyTorch gives no products in fp32 to oneDNN here")
     return ByOneDnn(_official("eager", None, race))
 
 

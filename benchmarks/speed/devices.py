@@ -83,13 +83,19 @@ def precise_fp32() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
+def has_onednn() -> bool:
+    """Whether `products_by_onednn` changes anything here: PyTorch asks for AVX-512, or bfloat16 on Arm."""
+    import torch
+
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 @contextmanager
 def products_by_onednn() -> Iterator[None]:
-    """Within it, PyTorch gives products of matrices in fp32 on a CPU to oneDNN instead of MKL.
+    """Within it, PyTorch gives products of matrices in fp32 on a CPU to oneDNN instead of MKL, where `has_onednn`.
 
     MKL takes kernels for AVX2 on processors that are not Intel's, whatever else they have: two fifths of what an
-    EPYC with whole AVX-512 units can do. oneDNN may compute in bfloat16 where that is faster, and does with AMX. A
-    processor without bfloat16 stays with MKL.
+    EPYC with whole AVX-512 units can do. oneDNN may compute in bfloat16 where that is faster, and does with AMX.
     """
     import torch
 

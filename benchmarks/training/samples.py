@@ -17,8 +17,8 @@ from benchmarks.training.cuts import CUTS
 from benchmarks.training.pool import Pool
 from benchmarks.training.views import view
 from runtime.bundle.contract import LABEL_BOX_START, LABEL_BOX_STOP
+from runtime.serve.strokes import MAX_POINTS
 
-NUM_SCRIBBLED = 16  # points of a scribble, as many as the server makes of one
 Shape = tuple[int, int]  # slices of a sequence, sequences of a batch
 
 
@@ -26,7 +26,7 @@ class TrainingBatch(NamedTuple):
     """B sequences of T slices with R objects in all.
 
     images uint8 (B, T, S, S); sequence int64 (R,), the sequence of each object; truth float (R, T, S, S); boxes
-    (R, 2, 2), clicks (R, 3, 2) and scribbles (R, 16, 2) in model pixels (x, y); box_labels (R, 2), click_labels (R, 3);
+    (R, 2, 2), clicks (R, 3, 2) and scribbles (R, MAX_POINTS, 2) in model pixels (x, y); box_labels (R, 2), click_labels (R, 3);
     is_flow bool (R,).
     """
 
@@ -124,7 +124,7 @@ def draw_prompts(rng: Rng, mask: NDArray[np.bool_]) -> tuple[Tensor, Tensor, Ten
 
 
 def draw_scribble(rng: Rng, mask: NDArray[np.bool_]) -> Tensor:
-    """Points (16, 2) as (x, y) of a stroke within a mask: a cross, or a bent line, of any length."""
+    """Points (MAX_POINTS, 2) as (x, y), some of them the same, of a stroke within a mask: a cross, or a bent line, of any length."""
     inside = np.argwhere(mask)
     start = inside[rng.integers(len(inside))] if rng.random() < 0.5 else np.median(inside, 0)
     extent = np.sqrt(len(inside)) * rng.uniform(0.05, 0.5)
@@ -138,5 +138,5 @@ def draw_scribble(rng: Rng, mask: NDArray[np.bool_]) -> Tensor:
     drawn = near[mask[near[:, 0], near[:, 1]]]
     if not len(drawn):  # a thin object that the stroke leaves at once
         drawn = inside[rng.integers(len(inside))][None]
-    chosen = drawn[np.linspace(0, len(drawn) - 1, NUM_SCRIBBLED).round().astype(int)]
+    chosen = drawn[np.linspace(0, len(drawn) - 1, MAX_POINTS).round().astype(int)]
     return torch.tensor(chosen[:, ::-1].copy(), dtype=torch.float32)

@@ -206,7 +206,7 @@ def train(
     folder: Path,
     seed: int,
     scale: int = 1,
-    workers: int = 1,
+    workers: int = 0,
 ) -> None:
     """Train for so many minutes in all, saving as it goes; `scale` multiplies the sequences of each batch."""
     rank = trainer.rank

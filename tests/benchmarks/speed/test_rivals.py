@@ -9,8 +9,9 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks.speed import rivals
+from benchmarks.speed import contenders, rivals
 from benchmarks.speed.official import OfficialContender
 from export.model.sam2 import Sam2
 from export.variants import VARIANTS
@@ -44,7 +45,7 @@ def toy_is_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_contender_is_timed_and_matched(
     toy_bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    officials = ["official-fp32", "official-onednn", "official-bf16"]
+    officials = ["official-fp32", "official-bf16"]
     names = ["ort", "openvino", rivals.TRUTH, "torch-bf16", *officials]
     table, report = race(toy_bundle, ",".join(names), capsys, "--objects", "2")
     assert list(report["contenders"]) == names and report["absent"] == {}
@@ -58,9 +59,27 @@ def test_every_contender_is_timed_and_matched(
     assert errors[rivals.TRUTH] == 0.0
     assert 0 < errors["ort"] < 1e-3 and errors["official-fp32"] < 1e-3
     assert errors["official-bf16"] > 1e-3
-    assert "products by oneDNN" in report["contenders"]["official-onednn"]["description"]
     assert report["contenders"]["ort"]["times_first"] == 1.0
     assert sum(line.startswith("| ") for line in table) == 1 + len(names)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("is_there", [True, False])
+def test_onednn_computes_products_where_pytorch_lets_it(
+    is_there: bool,
+    toy_bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(contenders, "has_onednn", lambda: is_there)
+    _, report = race(toy_bundle, "ort,official-onednn", capsys)
+    if is_there:
+        entry = report["contenders"]["official-onednn"]
+        assert "products by oneDNN" in entry["description"]
+        assert entry["worst_relative_error"] < 0.1  # bfloat16, with AMX
+    else:
+        assert "no products" in report["absent"]["official-onednn"]
+    assert torch.backends.mkldnn.matmul.fp32_precision == "none"
 
 
 def test_ratios_are_to_the_first_contender(

@@ -15,7 +15,6 @@ from benchmarks.training import trainer as training
 from benchmarks.training.pool import Pool
 from benchmarks.training.ranks import Rank
 from benchmarks.training.samples import (
-    NUM_SCRIBBLED,
     Sequences,
     TrainingBatch,
     draw_scribble,
@@ -25,6 +24,7 @@ from benchmarks.training.trainer import Stage, Trainer, between, shared, stage_a
 from export.checkpoints import checkpoint as checkpoints
 from runtime.bundle.contract import LABEL_NEGATIVE, LABEL_POSITIVE
 from runtime.errors import InputError, MissingInput
+from runtime.serve.strokes import MAX_POINTS
 from tests.variants import TOY
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of worker processes
@@ -79,7 +79,7 @@ def test_a_batch_is_what_it_says(batch: TrainingBatch) -> None:
     assert batch.sequence.tolist() == sorted(batch.sequence.tolist())
     assert set(batch.sequence.tolist()) == {0, 1, 2}
     assert batch.boxes.shape == (rows, 2, 2) and batch.clicks.shape == (rows, 3, 2)
-    assert batch.scribbles.shape == (rows, NUM_SCRIBBLED, 2)
+    assert batch.scribbles.shape == (rows, MAX_POINTS, 2)
     for truth, scribble in zip(batch.truth, batch.scribbles.long(), strict=True):
         assert all(truth[0, y, x] for x, y in scribble)
     for truth, box, clicks, labels in zip(
