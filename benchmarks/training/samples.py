@@ -26,8 +26,8 @@ class TrainingBatch(NamedTuple):
     """B sequences of T slices with R objects in all.
 
     images uint8 (B, T, S, S); sequence int64 (R,), the sequence of each object; truth float (R, T, S, S); boxes
-    (R, 2, 2), clicks (R, 3, 2) and scribbles (R, MAX_POINTS, 2) in model pixels (x, y); box_labels (R, 2), click_labels (R, 3);
-    is_flow bool (R,).
+    (R, 2, 2), clicks (R, 3, 2) and scribbles (R, MAX_POINTS, 2) in model pixels (x, y); box_labels (R, 2),
+    click_labels (R, 3); is_flow bool (R,).
     """
 
     images: Tensor
@@ -124,7 +124,7 @@ def draw_prompts(rng: Rng, mask: NDArray[np.bool_]) -> tuple[Tensor, Tensor, Ten
 
 
 def draw_scribble(rng: Rng, mask: NDArray[np.bool_]) -> Tensor:
-    """Points (MAX_POINTS, 2) as (x, y), some of them the same, of a stroke within a mask: a cross, or a bent line, of any length."""
+    """Points (MAX_POINTS, 2) as (x, y) of a stroke within a mask: a cross or a bent line; short ones repeat points."""
     inside = np.argwhere(mask)
     start = inside[rng.integers(len(inside))] if rng.random() < 0.5 else np.median(inside, 0)
     extent = np.sqrt(len(inside)) * rng.uniform(0.05, 0.5)
