@@ -6,6 +6,7 @@ On a CPU two processes of one thread do more than one of two, whose threads wait
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -19,6 +20,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
+END_S = 5.0  # until an interrupted process has put its files away
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}
 """By system: all are on one machine, and nobody else is to reach them."""
 
@@ -70,7 +72,8 @@ ALONE = Rank()
 def share(count: int, work: Callable[[Rank], None]) -> None:
     """Do the work in so many processes, of which one is this one if it is the only one.
 
-    Where one of them fails, the others are ended and its error is raised, with its traceback as a note.
+    Where one of them fails, the others are ended and its error is raised, with its traceback as a note. They are ended,
+    too, where this process is interrupted.
     """
     if count == 1:
         work(ALONE)
@@ -78,12 +81,28 @@ def share(count: int, work: Callable[[Rank], None]) -> None:
     errors = mp.get_context("spawn").SimpleQueue()
     with tempfile.TemporaryDirectory(prefix="medsam2-ranks-") as folder:
         meeting = str(Path(folder) / "meeting")
+        ranks = mp.spawn(_begin, (count, meeting, work, errors), nprocs=count, join=False)
         try:
-            mp.spawn(_begin, (count, meeting, work, errors), nprocs=count)
+            while not ranks.join():
+                pass
         except (mp.ProcessRaisedException, mp.ProcessExitedException):
             if errors.empty():  # it was ended from outside
                 raise
             raise errors.get() from None
+        finally:
+            _end(ranks.processes)
+
+
+def _end(processes: Iterable[mp.Process]) -> None:
+    """Interrupt processes that go on, so that no unfinished file is left, and end those that do not hear it."""
+    going = [process for process in processes if process.pid and process.is_alive()]
+    for process in going:
+        os.kill(process.pid, signal.SIGINT)
+    for process in going:
+        process.join(END_S)
+        if process.is_alive():  # it waits for others, or ignores interrupts as `nohup` has it
+            process.terminate()
+            process.join()
 
 
 def _begin(

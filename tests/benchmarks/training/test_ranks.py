@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import threading
+import time
 from functools import partial
 from pathlib import Path
 
@@ -37,6 +42,28 @@ def fail(rank: Rank) -> None:
     if rank.is_first:
         raise InputError("the first one fails")
     rank.agree(0.0)
+
+
+def go_on(folder: Path, rank: Rank) -> None:
+    (folder / str(rank.number)).write_text(str(os.getpid()))
+    time.sleep(120)
+
+
+def interrupt_once_both_work(folder: Path) -> None:
+    while len(list(folder.iterdir())) < 2:
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_interrupt_ends_all(tmp_path: Path) -> None:
+    thread = threading.Thread(target=interrupt_once_both_work, args=(tmp_path,), daemon=True)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        share(2, partial(go_on, tmp_path))
+    assert not multiprocessing.active_children()
+    for path in tmp_path.iterdir():
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(path.read_text()), 0)
 
 
 def test_all_move_by_the_mean(tmp_path: Path) -> None:
